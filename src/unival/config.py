@@ -1,0 +1,115 @@
+"""From a resolved YAML file to typed dataclasses, strictly.
+
+`build` fills a dataclass from a mapping. An unknown key, a missing key or a value of the wrong type is an
+error that names the file, the dotted key and the nearest valid key. The dataclasses live beside the code
+that reads them.
+"""
+
+import dataclasses
+import types
+import typing
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, TypeVar
+
+import yaml
+
+from unival.errors import UserError, nearest
+
+T = TypeVar("T")
+
+
+def load(path: Path | str) -> dict[str, Any]:
+    """Read a YAML mapping.
+
+    Raises:
+        UserError: the file is missing, unreadable, not YAML or not a mapping.
+    """
+    path = Path(path)
+    try:
+        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise UserError(f"{path}: cannot read the configuration: {error.strerror}") from error
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise UserError(f"{path}: not a YAML file: {error}") from error
+    if not isinstance(content, dict):
+        raise UserError(f"{path}: expected a mapping at the top level, found {type(content).__name__}")
+    return content
+
+
+def build(cls: type[T], mapping: Mapping[str, Any], where: str) -> T:
+    """Fill dataclass `cls` from `mapping`; `where` (file, or file and dotted key) starts every message.
+
+    Nested dataclasses, lists, tuples, dictionaries, optionals, unions and `Literal` are followed; an int is
+    accepted for a float. Cross-field checks belong in `__post_init__` and may raise ValueError.
+    """
+    hints = typing.get_type_hints(cls)
+    fields = {field.name: field for field in dataclasses.fields(cls) if field.init}  # type: ignore[arg-type]
+    for key in mapping:
+        if key not in fields:
+            raise UserError(f"{where}: unknown key '{key}': {nearest(str(key), fields)}")
+    values = {key: _convert(hints[key], value, f"{where}: {key}") for key, value in mapping.items()}
+    missing = [
+        name
+        for name, field in fields.items()
+        if name not in values
+        and field.default is dataclasses.MISSING
+        and field.default_factory is dataclasses.MISSING
+    ]
+    if missing:
+        raise UserError(f"{where}: missing key{'s' * (len(missing) > 1)} {', '.join(map(repr, missing))}")
+    try:
+        return cls(**values)
+    except ValueError as error:
+        raise UserError(f"{where}: {error}") from error
+
+
+def _convert(hint: Any, value: Any, where: str) -> Any:
+    origin, arguments = typing.get_origin(hint), typing.get_args(hint)
+    if hint is Any:
+        return value
+    if origin in (typing.Union, types.UnionType):
+        return _convert_union(arguments, value, where)
+    if origin is typing.Literal:
+        if value not in arguments:
+            hint_text = nearest(str(value), map(str, arguments))
+            raise UserError(f"{where}: {value!r} is not a valid value: {hint_text}")
+        return value
+    if dataclasses.is_dataclass(hint) and isinstance(hint, type):
+        if not isinstance(value, Mapping):
+            raise UserError(f"{where}: expected a mapping, found {value!r}")
+        return build(hint, value, where)
+    if origin in (list, tuple):
+        if not isinstance(value, list | tuple):
+            raise UserError(f"{where}: expected a list, found {value!r}")
+        inner = arguments[0] if arguments else Any
+        return origin(_convert(inner, item, f"{where}[{index}]") for index, item in enumerate(value))
+    if origin is dict:
+        if not isinstance(value, Mapping):
+            raise UserError(f"{where}: expected a mapping, found {value!r}")
+        return {key: _convert(arguments[1], item, f"{where}.{key}") for key, item in value.items()}
+    return _convert_scalar(hint, value, where)
+
+
+def _convert_union(options: tuple[Any, ...], value: Any, where: str) -> Any:
+    if value is None and type(None) in options:
+        return None
+    failures = []
+    for option in options:
+        if option is type(None):
+            continue
+        try:
+            return _convert(option, value, where)
+        except UserError as error:
+            failures.append(error)
+    raise failures[0]
+
+
+def _convert_scalar(hint: type, value: Any, where: str) -> Any:
+    if hint is Path and isinstance(value, str | Path):
+        return Path(value)
+    if hint is float and isinstance(value, int) and not isinstance(value, bool):
+        return float(value)
+    if not isinstance(value, hint) or (isinstance(value, bool) and hint is not bool):
+        raise UserError(f"{where}: expected {hint.__name__}, found {value!r}")
+    return value

@@ -1,0 +1,47 @@
+"""One row of data, whatever its task: references to media, and the text that goes with them."""
+
+from dataclasses import dataclass, field
+from typing import Literal
+
+Medium = Literal["image", "video", "audio"]
+MEDIA: tuple[Medium, ...] = ("image", "video", "audio")
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """A reference answer with its soft score (VQA: how many annotators gave it, at most 1)."""
+
+    text: str
+    weight: float = 1.0
+
+
+@dataclass(frozen=True, slots=True)
+class Record:
+    """A row. Fields that a task does not use stay empty."""
+
+    id: str
+    """Unique within its split and task."""
+    image: str | None = None
+    """Key of an image in the split's media store; likewise `video` and `audio`."""
+    video: str | None = None
+    audio: str | None = None
+    text: str = ""
+    """Input text: the question, the referring expression, the hypothesis, the candidate caption."""
+    references: tuple[str, ...] = ()
+    """Reference captions."""
+    answers: tuple[Answer, ...] = ()
+    """Reference answers."""
+    box: tuple[float, float, float, float] | None = None
+    """x0, y0, x1, y1 in pixels of the stored image: top-left and bottom-right corner."""
+    objects: tuple[str, ...] = ()
+    """Names of what is in the medium; matching negatives replace one of them."""
+    form: str = ""
+    """Which question form or template wrote the row: blind baselines are per form."""
+    facts: str = ""
+    """JSON of what is true of the medium (embedded benchmark only); the caption checker reads it."""
+    extra: dict[str, str] = field(default_factory=dict)
+    """Whatever else a source gives (original ids, annotator counts): kept, never trained on."""
+
+    def media(self) -> list[tuple[Medium, str]]:
+        """(medium, key) of every medium of the row, in the model's order."""
+        return [(medium, key) for medium in MEDIA if (key := getattr(self, medium)) is not None]
