@@ -1,0 +1,54 @@
+# The commands a person needs. `make help` lists them; everything else is plain python, dvc and pytest.
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(abspath $(VENV))/bin
+# Stage commands run `python`: it must be the one of the virtual environment.
+export PATH := $(BIN):$(PATH)
+# One thread: the tiny model is many times slower when two OpenMP threads wait for each other.
+export OMP_NUM_THREADS ?= 1
+
+.DEFAULT_GOAL := help
+.PHONY: help setup repro test test-all lint smoke ui dag clean clean-runs clean-exps
+
+help: ## List the commands
+	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+$(VENV)/.installed: pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+	  { echo "Python 3.11 or newer is needed: make PYTHON=/path/to/python3.11 ..."; exit 1; }
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[dev]'
+	@touch $@
+
+setup: $(VENV)/.installed ## Create .venv and install
+
+repro: setup ## Run the whole study (dvc repro)
+	dvc repro
+	@echo; echo "Look at reports/index.html (or reports/report.md); make ui opens every run in MLflow."
+
+test: setup ## Run the tests
+	python -m pytest
+
+test-all: setup ## Run the tests, slow ones too
+	python -m pytest -m ''
+
+lint: setup ## Style and types
+	ruff check . && ruff format --check . && mypy
+
+smoke: setup ## Run the whole DAG at its smallest size in a scratch clone
+	sh tests/workflow/smoke.sh
+
+ui: setup ## Open the MLflow page of all runs at http://127.0.0.1:5000
+	MLFLOW_SERVER_ENABLE_JOB_EXECUTION=false mlflow ui --workers 1 --backend-store-uri sqlite:///mlflow.db
+
+dag: setup ## Draw the stages
+	dvc dag
+
+clean: ## Remove scratch folders and sweep outputs
+	rm -rf scratch multirun outputs
+
+clean-runs: clean ## Remove every MLflow run too
+	rm -rf mlflow.db mlartifacts
+
+clean-exps: setup ## Forget all DVC experiments
+	dvc exp remove --all-commits

@@ -1,0 +1,91 @@
+"""The `unival` command. Everything heavy is imported inside the commands, so that `--help` is quick."""
+
+import argparse
+import os
+import sys
+from pathlib import Path
+
+from unival.errors import UserError
+from unival.stages import STAGES
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Entry point: bad input ends with one line on stderr and exit status 2."""
+    arguments = sys.argv[1:] if arguments is None else arguments
+    try:
+        if arguments[:1] == ["sweep"]:  # Hydra reads the rest itself
+            from unival import sweep
+
+            sweep.main(arguments[1:])
+        else:
+            options = _parser().parse_args(arguments)
+            options.command(options)
+    except UserError as error:
+        if os.environ.get("UNIVAL_DEBUG"):
+            raise
+        print(f"unival: {error}", file=sys.stderr)
+        sys.exit(2)
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="unival", description="One model for text, images, video and audio.")
+    commands = parser.add_subparsers(title="commands", required=True, metavar="<command>")
+
+    command = commands.add_parser("compose", help="write build/config/ from params.yaml and conf/")
+    command.set_defaults(command=_compose)
+
+    command = commands.add_parser("run", help="run one stage from its resolved file")
+    command.add_argument("stage", choices=STAGES, metavar="<stage>", help=", ".join(STAGES))
+    command.add_argument("--config", type=Path, required=True, metavar="<file>", help="from build/config/")
+    command.add_argument("--out", type=Path, default=Path("."), metavar="<folder>", help="outs go below it")
+    command.set_defaults(command=_run)
+
+    commands.add_parser("sweep", help="Hydra multirun: unival sweep -m +sweep=<preset> | stage=... key=a,b")
+
+    command = commands.add_parser("convert", help="original .pt checkpoints to a model folder")
+    command.add_argument("arguments", nargs=argparse.REMAINDER, help="see `unival convert --help`")
+    command.set_defaults(command=_convert)
+
+    command = commands.add_parser("list", help="what can be chosen")
+    command.add_argument("group", nargs="?", metavar="<group>", help="a folder of conf/")
+    command.set_defaults(command=_list)
+
+    command = commands.add_parser("doctor", help="check this machine, with the fix for what is missing")
+    command.set_defaults(command=_doctor)
+    return parser
+
+
+def _compose(options: argparse.Namespace) -> None:
+    from unival import compose
+
+    print(f"{len(compose.write_all())} files in {compose.BUILD}")
+
+
+def _run(options: argparse.Namespace) -> None:
+    from unival.stages import base
+
+    base.run(options.stage, options.config, options.out)
+
+
+def _convert(options: argparse.Namespace) -> None:
+    from unival.model import convert
+
+    convert.main(options.arguments)
+
+
+def _list(options: argparse.Namespace) -> None:
+    from unival import compose
+
+    groups = sorted(path.name for path in compose.CONF.iterdir() if path.is_dir())
+    if options.group is not None and options.group not in groups:
+        from unival.errors import nearest
+
+        raise UserError(f"{compose.CONF}: no group '{options.group}': {nearest(options.group, groups)}")
+    for group in [options.group] if options.group else groups:
+        print(f"{group}: {' '.join(compose.options(group))}")
+
+
+def _doctor(options: argparse.Namespace) -> None:
+    from unival import doctor
+
+    doctor.main()

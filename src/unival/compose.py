@@ -1,0 +1,217 @@
+"""From `params.yaml` and `conf/` to one resolved file per stage and item in `build/config/`.
+
+Reading order: `write_all` (the DVC stage `compose`) -> `resolve` (one file) -> `compose` (Hydra).
+
+`conf/stage/<stage>.yaml` is the shape of the resolved file: it takes its parts from the groups (model, task,
+phase, ...) by interpolation. Two overlays follow, both of the form `{<stage>: {values...}}` with values for
+one item under `{<stage>: {items: {<item>: {values...}}}}`: first the edition's (`conf/edition/`, budgets),
+then `set` (`params.yaml`, or `set.` on the command line of a sweep). The result is built into the stage's
+dataclass, which refuses unknown keys and wrong types, and is written back from it, so that defaults of the
+code show in the file too. Settings of the machine (`conf/runtime/`) never enter.
+"""
+
+import dataclasses
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from unival import config, files
+from unival.errors import UserError, nearest
+from unival.stages import STAGES, module
+
+CONF = Path("conf")
+PARAMS = Path("params.yaml")
+BUILD = Path("build/config")
+GROUPS = ("benchmark", "model", "edition")
+COLLECTED = {"task": "tasks", "shift": "shifts", "merge": "merges", "ablation": "ablations", "phase": "phases"}
+"""Groups of which every file enters the tree, under `<plural>.<file name>`."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Phase:
+    """One pretraining phase."""
+
+    after: str
+    """What must be there before: the model folder of an earlier phase, or a file for a start from scratch."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Params:
+    """`params.yaml`: what a person chooses between experiments."""
+
+    benchmark: str
+    """`conf/benchmark/<name>.yaml`"""
+    model: str
+    edition: str
+    seed: int
+    phases: dict[str, Phase]
+    """Pretraining phases in their order."""
+    pretrained: str
+    """The model folder that finetuning, merging and the ablations start from."""
+    tasks: list[str]
+    """Tasks to finetune."""
+    set: dict[str, Any]
+    """Values per stage, over everything else."""
+
+    def items(self, stage: str) -> list[str | None]:
+        """The items of a stage that has one process per item, else [None]."""
+        if stage == "pretrain":
+            return list(self.phases)
+        return list(self.tasks) if stage == "finetune" else [None]
+
+    def start(self, stage: str, item: str | None) -> str | None:
+        """The model folder a stage starts from, None for new weights."""
+        start = self.phases[item].after if stage == "pretrain" and item else self.pretrained
+        return start if start.startswith("models/") else None
+
+
+def read_params(path: Path = PARAMS) -> Params:
+    """Read `params.yaml`.
+
+    Raises:
+        UserError: missing file, unknown key, wrong type, or no such file in a group.
+    """
+    params = config.build(Params, config.load(path), str(path))
+    for group in GROUPS:
+        _check_option(group, getattr(params, group), f"{path}: {group}")
+    for key, group in (("tasks", "task"), ("phases", "phase")):
+        for name in getattr(params, key):
+            _check_option(group, name, f"{path}: {key}")
+    return params
+
+
+def options(group: str) -> list[str]:
+    """Names of the files of a configuration group."""
+    return sorted(path.stem for path in (CONF / group).glob("*.yaml"))
+
+
+def _check_option(group: str, name: str, where: str) -> None:
+    if name not in options(group):
+        raise UserError(f"{where}: no file {CONF / group / name}.yaml: {nearest(name, options(group))}")
+
+
+def overrides_of(params: Params, stage: str, item: str | None) -> list[str]:
+    """`params.yaml` as Hydra overrides for one stage and item."""
+    return [
+        f"stage={stage}",
+        f"item={item or 'null'}",
+        *(f"{group}={getattr(params, group)}" for group in GROUPS),
+        f"seed={params.seed}",
+        f"start={params.start(stage, item) or 'null'}",
+        f"pretrained={params.pretrained}",
+        f"chosen_tasks={params.tasks}",
+        f"chosen_phases={list(params.phases)}",
+        *collected_overrides(),
+    ]
+
+
+def collected_overrides() -> list[str]:
+    """Overrides that put every file of the collected groups into the tree."""
+    return [
+        f"+{group}@{plural}.{name}={name}" for group, plural in COLLECTED.items() for name in options(group)
+    ]
+
+
+def compose(overrides: Sequence[str]) -> Any:
+    """The whole Hydra tree.
+
+    Raises:
+        UserError: Hydra refuses an override or a file.
+    """
+    from hydra import compose as hydra_compose
+    from hydra import initialize_config_dir
+    from hydra.errors import HydraException
+    from omegaconf.errors import OmegaConfBaseException
+
+    try:
+        with initialize_config_dir(version_base="1.3", config_dir=str(CONF.resolve())):
+            return hydra_compose("config", list(overrides))
+    except (HydraException, OmegaConfBaseException) as error:
+        raise UserError(f"{CONF}: {_one_line(error)}") from error
+
+
+def resolve(tree: Any, overlay: Mapping[str, Any]) -> dict[str, Any]:
+    """The resolved mapping of the stage that `tree` was composed for, with edition and `overlay` applied.
+
+    Raises:
+        UserError: an unknown key or value, with the nearest valid one.
+    """
+    from omegaconf import OmegaConf
+    from omegaconf.errors import OmegaConfBaseException
+
+    try:
+        plain: Any = OmegaConf.to_container(tree, resolve=True)
+    except OmegaConfBaseException as error:
+        raise UserError(f"{CONF}/stage/{tree.stage.stage}.yaml: {_one_line(error)}") from error
+    values, stage, item = plain["stage"], plain["stage"]["stage"], plain["item"]
+    for source, layer in ((f"{CONF}/edition", plain["edition"]), ("set", overlay)):
+        for name in layer:
+            if name not in STAGES:
+                raise UserError(f"{source}: unknown stage '{name}': {nearest(name, STAGES)}")
+        for part in _layers(layer.get(stage) or {}, item):
+            merge(values, part)
+    _prune_tasks(values)
+    name = f"{stage}@{item}" if item else stage
+    return to_plain(config.build(module(stage).Config, values, f"configuration of {name}"))
+
+
+def _layers(values: Mapping[str, Any], item: str | None) -> Iterator[Mapping[str, Any]]:
+    yield {key: value for key, value in values.items() if key != "items"}
+    yield (values.get("items") or {}).get(item) or {}
+
+
+def merge(values: dict[str, Any], over: Mapping[str, Any]) -> None:
+    """Merge `over` into `values` in place: mappings key by key, everything else replaced."""
+    for key, value in over.items():
+        if isinstance(value, Mapping) and isinstance(values.get(key), dict):
+            merge(values[key], value)
+        else:
+            values[key] = value
+
+
+def _prune_tasks(values: dict[str, Any]) -> None:
+    """Keep only the tasks that the stage's own mixture trains: editing another task must not rerun it."""
+    streams = values.get("train", {}).get("mixture", {}).get("streams")
+    if streams and "tasks" in values:
+        used = {stream["task"] for stream in streams}
+        values["tasks"] = {name: task for name, task in values["tasks"].items() if name in used}
+
+
+def to_plain(value: Any) -> Any:
+    """Dataclasses, tuples and paths as what YAML and JSON hold."""
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        return {field.name: to_plain(getattr(value, field.name)) for field in dataclasses.fields(value)}
+    if isinstance(value, Mapping):
+        return {key: to_plain(inner) for key, inner in value.items()}
+    if isinstance(value, list | tuple):
+        return [to_plain(inner) for inner in value]
+    return str(value) if isinstance(value, Path) else value
+
+
+def _one_line(error: Exception) -> str:
+    return " ".join(str(error).split())
+
+
+def dump(values: Mapping[str, Any]) -> str:
+    """YAML text with the keys in their order."""
+    return yaml.safe_dump(dict(values), sort_keys=False, allow_unicode=True, width=110)
+
+
+def file_of(stage: str, item: str | None) -> Path:
+    """Where the resolved file of a stage and item lies."""
+    return BUILD / stage / f"{item}.yaml" if item else BUILD / f"{stage}.yaml"
+
+
+def write_all() -> list[Path]:
+    """Write every resolved file; nothing is written when one of them is wrong."""
+    params = read_params()
+    written = {}
+    for stage in STAGES:
+        for item in params.items(stage):
+            values = resolve(compose(overrides_of(params, stage, item)), params.set)
+            written[file_of(stage, item)] = dump(values)
+    for path, text in written.items():
+        files.write_text(path, text)
+    return list(written)

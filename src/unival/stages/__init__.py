@@ -1,0 +1,19 @@
+"""One file per stage of the pipeline, each with a `Config` dataclass and one `run(config, io)`.
+
+A stage has one name everywhere: the DVC stage, the argument of `unival run`, the file here, the file in
+`conf/stage/` and the MLflow experiment.
+"""
+
+import importlib
+from types import ModuleType
+
+from unival.errors import UserError, nearest
+
+STAGES = ("prepare", "pretrain", "finetune", "merge", "evaluate", "ablate", "report")
+
+
+def module(name: str) -> ModuleType:
+    """The module of stage `name`, imported when asked for."""
+    if name not in STAGES:
+        raise UserError(f"unknown stage '{name}': {nearest(name, STAGES)}")
+    return importlib.import_module(f"unival.stages.{name}")

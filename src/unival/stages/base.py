@@ -1,0 +1,153 @@
+"""What every stage gets beside its configuration, and how a stage is run.
+
+A stage reads inputs relative to the working directory, keeps whatever it needs to go on after a crash in
+`io.scratch` (anchored at the main repository, named by the configuration's hash, outside DVC's outs, which
+DVC deletes before a rerun), and writes each out once, at the end, with `io.publish` or a file of `io.out`.
+"""
+
+import dataclasses
+import os
+import resource
+import shutil
+import signal
+import time
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+from unival import config, files, provenance, tracking
+from unival.errors import UserError
+from unival.stages import module
+
+
+@dataclasses.dataclass
+class StageIO:
+    """Places and services of one run of a stage."""
+
+    stage: str
+    item: str | None
+    resolved: dict[str, Any]
+    """The resolved configuration as it was read."""
+    scratch: Path
+    """Survives a crash; emptied when the stage has ended well."""
+    shared_scratch: Path
+    """Survives reruns with another configuration: caches keyed by digests."""
+    out_root: Path
+    """Outs are written below it: the working directory, or the folder of a sweep's job."""
+    tracker: tracking.Tracker
+
+    @property
+    def name(self) -> str:
+        """`<stage>` or `<stage>-<item>`."""
+        return f"{self.stage}-{self.item}" if self.item else self.stage
+
+    def out(self, path: str | Path) -> Path:
+        """Where an out goes; its folder exists afterwards.
+
+        Raises:
+            UserError: the folder cannot be written to.
+        """
+        target = self.out_root / path
+        try:
+            target.parent.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise UserError(f"{target.parent}: cannot write here: {error.strerror}") from error
+        return target
+
+    def publish(self, folder: Path, path: str | Path) -> Path:
+        """Move a finished folder to its out, whole or not at all."""
+        target = self.out(path)
+        part = target.with_name(f".{target.name}.part")
+        try:
+            shutil.rmtree(part, ignore_errors=True)
+            shutil.copytree(folder, part)
+            shutil.rmtree(target, ignore_errors=True)
+            part.replace(target)
+        except OSError as error:
+            raise UserError(f"{target}: cannot write here: {error.strerror}") from error
+        return target
+
+
+def run(stage: str, config_path: Path, out_root: Path) -> None:
+    """Run one stage from its resolved file.
+
+    Raises:
+        UserError: bad configuration, input or place.
+    """
+    resolved = config.load(config_path)
+    stage_config = config.build(module(stage).Config, resolved, str(config_path))
+    config_hash = files.digest(resolved)
+    shared = provenance.root() / "scratch" / stage
+    scratch = shared / config_hash
+    scratch.mkdir(parents=True, exist_ok=True)
+    item = resolved.get("item")
+    tracker = _tracker(stage, item, scratch, config_hash, resolved)
+    io = StageIO(stage, item, resolved, scratch, shared, out_root, tracker)
+    _end_on_sigterm()
+    started = time.monotonic()
+    try:
+        module(stage).run(stage_config, io)
+    except BaseException as error:
+        tracker.end("KILLED" if isinstance(error, KeyboardInterrupt | SystemExit) else "FAILED")
+        raise
+    _write_pointer(io, config_hash, time.monotonic() - started)
+    tracker.end("FINISHED")
+    shutil.rmtree(scratch, ignore_errors=True)
+
+
+def _end_on_sigterm() -> None:
+    """SIGTERM leaves through the same door as an error, so that the run is closed as KILLED."""
+
+    def leave(number: int, frame: FrameType | None) -> None:
+        raise SystemExit(128 + number)
+
+    signal.signal(signal.SIGTERM, leave)
+
+
+def _tracker(
+    stage: str, item: str | None, scratch: Path, config_hash: str, resolved: dict[str, Any]
+) -> tracking.Tracker:
+    if int(os.environ.get("RANK", "0")) != 0 or os.environ.get("UNIVAL_TRACKING") == "off":
+        return tracking.NullTracker()
+    name = os.environ.get("UNIVAL_RUN_NAME") or (f"{stage}-{item}" if item else stage)
+    tags = {"unival.stage": stage, "unival.config_hash": config_hash, **provenance.tags()}
+    if item:
+        tags["unival.item"] = item
+    tracker = tracking.MlflowTracker(stage, name, scratch / "run.json", tags)
+    if not tracker.resumed:
+        tracker.params(_compared(resolved))
+        tracker.text(config_text(resolved), "config/resolved.yaml")
+    return tracker
+
+
+def config_text(resolved: dict[str, Any]) -> str:
+    """The resolved configuration as YAML."""
+    import yaml
+
+    return yaml.safe_dump(resolved, sort_keys=False, allow_unicode=True)
+
+
+def _compared(resolved: dict[str, Any]) -> dict[str, Any]:
+    """The parameters a person compares: the whole file is an artifact; too many break the UI's views."""
+    kept = {key: value for key, value in resolved.items() if key not in ("tasks", "processor", "shifts")}
+    return {key: value for key, value in tracking.flatten(kept).items() if not isinstance(value, list)}
+
+
+def peak_mib() -> int:
+    """Largest resident memory of this process and of its finished children, in MiB."""
+    own = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    children = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss
+    return max(own, children) // 1024
+
+
+def _write_pointer(io: StageIO, config_hash: str, seconds: float) -> None:
+    """`reports/runs/<name>.json`: nothing depends on it, so a run id may stand in it."""
+    pointer = {
+        "stage": io.stage,
+        "item": io.item,
+        "config_hash": config_hash,
+        "run_id": io.tracker.run_id,
+        "seconds": round(seconds, 1),
+        "peak_mib": peak_mib(),
+    }
+    files.write_json(io.out(f"reports/runs/{io.name}.json"), pointer)
