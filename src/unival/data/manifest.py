@@ -1,0 +1,257 @@
+"""Rows on disk: one Parquet file per split and task, whose columns are the fields of `Record`.
+
+`ManifestWriter` writes it, `read_records` gives it back as a sequence. `check_row` is the one place where a
+row from anywhere (a generator, a file of the user) becomes a `Record` or a list of reasons why not.
+"""
+
+import json
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import fields
+from pathlib import Path
+from types import TracebackType
+from typing import Any, overload
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from unival.errors import UserError, nearest
+from unival.files import atomic
+from unival.record import MEDIA, Answer, Record
+
+TASKS = (
+    "caption", "vqa", "grounding", "entailment", "video_caption", "video_qa", "audio_caption",
+    "matching", "grounded_caption", "video_matching", "audio_qa",
+)  # fmt: skip
+"""The task files a split may hold; the first seven are finetuned."""
+
+SCHEMA = pa.schema(
+    [
+        ("id", pa.string()),
+        ("image", pa.string()),
+        ("video", pa.string()),
+        ("audio", pa.string()),
+        ("text", pa.string()),
+        ("references", pa.list_(pa.string())),
+        ("answers", pa.list_(pa.struct([("text", pa.string()), ("weight", pa.float64())]))),
+        ("box", pa.list_(pa.float64())),
+        ("objects", pa.list_(pa.string())),
+        ("form", pa.string()),
+        ("facts", pa.string()),
+        ("extra", pa.string()),
+    ]
+)
+FIELDS = tuple(field.name for field in fields(Record))
+assert FIELDS == tuple(SCHEMA.names)
+_STRINGS = ("id", "text", "form", "facts")
+_STRING_LISTS = ("references", "objects")
+ROWS_PER_GROUP = 4096
+
+
+def manifest_path(split_dir: Path | str, task: str) -> Path:
+    """Where the rows of a task lie."""
+    return Path(split_dir) / f"{task}.parquet"
+
+
+def check_row(row: Mapping[str, Any]) -> tuple[Record | None, list[tuple[str, str]]]:
+    """Turn a mapping into a Record; otherwise (None, all problems as (field, reason))."""
+    problems = [(key, f"unknown field: {nearest(str(key), FIELDS)}") for key in row if key not in FIELDS]
+    values: dict[str, Any] = {}
+    for name in FIELDS:
+        if name not in row or row[name] is None:
+            continue
+        try:
+            values[name] = _CHECKS[name](row[name])
+        except (TypeError, ValueError) as error:
+            problems.append((name, str(error)))
+    if not values.get("id") and not any(name == "id" for name, _ in problems):
+        problems.append(("id", "missing"))
+    return (None, problems) if problems else (Record(**values), [])
+
+
+def _string(value: Any) -> str:
+    if not isinstance(value, str):
+        raise TypeError(f"expected text, found {type(value).__name__} {str(value)[:40]!r}")
+    if "\x00" in value:
+        raise ValueError("holds a zero byte")
+    return value
+
+
+def _key(value: Any) -> str:
+    if not _string(value):
+        raise ValueError("empty media key")
+    return value
+
+
+def _strings(value: Any) -> tuple[str, ...]:
+    if isinstance(value, str) or not isinstance(value, Sequence):
+        raise TypeError(f"expected a list of texts, found {type(value).__name__}")
+    return tuple(map(_string, value))
+
+
+def _answers(value: Any) -> tuple[Answer, ...]:
+    if isinstance(value, str) or not isinstance(value, Sequence):
+        raise TypeError(f"expected a list of answers, found {type(value).__name__}")
+    answers = []
+    for item in value:
+        if isinstance(item, Mapping):
+            item = Answer(item.get("text", None), item.get("weight", 1.0))  # type: ignore[arg-type]
+        if not isinstance(item, Answer):
+            raise TypeError(f"expected {{text, weight}}, found {type(item).__name__} {str(item)[:40]!r}")
+        weight = _number(item.weight)
+        if not 0 < weight <= 1:
+            raise ValueError(f"answer weight {weight} is outside (0, 1]")
+        answers.append(Answer(_string(item.text), weight))
+    return tuple(answers)
+
+
+def _box(value: Any) -> tuple[float, float, float, float]:
+    if isinstance(value, str) or not isinstance(value, Sequence) or len(value) != 4:
+        raise TypeError(f"expected [x0, y0, x1, y1], found {str(value)[:60]!r}")
+    x0, y0, x1, y1 = map(_number, value)
+    if not (0 <= x0 < x1 and 0 <= y0 < y1):
+        raise ValueError(f"not a box: [{x0}, {y0}, {x1}, {y1}] needs 0 <= x0 < x1 and 0 <= y0 < y1")
+    return x0, y0, x1, y1
+
+
+def _number(value: Any) -> float:
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        raise TypeError(f"expected a number, found {type(value).__name__} {str(value)[:40]!r}")
+    if not math.isfinite(value):
+        raise ValueError(f"not a finite number: {value}")
+    return float(value)
+
+
+def _extra(value: Any) -> dict[str, str]:
+    if not isinstance(value, Mapping):
+        raise TypeError(f"expected a mapping, found {type(value).__name__}")
+    return {_string(key): _string(item) for key, item in value.items()}
+
+
+_CHECKS: dict[str, Any] = {
+    **dict.fromkeys(_STRINGS, _string),
+    **dict.fromkeys(MEDIA, _key),
+    **dict.fromkeys(_STRING_LISTS, _strings),
+    "answers": _answers,
+    "box": _box,
+    "extra": _extra,
+}
+
+
+def _to_row(record: Record) -> dict[str, Any]:
+    row: dict[str, Any] = {name: getattr(record, name) for name in FIELDS}
+    row["answers"] = [{"text": answer.text, "weight": answer.weight} for answer in record.answers]
+    row["extra"] = json.dumps(record.extra, sort_keys=True, ensure_ascii=False) if record.extra else ""
+    return row
+
+
+class ManifestWriter:
+    """Writes the rows of one split and task in groups, so memory does not grow; the file appears at the end."""
+
+    def __init__(self, split_dir: Path | str, task: str) -> None:
+        self.path = manifest_path(split_dir, task)
+        self.rows = 0
+        self._buffer: list[dict[str, Any]] = []
+        self._atomic = atomic(self.path)
+        self._writer = pq.ParquetWriter(self._atomic.__enter__(), SCHEMA, compression="zstd")
+
+    def add(self, record: Record) -> None:
+        """Append a row (its id is the caller's to keep unique)."""
+        self._buffer.append(_to_row(record))
+        self.rows += 1
+        if len(self._buffer) >= ROWS_PER_GROUP:
+            self._flush()
+
+    def _flush(self) -> None:
+        if self._buffer:
+            self._writer.write_table(pa.Table.from_pylist(self._buffer, schema=SCHEMA))
+            self._buffer.clear()
+
+    def close(self) -> None:
+        """Finish the file."""
+        self._flush()
+        self._writer.close()
+        self._atomic.__exit__(None, None, None)
+
+    def __enter__(self) -> "ManifestWriter":
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if kind is None:
+            self.close()
+        else:
+            self._writer.close()
+            self._atomic.__exit__(kind, error, trace)
+
+
+class Records(Sequence[Record]):
+    """The rows of a manifest: `len`, `[i]`, iteration; columns stay in Arrow, a Record is made when asked for."""
+
+    def __init__(self, table: pa.Table, path: Path) -> None:
+        self.path = path
+        self._columns = [table.column(name).combine_chunks() for name in FIELDS]
+        self._length = table.num_rows
+
+    def __len__(self) -> int:
+        return self._length
+
+    @overload
+    def __getitem__(self, index: int) -> Record: ...
+    @overload
+    def __getitem__(self, index: slice) -> list[Record]: ...
+    def __getitem__(self, index: int | slice) -> Record | list[Record]:
+        if isinstance(index, slice):
+            return [self[position] for position in range(*index.indices(self._length))]
+        if index < 0:
+            index += self._length
+        if not 0 <= index < self._length:
+            raise IndexError(f"row {index} of {self._length} in {self.path}")
+        values = [column[index].as_py() for column in self._columns]
+        row = dict(zip(FIELDS, values, strict=True))
+        row["references"] = tuple(row["references"] or ())
+        row["objects"] = tuple(row["objects"] or ())
+        row["answers"] = tuple(Answer(item["text"], item["weight"]) for item in row["answers"] or ())
+        row["box"] = tuple(row["box"]) if row["box"] is not None else None
+        row["extra"] = json.loads(row["extra"]) if row["extra"] else {}
+        return Record(**row)
+
+    def __iter__(self) -> Iterator[Record]:
+        return (self[index] for index in range(self._length))
+
+    def column(self, name: str) -> list[Any]:
+        """All values of one field as plain Python values (`ids` is `column("id")`)."""
+        return self._columns[FIELDS.index(name)].to_pylist()
+
+    @property
+    def ids(self) -> list[str]:
+        """Row ids, in row order."""
+        return self.column("id")
+
+
+def read_records(split_dir: Path | str, task: str) -> Records:
+    """Open the rows of a split and task.
+
+    Raises:
+        UserError: the file is missing, is no Parquet file, or has an unknown, missing or mistyped column.
+    """
+    path = manifest_path(split_dir, task)
+    if not path.is_file():
+        there = sorted(item.stem for item in path.parent.glob("*.parquet") if item.stem != "media")
+        hint = f"tasks there: {', '.join(there)}" if there else "run `unival run prepare` first"
+        raise UserError(f"{path}: no rows of task '{task}': {hint}")
+    try:
+        table = pq.read_table(path, memory_map=True)
+    except (pa.ArrowException, OSError) as error:
+        raise UserError(f"{path}: not a readable Parquet file: {str(error).splitlines()[0]}") from error
+    for name in table.schema.names:
+        if name not in FIELDS:
+            raise UserError(f"{path}: unknown column '{name}': {nearest(name, FIELDS)}")
+    for field in SCHEMA:
+        if field.name not in table.schema.names:
+            raise UserError(f"{path}: missing column '{field.name}': write it with ManifestWriter")
+    try:
+        return Records(table.select(list(FIELDS)).cast(SCHEMA), path)
+    except pa.ArrowException as error:
+        raise UserError(f"{path}: a column has the wrong type: {str(error).splitlines()[0]}") from error

@@ -1,0 +1,307 @@
+"""From a source to a checked folder: manifests, media shards, tokenizer, description, table of rejected rows.
+
+All bad rows are found in one go and listed with file, row, field and reason in `rejected.parquet`; preparing
+fails when more than a set share is bad. The folder appears whole or not at all.
+"""
+
+import importlib
+import pkgutil
+import shutil
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from unival.data import media
+from unival.data.manifest import TASKS, ManifestWriter, check_row
+from unival.data.source import SOURCES, BadItem, MediaItem, RowItem, Source
+from unival.data.store import ShardWriter
+from unival.errors import UserError
+from unival.files import atomic, digest, file_digest, write_json
+from unival.record import MEDIA, Medium, Record
+
+FORMAT = 1
+REJECTED = "rejected.parquet"
+REJECTED_SCHEMA = pa.schema([(name, pa.string()) for name in ("file", "row", "field", "reason")])
+MAX_TOKENIZER_TEXTS = 500_000
+NEEDS: dict[str, tuple[str, ...]] = {
+    "caption": ("image", "references"),
+    "vqa": ("image", "text", "answers"),
+    "grounding": ("image", "text", "box"),
+    "entailment": ("image", "text", "answers"),
+    "video_caption": ("video", "references"),
+    "video_qa": ("video", "text", "answers"),
+    "audio_caption": ("audio", "references"),
+    "matching": ("image", "text", "answers"),
+    "grounded_caption": ("image", "box", "references"),
+    "video_matching": ("video", "text", "answers"),
+    "audio_qa": ("audio", "text", "answers"),
+}
+"""Fields that a row of each task must have."""
+LABELS = {"entailment": ("yes", "no", "maybe"), "matching": ("yes", "no"), "video_matching": ("yes", "no")}
+
+
+@dataclass(frozen=True)
+class TokenizerConfig:
+    """The vocabulary trained on the train split's text."""
+
+    size: int
+    """Text tokens, at most."""
+    num_codes: int
+    """Image codes <code_i>."""
+    num_bins: int
+    """Location bins <bin_i>."""
+    prompts: list[str] = field(default_factory=list)
+    """Texts besides the rows' own (the prompts of the tasks), so that they are short sequences."""
+
+
+@dataclass(frozen=True)
+class PrepareConfig:
+    """What `prepare` builds."""
+
+    name: str
+    """Name of the benchmark: the folder under data/processed."""
+    source: str
+    """Registered source."""
+    options: dict[str, Any]
+    """The source's own options, checked by it."""
+    max_rejected: float
+    """Largest share of bad rows and media that is accepted."""
+    tokenizer: TokenizerConfig | None = None
+
+
+def load_sources() -> None:
+    """Import every module that registers a source."""
+    for package in ("unival.data.world", "unival.data.sources"):
+        try:
+            module = importlib.import_module(package)
+        except ModuleNotFoundError as error:
+            if error.name != package:
+                raise
+            continue
+        for info in pkgutil.iter_modules(module.__path__):
+            importlib.import_module(f"{package}.{info.name}")
+
+
+def prepare(config: PrepareConfig, out: Path | str, where: str = "benchmark") -> dict[str, Any]:
+    """Build the folder `out`; returns the description that is also written as benchmark.json.
+
+    Args:
+        where: file and key of the configuration, for messages.
+
+    Raises:
+        UserError: too many bad rows, an unusable option, a folder that cannot be written.
+    """
+    load_sources()
+    source = SOURCES[config.source](config.options, f"{where}: options")
+    out = Path(out)
+    part = out.with_name(f".{out.name}.part")
+    _make_folder(part)
+    try:
+        writer = _Writer(part)
+        writer.consume(source)
+        _write_rejected(part / REJECTED, writer.rejected)
+        if writer.rejected_share > config.max_rejected:
+            _replace_folder(part, out, only=REJECTED)
+            raise UserError(writer.failure(out / REJECTED, config.max_rejected))
+        if config.tokenizer is not None:
+            _train_tokenizer(config.tokenizer, writer.texts, part / "tokenizer")
+        description = _describe(config, source, writer, part)
+        write_json(part / "benchmark.json", description)
+        _replace_folder(part, out)
+    finally:
+        shutil.rmtree(part, ignore_errors=True)
+    return description
+
+
+class _Writer:
+    """Checks items and hands them to the writers of their split."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.shards: dict[str, ShardWriter] = {}
+        self.manifests: dict[tuple[str, str], ManifestWriter] = {}
+        self.sizes: dict[tuple[str, str], tuple[Medium, int, int]] = {}
+        self.bad_keys: set[tuple[str, str]] = set()
+        self.ids: set[tuple[str, str, str]] = set()
+        self.texts: list[str] = []
+        self.rejected: list[BadItem] = []
+        self.bad_items = 0
+        self.items = 0
+        self.media_counts: Counter[tuple[str, str]] = Counter()
+
+    @property
+    def rejected_share(self) -> float:
+        return self.bad_items / max(self.items, 1)
+
+    def consume(self, source: Source) -> None:
+        try:
+            for item in source.items:
+                self.items += 1
+                before = len(self.rejected)
+                if isinstance(item, MediaItem):
+                    self._media(item)
+                elif isinstance(item, RowItem):
+                    self._row(item)
+                else:
+                    self.rejected.append(item)
+                self.bad_items += len(self.rejected) > before
+        finally:
+            for shard in self.shards.values():
+                shard.close()
+            for manifest in self.manifests.values():
+                manifest.close()
+        if not self.manifests and not self.rejected:
+            raise UserError("the source gave no rows: check its folder and options")
+
+    def _media(self, item: MediaItem) -> None:
+        file = item.file or str(item.data if isinstance(item.data, Path) else item.split)
+        suffix = item.suffix or (item.data.suffix if isinstance(item.data, Path) else "")
+        shard = self._shard(item.split)
+        kind = "media"
+        try:
+            kind = media.kind_of(suffix, file)
+            if item.key in shard.keys:
+                raise UserError(f"media key '{item.key}' is used twice in split '{item.split}'")
+            data = item.data if isinstance(item.data, bytes) else _read(item.data)
+            width, height = media.describe(kind, data, file)
+        except UserError as error:
+            self.bad_keys.add((item.split, item.key))
+            self.rejected.append(BadItem(file, item.row, kind, str(error).removeprefix(f"{file}: ")))
+            return
+        shard.add(item.key, kind, suffix.lower(), data)
+        self.sizes[item.split, item.key] = (kind, width, height)
+        self.media_counts[item.split, kind] += 1
+
+    def _row(self, item: RowItem) -> None:
+        problems: list[tuple[str, str]] = []
+        if item.task not in TASKS:
+            problems.append(("task", f"unknown task '{item.task}': tasks: {', '.join(TASKS)}"))
+        if isinstance(item.row, Record):
+            record: Record | None = item.row
+        else:
+            record, found = check_row(item.row)
+            problems += found
+        if record is not None and not problems:
+            problems += self._problems(item, record)
+        if record is None or problems:
+            self.rejected += [BadItem(item.file, item.number, name, reason) for name, reason in problems]
+            return
+        self.ids.add((item.split, item.task, record.id))
+        if (item.split, item.task) not in self.manifests:
+            self.manifests[item.split, item.task] = ManifestWriter(self.folder / item.split, item.task)
+        self.manifests[item.split, item.task].add(record)
+        if item.split == "train" and len(self.texts) < MAX_TOKENIZER_TEXTS:
+            answers = (answer.text for answer in record.answers[:1])
+            self.texts += [text for text in (record.text, *record.references, *answers) if text]
+
+    def _problems(self, item: RowItem, record: Record) -> Iterator[tuple[str, str]]:
+        for name in NEEDS[item.task]:
+            if not getattr(record, name):
+                yield name, f"empty, and task '{item.task}' needs it"
+        if (item.split, item.task, record.id) in self.ids:
+            yield "id", f"'{record.id}' is used twice in split '{item.split}', task '{item.task}'"
+        for name in MEDIA:
+            key = getattr(record, name)
+            if key is not None:
+                yield from self._key_problems(item.split, name, key, record)
+        labels = LABELS.get(item.task)
+        if labels and any(answer.text not in labels for answer in record.answers):
+            yield "answers", f"'{record.answers[0].text}' is no label: labels: {', '.join(labels)}"
+        if not all(map(str.strip, record.references)):
+            yield "references", "an empty reference"
+
+    def _key_problems(self, split: str, name: Medium, key: str, record: Record) -> Iterator[tuple[str, str]]:
+        if (split, key) in self.bad_keys:
+            yield name, f"its {name} '{key}' was rejected"
+            return
+        if (split, key) not in self.sizes:
+            yield name, f"no medium with key '{key}' in split '{split}'"
+            return
+        kind, width, height = self.sizes[split, key]
+        if kind != name:
+            yield name, f"key '{key}' is a medium of kind {kind}"
+        elif record.box is not None and (record.box[2] > width or record.box[3] > height):
+            yield "box", f"{list(record.box)} reaches outside the {width}x{height} {name}"
+
+    def _shard(self, split: str) -> ShardWriter:
+        if split not in self.shards:
+            self.shards[split] = ShardWriter(self.folder / split)
+        return self.shards[split]
+
+    def failure(self, table: Path, limit: float) -> str:
+        """The message for too many bad items, with the most frequent reasons."""
+        reasons = Counter(f"{bad.field}: {bad.reason}" for bad in self.rejected)
+        worst = "".join(f"\n  {count} x {reason}" for reason, count in reasons.most_common(5))
+        return (
+            f"{table}: {self.bad_items} of {self.items} rows and media are bad ({self.rejected_share:.1%}, accepted "
+            f"{limit:.1%}): mend them (the table lists file, row, field, reason) or raise max_rejected{worst}"
+        )
+
+
+def _read(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise UserError(f"{path}: cannot read: {error.strerror}") from error
+
+
+def _make_folder(path: Path) -> None:
+    try:
+        shutil.rmtree(path, ignore_errors=True)
+        path.mkdir(parents=True)
+    except OSError as error:
+        raise UserError(f"{path.parent}: cannot write here: {error.strerror}") from error
+
+
+def _replace_folder(part: Path, out: Path, only: str | None = None) -> None:
+    shutil.rmtree(out, ignore_errors=True)
+    if only is None:
+        part.rename(out)
+    else:
+        out.mkdir()
+        (part / only).rename(out / only)
+
+
+def _write_rejected(path: Path, rejected: list[BadItem]) -> None:
+    columns = {name: [getattr(bad, name) for bad in rejected] for name in REJECTED_SCHEMA.names}
+    with atomic(path) as part:
+        pq.write_table(pa.table(columns, schema=REJECTED_SCHEMA), part)
+
+
+def _train_tokenizer(config: TokenizerConfig, texts: list[str], folder: Path) -> None:
+    from unival.vocab import UnivalTokenizer  # imports transformers: only when a vocabulary is wanted
+
+    spaced = [f" {text.strip()}" for text in (*config.prompts, *texts)]
+    tokenizer = UnivalTokenizer.train(spaced, config.size, config.num_codes, config.num_bins)
+    tokenizer.save_pretrained(folder)
+
+
+def _describe(config: PrepareConfig, source: Source, writer: _Writer, folder: Path) -> dict[str, Any]:
+    splits: dict[str, Any] = {}
+    for split in sorted({split for split, _ in writer.manifests} | set(writer.shards)):
+        files = sorted((folder / split).iterdir())
+        splits[split] = {
+            "rows": {task: writer.manifests[split, task].rows for task in TASKS if (split, task) in writer.manifests},
+            "media": {kind: writer.media_counts[split, kind] for kind in MEDIA if writer.media_counts[split, kind]},
+            "bytes": sum(file.stat().st_size for file in files),
+            "digest": digest({file.name: file_digest(file) for file in files}),
+        }
+    return {
+        "name": config.name,
+        "format": FORMAT,
+        "source": config.source,
+        "options": _plain(config.options),
+        "licence": source.licence,
+        "rejected": len(writer.rejected),
+        "splits": splits,
+        **source.info,
+    }
+
+
+def _plain(value: Any) -> Any:
+    return {str(key): _plain(item) for key, item in value.items()} if isinstance(value, Mapping) else value

@@ -1,0 +1,65 @@
+"""What a data source is: a stream of media and rows, each saying where it came from.
+
+A source is registered under a name; `prepare` checks what it yields and writes it. Generated and imported
+data take this one path. Media come before the rows that use them.
+"""
+
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from unival.record import Record
+from unival.registry import Registry
+
+
+@dataclass(frozen=True, slots=True)
+class MediaItem:
+    """One image, video or sound of a split: its encoded bytes, or the file that holds them."""
+
+    split: str
+    key: str
+    """Unique within the split; rows refer to it."""
+    data: bytes | Path
+    suffix: str = ""
+    """File suffix with its dot (.png); a path's own suffix where empty."""
+    file: str = ""
+    """Where it came from, for messages; the path itself where empty."""
+    row: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class RowItem:
+    """One row of a task: a Record, or a mapping with (some of) its fields that still has to be checked."""
+
+    split: str
+    task: str
+    row: Record | Mapping[str, Any]
+    file: str = ""
+    """The file that the row was read from, for messages."""
+    number: str = ""
+    """Its line, index or id in that file."""
+
+
+@dataclass(frozen=True, slots=True)
+class BadItem:
+    """Something the source could not read at all: it goes into the rejected table."""
+
+    file: str
+    row: str
+    field: str
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    """A stream of items, and what the benchmark's description says about it."""
+
+    items: Iterable[MediaItem | RowItem | BadItem]
+    licence: str
+    info: Mapping[str, Any] = field(default_factory=dict)
+    """Goes into benchmark.json as it is (sizes, original names)."""
+
+
+SOURCES: Registry[Callable[[Mapping[str, Any], str], Source]] = Registry("data source")
+"""Name -> function (options, where the options stand) -> Source. It builds its own typed options."""

@@ -1,0 +1,198 @@
+"""Media on disk: uncompressed tar shards, and an index that finds any member without reading the others.
+
+`ShardWriter` writes `media-00000.tar`, ... and `media.parquet` (key, kind, suffix, shard, offset, size, sha256).
+`MediaStore` reads a member by `pread` at its offset: constant memory, safe after fork, and it can be pickled.
+"""
+
+import hashlib
+import os
+import tarfile
+from pathlib import Path
+from types import TracebackType
+from typing import IO, Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from unival.data import media
+from unival.errors import UserError, nearest
+from unival.files import atomic
+from unival.record import Medium
+
+INDEX = "media.parquet"
+BLOCK = 512
+SHARD_BYTES = 256 * 1024**2
+INDEX_SCHEMA = pa.schema(
+    [
+        ("key", pa.string()),
+        ("kind", pa.string()),
+        ("suffix", pa.string()),
+        ("shard", pa.int32()),
+        ("offset", pa.int64()),
+        ("size", pa.int64()),
+        ("sha256", pa.string()),
+    ]
+)
+
+
+class ShardWriter:
+    """Writes the media of one split; member name = key + suffix, no times or owners, so equal media are equal bytes."""
+
+    def __init__(self, split_dir: Path | str, shard_bytes: int = SHARD_BYTES) -> None:
+        self.split_dir = Path(split_dir)
+        self.shard_bytes = shard_bytes
+        self.keys: set[str] = set()
+        self._index: dict[str, list[Any]] = {name: [] for name in INDEX_SCHEMA.names}
+        self._shard = -1
+        self._handle: IO[bytes] | None = None
+        self._atomic: Any = None
+
+    def add(self, key: str, kind: Medium, suffix: str, data: bytes) -> None:
+        """Append one medium.
+
+        Raises:
+            UserError: the key was used before in this split.
+        """
+        if key in self.keys:
+            raise UserError(f"{self.split_dir}: media key '{key}' is used twice: keys are unique within a split")
+        if self._handle is None or self._handle.tell() + len(data) > self.shard_bytes:
+            self._next_shard()
+        handle = self._handle
+        assert handle is not None
+        member = tarfile.TarInfo(key + suffix)
+        member.size = len(data)
+        handle.write(member.tobuf(tarfile.PAX_FORMAT))
+        row = (key, kind, suffix, self._shard, handle.tell(), len(data), hashlib.sha256(data).hexdigest())
+        for name, value in zip(INDEX_SCHEMA.names, row, strict=True):
+            self._index[name].append(value)
+        handle.write(data)
+        handle.write(b"\0" * (-len(data) % BLOCK))
+        self.keys.add(key)
+
+    def _next_shard(self) -> None:
+        self._finish_shard()
+        self._shard += 1
+        self._atomic = atomic(shard_path(self.split_dir, self._shard))
+        self._handle = self._atomic.__enter__().open("wb")
+
+    def _finish_shard(self) -> None:
+        if self._handle is not None:
+            self._handle.write(b"\0" * 2 * BLOCK)
+            self._handle.close()
+            self._atomic.__exit__(None, None, None)
+            self._handle = None
+
+    def close(self) -> None:
+        """Finish the last shard and write the index."""
+        self._finish_shard()
+        with atomic(self.split_dir / INDEX) as part:
+            pq.write_table(pa.table(self._index, schema=INDEX_SCHEMA), part, compression="zstd")
+
+    def __enter__(self) -> "ShardWriter":
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if kind is None:
+            self.close()
+        elif self._handle is not None:
+            self._handle.close()
+            self._atomic.__exit__(kind, error, trace)
+
+
+def shard_path(split_dir: Path, shard: int) -> Path:
+    """Path of a numbered shard."""
+    return split_dir / f"media-{shard:05d}.tar"
+
+
+class MediaStore:
+    """Random access to the media of one split.
+
+    Raises:
+        UserError: the index or a shard is missing or damaged, a key is unknown, a medium does not decode.
+    """
+
+    def __init__(self, split_dir: Path | str) -> None:
+        self.split_dir = Path(split_dir)
+        path = self.split_dir / INDEX
+        if not path.is_file():
+            raise UserError(f"{path}: no media index: run `unival run prepare` first")
+        try:
+            index = pq.read_table(path).cast(INDEX_SCHEMA)
+        except (pa.ArrowException, OSError, ValueError) as error:
+            raise UserError(f"{path}: not a readable media index: {str(error).splitlines()[0]}") from error
+        self._rows = {key: row for row, key in enumerate(index.column("key").to_pylist())}
+        self._shard, self._offset, self._size = (
+            index.column(name).to_numpy() for name in ("shard", "offset", "size")
+        )
+        self._kind = index.column("kind").to_pylist()
+        self._handles: dict[int, int] = {}
+
+    def __len__(self) -> int:
+        return len(self._rows)
+
+    def __contains__(self, key: str) -> bool:
+        return key in self._rows
+
+    def keys(self) -> list[str]:
+        """All keys in the order they were written."""
+        return list(self._rows)
+
+    def kind(self, key: str) -> Medium:
+        """image, video or audio."""
+        return self._kind[self._row(key)]
+
+    def bytes(self, key: str) -> bytes:
+        """The encoded medium, as it was put in."""
+        row = self._row(key)
+        size = int(self._size[row])
+        data = os.pread(self._descriptor(int(self._shard[row])), size, int(self._offset[row]))
+        if len(data) != size:
+            raise UserError(f"{self._name(key)}: the shard is cut short: run prepare again")
+        return data
+
+    def image(self, key: str) -> np.ndarray:
+        """Pixels, uint8 HWC RGB."""
+        return media.decode_image(self.bytes(key), self._name(key))
+
+    def video(self, key: str, num_frames: int | None = None, rng: np.random.Generator | None = None) -> np.ndarray:
+        """Frames, uint8 THWC RGB: one per equal segment (the middle one; a random one where `rng` is given)."""
+        return media.decode_video(self.bytes(key), self._name(key), num_frames, rng)
+
+    def audio(self, key: str, sampling_rate: int | None = None) -> np.ndarray:
+        """Mono samples, float32 (S,), at `sampling_rate` Hz."""
+        return media.decode_audio(self.bytes(key), self._name(key), sampling_rate)
+
+    def _row(self, key: str) -> int:
+        row = self._rows.get(key)
+        if row is None:
+            hint = nearest(key, self._rows) if len(self._rows) <= 100_000 else "no such key"
+            raise UserError(f"{self.split_dir / INDEX}: unknown media key '{key}': {hint[:200]}")
+        return row
+
+    def _name(self, key: str) -> str:
+        return f"{shard_path(self.split_dir, int(self._shard[self._rows[key]]))}: key '{key}'"
+
+    def _descriptor(self, shard: int) -> int:
+        if shard not in self._handles:
+            path = shard_path(self.split_dir, shard)
+            try:
+                self._handles[shard] = os.open(path, os.O_RDONLY | getattr(os, "O_CLOEXEC", 0))
+            except OSError as error:
+                raise UserError(f"{path}: cannot open the shard: {error.strerror}: run prepare again") from error
+        return self._handles[shard]
+
+    def close(self) -> None:
+        """Close the shard files; they open again when needed."""
+        for descriptor in self._handles.values():
+            os.close(descriptor)
+        self._handles = {}
+
+    def __del__(self) -> None:
+        if getattr(self, "_handles", None):
+            self.close()
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_handles": {}}

@@ -1,0 +1,7 @@
+"""The embedded benchmark: scenes, clips and sounds that are generated offline from a seed.
+
+Every item is a pure function of (seed, split, medium, index), so any part can be generated alone and again.
+Reading order: `concepts` (the words), `digits` (real handwriting), `drawing`, `scenes`, `clips`, `sounds`
+(what is to be seen and heard), `image_text`, `video_text`, `audio_text` (what is said about it), `source`
+(splits and sizes). What is in it and why: docs/world.md.
+"""
