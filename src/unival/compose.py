@@ -61,10 +61,12 @@ class Params:
             return list(self.phases)
         return list(self.tasks) if stage == "finetune" else [None]
 
-    def start(self, stage: str, item: str | None) -> str | None:
-        """The model folder a stage starts from, None for new weights."""
-        start = self.phases[item].after if stage == "pretrain" and item else self.pretrained
-        return start if start.startswith("models/") else None
+    def starts(self) -> dict[str, str | None]:
+        """For every phase the model folder it starts from, None for new weights."""
+        return {
+            name: phase.after if phase.after.startswith("models/") else None
+            for name, phase in self.phases.items()
+        }
 
 
 def read_params(path: Path = PARAMS) -> Params:
@@ -92,25 +94,15 @@ def _check_option(group: str, name: str, where: str) -> None:
         raise UserError(f"{where}: no file {CONF / group / name}.yaml: {nearest(name, options(group))}")
 
 
-def overrides_of(params: Params, stage: str, item: str | None) -> list[str]:
-    """`params.yaml` as Hydra overrides for one stage and item."""
+def overrides_of(params: Params) -> list[str]:
+    """`params.yaml` as Hydra overrides."""
     return [
-        f"stage={stage}",
-        f"item={item or 'null'}",
         *(f"{group}={getattr(params, group)}" for group in GROUPS),
         f"seed={params.seed}",
-        f"start={params.start(stage, item) or 'null'}",
         f"pretrained={params.pretrained}",
         f"chosen_tasks={params.tasks}",
-        f"chosen_phases={list(params.phases)}",
-        *collected_overrides(),
-    ]
-
-
-def collected_overrides() -> list[str]:
-    """Overrides that put every file of the collected groups into the tree."""
-    return [
-        f"+{group}@{plural}.{name}={name}" for group, plural in COLLECTED.items() for name in options(group)
+        *(f"+starts.{name}={start or 'null'}" for name, start in params.starts().items()),
+        *(f"+{group}@{plural}.{name}={name}" for group, plural in COLLECTED.items() for name in options(group)),
     ]
 
 
@@ -210,7 +202,8 @@ def write_all() -> list[Path]:
     written = {}
     for stage in STAGES:
         for item in params.items(stage):
-            values = resolve(compose(overrides_of(params, stage, item)), params.set)
+            tree = compose([f"stage={stage}", f"item={item or 'null'}", *overrides_of(params)])
+            values = resolve(tree, params.set)
             written[file_of(stage, item)] = dump(values)
     for path, text in written.items():
         files.write_text(path, text)

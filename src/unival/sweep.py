@@ -1,0 +1,133 @@
+"""`unival sweep`: Hydra multirun over one stage, with one MLflow parent and a child per job.
+
+    unival sweep -m stage=finetune item=vqa set.finetune.train.optimizer.lr=3e-4,1e-3
+    unival sweep -m +sweep=t3_balancing hydra/launcher=joblib hydra.launcher.n_jobs=2
+
+The tree is the one of `params.yaml`; `set.<stage>...` changes any value. A job resolves its configuration into
+its own folder below `multirun/` and runs `python -m unival run` there in a process of its own, so that a sweep
+and the pipeline execute the same code; its outs stay in that folder.
+"""
+
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from unival import compose, files, provenance, tracking
+from unival.errors import UserError
+
+
+def main(arguments: Sequence[str]) -> None:
+    """Run a sweep from the command line's arguments.
+
+    Raises:
+        UserError: bad override, or a job failed.
+    """
+    import hydra
+
+    fixed = compose.overrides_of(compose.read_params())
+    given = [f"++{word}" if word.startswith("set.") else word for word in arguments]
+    stage = _stage([*fixed, *given])
+    name = _preset(given) or "sweep"
+    sweep_id = f"{name}-{time.strftime('%Y%m%d-%H%M%S')}"
+    parent = _start_parent(stage, sweep_id, given)
+    os.environ |= {"UNIVAL_SWEEP": sweep_id, "HYDRA_FULL_ERROR": "1"}
+    if parent is not None:
+        os.environ["UNIVAL_PARENT_RUN"] = parent
+    places = [f"hydra.sweep.dir=multirun/{sweep_id}", f"hydra.run.dir=multirun/{sweep_id}/0"]
+    sys.argv = ["unival sweep", *given, *fixed, *places]
+    run = hydra.main(version_base="1.3", config_path=str(compose.CONF.resolve()), config_name="config")(_job)
+    try:
+        run()
+    except BaseException as error:
+        _end_parent(stage, parent, "FAILED")
+        if isinstance(error, UserError | subprocess.CalledProcessError):
+            raise UserError(f"sweep {sweep_id}: a job failed: see multirun/{sweep_id}: {error}") from error
+        raise
+    _end_parent(stage, parent, "FINISHED")
+
+
+def _words(given: Sequence[str]) -> list[Any]:
+    """The overrides among the words of the command line, parsed by Hydra."""
+    from hydra.core.override_parser.overrides_parser import OverridesParser
+    from hydra.errors import OverrideParseException
+
+    words = [word for word in given if "=" in word and not word.startswith("-")]
+    try:
+        return OverridesParser.create().parse_overrides(words)
+    except OverrideParseException as error:
+        raise UserError(f"sweep: {' '.join(str(error).split())}") from error
+
+
+def _stage(given: Sequence[str]) -> str:
+    """The stage that is swept."""
+    fixed = [
+        word.input_line
+        for word in _words(given)
+        if not word.is_sweep_override() and not str(word.key_or_group).startswith("hydra")
+    ]
+    tree = compose.compose(fixed)
+    if tree.get("stage") is None:
+        raise UserError("sweep: no stage is chosen: add stage=finetune, or a preset: +sweep=<name>")
+    return str(tree.stage.stage)
+
+
+def _preset(given: Sequence[str]) -> str | None:
+    return next((str(word.value()) for word in _words(given) if word.key_or_group == "sweep"), None)
+
+
+def _job(tree: Any) -> None:
+    """One job: resolve, then run the stage in a process of its own."""
+    from hydra.core.hydra_config import HydraConfig
+    from omegaconf import OmegaConf
+
+    state = HydraConfig.get()
+    folder = Path(state.runtime.output_dir)
+    overlay: Any = OmegaConf.to_container(tree.set, resolve=True)
+    values = compose.resolve(tree, overlay)
+    path = folder / "config.yaml"
+    files.write_text(path, compose.dump(values))
+    fixed = set(compose.overrides_of(compose.read_params()))
+    changed = [word for word in state.overrides.task if word not in fixed]
+    label = " ".join(word.lstrip("+").removeprefix("set.") for word in changed)
+    environment = {**os.environ, "UNIVAL_RUN_NAME": label, "UNIVAL_OVERRIDES": " ".join(changed)}
+    command = [sys.executable, "-m", "unival", "run", values["stage"], "--config", str(path), "--out", str(folder)]
+    with (folder / "log.txt").open("w", encoding="utf-8") as log:
+        done = subprocess.run(command, env=environment, stdout=log, stderr=subprocess.STDOUT, check=False)
+    if done.returncode:
+        tail = (folder / "log.txt").read_text(encoding="utf-8").strip().splitlines()[-1:]
+        raise UserError(f"{folder}: {''.join(tail) or f'exit status {done.returncode}'}")
+
+
+def _start_parent(stage: str, sweep_id: str, given: Sequence[str]) -> str | None:
+    if os.environ.get("UNIVAL_TRACKING") == "off":
+        return None
+    client, experiment = tracking.connect(stage)
+    tags = {**provenance.tags(), "unival.stage": stage, "sweep.id": sweep_id, "hydra.overrides": " ".join(given)}
+    return str(client.create_run(experiment, run_name=sweep_id, tags=tags).info.run_id)
+
+
+def _end_parent(stage: str, parent: str | None, status: str) -> None:
+    """Close the parent with a table of its children, printed too."""
+    if parent is None:
+        return
+    client, experiment = tracking.connect(stage)
+    children = client.search_runs([experiment], f"tags.mlflow.parentRunId = '{parent}'", order_by=["start_time"])
+    rows = [
+        {"run": child.info.run_name, "status": child.info.status}
+        | {key: value for key, value in sorted(child.data.metrics.items()) if key.startswith("summary/")}
+        for child in children
+    ]
+    columns = sorted({key for row in rows for key in row})
+    if rows:
+        client.log_table(parent, {key: [row.get(key) for row in rows] for key in columns}, "children.json")
+    client.set_terminated(parent, status)
+    for row in rows:
+        print("  ".join(f"{key}={_short(value)}" for key, value in row.items()))
+
+
+def _short(value: Any) -> str:
+    return f"{value:.4g}" if isinstance(value, float) else str(value)
