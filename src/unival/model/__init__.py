@@ -1,0 +1,1 @@
+"""The model: UnIVAL as a `transformers` citizen, its encoders, processor and checkpoint conversion."""
