@@ -1,0 +1,26 @@
+"""Build the benchmark: manifests, media shards, tokenizer, table of rejected rows."""
+
+from dataclasses import dataclass
+
+from unival.data.prepare import PrepareConfig
+from unival.data.prepare import prepare as build
+from unival.stages.base import StageIO
+
+
+@dataclass(frozen=True)
+class Config:
+    """`conf/stage/prepare.yaml`."""
+
+    stage: str
+    item: None
+    benchmark: PrepareConfig
+
+
+def run(config: Config, io: StageIO) -> None:
+    """Write `data/processed/<benchmark>`."""
+    out = io.out(f"data/processed/{config.benchmark.name}")
+    description = build(config.benchmark, out, "build/config/prepare.yaml: benchmark")
+    for split, facts in description["splits"].items():
+        io.tracker.dataset(f"{config.benchmark.name}-{split}", facts["digest"], str(out / split), split)
+        io.tracker.metrics({f"rows/{split}/{task}": rows for task, rows in facts["rows"].items()})
+    io.tracker.metrics({"summary/rejected": description["rejected"]})

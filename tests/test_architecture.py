@@ -1,0 +1,101 @@
+"""The shape of the package: direction of imports, and one name per stage everywhere."""
+
+import ast
+from pathlib import Path
+
+import pytest
+import yaml
+
+from unival.stages import STAGES, module
+
+ROOT = Path(__file__).parents[1]
+SOURCE = ROOT / "src/unival"
+LAYERS = (
+    ("errors", "compat"),
+    ("files", "registry", "record", "config", "vocab"),
+    ("data", "model", "metrics", "merging"),
+    ("tasks", "engine"),
+    ("provenance", "tracking"),
+    ("stages", "report"),
+    ("compose", "sweep", "doctor", "cli", "__main__"),
+)
+"""A layer imports the layers before it, and within itself except for the siblings of the third."""
+SIBLINGS = set(LAYERS[2])
+HOMES = {
+    "mlflow": {"tracking"},
+    "hydra": {"compose", "sweep"},
+    "omegaconf": {"compose", "sweep"},
+    "dvc": set(),
+    "dvclive": set(),
+}
+"""Packages that only these may import."""
+LIGHT = ("model", "engine", "merging")
+"""They import without mlflow, dvc, hydra, omegaconf and av: a GPU machine may have none of them."""
+
+
+def part(path: Path) -> str:
+    """The top-level module or package a file belongs to."""
+    relative = path.relative_to(SOURCE)
+    return relative.parts[0].removesuffix(".py")
+
+
+def imports(path: Path) -> list[tuple[str, bool]]:
+    """(dotted module, at module level) of every import in a file."""
+    tree = ast.parse(path.read_text())
+    top = {id(node) for node in tree.body}
+    found = []
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            found += [(alias.name, id(node) in top) for alias in node.names]
+        elif isinstance(node, ast.ImportFrom) and node.module and node.level == 0:
+            if node.module == "unival":
+                found += [(f"unival.{alias.name}", id(node) in top) for alias in node.names]
+            else:
+                found.append((node.module, id(node) in top))
+    return found
+
+
+FILES = sorted(path for path in SOURCE.rglob("*.py") if path.parent != SOURCE or path.name != "__init__.py")
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(SOURCE)))
+def test_imports_point_down(path: Path) -> None:
+    rank = {name: number for number, layer in enumerate(LAYERS) for name in layer}
+    own = part(path)
+    assert own in rank, f"{path}: give '{own}' a place in LAYERS"
+    for name, _ in imports(path):
+        if not name.startswith("unival."):
+            continue
+        other = name.split(".")[1]
+        assert other in rank, f"{path}: imports {name}, which has no place in LAYERS"
+        assert rank[other] <= rank[own], f"{path}: imports {name} from a layer above"
+        assert not ({own, other} <= SIBLINGS and own != other), f"{path}: siblings: imports {name}"
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(SOURCE)))
+def test_tools_stay_in_their_place(path: Path) -> None:
+    for name, top in imports(path):
+        package = name.split(".")[0]
+        if package in HOMES:
+            assert part(path) in HOMES[package], f"{path}: imports {package}"
+            assert not top, f"{path}: imports {package} when it is imported: move it into the function"
+        if part(path) in LIGHT:
+            assert package != "av", f"{path}: imports av"
+
+
+def test_one_name_per_stage() -> None:
+    declared = set(yaml.safe_load((ROOT / "dvc.yaml").read_text())["stages"]) - {"compose"}
+    templates = {path.stem for path in (ROOT / "conf/stage").glob("*.yaml")}
+    files = {path.stem for path in (SOURCE / "stages").glob("*.py")} - {"__init__", "base"}
+    assert declared == set(STAGES) == templates == files
+    for name in STAGES:
+        assert yaml.safe_load((ROOT / f"conf/stage/{name}.yaml").read_text())["stage"] == name
+        assert module(name).run and module(name).Config
+
+
+def test_every_command_of_the_pipeline_names_its_own_stage() -> None:
+    for name, stage in yaml.safe_load((ROOT / "dvc.yaml").read_text())["stages"].items():
+        command = stage.get("do", stage)["cmd"]
+        assert command.startswith("PYTHONPATH=src python -m unival "), "imports the code beside it"
+        expected = "compose" if name == "compose" else f"run {name} --config build/config/{name}"
+        assert expected in command
