@@ -1,0 +1,166 @@
+"""The streaming engine: inputs by chunks through a method to a file, a live model or a state dict.
+
+Elements are worked on in blocks of a fixed size that start at fixed places of each tensor, on one thread, so
+the result does not depend on chunk size, number of threads or order of the models. Worker threads take whole
+chunks; the main thread writes them in order.
+"""
+
+import contextlib
+from collections import deque
+from collections.abc import Generator, Iterator, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, field
+from queue import SimpleQueue
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from unival import config
+from unival.errors import UserError
+from unival.merging.align import Assignment, align, tied_names
+from unival.merging.checkpoint import Source
+from unival.merging.job import Job, Scratch, Settings
+from unival.merging.methods import METHODS, Method
+from unival.merging.recipe import Recipe, coefficients
+
+
+@dataclass
+class Plan:
+    """A recipe applied to sources: what happens to each tensor, ready to stream."""
+
+    recipe: Recipe
+    models: dict[str, Source]
+    base: Source | None
+    settings: Settings = field(default_factory=Settings)
+    statistics: Mapping[str, Source] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        kind = METHODS[self.recipe.method]
+        self.settings.dtype = getattr(torch, self.recipe.accumulate)
+        self._check_models(kind)
+        order = self.recipe.models if kind.ordered else sorted(self.recipe.models)
+        self.models = {name: self.models[name] for name in order}
+        options: Any = config.build(kind.Options, self.recipe.options, "merge recipe: options")
+        self.method = kind(options, self.recipe.seed)
+        self.assignments = align(self.recipe, self.models, self.base, kind.needs_base)
+        self.tied = tied_names(self.models, self.assignments)
+        table = coefficients(self.recipe, [found.name for found in self.assignments])
+        self.jobs = {
+            found.name: self._job(found, *table[found.name], kind)
+            for found in self.assignments
+            if found.copy_from is None and found.name not in self.tied
+        }
+
+    def _check_models(self, kind: type[Method]) -> None:
+        missing = sorted(set(self.recipe.models) - set(self.models))
+        if missing:
+            raise UserError(f"merge recipe: no checkpoint was given for {', '.join(missing)}")
+        if kind.needs_base and self.base is None:
+            raise UserError(f"merge recipe: method '{self.recipe.method}' needs a base checkpoint: give one")
+        uses_scale = self.recipe.depth is not None or any(rule.scale != 1 for rule in self.recipe.modules)
+        if uses_scale and not kind.needs_base:
+            raise UserError(
+                f"merge recipe: depth and module scales act on task vectors, which '{self.recipe.method}' "
+                "does not have: use 'task_arithmetic', or module weights"
+            )
+
+    def _job(
+        self, found: Assignment, weights: dict[str, float] | None, scale: float, kind: type[Method]
+    ) -> Job:
+        sources = [self.models[owner] for owner in found.owners]
+        chosen = tuple(weights[owner] for owner in found.owners) if weights is not None else None
+        return Job(found, sources, self.base if kind.needs_base else None, chosen, scale, self.settings)
+
+    def stream(self) -> Generator[tuple[Assignment, int, Tensor]]:
+        """(assignment, first element, merged elements in the output type) in the order of `assignments`.
+
+        The order is the caller's: sort `assignments` first. A tensor is overwritten by the next step.
+        """
+        with single_threaded():
+            self.method.prepare(list(self.jobs.values()))
+            tasks = self._tasks()
+            if self.settings.threads == 1:
+                for assignment, start, end, job, state in tasks:
+                    yield (
+                        assignment,
+                        start,
+                        self._work(assignment, start, end, job, state, self.settings.scratch),
+                    )
+            else:
+                yield from self._pooled(tasks)
+
+    def _tasks(self) -> Iterator[tuple[Assignment, int, int, Job | None, Any]]:
+        for assignment in self.assignments:
+            job = self.jobs.get(self.tied.get(assignment.name, assignment.name))
+            state = self.method.start(job) if job else None
+            for start in range(0, assignment.spec.count, self.settings.chunk):
+                yield assignment, start, min(start + self.settings.chunk, assignment.spec.count), job, state
+
+    def _pooled(self, tasks: Iterator[Any]) -> Iterator[tuple[Assignment, int, Tensor]]:
+        scratches: SimpleQueue[Scratch] = SimpleQueue()
+        for _ in range(self.settings.threads):
+            scratches.put(Scratch())
+
+        def work(found: Assignment, start: int, end: int, job: Job | None, state: Any) -> Tensor:
+            scratch = scratches.get()
+            try:
+                return self._work(found, start, end, job, state, scratch)
+            finally:
+                scratches.put(scratch)
+
+        waiting: deque[tuple[Assignment, int, Future[Tensor]]] = deque()
+        with ThreadPoolExecutor(
+            self.settings.threads, initializer=torch.set_num_threads, initargs=(1,)
+        ) as pool:
+            for task in tasks:
+                waiting.append((task[0], task[1], pool.submit(work, *task)))
+                while len(waiting) > 2 * self.settings.threads:
+                    assignment, start, done = waiting.popleft()
+                    yield assignment, start, done.result()
+            for assignment, start, done in waiting:
+                yield assignment, start, done.result()
+
+    def _work(
+        self, found: Assignment, start: int, end: int, job: Job | None, state: Any, scratch: Scratch
+    ) -> Tensor:
+        out = torch.empty(end - start, dtype=found.dtype)
+        if job is None:
+            source = self.base if found.copy_from == "" else self.models[found.copy_from or ""]
+            assert source is not None
+            buffer = scratch.buffer(0, end - start, source.specs[found.name].dtype)
+            return out.copy_(source.read(found.name, start, end - start, buffer))
+        for first, models, base in job.blocks(start, end, scratch):
+            merged = self.method.block(job, state, first, models, base)
+            out[first - start : first - start + len(merged)] = merged
+        return out
+
+
+@contextlib.contextmanager
+def single_threaded() -> Iterator[None]:
+    """Torch on one thread: its reductions and matrix products then do not depend on the machine's threads."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+def merge_states(
+    recipe: Recipe,
+    models: Mapping[str, Source],
+    base: Source | None = None,
+    statistics: Mapping[str, Source] | None = None,
+) -> dict[str, Tensor]:
+    """Merge in memory; the result is a new state dict."""
+    plan = Plan(recipe, dict(models), base, statistics=statistics or {})
+    merged: dict[str, Tensor] = {}
+    for found, start, block in plan.stream():
+        if start == 0:
+            merged[found.name] = torch.empty(found.spec.count, dtype=found.dtype)
+        merged[found.name][start : start + len(block)] = block
+    for found in plan.assignments:
+        merged.setdefault(found.name, torch.empty(0, dtype=found.dtype))
+        merged[found.name] = merged[found.name].view(found.shape)
+    return merged

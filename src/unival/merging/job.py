@@ -1,0 +1,133 @@
+"""One tensor to merge, streamed from its sources in blocks of floats.
+
+Blocks have a fixed size and start at fixed places of the tensor whatever the chunk that was read, so sums
+over blocks and the tails of vector instructions fall the same way for every chunk size and number of threads.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+from unival.errors import UserError
+from unival.merging.align import Assignment
+from unival.merging.checkpoint import Source
+
+CHUNK = 1 << 18
+"""Elements read at once from each model."""
+BLOCK = 1 << 16
+"""Elements worked on at once on the CPU: the working set stays in the second-level cache."""
+DEVICE_BLOCK = 1 << 22
+"""The same on an accelerator."""
+
+
+class Scratch:
+    """Reused memory of one worker."""
+
+    def __init__(self) -> None:
+        self._buffers: dict[int, Tensor] = {}
+
+    def buffer(self, slot: int, count: int, dtype: torch.dtype) -> Tensor:
+        """At least `count` elements of `dtype` as bytes; one buffer per slot."""
+        size = count * dtype.itemsize
+        if slot not in self._buffers or len(self._buffers[slot]) < size:
+            self._buffers[slot] = torch.empty(size, dtype=torch.uint8)
+        return self._buffers[slot]
+
+
+@dataclass
+class Settings:
+    """How to stream; only `dtype` (of the arithmetic) changes results."""
+
+    dtype: torch.dtype = torch.float32
+    chunk: int = CHUNK
+    threads: int = 1
+    device: torch.device = field(default_factory=lambda: torch.device("cpu"))
+    scratch: Scratch = field(default_factory=Scratch)
+
+    def __post_init__(self) -> None:
+        self.block = BLOCK if self.device.type == "cpu" else DEVICE_BLOCK
+        self.chunk = max(self.chunk // self.block, 1) * self.block
+
+
+@dataclass
+class Job:
+    """One tensor of the output that is computed."""
+
+    assignment: Assignment
+    sources: list[Source]
+    base: Source | None
+    weights: tuple[float, ...] | None
+    """Per model; None where the recipe gives none."""
+    scale: float
+    """Factor on the task vector, from module rules and depth."""
+    settings: Settings
+
+    @property
+    def name(self) -> str:
+        return self.assignment.name
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return self.assignment.shape
+
+    @property
+    def models(self) -> tuple[str, ...]:
+        """The models that take part, in canonical order."""
+        return self.assignment.owners
+
+    @property
+    def count(self) -> int:
+        return self.assignment.spec.count
+
+    def blocks(
+        self, begin: int = 0, end: int | None = None, scratch: Scratch | None = None
+    ) -> Iterator[tuple[int, list[Tensor], Tensor | None]]:
+        """(first element, models, base): float blocks, only to be read; the next step overwrites them.
+
+        Raises:
+            UserError: NaN or infinity in an input.
+        """
+        settings = self.settings
+        scratch = scratch or settings.scratch
+        end = self.count if end is None else end
+        inputs = [*self.sources, *([self.base] if self.base else [])]
+        for chunk in range(begin, end, settings.chunk):
+            count = min(settings.chunk, end - chunk)
+            raw = [
+                source.read(self.name, chunk, count, scratch.buffer(i, count, source.specs[self.name].dtype))
+                for i, source in enumerate(inputs)
+            ]
+            for start in range(0, count, settings.block):
+                parts = [t[start : start + settings.block].to(settings.device, settings.dtype) for t in raw]
+                for source, part in zip(inputs, parts, strict=True):
+                    if not finite(part):
+                        self._refuse(source, part, chunk + start)
+                yield chunk + start, parts[: len(self.sources)], parts[-1] if self.base else None
+
+    def whole(self) -> tuple[list[Tensor], Tensor | None]:
+        """(models, base): the complete tensors, for methods that need them."""
+        dtype, device = self.settings.dtype, self.settings.device
+        models = [torch.empty(self.count, dtype=dtype, device=device) for _ in self.sources]
+        base = torch.empty_like(models[0]) if self.base else None
+        for start, parts, part in self.blocks():
+            for model, values in zip(models, parts, strict=True):
+                model[start : start + len(values)] = values
+            if base is not None and part is not None:
+                base[start : start + len(part)] = part
+        return [model.view(self.shape) for model in models], base.view(
+            self.shape
+        ) if base is not None else None
+
+    def _refuse(self, source: Source, part: Tensor, start: int) -> None:
+        bad = (~torch.isfinite(part)).nonzero()[:, 0]
+        raise UserError(
+            f"{source.label}: {self.name}: NaN or infinite values, the first of {len(bad)} in this block at "
+            f"element {start + int(bad[0])}: this checkpoint is broken; leave it out or train it again"
+        )
+
+
+def finite(tensor: Tensor) -> bool:
+    """Whether all elements are finite; one cheap sum in the usual case."""
+    return bool(torch.isfinite(tensor.sum())) or bool(torch.isfinite(tensor).all())

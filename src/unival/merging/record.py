@@ -1,0 +1,283 @@
+"""`merge`: from model folders to a model folder with a record, and `verify`: repeat a merge and compare.
+
+The output folder is written under another name and renamed when it is complete, so a merge that was killed
+leaves nothing that looks finished. merge.json holds the canonical recipe, the SHA-256 of every input and
+output file, versions and counts; the same record (without the output) is in the metadata of the weights.
+"""
+
+import contextlib
+import json
+import os
+import platform
+import shutil
+import tempfile
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+
+import unival
+from unival import files
+from unival.errors import UserError
+from unival.merging import hashing
+from unival.merging.align import Assignment
+from unival.merging.checkpoint import INDEX, WEIGHTS, Checkpoint, Spec, Writer, layout, weight_files
+from unival.merging.engine import Plan
+from unival.merging.job import CHUNK, Settings
+from unival.merging.recipe import Recipe, as_recipe
+
+RECORD = "merge.json"
+NOT_COPIED = {RECORD, INDEX, "training.json", "README.md"}
+
+
+def merge(
+    recipe: Recipe | Mapping[str, Any],
+    inputs: Mapping[str, Path | str],
+    base: Path | str | None,
+    out: Path | str,
+    *,
+    statistics: Mapping[str, Path | str] | None = None,
+    threads: int = 1,
+    chunk: int = CHUNK,
+    device: str = "cpu",
+    shard_bytes: int | None = None,
+) -> dict[str, Any]:
+    """Merge checkpoints into the new folder `out` and return the record written to out/merge.json.
+
+    Args:
+        recipe: what to do; a mapping is checked key by key.
+        inputs: where each model of the recipe lies: a folder or a safetensors file.
+        base: the common starting point; needed by methods on task vectors and by some align rules.
+        statistics: per model, a safetensors file with its Fisher or Gram statistics.
+        threads: workers; chunk: elements read at once. Neither changes a byte of the result.
+        shard_bytes: start another file before one grows beyond this.
+
+    Raises:
+        UserError: models that do not fit together, broken inputs, a full disk, an unusable output.
+    """
+    recipe, out = as_recipe(recipe), Path(out)
+    with contextlib.ExitStack() as stack:
+        models = {
+            name: stack.enter_context(Checkpoint(inputs[name])) for name in recipe.models if name in inputs
+        }
+        origin = stack.enter_context(Checkpoint(base)) if base is not None else None
+        extra = {name: stack.enter_context(Checkpoint(path)) for name, path in (statistics or {}).items()}
+        settings = Settings(chunk=chunk, threads=threads, device=torch.device(device))
+        plan = Plan(recipe, dict(models), origin, settings, dict(extra))
+        paths = {name: Path(inputs[name]) for name in sorted(recipe.models)}
+        record: dict[str, Any] = {
+            "recipe": recipe.canonical(),
+            "recipe_digest": recipe.digest(),
+            "inputs": {name: hashing.digests(weight_files(path)) for name, path in paths.items()},
+            "base": hashing.digests(weight_files(Path(base))) if base is not None else None,
+            "statistics": {n: hashing.digests(weight_files(Path(p))) for n, p in (statistics or {}).items()},
+            "versions": {
+                "unival": unival.__version__,
+                "torch": str(torch.__version__),
+                "machine": platform.machine(),
+            },
+        }
+        with new_folder(out) as folder:
+            metadata = {"format": "pt", "unival_merge": json.dumps(record, sort_keys=True)}
+            outputs = _write(plan, folder, metadata, shard_bytes)
+            differences = copy_side_files(folder, Path(base) if base is not None else None, paths)
+            record |= {
+                "outputs": outputs,
+                "paths": {
+                    "inputs": {name: _relative(path, out) for name, path in paths.items()},
+                    "base": _relative(base, out) if base is not None else None,
+                    "statistics": {name: _relative(path, out) for name, path in (statistics or {}).items()},
+                },
+                "shard_bytes": shard_bytes,
+                "tensors": summary(plan),
+                "clamps": plan.method.clamps,
+                "config_differences": differences,
+            }
+            files.write_json(folder / RECORD, record)
+    return record
+
+
+def verify(
+    out: Path | str,
+    inputs: Mapping[str, Path | str] | None = None,
+    base: Path | str | None = None,
+    **settings: Any,
+) -> dict[str, Any]:
+    """Check a merged folder against its record, and repeat the merge.
+
+    Inputs are looked for where the record says, unless given. Hashes are computed anew, never from the cache.
+
+    Raises:
+        UserError: what differs: an input, the stored output, the recipe, or the repeated output.
+    """
+    out = Path(out)
+    try:
+        record = json.loads((out / RECORD).read_text(encoding="utf-8"))
+        paths, recipe = record["paths"], as_recipe(record["recipe"], f"{out / RECORD}: recipe")
+    except (OSError, ValueError, KeyError) as error:
+        raise UserError(f"{out}: no readable {RECORD} ({error}): this is not a merge") from error
+    where = {name: (inputs or {}).get(name, (out / path).resolve()) for name, path in paths["inputs"].items()}
+    origin = base or ((out / paths["base"]).resolve() if paths["base"] else None)
+    extra = {name: (out / path).resolve() for name, path in paths["statistics"].items()}
+    hashing.compare(record["outputs"], out, "the merged weights")
+    for name, path in where.items():
+        hashing.compare(record["inputs"][name], Path(path), f"model '{name}'")
+    for name, path in extra.items():
+        hashing.compare(record["statistics"][name], path, f"statistics of '{name}'")
+    if origin:
+        hashing.compare(record["base"], Path(origin), "the base")
+    if recipe.digest() != record["recipe_digest"]:
+        raise UserError(f"{out / RECORD}: the recipe was changed after the merge: its digest differs")
+    with tempfile.TemporaryDirectory(prefix=".verify-", dir=out.parent) as folder:
+        again = merge(
+            recipe, where, origin, Path(folder) / "merged", statistics=extra,
+            shard_bytes=record["shard_bytes"], **settings,
+        )  # fmt: skip
+    if again["outputs"] != record["outputs"]:
+        versions = "" if again["versions"] == record["versions"] else f" (recorded with {record['versions']})"
+        raise UserError(
+            f"{out}: the repeated merge gives other bytes{versions}: the output or the code was changed"
+        )
+    return again
+
+
+@contextlib.contextmanager
+def new_folder(out: Path) -> Iterator[Path]:
+    """A folder that appears as `out` when the block ends well. An earlier merge there is replaced.
+
+    Raises:
+        UserError: `out` holds something that is not a merge, or cannot be written.
+    """
+    if out.exists() and not (out.is_dir() and ((out / RECORD).is_file() or not any(out.iterdir()))):
+        raise UserError(f"{out}: exists and is not a merge: remove it or choose another folder")
+    try:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        for stale in out.parent.glob(f".{out.name}.*.part"):
+            if not _alive(int(stale.name.split(".")[-2])):
+                shutil.rmtree(stale, ignore_errors=True)
+        folder = out.with_name(f".{out.name}.{os.getpid()}.part")
+        shutil.rmtree(folder, ignore_errors=True)
+        folder.mkdir()
+    except OSError as error:
+        raise UserError(f"{out.parent}: cannot write here: {error.strerror}") from error
+    try:
+        yield folder
+        if out.exists():
+            shutil.rmtree(out)
+        folder.rename(out)
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def _alive(process: int) -> bool:
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True
+    return True
+
+
+def _write(plan: Plan, folder: Path, metadata: Mapping[str, str], shard_bytes: int | None) -> dict[str, str]:
+    """Stream the plan into one file, or shards with an index; returns the digest of each file."""
+    specs = {found.name: found.spec for found in plan.assignments}
+    order = {name: number for number, name in enumerate(layout(specs))}
+    plan.assignments.sort(key=lambda found: order[found.name])
+    shards = _shards(plan.assignments, shard_bytes)
+    names = {
+        found.name: WEIGHTS
+        if len(shards) == 1
+        else f"model-{number + 1:05d}-of-{len(shards):05d}.safetensors"
+        for number, shard in enumerate(shards)
+        for found in shard
+    }
+    outputs: dict[str, str] = {}
+    writer: Writer | None = None
+    stream = plan.stream()
+    try:
+        for found, _, block in stream:
+            file = folder / names[found.name]
+            if writer is None or writer.path != file:
+                if writer is not None:
+                    outputs[writer.path.name] = writer.close()
+                within: dict[str, Spec] = {name: specs[name] for name in specs if names[name] == file.name}
+                writer = Writer(file, within, metadata)
+            writer.write(block)
+        if writer is not None:
+            outputs[writer.path.name] = writer.close()
+    finally:
+        stream.close()
+        if writer is not None:
+            writer.abandon()
+    if len(shards) > 1:
+        total = sum(spec.nbytes for spec in specs.values())
+        files.write_json(folder / INDEX, {"metadata": {"total_size": total}, "weight_map": names})
+    return outputs
+
+
+def _shards(assignments: list[Assignment], limit: int | None) -> list[list[Assignment]]:
+    shards: list[list[Assignment]] = [[]]
+    size = 0
+    for found in assignments:
+        if limit is not None and shards[-1] and size + found.spec.nbytes > limit:
+            shards.append([])
+            size = 0
+        shards[-1].append(found)
+        size += found.spec.nbytes
+    return shards
+
+
+def summary(plan: Plan) -> dict[str, Any]:
+    """The one-page report: how many tensors each rule took, which were copied and from where, ties."""
+    counts: dict[str, int] = {}
+    copied: dict[str, int] = {}
+    for found in plan.assignments:
+        counts[found.rule] = counts.get(found.rule, 0) + 1
+        if found.copy_from is not None:
+            owner = found.copy_from or "(base)"
+            copied[owner] = copied.get(owner, 0) + 1
+    merged = sum(job.count for job in plan.jobs.values())
+    return {"rules": counts, "copied": copied, "tied": plan.tied, "merged_parameters": merged}
+
+
+def copy_side_files(folder: Path, base: Path | None, models: Mapping[str, Path]) -> dict[str, Any]:
+    """Copy configuration, tokenizer and the like from the base, or else the first model.
+
+    In config.json, a part that this model lacks (an encoder that only another model has) is taken from the
+    model that has it. Returns the keys whose values differ, with the value of each model.
+    """
+    folders = {
+        name: path for name, path in {"": base, **models}.items() if path is not None and path.is_dir()
+    }
+    if not folders:
+        return {}
+    first = next(iter(folders.values()))
+    for file in sorted(first.iterdir()):
+        if file.is_file() and file.suffix != ".safetensors" and file.name not in NOT_COPIED:
+            shutil.copyfile(file, folder / file.name)
+    configs = {
+        name or "(base)": json.loads((path / "config.json").read_text(encoding="utf-8"))
+        for name, path in folders.items()
+        if (path / "config.json").is_file()
+    }
+    if not configs:
+        return {}
+    differences = {}
+    merged = next(iter(configs.values()))
+    for key in sorted(set().union(*configs.values())):
+        values = {name: config.get(key) for name, config in configs.items()}
+        distinct = [json.loads(text) for text in {json.dumps(v, sort_keys=True) for v in values.values()}]
+        if len(distinct) > 1:
+            differences[key] = values
+            present = [value for value in distinct if value is not None]
+            if merged.get(key) is None and len(present) == 1:
+                merged[key] = present[0]
+    if differences:
+        files.write_json(folder / "config.json", merged)
+    return differences
+
+
+def _relative(path: Path | str, out: Path) -> str:
+    return os.path.relpath(Path(path).resolve(), out.resolve())
