@@ -1,0 +1,180 @@
+"""Checkpoints of a run: whole or absent, and readable without executing anything in them.
+
+A checkpoint is the folder `step-00001234`: `model.safetensors` (weights and buffers), `state.pt` (optimiser and
+average; loads with weights_only) and `meta.json` (step, what the run needs to go on, digests of the other
+files). It is written beside its place, synced to disk and renamed, so a crash or a full disk at any moment
+leaves the previous one valid. A damaged checkpoint is passed over for the one before it.
+"""
+
+import json
+import os
+import shutil
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from unival import files
+from unival.errors import UserError
+
+WEIGHTS, STATE, META = "model.safetensors", "state.pt", "meta.json"
+
+
+@contextmanager
+def atomic_folder(path: Path) -> Iterator[Path]:
+    """Yield an empty folder beside `path`; on success its files are synced and it takes the place of `path`.
+
+    Raises:
+        UserError: no space, or the place cannot be written to. What was there stays.
+    """
+    part, old = path.with_name(f".{path.name}.part"), path.with_name(f".{path.name}.old")
+    try:
+        shutil.rmtree(part, ignore_errors=True)
+        part.mkdir(parents=True)
+        yield part
+        for item in [*part.rglob("*"), part]:
+            sync(item)
+        if path.exists():
+            shutil.rmtree(old, ignore_errors=True)
+            path.rename(old)
+        part.rename(path)
+        sync(path.parent)
+        shutil.rmtree(old, ignore_errors=True)
+    except OSError as error:
+        raise UserError(f"{path}: cannot write: {error.strerror or error}") from error
+    except SafetensorError as error:  # its message of a full disk
+        raise UserError(f"{path}: cannot write: {error}") from error
+    finally:
+        shutil.rmtree(part, ignore_errors=True)
+
+
+def sync(path: Path) -> None:
+    """Flush one file or folder to disk."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def unique_tensors(model: nn.Module) -> dict[str, Tensor]:
+    """Weights and buffers under their first name each: tied weights once, as safetensors wants them."""
+    seen: set[tuple[int, torch.Size]] = set()
+    tensors = {}
+    for name, tensor in model.state_dict().items():
+        place = (tensor.data_ptr(), tensor.shape)
+        if tensor.numel() and place in seen:
+            continue
+        seen.add(place)
+        tensors[name] = tensor.contiguous()
+    return tensors
+
+
+def architecture(model: nn.Module) -> str:
+    """Digest of the names, shapes and types of a model's tensors."""
+    return files.digest([(n, list(t.shape), str(t.dtype)) for n, t in unique_tensors(model).items()])
+
+
+def load_weights(model: nn.Module, path: Path) -> None:
+    """Copy the weights of a file into the model.
+
+    Raises:
+        UserError: unreadable file, or weights of another architecture.
+    """
+    try:
+        stored = load_file(path)
+    except (OSError, SafetensorError) as error:
+        raise UserError(f"{path}: not a readable weights file: {error}") from error
+    own = unique_tensors(model)
+    for name, tensor in own.items():
+        if name not in stored:
+            raise UserError(f"{path}: weights of another architecture: '{name}' is missing")
+        if stored[name].shape != tensor.shape:
+            shapes = f"{tuple(stored[name].shape)}, the model wants {tuple(tensor.shape)}"
+            raise UserError(f"{path}: weights of another architecture: '{name}' is {shapes}")
+    if extra := sorted(set(stored) - set(own)):
+        raise UserError(f"{path}: weights of another architecture: the model has no '{extra[0]}'")
+    with torch.no_grad():
+        for name, tensor in model.state_dict().items():
+            if name in stored:
+                tensor.copy_(stored[name])
+
+
+class Checkpoints:
+    """The checkpoints of one run in its scratch folder: the last `keep`, and the best by validation."""
+
+    def __init__(self, folder: Path, keep: int) -> None:
+        self.folder = folder
+        self.keep = keep
+
+    @property
+    def best(self) -> Path:
+        """Weights of the best validation so far."""
+        return self.folder / "best.safetensors"
+
+    def steps(self) -> list[int]:
+        """Steps that have a checkpoint, ascending."""
+        return sorted(int(path.name.removeprefix("step-")) for path in self.folder.glob("step-*"))
+
+    def path(self, step: int) -> Path:
+        """Folder of the checkpoint after `step` updates."""
+        return self.folder / f"step-{step:08d}"
+
+    def save(self, step: int, model: nn.Module, state: Mapping[str, Any], meta: Mapping[str, Any]) -> Path:
+        """Write the checkpoint after `step` updates, then drop the oldest."""
+        path = self.path(step)
+        with atomic_folder(path) as part:
+            save_file(unique_tensors(model), part / WEIGHTS)
+            torch.save(dict(state), part / STATE)
+            digests = {name: files.file_digest(part / name) for name in (WEIGHTS, STATE)}
+            content = {**meta, "step": step, "architecture": architecture(model), "digests": digests}
+            files.write_json(part / META, content)
+        for old in self.steps()[: -self.keep]:
+            shutil.rmtree(self.path(old), ignore_errors=True)
+        return path
+
+    def save_best(self, model: nn.Module) -> None:
+        """Write the best weights."""
+        with files.atomic(self.best) as part:
+            save_file(unique_tensors(model), part)
+
+    def latest(self) -> tuple[Path, dict[str, Any]] | None:
+        """The newest whole checkpoint and its meta; None when there is none."""
+        for step in reversed(self.steps()):
+            path = self.path(step)
+            meta = _whole(path)
+            if meta is not None:
+                return path, meta
+        return None
+
+    def restore(self, path: Path, meta: Mapping[str, Any], model: nn.Module) -> dict[str, Any]:
+        """Load the weights into the model; returns the state.
+
+        Raises:
+            UserError: a checkpoint of another architecture.
+        """
+        load_weights(model, path / WEIGHTS)
+        if meta["architecture"] != architecture(model):
+            raise UserError(f"{path}: a checkpoint of another architecture: delete {self.folder} to start anew")
+        return torch.load(path / STATE, map_location="cpu", weights_only=True)
+
+    def clear(self) -> None:
+        """Remove all checkpoints: the run is complete."""
+        for step in self.steps():
+            shutil.rmtree(self.path(step), ignore_errors=True)
+        self.best.unlink(missing_ok=True)
+
+
+def _whole(path: Path) -> dict[str, Any] | None:
+    try:
+        meta = json.loads((path / META).read_text(encoding="utf-8"))
+        if all(files.file_digest(path / name) == value for name, value in meta["digests"].items()):
+            return meta
+    except (OSError, ValueError, KeyError):
+        return None
+    return None

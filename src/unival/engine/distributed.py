@@ -1,0 +1,69 @@
+"""Ranks: torchrun starts them, PyTorch connects them. One process is a world of one, without any set-up."""
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import timedelta
+
+import torch
+import torch.distributed as dist
+
+TIMEOUT = timedelta(minutes=30)  # others wait in a collective while rank 0 evaluates; torchrun ends them if it dies
+
+
+@dataclass(frozen=True)
+class World:
+    """This process among all."""
+
+    rank: int
+    size: int
+    device: torch.device
+
+    @property
+    def is_main(self) -> bool:
+        """Rank 0 writes files and shows progress."""
+        return self.rank == 0
+
+    def sum(self, values: list[float]) -> list[float]:
+        """Element-wise sum over the ranks, in float64, equal on all of them."""
+        if self.size == 1:
+            return values
+        tensor = torch.tensor(values, dtype=torch.float64, device=self.device)
+        dist.all_reduce(tensor)
+        return tensor.tolist()
+
+    def sum_(self, tensor: torch.Tensor) -> torch.Tensor:
+        """In-place sum of a tensor over the ranks."""
+        if self.size > 1:
+            dist.all_reduce(tensor)
+        return tensor
+
+    def barrier(self) -> None:
+        """Wait for all ranks."""
+        if self.size > 1:
+            dist.barrier()
+
+    def broadcast(self, value: float) -> float:
+        """The value of rank 0 on all ranks."""
+        return self.sum([value if self.is_main else 0.0])[0]
+
+
+@contextmanager
+def world(device: torch.device) -> Iterator[World]:
+    """Join the ranks that torchrun started (RANK, WORLD_SIZE, LOCAL_RANK), leave at the end."""
+    size = int(os.environ.get("WORLD_SIZE", "1"))
+    if size == 1:
+        yield World(0, 1, device)
+        return
+    if device.type == "cuda":
+        device = torch.device("cuda", int(os.environ["LOCAL_RANK"]))
+        torch.cuda.set_device(device)
+    started_here = not dist.is_initialized()
+    if started_here:
+        dist.init_process_group("nccl" if device.type == "cuda" else "gloo", timeout=TIMEOUT)
+    try:
+        yield World(dist.get_rank(), size, device)
+    finally:
+        if started_here:
+            dist.destroy_process_group()

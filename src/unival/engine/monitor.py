@@ -1,0 +1,135 @@
+"""What a person sees of a run: progress, figures per window, and alarms.
+
+Losses stay on the device until a window ends, so that a GPU is never waited for within a step.
+"""
+
+import math
+import resource
+import sys
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor
+from tqdm import tqdm
+
+BOTTLENECK = 0.25
+"""Share of a window spent waiting for data from which on a person is told."""
+
+
+class Callback(Protocol):
+    """Follows a run, on rank 0. A tracker is one."""
+
+    def on_start(self, info: dict[str, Any]) -> None:
+        """Before the first step; `info`: step to start from, steps, parameters, ranks, device."""
+
+    def on_log(self, step: int, values: dict[str, float]) -> None:
+        """After every window and every validation (names start with train/, perf/ or val/)."""
+
+    def on_checkpoint(self, step: int, path: Any) -> None:
+        """After a checkpoint was written."""
+
+    def on_end(self, result: Any) -> None:
+        """After the model was published."""
+
+
+@dataclass
+class Window:
+    """Sums of the steps since the last log line."""
+
+    steps: int = 0
+    tokens: int = 0
+    examples: int = 0
+    started: float = field(default_factory=time.perf_counter)
+    waited: float = 0.0
+    losses: list[Tensor] = field(default_factory=list)
+    norms: list[Tensor] = field(default_factory=list)
+    by_task: Tensor | None = None
+    """(tasks, 2): summed negative log-likelihood and scored tokens."""
+
+    def add_tasks(self, sums_N2: Tensor) -> None:
+        """Add the sums of one micro-batch."""
+        self.by_task = sums_N2 if self.by_task is None else self.by_task + sums_N2
+
+
+class Monitor:
+    """Progress bar and callbacks; silent on ranks other than 0."""
+
+    def __init__(self, title: str, start: int, steps: int, callbacks: Sequence[Callback], shown: bool) -> None:
+        self.callbacks = callbacks if shown else ()
+        self.steps = steps
+        self.title = title
+        self.shown = shown
+        self.warned = False
+        self.bar = tqdm(
+            total=steps, initial=start, desc=title, unit="step", disable=None if shown else True, leave=False,
+            smoothing=0.1, dynamic_ncols=True,
+        )  # fmt: skip
+
+    def tell(self, call: Callable[[Callback], None]) -> None:
+        """Call every callback."""
+        for callback in self.callbacks:
+            call(callback)
+
+    def log(self, step: int, values: dict[str, float]) -> None:
+        """Pass a window's figures on; without a terminal they become a line of text."""
+        self.tell(lambda callback: callback.on_log(step, values))
+        loss = values.get("train/loss")
+        if loss is not None:
+            self.bar.set_postfix_str(f"loss {loss:.3f}")
+        if self.shown and self.bar.disable:
+            print(f"{self.title} {step}/{self.steps} {brief(values)}", file=sys.stderr, flush=True)
+        wait = values.get("perf/data_wait", 0.0)
+        if wait > BOTTLENECK and not self.warned and self.shown:
+            self.warned = True
+            self.say(
+                f"the loader is the bottleneck: {wait:.0%} of the time goes in waiting for data: "
+                "raise `workers` in conf/runtime/ or use smaller media"
+            )
+
+    def say(self, text: str) -> None:
+        """A line for the person, above the bar."""
+        if self.shown:
+            tqdm.write(f"{self.title}: {text}", file=sys.stderr)
+
+    def close(self) -> None:
+        """End the bar."""
+        self.bar.close()
+
+
+def brief(values: dict[str, float]) -> str:
+    """The figures of one log line."""
+    return " ".join(f"{name.split('/', 1)[1]} {value:.4g}" for name, value in values.items())
+
+
+def peak_memory_mib(device: torch.device) -> float:
+    """Largest memory so far: allocated on the GPU, else resident."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device) / 2**20
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+
+
+class SpikeAlarm:
+    """Finds losses that are not finite, or far above their running mean (an average over ~50 steps)."""
+
+    MEMORY = 0.98
+    PATIENCE = 20
+
+    def __init__(self, limit: float) -> None:
+        self.limit = limit
+        self.mean = 0.0
+        self.seen = 0
+
+    def check(self, loss: float, norm: float) -> str | None:
+        """What is wrong with this step's loss per token or gradient norm; None when nothing is."""
+        if not math.isfinite(loss):
+            return f"the loss is {loss}"
+        if not math.isfinite(norm):
+            return f"the gradient norm is {norm}"
+        if self.limit and self.seen >= self.PATIENCE and loss > self.mean + self.limit:
+            return f"the loss jumped to {loss:.2f} from a running mean of {self.mean:.2f}"
+        self.mean = loss if self.seen == 0 else self.MEMORY * self.mean + (1 - self.MEMORY) * loss
+        self.seen += 1
+        return None

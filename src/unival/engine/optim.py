@@ -1,0 +1,144 @@
+"""Optimiser, learning-rate schedule, freezing and the moving average of weights.
+
+The recipe is the original's (reference 2.2): AdamW, the same decay on every parameter, clipping by the global
+norm, linear decay after a warm-up. The learning rate is a pure function of the step.
+"""
+
+import math
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from fnmatch import fnmatchcase
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+
+from unival.errors import UserError
+
+BATCH_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm)
+
+
+@dataclass(frozen=True)
+class OptimizerConfig:
+    """One optimiser for all phases and tasks; defaults of reference 2.2."""
+
+    lr: float
+    """Peak learning rate."""
+    name: Literal["adamw", "sgd"] = "adamw"
+    weight_decay: float = 0.01
+    """Decoupled; on all parameters, as in the original."""
+    betas: tuple[float, ...] = (0.9, 0.999)
+    eps: float = 1e-8
+    clip: float = 5.0
+    """Largest global gradient norm; 0: no clipping."""
+    schedule: Literal["polynomial", "cosine", "constant"] = "polynomial"
+    power: float = 1.0
+    """Exponent of the polynomial decay; 1 is linear."""
+    warmup: float = 0.01
+    """Share of the horizon in which the rate rises linearly."""
+    horizon: int | None = None
+    """Step at which the rate would reach 0; None: the length of training. The original stops far before it."""
+    lr_scale: dict[str, float] = field(default_factory=dict)
+    """Pattern of parameter names -> factor on the rate; the first that matches counts."""
+
+    def __post_init__(self) -> None:
+        if self.lr <= 0:
+            raise ValueError(f"lr is {self.lr}: it must be above 0")
+        if not 0 <= self.warmup <= 1:
+            raise ValueError(f"warmup is {self.warmup}: it is a share of the horizon, between 0 and 1")
+        if len(self.betas) != 2:
+            raise ValueError(f"betas has {len(self.betas)} numbers: give two")
+
+
+def learning_rate(config: OptimizerConfig, step: int, steps: int) -> float:
+    """Rate of the update at `step` (from 0), as fairseq counts: the first update uses 1 / warm-up steps."""
+    horizon = config.horizon or steps
+    warmup = round(config.warmup * horizon)
+    if step < warmup:
+        return config.lr * max(step, 1) / warmup
+    if config.schedule == "constant":
+        return config.lr
+    done = min(1.0, (step - warmup) / max(1, horizon - warmup))
+    if config.schedule == "cosine":
+        return config.lr * 0.5 * (1 + math.cos(math.pi * done))
+    return config.lr * (1 - done) ** config.power
+
+
+def freeze(model: nn.Module, patterns: Iterable[str], batch_norm: bool) -> list[nn.Module]:
+    """Stop gradients of every parameter and module whose dotted name matches a pattern (`*` crosses dots).
+
+    Returns the batch norms to hold in evaluation mode: the frozen ones, and all where `batch_norm` is set.
+
+    Raises:
+        UserError: a pattern that matches nothing.
+    """
+    modules = dict(model.named_modules())
+    for pattern in patterns:
+        hit = [name for name in modules if name and fnmatchcase(name, pattern)]
+        parameters = [p for name, p in model.named_parameters() if fnmatchcase(name, pattern)]
+        if not hit and not parameters:
+            raise UserError(f"freeze: pattern '{pattern}' matches no module or parameter of the model")
+        for name in hit:
+            modules[name].requires_grad_(False)
+        for parameter in parameters:
+            parameter.requires_grad_(False)
+    held = []
+    for module in modules.values():
+        if isinstance(module, BATCH_NORMS):
+            if batch_norm:
+                module.requires_grad_(False)
+            if not any(p.requires_grad for p in module.parameters()):
+                held.append(module)
+    return held
+
+
+def build_optimizer(config: OptimizerConfig, model: nn.Module) -> torch.optim.Optimizer:
+    """Optimiser of the parameters that are not frozen, one group per rate factor (group key `scale`)."""
+    groups: dict[float, list[Tensor]] = {}
+    for name, parameter in model.named_parameters():
+        if parameter.requires_grad:
+            scales = (value for pattern, value in config.lr_scale.items() if fnmatchcase(name, pattern))
+            groups.setdefault(next(scales, 1.0), []).append(parameter)
+    if not groups:
+        raise UserError("freeze: every parameter is frozen: nothing is left to train")
+    parameters = [{"params": tensors, "scale": scale} for scale, tensors in groups.items()]
+    if config.name == "sgd":
+        return torch.optim.SGD(parameters, lr=config.lr, weight_decay=config.weight_decay)
+    betas = (config.betas[0], config.betas[1])
+    return torch.optim.AdamW(
+        parameters, lr=config.lr, betas=betas, eps=config.eps, weight_decay=config.weight_decay, fused=True
+    )
+
+
+def set_rate(optimizer: torch.optim.Optimizer, rate: float) -> None:
+    """Set the learning rate of all groups."""
+    for group in optimizer.param_groups:
+        group["lr"] = rate * group["scale"]
+
+
+class Ema:
+    """Exponential moving average of the trained parameters; buffers are taken as they are."""
+
+    def __init__(self, model: nn.Module, decay: float) -> None:
+        self.decay = decay
+        self.live = {name: p for name, p in model.named_parameters() if p.requires_grad}
+        self.average = {name: p.detach().clone() for name, p in self.live.items()}
+
+    @torch.no_grad()
+    def update(self) -> None:
+        """Take one step towards the weights of the model."""
+        torch._foreach_lerp_(list(self.average.values()), list(self.live.values()), 1 - self.decay)
+
+    @torch.no_grad()
+    def swap(self) -> None:
+        """Exchange the averaged and the trained weights; call twice to be back."""
+        for name, parameter in self.live.items():
+            kept = parameter.detach().clone()
+            parameter.copy_(self.average[name])
+            self.average[name].copy_(kept)
+
+    @torch.no_grad()
+    def load(self, average: dict[str, Tensor]) -> None:
+        """Take the average of a checkpoint."""
+        for name, tensor in self.average.items():
+            tensor.copy_(average[name])

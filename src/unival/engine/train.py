@@ -1,0 +1,453 @@
+"""The training loop, for pretraining and finetuning, on one process or many.
+
+Reading order: `train` -> `Trainer.run` -> `Trainer._update` -> `LossModule`. Everything a step does is a pure
+function of (configuration, weights, step): rows and media by the stateless sampler, dropout by a seed per
+step, so that a run killed at any moment goes on from its last checkpoint to the same bits.
+
+The loss of an update is the sum of token losses over all ranks and micro-batches divided by the number of scored
+tokens in all of them; train-mode batch norm and dropout are the only things that depend on how rows are dealt.
+"""
+
+import json
+import os
+import signal
+import threading
+import time
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torch.nn.parallel import DistributedDataParallel
+
+from unival import files
+from unival.engine.checkpoint import Checkpoints, atomic_folder, load_weights
+from unival.engine.collate import IGNORED, Batch, Collator, Source
+from unival.engine.distributed import World, world
+from unival.engine.loader import Loader, StepBatches
+from unival.engine.mixture import Mixture
+from unival.engine.monitor import Callback, Monitor, SpikeAlarm, Window, peak_memory_mib
+from unival.engine.optim import Ema, build_optimizer, freeze, learning_rate, set_rate
+from unival.engine.runtime import Runtime
+from unival.engine.sampler import Sampler
+from unival.engine.settings import LossConfig, TrainConfig
+from unival.errors import UserError
+from unival.model.loss import sequence_loss
+
+FAIL_AT = "UNIVAL_FAIL_AT_STEP"
+"""For tests: the process kills itself after this many updates."""
+
+Evaluate = Callable[[nn.Module], dict[str, float]]
+"""Metrics of the model on validation rows; `score` is the one to maximise."""
+
+
+@dataclass(frozen=True)
+class TrainResult:
+    """What came of a run."""
+
+    steps: int
+    best_step: int
+    """Step of the published weights."""
+    score: float | None
+    """Validation score of the published weights."""
+    seconds: float
+    """Time of this process in the loop, without what a resumed run did before."""
+    examples_per_second: float
+    data_wait: float
+    """Share of the time spent waiting for data."""
+
+
+class LossModule(nn.Module):
+    """The model together with its loss: what DDP and torch.compile wrap."""
+
+    def __init__(self, model: nn.Module, loss: LossConfig, num_tasks: int) -> None:
+        super().__init__()
+        self.model = model
+        self.loss = loss
+        self.num_tasks = num_tasks
+
+    def forward(self, batch: Batch, by_task: bool) -> tuple[Tensor, Tensor | None]:
+        """Summed token loss, and with `by_task` (tasks, 2): plain negative log-likelihood and token count."""
+        logits_BTV = self.model(**batch.inputs, use_cache=False).logits
+        loss, _ = sequence_loss(
+            logits_BTV,
+            batch.labels_BT,
+            weights_B=batch.weights_B,
+            smoothing=self.loss.smoothing,
+            encouraging=self.loss.encouraging,
+            allowed_BTV=batch.allowed_BTV,
+        )
+        return loss, self._by_task(logits_BTV.detach(), batch) if by_task else None
+
+    @torch.no_grad()
+    def _by_task(self, logits_BTV: Tensor, batch: Batch) -> Tensor:
+        labels_BT = batch.labels_BT
+        nll_BT = F.cross_entropy(
+            logits_BTV.float().transpose(1, 2), labels_BT, ignore_index=IGNORED, reduction="none"
+        )
+        sums_B2 = torch.stack([nll_BT.sum(1), (labels_BT != IGNORED).sum(1).float()], dim=1)
+        zeros_N2 = torch.zeros(self.num_tasks, 2, device=sums_B2.device)
+        return zeros_N2.index_add_(0, batch.task_B, sums_B2)
+
+
+def train(
+    config: TrainConfig,
+    model: nn.Module,
+    processor: Any,
+    data: Mapping[str, Source],
+    out_dir: Path | str,
+    scratch_dir: Path | str,
+    runtime: Runtime,
+    callbacks: Sequence[Callback] = (),
+    evaluate: Evaluate | None = None,
+    title: str = "train",
+) -> TrainResult:
+    """Train `model` in place and publish it in `out_dir` with its processor and `training.json`.
+
+    Goes on from the newest checkpoint in `scratch_dir`. `data`: one source per task of the mixture.
+
+    Raises:
+        UserError: no data for a stream, a checkpoint of another run or architecture, a loss that is not finite,
+            a full disk.
+        SystemExit: SIGTERM came; the checkpoint was saved.
+    """
+    with world(runtime.apply()) as ranks:
+        trainer = Trainer(config, model, processor, data, Path(scratch_dir), runtime, ranks, title)
+        return trainer.run(Path(out_dir), callbacks, evaluate)
+
+
+class Trainer:
+    """State of one run; use `train`."""
+
+    def __init__(
+        self,
+        config: TrainConfig,
+        model: nn.Module,
+        processor: Any,
+        data: Mapping[str, Source],
+        scratch_dir: Path,
+        runtime: Runtime,
+        ranks: World,
+        title: str,
+    ) -> None:
+        self.config, self.processor, self.runtime, self.ranks = config, processor, runtime, ranks
+        self.title = title
+        parts = ranks.size * config.accumulate
+        if config.mixture.rows < parts:
+            raise UserError(
+                f"mixture: {config.mixture.rows} rows a step cannot be dealt to {ranks.size} ranks x "
+                f"{config.accumulate} micro-batches: raise rows"
+            )
+        mixture = Mixture(config.mixture, {task: len(source.records) for task, source in data.items()})
+        self.data = {task: data[task] for task in mixture.tasks}
+        self.sampler = Sampler(mixture, config.seed)
+        self.collator = Collator(self.data, processor, config.seed, config.examples)
+        self.model = model.to(ranks.device)
+        self.held = freeze(model, config.freeze, config.freeze_batch_norm)
+        if config.gradient_checkpointing:
+            model.gradient_checkpointing_enable()  # type: ignore[operator]
+        self.parameters = [p for p in model.parameters() if p.requires_grad]
+        self.optimizer = build_optimizer(config.optimizer, model)
+        self.ema = Ema(model, config.ema) if config.ema else None
+        self.module = self._wrap(LossModule(model, config.loss, len(self.data)))
+        self.checkpoints = Checkpoints(scratch_dir / "checkpoints", config.keep)
+        self.identity = files.digest([asdict(config), list(self.sampler.mixture.sizes.items())])
+        self.step = 0
+        self.best_step, self.score = 0, -float("inf")
+        self.alarm = SpikeAlarm(config.spike)
+        self.window = Window()
+        self.unchecked: list[tuple[int, Tensor, Tensor]] = []
+        self.stop = threading.Event()
+
+    def _wrap(self, module: nn.Module) -> nn.Module:
+        if self.config.compile:
+            module = torch.compile(module, dynamic=True)  # type: ignore[assignment]
+        if self.ranks.size == 1:
+            return module
+        ids = [self.ranks.device.index] if self.ranks.device.type == "cuda" else None
+        # a rank's rows may lack a modality: its encoder is then unused there, and only there
+        return DistributedDataParallel(module, device_ids=ids, find_unused_parameters=True)
+
+    def run(self, out_dir: Path, callbacks: Sequence[Callback], evaluate: Evaluate | None) -> TrainResult:
+        """From the newest checkpoint to the published model."""
+        config = self.config
+        if config.selection and evaluate is None:
+            raise ValueError("selection needs `evaluate`")
+        self._resume()
+        monitor = Monitor(self.title, self.step, config.steps, callbacks, self.ranks.is_main)
+        monitor.tell(lambda callback: callback.on_start(self._info()))
+        if self.step:
+            monitor.say(f"goes on from step {self.step}")
+        batches = StepBatches(
+            self.sampler, self.collator, config.steps, self.ranks.rank, self.ranks.size, config.accumulate
+        )
+        loader = Loader(batches, self.step, self.runtime.workers)
+        started, examples = time.perf_counter(), 0
+        previous = self._on_sigterm()
+        try:
+            self._train_mode()
+            for micro_batches in loader:
+                self._update(micro_batches)
+                examples += sum(batch.num_examples for batch in micro_batches)
+                monitor.bar.update()
+                self._after_update(monitor, loader, evaluate)
+            seconds = time.perf_counter() - started
+            result = TrainResult(
+                config.steps,
+                self.best_step or config.steps,
+                self.score if self.best_step else None,
+                seconds,
+                examples / seconds,
+                loader.waited / seconds,
+            )
+            self._publish(out_dir, result)
+        finally:
+            monitor.close()
+            if previous is not None:
+                signal.signal(signal.SIGTERM, previous)
+        monitor.tell(lambda callback: callback.on_end(result))
+        return result
+
+    def _info(self) -> dict[str, Any]:
+        return {
+            "start": self.step,
+            "steps": self.config.steps,
+            "parameters": sum(p.numel() for p in self.model.parameters()),
+            "trained_parameters": sum(p.numel() for p in self.parameters),
+            "ranks": self.ranks.size,
+            "device": str(self.ranks.device),
+            "rows": dict(self.sampler.mixture.sizes),
+        }
+
+    def _train_mode(self) -> None:
+        self.model.train()
+        for norm in self.held:
+            norm.eval()
+
+    def _update(self, micro_batches: list[Batch]) -> None:
+        """Forward, backward, clip, optimiser: one update of the weights."""
+        config, device = self.config, self.ranks.device
+        by_task = (self.step + 1) % config.log_every == 0
+        tokens = float(sum(batch.num_tokens for batch in micro_batches))
+        total = self.ranks.sum_(torch.tensor(tokens, device=device))
+        summed = torch.zeros((), device=device)
+        for number, batch in enumerate(micro_batches):
+            torch.manual_seed(_step_seed(config.seed, self.step, self.ranks.rank, number))
+            last = number == len(micro_batches) - 1
+            with self._no_sync(last):
+                with torch.autocast(device.type, torch.bfloat16, self._half()):
+                    loss, sums_N2 = self.module(batch.to(device), by_task)
+                # DDP averages over the ranks: times their number makes it a sum
+                (loss * (self.ranks.size / total)).backward()
+            summed += loss.detach()
+            if sums_N2 is not None:
+                self.window.add_tasks(sums_N2)
+        norm = self._clip()
+        loss_per_token = self.ranks.sum_(summed) / total
+        self.unchecked.append((self.step, loss_per_token, norm))
+        if device.type == "cpu":
+            self._check()
+        set_rate(self.optimizer, learning_rate(config.optimizer, self.step, config.steps))
+        self.optimizer.step()
+        self.optimizer.zero_grad(set_to_none=True)
+        if self.ema:
+            self.ema.update()
+        self.step += 1
+        self._count(micro_batches, loss_per_token, norm)
+
+    def _half(self) -> bool:
+        return self.config.precision == "bfloat16"
+
+    def _no_sync(self, last: bool) -> AbstractContextManager[Any]:
+        if isinstance(self.module, DistributedDataParallel) and not last:
+            return self.module.no_sync()
+        return nullcontext()
+
+    def _clip(self) -> Tensor:
+        clip = self.config.optimizer.clip or float("inf")
+        return nn.utils.clip_grad_norm_(self.parameters, clip, foreach=True)
+
+    def _count(self, micro_batches: list[Batch], loss: Tensor, norm: Tensor) -> None:
+        window = self.window
+        window.steps += 1
+        window.tokens += sum(batch.num_tokens for batch in micro_batches)
+        window.examples += sum(batch.num_examples for batch in micro_batches)
+        window.losses.append(loss)
+        window.norms.append(norm)
+
+    def _check(self) -> None:
+        """Stop at the first step whose loss is not finite or jumped.
+
+        Raises:
+            UserError: with the rows of the step; the last checkpoint is older and good.
+        """
+        for step, loss, norm in self.unchecked:
+            problem = self.alarm.check(float(loss), float(norm))
+            if problem:
+                refs = self.sampler.global_rows(step)
+                rows = [f"{ref.task}:{self.data[ref.task].records[ref.index].id}" for ref in refs]
+                path = self.checkpoints.folder / f"bad-step-{step}.json"
+                if self.ranks.is_main:
+                    files.write_json(path, {"step": step, "problem": problem, "rows": rows})
+                latest = self.checkpoints.steps()
+                kept = self.checkpoints.path(latest[-1]) if latest else "none yet"
+                raise UserError(
+                    f"step {step}: {problem}: rows {', '.join(rows[:8])}{', ...' * (len(rows) > 8)} "
+                    f"(all in {path}); last good checkpoint: {kept}: lower the learning rate or check the rows"
+                )
+        self.unchecked.clear()
+
+    def _after_update(self, monitor: Monitor, loader: Loader, evaluate: Evaluate | None) -> None:
+        """Logging, validation, checkpoint, signals: whatever is due at this step."""
+        config, step = self.config, self.step
+        done = step == config.steps
+        log_due = step % config.log_every == 0 or done
+        save_due = step % config.checkpoint_every == 0 and not done
+        if log_due or save_due:
+            self._check()
+        if log_due:
+            monitor.log(step, self._figures(loader))
+        if config.selection and evaluate and (step % config.selection.every == 0 or done):
+            self._validate(monitor, evaluate)
+        stopped = self._stop_agreed(log_due)
+        if save_due or stopped:
+            self._save(monitor)
+        if str(step) == os.environ.get(FAIL_AT):
+            os.kill(os.getpid(), signal.SIGKILL)
+        if stopped and not done:
+            monitor.say(f"SIGTERM: saved step {step}, run again to go on")
+            raise SystemExit(128 + signal.SIGTERM)
+
+    def _stop_agreed(self, log_due: bool) -> bool:
+        if self.ranks.size == 1:
+            return self.stop.is_set()
+        return log_due and self.ranks.sum([float(self.stop.is_set())])[0] > 0
+
+    def _figures(self, loader: Loader) -> dict[str, float]:
+        """The window's figures, summed over ranks; starts the next window."""
+        window, self.window = self.window, Window(waited=loader.waited)
+        seconds = window_seconds = time.perf_counter() - window.started
+        tokens, examples, waited = self.ranks.sum(
+            [float(window.tokens), float(window.examples), loader.waited - window.waited]
+        )
+        rate = learning_rate(self.config.optimizer, self.step - 1, self.config.steps)
+        values = {
+            "train/loss": float(torch.stack(window.losses).mean()),
+            "train/grad_norm": float(torch.stack(window.norms).mean()),
+            "train/lr": rate,
+        }
+        if window.by_task is not None:
+            sums_N2 = self.ranks.sum_(window.by_task)
+            for task, (nll, count) in zip(self.data, sums_N2.tolist(), strict=True):
+                if count:
+                    values[f"train/loss/{task}"] = nll / count
+        values |= {
+            "perf/step_seconds": window_seconds / window.steps,
+            "perf/tokens_per_second": tokens / seconds,
+            "perf/examples_per_second": examples / seconds,
+            "perf/data_wait": waited / self.ranks.size / seconds,
+            "perf/memory_mib": peak_memory_mib(self.ranks.device),
+        }
+        return values
+
+    def _validate(self, monitor: Monitor, evaluate: Evaluate) -> None:
+        """Score the (averaged) weights on rank 0 and keep them when they are the best."""
+        if self.ranks.is_main:
+            with self._published_weights():
+                self.model.eval()
+                metrics = evaluate(self.model)
+                score = metrics["score"]
+                if score > self.score:
+                    self.checkpoints.save_best(self.model)
+            monitor.log(self.step, {f"val/{name}": value for name, value in metrics.items()})
+            self._train_mode()
+        score = self.ranks.broadcast(score if self.ranks.is_main else 0.0)
+        if score > self.score:
+            self.score, self.best_step = score, self.step
+        self.window.started = time.perf_counter()
+
+    def _published_weights(self) -> AbstractContextManager[Any]:
+        return _Swapped(self.ema) if self.ema else nullcontext()
+
+    def _save(self, monitor: Monitor) -> None:
+        if self.ranks.is_main:
+            state: dict[str, Any] = {"optimizer": self.optimizer.state_dict()}
+            if self.ema:
+                state["ema"] = self.ema.average
+            meta = {
+                "identity": self.identity,
+                "best_step": self.best_step,
+                "score": self.score if self.best_step else None,
+                "alarm": [self.alarm.mean, self.alarm.seen],
+            }
+            path = self.checkpoints.save(self.step, self.model, state, meta)
+            monitor.tell(lambda callback: callback.on_checkpoint(self.step, path))
+        self.ranks.barrier()
+
+    def _resume(self) -> None:
+        found = self.checkpoints.latest()
+        if found is None:
+            return
+        path, meta = found
+        state = self.checkpoints.restore(path, meta, self.model)
+        if meta["identity"] != self.identity:
+            raise UserError(
+                f"{path}: a checkpoint of another configuration or of other data: "
+                f"delete {self.checkpoints.folder} to start anew"
+            )
+        self.optimizer.load_state_dict(state["optimizer"])
+        if self.ema:
+            self.ema.load(state["ema"])
+        self.step = meta["step"]
+        self.best_step = meta["best_step"]
+        self.score = meta["score"] if meta["score"] is not None else -float("inf")
+        self.alarm.mean, self.alarm.seen = meta["alarm"]
+
+    def _on_sigterm(self) -> Any:
+        if threading.current_thread() is not threading.main_thread():
+            return None
+        return signal.signal(signal.SIGTERM, lambda *_: self.stop.set())
+
+    def _publish(self, out_dir: Path, result: TrainResult) -> None:
+        """Write the model folder: the best weights where there was a selection, else the last (or averaged)."""
+        if self.ranks.is_main:
+            if self.best_step:
+                load_weights(self.model, self.checkpoints.best)
+            elif self.ema:
+                self.ema.swap()
+            self.model.eval()
+            summary = {
+                "train": json.loads(json.dumps(asdict(self.config))),
+                "rows": self.sampler.mixture.sizes,
+                "steps": result.steps,
+                "best_step": result.best_step,
+                "score": result.score,
+            }
+            with atomic_folder(out_dir) as part:
+                self.model.save_pretrained(part)  # type: ignore[operator]
+                self.processor.save_pretrained(part)
+                files.write_json(part / "training.json", summary)
+            self.checkpoints.clear()
+        self.ranks.barrier()
+
+
+class _Swapped:
+    """Averaged weights in the model, inside a `with`."""
+
+    def __init__(self, ema: Ema) -> None:
+        self.ema = ema
+
+    def __enter__(self) -> None:
+        self.ema.swap()
+
+    def __exit__(self, *error: object) -> None:
+        self.ema.swap()
+
+
+def _step_seed(seed: int, step: int, rank: int, micro: int) -> int:
+    """A seed for dropout: any two of these differ, and none depends on what ran before."""
+    return int.from_bytes(files.digest([seed, step, rank, micro]).encode()[:7], "big")

@@ -1,0 +1,126 @@
+"""The rows of a step are a pure function; quotas are exact; nothing repeats before all was seen."""
+
+from collections import Counter
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from unival import config
+from unival.engine.mixture import Mixture, MixtureConfig, StreamConfig
+from unival.engine.sampler import Sampler, permutation
+from unival.errors import UserError
+
+SIZES = st.dictionaries(st.sampled_from("abcd"), st.integers(1, 40), min_size=1)
+
+
+@st.composite
+def samplers(draw):
+    sizes = draw(SIZES)
+    streams = [StreamConfig(task, rows=draw(st.integers(1, 9))) for task in sizes]
+    if len(streams) > 1 and draw(st.booleans()):
+        streams[-1] = StreamConfig(streams[-1].task, every=draw(st.integers(1, 8)))
+    rows = sum(stream.rows for stream in streams)
+    mixture = MixtureConfig(rows, streams, balanced=draw(st.booleans()))
+    return Sampler(Mixture(mixture, sizes), seed=draw(st.integers(0, 2**32)))
+
+
+@settings(max_examples=60, deadline=None)
+@given(samplers(), st.integers(0, 500))
+def test_pure_function_of_the_step(sampler, step):
+    rows = sampler.global_rows(step)
+    for other in (step + 1, 0):
+        sampler.global_rows(other)
+    permutation.cache_clear()
+    again = Sampler(sampler.mixture, sampler.seed)
+    assert again.global_rows(step) == rows
+    assert [ref.rng(3).random() for ref in again.global_rows(step)] == [ref.rng(3).random() for ref in rows]
+
+
+@settings(max_examples=60, deadline=None)
+@given(samplers(), st.integers(0, 50))
+def test_same_global_batch_for_any_ranks_and_accumulation(sampler, step):
+    expected = Counter(sampler.global_rows(step))
+    for world in (1, 2, 4):
+        for accumulate in (1, 2, 4):
+            dealt = Counter()
+            for rank in range(world):
+                for part in sampler.rows(step, rank, world, accumulate):
+                    dealt.update(part)
+            assert dealt == expected
+
+
+@settings(max_examples=60, deadline=None)
+@given(samplers())
+def test_no_row_repeats_before_all_were_seen(sampler):
+    drawn = {}
+    for step in range(30):
+        for ref in sampler.global_rows(step):
+            drawn.setdefault(ref.stream, []).append(ref)
+    for refs in drawn.values():
+        assert [ref.position for ref in refs] == list(range(len(refs)))
+        pool = sampler.mixture.tasks if refs[0].stream == "all" else (refs[0].stream,)
+        size = sampler.mixture.size(pool)
+        for start in range(0, len(refs), size):
+            part = [(ref.task, ref.index) for ref in refs[start : start + size]]
+            assert len(set(part)) == len(part)
+            assert len(part) < size or set(part) == {
+                (task, index) for task in pool for index in range(sampler.mixture.sizes[task])
+            }
+
+
+def test_quotas_and_auxiliary_streams_are_exact():
+    streams = [StreamConfig("caption", 6), StreamConfig("vqa", 3), StreamConfig("cc12m", every=4)]
+    sizes = {"caption": 100, "vqa": 7, "cc12m": 11}
+    sampler = Sampler(Mixture(MixtureConfig(9, streams), sizes), 0)
+    counts = [Counter(ref.task for ref in sampler.global_rows(step)) for step in range(40)]
+    assert all(count["caption"] == 6 and count["vqa"] == 3 for count in counts)
+    # one auxiliary row whenever (main rows so far) % 4 == 0, as the original counts
+    assert [count["cc12m"] for count in counts[:4]] == [2, 1, 2, 1]
+    assert sum(count["cc12m"] for count in counts) == 40 * 6 / 4
+
+
+def test_proportional_weighs_by_size():
+    streams = [StreamConfig("large", 5), StreamConfig("small", 5)]
+    mixture = Mixture(MixtureConfig(10, streams, balanced=False), {"large": 900, "small": 100})
+    drawn = Counter(ref.task for step in range(100) for ref in Sampler(mixture, 1).global_rows(step))
+    assert drawn == {"large": 900, "small": 100}
+
+
+def test_passes_differ_and_depend_on_the_seed():
+    orders = [permutation(seed, "a", epoch, 50).tolist() for seed in (0, 1) for epoch in (0, 1)]
+    assert len({tuple(order) for order in orders}) == 4
+
+
+def test_dealing_keeps_the_share_of_every_task():
+    streams = [StreamConfig("a", 8), StreamConfig("b", 4)]
+    sampler = Sampler(Mixture(MixtureConfig(12, streams), {"a": 50, "b": 50}), 0)
+    for rank in range(4):
+        (part,) = sampler.rows(5, rank, world=4)
+        assert Counter(ref.task for ref in part) == {"a": 2, "b": 1}
+
+
+@pytest.mark.fault
+@pytest.mark.parametrize(
+    ("mixture", "message"),
+    [
+        ({"rows": 9, "streams": [{"task": "a", "rows": 4}, {"task": "b", "rows": 4}]}, "a 4 \\+ b 4 = 8, but rows is 9"),
+        ({"rows": 4, "streams": []}, "streams is empty"),
+        ({"rows": 4, "streams": [{"task": "a", "rows": 4, "every": 2}]}, "give one of them"),
+        ({"rows": 0, "streams": [{"task": "a", "every": 2}]}, "first stream 'a' is the main one"),
+        ({"rows": 8, "streams": [{"task": "a", "rows": 4}, {"task": "a", "rows": 4}]}, "listed 2 times"),
+        ({"rows": 4, "streams": [{"task": "a", "row": 4}]}, "did you mean 'rows'"),
+    ],
+)
+def test_bad_mixtures(mixture, message):
+    with pytest.raises(UserError, match=message):
+        config.build(MixtureConfig, mixture, "phase.yaml: mixture")
+
+
+@pytest.mark.fault
+def test_stream_without_data():
+    mixture = MixtureConfig(4, [StreamConfig("caption", 4)])
+    with pytest.raises(UserError, match="no data for stream 'caption': did you mean 'captions'"):
+        Mixture(mixture, {"captions": 3})
+    with pytest.raises(UserError, match="'caption' has no rows"):
+        Mixture(mixture, {"caption": 0})
