@@ -1,1 +1,6 @@
-"""The model: UnIVAL as a `transformers` citizen, its encoders, processor and checkpoint conversion."""
+"""The model: text, images, video and audio in, text out."""
+
+from unival.model.configuration import UnivalConfig
+from unival.model.modeling import UnivalForConditionalGeneration
+
+__all__ = ["UnivalConfig", "UnivalForConditionalGeneration"]

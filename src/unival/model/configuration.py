@@ -1,0 +1,98 @@
+"""Every size of the model in one configuration, stored as config.json in a model folder."""
+
+from typing import Any
+
+from transformers import PreTrainedConfig
+
+
+class UnivalConfig(PreTrainedConfig):
+    """Sizes of the encoder-decoder; the defaults are those of `unival_base` (UnIVAL paper, sec. 3).
+
+    `image_encoder`, `video_encoder` and `audio_encoder` are specifications of the backbones, or None where the
+    model lacks the modality. `{"type": "identity", "out_channels": n}` takes ready feature maps instead of media.
+    The position tables hold two rows more than `max_*_positions`, as those of the original do.
+    """
+
+    model_type = "unival"
+    attribute_map = {  # noqa: RUF012  (a class attribute of transformers)
+        "hidden_size": "d_model",
+        "num_attention_heads": "decoder_attention_heads",
+        "num_hidden_layers": "decoder_layers",
+    }
+    keys_to_ignore_at_inference = ["past_key_values"]  # noqa: RUF012
+
+    def __init__(
+        self,
+        vocab_size: int = 59457,
+        d_model: int = 768,
+        encoder_layers: int = 6,
+        decoder_layers: int = 6,
+        encoder_attention_heads: int = 12,
+        decoder_attention_heads: int = 12,
+        encoder_ffn_dim: int = 3072,
+        decoder_ffn_dim: int = 3072,
+        dropout: float = 0.1,
+        attention_dropout: float = 0.0,
+        encoder_drop_path: float = 0.1,
+        decoder_drop_path: float = 0.1,
+        max_source_positions: int = 1024,
+        max_target_positions: int = 1024,
+        token_bucket_size: int = 256,
+        token_bucket_max_distance: int = 1024,
+        image_bucket_size: int = 42,
+        code_image_size: int = 256,
+        attention_scale_factor: float = 2.0,
+        layer_norm_eps: float = 1e-5,
+        initializer_range: float = 0.02,
+        image_encoder: dict[str, Any] | None = None,
+        video_encoder: dict[str, Any] | None = None,
+        audio_encoder: dict[str, Any] | None = None,
+        pad_token_id: int = 1,
+        bos_token_id: int = 0,
+        eos_token_id: int = 2,
+        decoder_start_token_id: int = 0,
+        tie_word_embeddings: bool = True,
+        **kwargs: Any,
+    ) -> None:
+        self.vocab_size = vocab_size
+        self.d_model = d_model
+        self.encoder_layers = encoder_layers
+        self.decoder_layers = decoder_layers
+        self.encoder_attention_heads = encoder_attention_heads
+        self.decoder_attention_heads = decoder_attention_heads
+        self.encoder_ffn_dim = encoder_ffn_dim
+        self.decoder_ffn_dim = decoder_ffn_dim
+        self.dropout = dropout
+        self.attention_dropout = attention_dropout
+        self.encoder_drop_path = encoder_drop_path
+        self.decoder_drop_path = decoder_drop_path
+        self.max_source_positions = max_source_positions
+        self.max_target_positions = max_target_positions
+        self.token_bucket_size = token_bucket_size
+        self.token_bucket_max_distance = token_bucket_max_distance
+        self.image_bucket_size = image_bucket_size
+        self.code_image_size = code_image_size
+        self.attention_scale_factor = attention_scale_factor
+        self.layer_norm_eps = layer_norm_eps
+        self.initializer_range = initializer_range
+        self.image_encoder = image_encoder
+        self.video_encoder = video_encoder
+        self.audio_encoder = audio_encoder
+        kwargs.setdefault("is_encoder_decoder", True)
+        super().__init__(
+            pad_token_id=pad_token_id,
+            bos_token_id=bos_token_id,
+            eos_token_id=eos_token_id,
+            decoder_start_token_id=decoder_start_token_id,
+            tie_word_embeddings=tie_word_embeddings,
+            **kwargs,
+        )
+        for heads in (encoder_attention_heads, decoder_attention_heads):
+            if d_model % heads:
+                raise ValueError(f"d_model {d_model} is not a multiple of the {heads} attention heads")
+
+    @property
+    def media(self) -> dict[str, dict[str, Any]]:
+        """The backbones' specifications by modality, in the order of the encoder's sequence."""
+        encoders = {"image": self.image_encoder, "video": self.video_encoder, "audio": self.audio_encoder}
+        return {name: spec for name, spec in encoders.items() if spec is not None}

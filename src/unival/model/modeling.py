@@ -1,0 +1,168 @@
+"""The model as a citizen of transformers: forward, generation, saving and loading, Auto classes.
+
+B rows, K media per row, M media of one modality, S text tokens, T target tokens, V vocabulary.
+"""
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformers import AutoConfig, AutoModel, AutoModelForSeq2SeqLM, GenerationMixin, PreTrainedModel
+from transformers import initialization as init
+from transformers.cache_utils import DynamicCache, EncoderDecoderCache
+from transformers.modeling_outputs import Seq2SeqLMOutput
+
+from unival.model.attention import Attention
+from unival.model.configuration import UnivalConfig
+from unival.model.decoder import UnivalDecoder
+from unival.model.encoder import UnivalEncoder, UnivalEncoderOutput
+from unival.model.loss import sequence_loss
+
+IGNORED = -100  # label of a position without loss
+
+
+class UnivalForConditionalGeneration(PreTrainedModel, GenerationMixin):
+    """UnIVAL: any mix of text, images, videos and audio in, text (or image codes) out."""
+
+    config_class = UnivalConfig
+    config: UnivalConfig
+    base_model_prefix = ""
+    main_input_name = "input_ids"
+    supports_gradient_checkpointing = True
+    _supports_sdpa = True
+    _no_split_modules = ["EncoderLayer", "DecoderLayer", "MediaEmbedding"]  # noqa: RUF012
+    _tied_weights_keys = {  # noqa: RUF012
+        "encoder.embed_tokens.weight": "shared.weight",
+        "decoder.embed_tokens.weight": "shared.weight",
+        "lm_head.weight": "shared.weight",
+    }
+
+    def __init__(self, config: UnivalConfig) -> None:
+        super().__init__(config)
+        self.shared = nn.Embedding(config.vocab_size, config.d_model, padding_idx=config.pad_token_id)
+        self.encoder = UnivalEncoder(config, self.shared)
+        self.decoder = UnivalDecoder(config, self.shared)
+        self.lm_head = nn.Linear(config.d_model, config.vocab_size, bias=False)
+        self.post_init()
+
+    def _init_weights(self, module: nn.Module) -> None:
+        """The one place of initialisation: BERT's, also for the bias tables; convolutions keep their backbone's."""
+        std = self.config.initializer_range
+        if isinstance(module, nn.Linear | nn.Embedding):
+            init.normal_(module.weight, mean=0.0, std=std)
+        if isinstance(module, nn.Linear) and module.bias is not None:
+            init.zeros_(module.bias)
+        elif isinstance(module, nn.Embedding) and module.padding_idx is not None:
+            if not getattr(module.weight, "_is_hf_initialized", False):
+                init.zeros_(module.weight[module.padding_idx])
+        elif isinstance(module, nn.LayerNorm):
+            init.ones_(module.weight)
+            init.zeros_(module.bias)
+        elif isinstance(module, Attention):
+            init.ones_(module.head_gain)
+
+    def get_encoder(self, modality: str | None = None) -> UnivalEncoder:
+        """The encoder of text and all media."""
+        return self.encoder
+
+    def get_decoder(self) -> UnivalDecoder:
+        """The decoder stack."""
+        return self.decoder
+
+    def get_input_embeddings(self) -> nn.Embedding:
+        """The token embedding, shared by encoder, decoder and output."""
+        return self.shared
+
+    def set_input_embeddings(self, value: nn.Embedding) -> None:
+        """Replace the shared token embedding."""
+        self.shared = self.encoder.embed_tokens = self.decoder.embed_tokens = value
+
+    def get_output_embeddings(self) -> nn.Linear:
+        """The output projection."""
+        return self.lm_head
+
+    def set_output_embeddings(self, value: nn.Linear) -> None:
+        """Replace the output projection."""
+        self.lm_head = value
+
+    def forward(
+        self,
+        input_ids: Tensor | None = None,
+        attention_mask: Tensor | None = None,
+        pixel_values: Tensor | None = None,
+        pixel_index: Tensor | None = None,
+        video_values: Tensor | None = None,
+        video_index: Tensor | None = None,
+        audio_values: Tensor | None = None,
+        audio_index: Tensor | None = None,
+        decoder_input_ids: Tensor | None = None,
+        decoder_attention_mask: Tensor | None = None,
+        labels: Tensor | None = None,
+        code_mask: Tensor | None = None,
+        encoder_outputs: UnivalEncoderOutput | None = None,
+        past_key_values: EncoderDecoderCache | None = None,
+        use_cache: bool | None = None,
+        return_dict: bool | None = None,
+        **_: Any,
+    ) -> Seq2SeqLMOutput | tuple[Any, ...]:
+        """Logits, and the mean token loss where there are labels.
+
+        Args:
+            input_ids: (B, S) source tokens, padding on the right.
+            attention_mask: (B, S), 0 at padding; None where nothing is padded.
+            pixel_values: (M, 3, height, width) images.
+            pixel_index: (B, K) the images each row shows, -1 for none; None: row i shows image i. On the CPU.
+            video_values: (M, 3, frames, height, width).
+            video_index: as `pixel_index`.
+            audio_values: (M, samples) waveforms.
+            audio_index: as `pixel_index`.
+            decoder_input_ids: (B, T), starting with BOS; by default the labels shifted by one.
+            decoder_attention_mask: (B, T), 0 at padding; padding at the end needs none.
+            labels: (B, T) targets, -100 where there is no loss.
+            code_mask: (B,) True for rows whose target is an image's codes.
+            encoder_outputs: of the encoder, in place of all inputs above it.
+            past_key_values: the decoder's cache; `decoder_input_ids` then holds only new tokens.
+            use_cache: start a cache where none is given.
+            return_dict: False for a tuple.
+        """
+        if encoder_outputs is None:
+            encoder_outputs = self.encoder(
+                input_ids=input_ids,
+                attention_mask=attention_mask,
+                pixel_values=pixel_values,
+                pixel_index=pixel_index,
+                video_values=video_values,
+                video_index=video_index,
+                audio_values=audio_values,
+                audio_index=audio_index,
+            )
+        if decoder_input_ids is None:
+            if labels is None:
+                raise ValueError("give decoder_input_ids or labels")
+            decoder_input_ids = self.prepare_decoder_input_ids_from_labels(labels)
+        if use_cache and past_key_values is None and not self.training:
+            past_key_values = EncoderDecoderCache(DynamicCache(), DynamicCache())
+        states_BTD = self.decoder(decoder_input_ids, encoder_outputs, decoder_attention_mask, code_mask, past_key_values)
+        logits_BTV = self.lm_head(states_BTD)
+        loss = None
+        if labels is not None:
+            total, count = sequence_loss(logits_BTV, labels, ignore_id=IGNORED)
+            loss = total / count
+        output = Seq2SeqLMOutput(
+            loss=loss,
+            logits=logits_BTV,
+            past_key_values=past_key_values,
+            encoder_last_hidden_state=encoder_outputs.last_hidden_state,
+        )
+        return output.to_tuple() if return_dict is False else output
+
+    def prepare_decoder_input_ids_from_labels(self, labels: Tensor) -> Tensor:
+        """BOS, then the labels without their last token; -100 becomes padding."""
+        shifted = labels.new_full(labels.shape, self.config.decoder_start_token_id)
+        shifted[:, 1:] = labels[:, :-1]
+        return shifted.masked_fill(shifted == IGNORED, self.config.pad_token_id)
+
+
+AutoConfig.register(UnivalConfig.model_type, UnivalConfig)
+AutoModel.register(UnivalConfig, UnivalForConditionalGeneration)
+AutoModelForSeq2SeqLM.register(UnivalConfig, UnivalForConditionalGeneration)
