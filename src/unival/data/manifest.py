@@ -42,7 +42,7 @@ SCHEMA = pa.schema(
     ]
 )
 FIELDS = tuple(field.name for field in fields(Record))
-assert FIELDS == tuple(SCHEMA.names)
+assert tuple(SCHEMA.names) == FIELDS
 _STRINGS = ("id", "text", "form", "facts")
 _STRING_LISTS = ("references", "objects")
 ROWS_PER_GROUP = 4096

@@ -32,7 +32,9 @@ def decode_image(data: bytes, name: str) -> np.ndarray:
     try:
         with Image.open(io.BytesIO(data)) as image:
             if image.width * image.height > MAX_PIXELS:
-                raise UserError(f"{name}: image of {image.width}x{image.height} pixels is larger than {MAX_PIXELS}")
+                raise UserError(
+                    f"{name}: image of {image.width}x{image.height} pixels is larger than {MAX_PIXELS}"
+                )
             image.load()
             orientation = image.getexif().get(0x0112, 1)
             if orientation != 1:
@@ -81,7 +83,9 @@ def decode_video(
                 raise UserError(f"{name}: has no video stream")
             stream = container.streams.video[0]
             if (stream.width or 0) * (stream.height or 0) > MAX_PIXELS:
-                raise UserError(f"{name}: frames of {stream.width}x{stream.height} are larger than {MAX_PIXELS}")
+                raise UserError(
+                    f"{name}: frames of {stream.width}x{stream.height} are larger than {MAX_PIXELS}"
+                )
             stream.thread_count = 1  # a pool of decoder threads costs more than a small clip
             total = stream.frames if num_frames and stream.frames else _count_frames(container, stream)
             wanted = segment_frames(total, num_frames, rng) if num_frames and total else list(range(total))
@@ -221,5 +225,7 @@ def _reason(error: Exception) -> str:
 def resize_frames(frames_THWC: np.ndarray, size: Sequence[int]) -> np.ndarray:
     """Bilinear resize of each frame to (width, height)."""
     width, height = size
-    resized = [Image.fromarray(frame).resize((width, height), Image.Resampling.BILINEAR) for frame in frames_THWC]
+    resized = [
+        Image.fromarray(frame).resize((width, height), Image.Resampling.BILINEAR) for frame in frames_THWC
+    ]
     return np.stack([np.asarray(frame) for frame in resized])

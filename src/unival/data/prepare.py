@@ -286,8 +286,14 @@ def _describe(config: PrepareConfig, source: Source, writer: _Writer, folder: Pa
     for split in sorted({split for split, _ in writer.manifests} | set(writer.shards)):
         files = sorted((folder / split).iterdir())
         splits[split] = {
-            "rows": {task: writer.manifests[split, task].rows for task in TASKS if (split, task) in writer.manifests},
-            "media": {kind: writer.media_counts[split, kind] for kind in MEDIA if writer.media_counts[split, kind]},
+            "rows": {
+                task: writer.manifests[split, task].rows
+                for task in TASKS
+                if (split, task) in writer.manifests
+            },
+            "media": {
+                kind: writer.media_counts[split, kind] for kind in MEDIA if writer.media_counts[split, kind]
+            },
             "bytes": sum(file.stat().st_size for file in files),
             "digest": digest({file.name: file_digest(file) for file in files}),
         }

@@ -9,6 +9,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from unival.record import Record
 from unival.registry import Registry
 
@@ -63,3 +65,8 @@ class Source:
 
 SOURCES: Registry[Callable[[Mapping[str, Any], str], Source]] = Registry("data source")
 """Name -> function (options, where the options stand) -> Source. It builds its own typed options."""
+
+HANDWRITING: Registry[Callable[[Path], tuple[np.ndarray, np.ndarray] | None]] = Registry(
+    "handwriting collection"
+)
+"""Name -> function (folder of UNIVAL_DATA) -> (images (N, h, w), strokes bright; labels (N,)), None where absent."""

@@ -55,7 +55,9 @@ class ShardWriter:
             UserError: the key was used before in this split.
         """
         if key in self.keys:
-            raise UserError(f"{self.split_dir}: media key '{key}' is used twice: keys are unique within a split")
+            raise UserError(
+                f"{self.split_dir}: media key '{key}' is used twice: keys are unique within a split"
+            )
         if self._handle is None or self._handle.tell() + len(data) > self.shard_bytes:
             self._next_shard()
         handle = self._handle
@@ -157,7 +159,9 @@ class MediaStore:
         """Pixels, uint8 HWC RGB."""
         return media.decode_image(self.bytes(key), self._name(key))
 
-    def video(self, key: str, num_frames: int | None = None, rng: np.random.Generator | None = None) -> np.ndarray:
+    def video(
+        self, key: str, num_frames: int | None = None, rng: np.random.Generator | None = None
+    ) -> np.ndarray:
         """Frames, uint8 THWC RGB: one per equal segment (the middle one; a random one where `rng` is given)."""
         return media.decode_video(self.bytes(key), self._name(key), num_frames, rng)
 
@@ -181,7 +185,9 @@ class MediaStore:
             try:
                 self._handles[shard] = os.open(path, os.O_RDONLY | getattr(os, "O_CLOEXEC", 0))
             except OSError as error:
-                raise UserError(f"{path}: cannot open the shard: {error.strerror}: run prepare again") from error
+                raise UserError(
+                    f"{path}: cannot open the shard: {error.strerror}: run prepare again"
+                ) from error
         return self._handles[shard]
 
     def close(self) -> None:

@@ -5,6 +5,8 @@ from random import Random
 from typing import TypeVar
 
 T = TypeVar("T")
+Pairs = tuple[tuple[str, str], ...]
+"""Combinations of colour and kind."""
 
 COLORS: dict[str, tuple[int, int, int]] = {
     "red": (212, 40, 48),
@@ -69,6 +71,16 @@ def noun(kind: str, count: int = 1) -> str:
 def article(phrase: str) -> str:
     """`a` or `an` before the phrase."""
     return f"an {phrase}" if phrase[0] in "aeiou" else f"a {phrase}"
+
+
+def mend_articles(text: str) -> str:
+    """`a` becomes `an` before the one colour that starts with a vowel."""
+    return f" {text}".replace(" a orange", " an orange")[1:]
+
+
+def names_held_out(text: str) -> bool:
+    """Whether a text names a held-out pair."""
+    return any(f"{color} {word}" in text for color, kind in _HELD_OUT for word in (noun(kind), noun(kind, 2)))
 
 
 def pick(rng: Random, options: Sequence[T]) -> T:

@@ -51,7 +51,9 @@ def bundled() -> tuple[np.ndarray, np.ndarray]:
     """
     spec = importlib.util.find_spec("sklearn")
     if spec is None or spec.origin is None:
-        raise UserError("scikit-learn is missing, whose handwritten digits the world needs: pip install scikit-learn")
+        raise UserError(
+            "scikit-learn is missing, whose handwritten digits the world needs: pip install scikit-learn"
+        )
     path = Path(spec.origin).parent / "datasets" / "data" / "digits.csv.gz"
     if not path.is_file():
         raise UserError(f"{path}: scikit-learn's digits are missing: reinstall scikit-learn")

@@ -24,7 +24,8 @@ def _outline(kind: str) -> list[tuple[float, float]]:
         radii = (1.0, 0.42)
         points = range(10)
         return [
-            (radii[i % 2] * math.sin(i * math.pi / 5), -radii[i % 2] * math.cos(i * math.pi / 5)) for i in points
+            (radii[i % 2] * math.sin(i * math.pi / 5), -radii[i % 2] * math.cos(i * math.pi / 5))
+            for i in points
         ]
     if kind == "cross":
         w = 0.34

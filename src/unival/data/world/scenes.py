@@ -3,12 +3,11 @@
 import json
 from dataclasses import dataclass
 from random import Random
-from typing import Any
 
 import numpy as np
 
 from unival.data.world import drawing
-from unival.data.world.concepts import ALLOWED_PAIRS, HELD_OUT_PAIRS, is_digit, noun, pick
+from unival.data.world.concepts import ALLOWED_PAIRS, HELD_OUT_PAIRS, Pairs, is_digit, noun, pick
 from unival.data.world.digits import DigitBank
 
 SHAPE_PIXELS = {"small": (10, 12), "large": (15, 18)}
@@ -175,6 +174,11 @@ def _draw_cloth(rng: Random, canvas: np.ndarray, mask: np.ndarray, x: int, y: in
     drawing.blend(canvas, mask, x, y, texture)
 
 
-def describe_thing(thing: Thing) -> dict[str, Any]:
-    """The facts of one object."""
-    return {"color": thing.color, "kind": thing.kind, "size": thing.size, "box": thing.box}
+def absent_pair(rng: Random, scene: Scene, pairs: Pairs) -> tuple[str, str]:
+    """Colour and kind of something that is not in the scene; half of the time one of the two is."""
+    present = {(t.color, t.kind) for t in scene.things}
+    options = [pair for pair in pairs if pair not in present]
+    if rng.random() < 0.5:
+        colors, kinds = {t.color for t in scene.things}, {t.kind for t in scene.things}
+        options = [pair for pair in options if pair[0] in colors or pair[1] in kinds] or options
+    return pick(rng, options)

@@ -1,0 +1,191 @@
+"""Short clips: one or two objects that move, grow, shrink, appear or vanish, at once or one after the other."""
+
+import json
+from dataclasses import dataclass
+from random import Random
+
+import numpy as np
+
+from unival.data.world import drawing
+from unival.data.world.concepts import ALLOWED_PAIRS, DIRECTIONS, HELD_OUT_PAIRS, is_digit, noun, pick
+from unival.data.world.digits import DigitBank
+
+MOTIONS = DIRECTIONS
+ACTIONS = (*MOTIONS, "grow", "shrink", "appear", "vanish")
+STILL = "still"
+TRAVEL = (12, 18)
+"""Pixels that a moving object covers during its event."""
+SHAPE_PIXELS = (12, 15)
+DIGIT_PIXELS = (14, 16)
+STEPS = {"left": (-1, 0), "right": (1, 0), "up": (0, -1), "down": (0, 1)}
+
+
+@dataclass(frozen=True, slots=True)
+class Actor:
+    """One object and what it does."""
+
+    color: str
+    kind: str
+    action: str
+    """One of ACTIONS, or `still`."""
+    order: int
+    """0: acts first or all the time; 1: acts after the other."""
+
+    @property
+    def name(self) -> str:
+        """`red circle`, `red digit three`."""
+        return f"{self.color} {noun(self.kind)}"
+
+
+@dataclass(frozen=True, slots=True)
+class Clip:
+    """Actors in the order of their events; `ordered` where the second acts after the first."""
+
+    actors: tuple[Actor, ...]
+    ordered: bool
+
+    def facts(self) -> str:
+        """JSON of what is true, for the caption checker."""
+        actors = [
+            {"color": a.color, "kind": a.kind, "action": a.action, "order": a.order} for a in self.actors
+        ]
+        return json.dumps(
+            {"medium": "video", "actors": actors, "ordered": self.ordered}, separators=(",", ":")
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class ClipRules:
+    """What a split's clips look like."""
+
+    held_out: bool = False
+    need_digit: bool = False
+    speed: float = 1.0
+    """Events run this much faster: over sooner, or (below 1) cut short by the end of the clip."""
+
+
+def _choose_actors(rng: Random, rules: ClipRules) -> tuple[list[tuple[str, str]], list[str], bool]:
+    kind_of_clip = pick(
+        rng, ("one", "one", "still", "still", "still", "ordered", "ordered", "ordered", "ordered")
+    )
+    options = HELD_OUT_PAIRS if rules.held_out else ALLOWED_PAIRS
+    while True:
+        pairs = [pick(rng, options), pick(rng, ALLOWED_PAIRS)][: 1 if kind_of_clip == "one" else 2]
+        digits = [is_digit(kind) for _, kind in pairs]
+        if any(digit and rng.random() < 0.4 for digit in digits) or (rules.need_digit and not any(digits)):
+            continue
+        if len({kind for _, kind in pairs}) == len({color for color, _ in pairs}) == len(pairs):
+            break
+    first, second = pick(rng, ACTIONS), pick(rng, ACTIONS)
+    while second == first:
+        second = pick(rng, ACTIONS)
+    actions = {"one": [first], "still": [first, STILL], "ordered": [first, second]}[kind_of_clip]
+    return pairs, actions, kind_of_clip == "ordered"
+
+
+def _base_mask(rng: Random, kind: str, bank: DigitBank) -> tuple[np.ndarray, int, int, int]:
+    """Mask, size, angle, and row in the bank."""
+    if is_digit(kind):
+        sample, size = bank.choose(rng, kind), rng.randint(*DIGIT_PIXELS)
+        return drawing.digit_mask(bank.strokes_NHW[sample], size), size, 0, sample
+    size, angle = rng.randint(*SHAPE_PIXELS), pick(rng, drawing.ANGLES)
+    return drawing.shape_mask(kind, size, angle), size, angle, -1
+
+
+def _scaled(kind: str, size: int, angle: int, sample: int, bank: DigitBank, scale: float) -> np.ndarray:
+    height = max(round(size * scale), 5)
+    if sample >= 0:
+        return drawing.digit_mask(bank.strokes_NHW[sample], height)
+    return drawing.shape_mask(kind, height, angle)
+
+
+def _ranges(rng: Random, action: str, side: int, size: int, travel: int) -> tuple[int, int]:
+    """Where the object's centre starts, so that it stays in the picture."""
+    half = size // 2 + 1
+    low_x, high_x, low_y, high_y = half, side - half, half, side - half
+    if action in STEPS:
+        dx, dy = STEPS[action]
+        low_x, high_x = low_x + travel * (dx < 0), high_x - travel * (dx > 0)
+        low_y, high_y = low_y + travel * (dy < 0), high_y - travel * (dy > 0)
+    return rng.randint(low_x, max(low_x, high_x)), rng.randint(low_y, max(low_y, high_y))
+
+
+def progress(frame: int, frames: int, window: tuple[float, float], speed: float) -> float:
+    """How far an event has come at a frame, 0 to 1; its window is in parts of the clip."""
+    time = frame / (frames - 1)
+    start, end = window
+    return min(max((time - start) / (end - start) * speed, 0.0), 1.0)
+
+
+def _separate(paths: list[list[tuple[float, float]]], sizes: list[int]) -> bool:
+    if len(paths) < 2:
+        return True
+    reach = (sizes[0] + sizes[1]) / 2 + 1
+    return all(max(abs(a[0] - b[0]), abs(a[1] - b[1])) >= reach for a, b in zip(*paths, strict=True))
+
+
+def make_clip(
+    rng: Random, rules: ClipRules, bank: DigitBank, side: int, frames: int
+) -> tuple[Clip, np.ndarray]:
+    """A random clip and its frames, uint8 (frames, side, side, 3)."""
+    pairs, actions, ordered = _choose_actors(rng, rules)
+    windows = [(0.0, 0.45), (0.55, 1.0)] if ordered else [(0.0, 1.0)] * 2
+    while True:
+        bases = [_base_mask(rng, kind, bank) for _, kind in pairs]
+        spans = [
+            round(size * 1.4) if act == "grow" else size
+            for (_, size, _, _), act in zip(bases, actions, strict=True)
+        ]
+        travels = [rng.randint(*TRAVEL) for _ in pairs]
+        starts = [
+            _ranges(rng, act, side, span, go) for act, span, go in zip(actions, spans, travels, strict=True)
+        ]
+        paths = [
+            _path(start, action, travel, frames, window, rules.speed)
+            for start, action, travel, window in zip(starts, actions, travels, windows, strict=False)
+        ]
+        if _separate(paths, spans):
+            break
+    colors = [drawing.color_of(rng, color) for color, _ in pairs]
+    paper = drawing.background(rng, side)
+    result = np.empty((frames, side, side, 3), np.uint8)
+    for frame in range(frames):
+        canvas = paper.copy()
+        for (_, kind), action, base, path, window, color in zip(
+            pairs, actions, bases, paths, windows, colors, strict=False
+        ):
+            done = progress(frame, frames, window, rules.speed)
+            mask = _appearance(kind, action, base, bank, done)
+            if mask is not None:
+                x, y = path[frame]
+                drawing.blend(canvas, mask, round(x - mask.shape[1] / 2), round(y - mask.shape[0] / 2), color)
+        result[frame] = drawing.finish(canvas)
+    actors = tuple(
+        Actor(color, kind, action, index if ordered else 0)
+        for index, ((color, kind), action) in enumerate(zip(pairs, actions, strict=True))
+    )
+    return Clip(actors, ordered), result
+
+
+def _path(
+    start: tuple[int, int], action: str, travel: int, frames: int, window: tuple[float, float], speed: float
+) -> list[tuple[float, float]]:
+    dx, dy = STEPS.get(action, (0, 0))
+    done = [progress(frame, frames, window, speed) for frame in range(frames)]
+    return [(start[0] + dx * travel * part, start[1] + dy * travel * part) for part in done]
+
+
+def _appearance(
+    kind: str, action: str, base: tuple[np.ndarray, int, int, int], bank: DigitBank, done: float
+) -> np.ndarray | None:
+    """The object's mask at a moment; None while it is not there."""
+    mask, size, angle, sample = base
+    if action == "appear":
+        return mask if done > 0.5 else None
+    if action == "vanish":
+        return mask if done < 0.5 else None
+    if action == "grow":
+        return _scaled(kind, size, angle, sample, bank, 0.5 + 0.9 * done)
+    if action == "shrink":
+        return _scaled(kind, size, angle, sample, bank, 1.0 - 0.6 * done)
+    return mask
