@@ -2,6 +2,7 @@
 
 Everything is computed in the type of the arguments (float32, or float64 where the recipe says so); the caller
 rounds once. theta_i are models, theta_0 the base, tau_i = theta_i - theta_0 the task vectors, N their number.
+No function writes to its arguments.
 """
 
 import math
@@ -9,6 +10,7 @@ from collections.abc import Sequence
 
 import torch
 from torch import Tensor
+from torch.nn.functional import hardshrink
 
 
 def linear(tensors: Sequence[Tensor], weights: Sequence[float]) -> Tensor:
@@ -40,3 +42,91 @@ def task_arithmetic(base: Tensor, models: Sequence[Tensor], weights: Sequence[fl
     with lambda = 1 that model, bit for bit.
     """
     return linear([base, *models], [1.0 - math.fsum(weights), *weights])
+
+
+def trim(delta: Tensor, threshold: float, limit: float = math.inf) -> Tensor:
+    """Zero where |delta| < threshold, and where |delta| > limit."""
+    low = torch.nextafter(torch.tensor(threshold, dtype=delta.dtype), torch.tensor(-1.0, dtype=delta.dtype))
+    kept = hardshrink(delta, float(low))
+    return kept if limit == math.inf else kept.masked_fill_(delta.abs() > limit, 0)
+
+
+def elect(deltas: Sequence[Tensor], weights: Sequence[float], mean: bool = True) -> Tensor:
+    """The election of TIES (Yadav et al. 2023, arXiv 2306.01708): the sign with the larger mass wins.
+
+    The sign is that of the plain sum, so weights do not vote; the result is the weighted mean (or sum) of the
+    non-zero entries that have it. Where the masses are exactly equal there is no winner and the result is 0
+    (the paper takes the sign that the whole model has most).
+    """
+    sign = deltas[0].clone()
+    for delta in deltas[1:]:
+        sign.add_(delta)
+    sign.sign_()
+    total, share = torch.zeros_like(sign), torch.zeros_like(sign)
+    for delta, weight in zip(deltas, weights, strict=True):
+        agreeing = (delta * sign).relu_()
+        total.add_(agreeing, alpha=weight)
+        if mean:
+            share.add_(agreeing.sign_(), alpha=weight)
+    total.mul_(sign)
+    if mean:
+        total.div_(share.masked_fill_(share == 0, 1))
+    return total
+
+
+def drop_and_rescale(delta: Tensor, mask: Tensor, density: float) -> Tensor:
+    """DARE (Yu et al. 2024, arXiv 2311.03099): mask * delta / density; its expectation is delta."""
+    return torch.where(mask, delta, 0).div_(density)
+
+
+def fisher(models: Sequence[Tensor], fishers: Sequence[Tensor], weights: Sequence[float]) -> Tensor:
+    """sum_i w_i F_i theta_i / sum_i w_i F_i (Matena & Raffel 2022, arXiv 2111.09832), F_i >= 0.
+
+    F is divided by its largest value over the models, element by element: no additive floor, so a common
+    factor changes nothing and tiny values do not underflow. Where all F_i are 0: the weighted mean.
+    """
+    largest = fishers[0].clone()
+    for other in fishers[1:]:
+        torch.maximum(largest, other, out=largest)
+    none = largest == 0
+    largest.masked_fill_(none, 1)
+    shares = [torch.where(none, 1.0, f / largest) * w for f, w in zip(fishers, weights, strict=True)]
+    total = sum(shares[1:], shares[0])
+    out = models[0].clone()
+    for model, share in zip(models[1:], shares[1:], strict=True):
+        out.addcmul_(model - models[0], share / total)
+    # A model that holds all the mass is returned exactly, which the difference form above cannot promise.
+    for model, share in zip(models, shares, strict=True):
+        out = torch.where(share == total, model, out)
+    return out
+
+
+def tall_mask(delta: Tensor, merged: Tensor, threshold: float) -> Tensor:
+    """TALL mask (Wang et al. 2024, arXiv 2405.07813): |tau_t| > threshold |tau_merged - tau_t|."""
+    return delta.abs() > threshold * (merged - delta).abs()
+
+
+def consensus(deltas: Sequence[Tensor], threshold: float, agreeing: int) -> Tensor:
+    """The sum of the task vectors where at least `agreeing` TALL masks are set, else 0 (same paper)."""
+    merged = deltas[0].clone()
+    for delta in deltas[1:]:
+        merged.add_(delta)
+    votes = torch.zeros_like(merged)
+    for delta in deltas:
+        votes.add_(tall_mask(delta, merged, threshold))
+    return merged.masked_fill_(votes < agreeing, 0)
+
+
+def emr_unified(deltas: Sequence[Tensor]) -> Tensor:
+    """sign(sum tau) * the largest |tau_i| that has this sign (EMR, Huang et al. 2024, arXiv 2405.17461)."""
+    sign = sum(deltas[1:], deltas[0]).sign()
+    largest = (deltas[0] * sign).clamp_min(0)
+    for delta in deltas[1:]:
+        torch.maximum(largest, delta * sign, out=largest)
+    return largest * sign
+
+
+def emr_mask(delta: Tensor, unified: Tensor) -> Tensor:
+    """Where a task vector has the sign of the unified one; its scale is sum |tau_t| / sum |mask * unified|,
+    both sums over the whole model."""
+    return delta * unified > 0

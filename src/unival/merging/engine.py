@@ -21,7 +21,8 @@ from unival.errors import UserError
 from unival.merging.align import Assignment, align, tied_names
 from unival.merging.checkpoint import Source
 from unival.merging.job import Job, Scratch, Settings
-from unival.merging.methods import METHODS, Method
+from unival.merging.method import Method
+from unival.merging.methods import METHODS
 from unival.merging.recipe import Recipe, coefficients
 
 
@@ -42,7 +43,7 @@ class Plan:
         order = self.recipe.models if kind.ordered else sorted(self.recipe.models)
         self.models = {name: self.models[name] for name in order}
         options: Any = config.build(kind.Options, self.recipe.options, "merge recipe: options")
-        self.method = kind(options, self.recipe.seed)
+        self.method = kind(options, self.recipe.seed, self.statistics)
         self.assignments = align(self.recipe, self.models, self.base, kind.needs_base)
         self.tied = tied_names(self.models, self.assignments)
         table = coefficients(self.recipe, [found.name for found in self.assignments])
@@ -131,7 +132,7 @@ class Plan:
             buffer = scratch.buffer(0, end - start, source.specs[found.name].dtype)
             return out.copy_(source.read(found.name, start, end - start, buffer))
         for first, models, base in job.blocks(start, end, scratch):
-            merged = self.method.block(job, state, first, models, base)
+            merged = self.method.block(job, state, first, models, base)  # type: ignore[arg-type]
             out[first - start : first - start + len(merged)] = merged
         return out
 

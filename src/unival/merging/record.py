@@ -91,7 +91,7 @@ def merge(
                 },
                 "shard_bytes": shard_bytes,
                 "tensors": summary(plan),
-                "clamps": plan.method.clamps,
+                "notes": plan.method.notes,
                 "config_differences": differences,
             }
             files.write_json(folder / RECORD, record)

@@ -1,0 +1,154 @@
+"""Methods that see whole matrices: singular values (Iso-C, TSV-M) and least squares (RegMean, WUDI).
+
+They treat the two-dimensional tensors that `matrices` matches and `exclude` does not (embeddings: their rows
+are a table, not a map); every other tensor gets the (weighted) mean. One matrix is in memory at a time.
+"""
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from unival.merging import elementwise, spectral
+from unival.merging.job import Job
+from unival.merging.method import METHODS, Method, deltas_of, normalized, weights_of
+from unival.merging.recipe import check_pattern
+
+
+@dataclass
+class MatrixOptions:
+    """Which tensors are matrices, and the factor on the merged task vector."""
+
+    matrices: str = r"weight$"
+    exclude: str = r"embed|shared|lm_head|position"
+    scale: float = 1.0
+
+    def __post_init__(self) -> None:
+        check_pattern(self.matrices)
+        check_pattern(self.exclude)
+
+
+class MatrixMethod(Method):
+    """Whole matrices through `solve`, the rest through the mean."""
+
+    Options = MatrixOptions
+
+    def start(self, job: Job) -> Tensor | None:
+        """The merged matrix, flat; None for other tensors."""
+        name, options = job.name, self.options
+        if len(job.shape) != 2 or not re.search(options.matrices, name) or re.search(options.exclude, name):
+            return None
+        models, base = job.whole()
+        solved = self.solve(job, models, base)
+        return None if solved is None else solved.reshape(-1)
+
+    def solve(self, job: Job, models: list[Tensor], base: Tensor | None) -> Tensor | None:
+        """The merged matrix; None where the mean has to do."""
+        raise NotImplementedError
+
+    def block(self, job: Job, state: Any, start: int, models: list[Tensor], base: Tensor) -> Tensor:
+        if state is None:
+            return elementwise.linear(models, normalized(job))
+        return state[start : start + len(models[0])]
+
+
+class DeltaMatrixMethod(MatrixMethod):
+    """theta_0 + lambda merged(w_i tau_i) for matrices, theta_0 + mean tau for the rest."""
+
+    needs_base = True
+
+    def solve(self, job: Job, models: list[Tensor], base: Tensor | None) -> Tensor:
+        assert base is not None
+        deltas = [d * w for d, w in zip(deltas_of(models, base), weights_of(job), strict=True)]
+        return base + self.options.scale * job.scale * self.merged(deltas)
+
+    def merged(self, deltas: Sequence[Tensor]) -> Tensor:
+        """The merged task vector."""
+        raise NotImplementedError
+
+
+@METHODS.register("iso_c")
+class IsoC(DeltaMatrixMethod):
+    """theta_0 + lambda U mean(s) V^T of sum tau_i = U s V^T (Iso-C, Marczak et al. 2025, arXiv
+    2502.04959).
+    """
+
+    def merged(self, deltas: Sequence[Tensor]) -> Tensor:
+        return spectral.iso_c(deltas)
+
+
+@METHODS.register("tsv_m")
+class TsvM(DeltaMatrixMethod):
+    """theta_0 + lambda TSV-Merge(tau_i) (Gargiulo et al. 2025, arXiv 2412.00081): see `spectral.tsv_m`."""
+
+    def merged(self, deltas: Sequence[Tensor]) -> Tensor:
+        return spectral.tsv_m(deltas)
+
+
+@dataclass
+class WudiOptions(MatrixOptions):
+    """`ridge` plays the part of the number of steps in the paper: large is few steps from the start, sum
+    tau.
+    """
+
+    ridge: float = 1e-4
+
+
+@METHODS.register("wudi")
+class Wudi(DeltaMatrixMethod):
+    """argmin_tau sum_i |(tau - tau_i) tau_i^T|^2 / |tau_i|^2 (WUDI, Cheng et al. 2025, arXiv 2503.08099).
+
+    Solved in closed form: it is RegMean with G_i = tau_i^T tau_i / |tau_i|^2. The relative ridge pulls
+    towards sum tau_i, where the paper's descent starts.
+    """
+
+    Options = WudiOptions
+
+    def merged(self, deltas: Sequence[Tensor]) -> Tensor:
+        anchor = sum(deltas[1:], deltas[0])
+        grams = [spectral.wudi_gram(delta) for delta in deltas]
+        solved, condition = spectral.gram_solve(deltas, grams, anchor, self.options.ridge)
+        self.worst("wudi: condition number", condition)
+        return solved
+
+
+@dataclass
+class RegMeanOptions(MatrixOptions):
+    """`alpha` shrinks the off-diagonals of the Gram matrices (0.9 in the paper); `ridge` is relative."""
+
+    alpha: float = 0.9
+    ridge: float = 1e-6
+
+
+@METHODS.register("regmean")
+class RegMean(MatrixMethod):
+    """W = (sum W_i G_i) (sum G_i)^-1 with G_i = X_i^T X_i / n_i (Jin et al. 2023, arXiv 2212.09849).
+
+    Statistics: per model a safetensors file with one (in, in) matrix under the name of each weight
+    (`collect.grams`). Solved by Cholesky with a ridge relative to the diagonal, towards the mean; a lower
+    bound of the worst condition number is noted. Weights without statistics in every model get the mean.
+    """
+
+    Options = RegMeanOptions
+    needs_statistics = True
+
+    def solve(self, job: Job, models: list[Tensor], base: Tensor | None) -> Tensor | None:
+        if not all(job.name in self.statistics[name].specs for name in job.models):
+            self.count("regmean: matrix without statistics, mean taken")
+            return None
+        weights = normalized(job)
+        grams = []
+        for name, weight in zip(job.models, weights, strict=True):
+            source = self.statistics[name]
+            spec = source.specs[job.name]
+            values = source.read(job.name, 0, spec.count, torch.empty(spec.nbytes, dtype=torch.uint8))
+            gram = values.view(spec.shape).to(models[0].device, torch.float64)
+            grams.append(spectral.shrink_off_diagonal(gram, self.options.alpha) * weight)
+        solved, condition = spectral.gram_solve(
+            models, grams, elementwise.linear(models, weights), self.options.ridge
+        )
+        self.worst("regmean: condition number", condition)
+        return solved

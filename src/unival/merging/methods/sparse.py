@@ -1,0 +1,286 @@
+"""Methods that keep a part of each task vector: TIES, DARE, breadcrumbs, Consensus.
+
+tau_i = theta_i - theta_0 are task vectors, w_i the weights of the recipe (1 by default).
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from unival.merging import elementwise
+from unival.merging.job import Job
+from unival.merging.method import METHODS, Method, deltas_of, weights_of
+from unival.merging.rng import keep_mask, mask_key
+from unival.merging.select import kth_largest
+
+
+@dataclass
+class TiesOptions:
+    """Defaults of the paper."""
+
+    density: float = 0.2
+    """Share of the entries of each task vector that is kept."""
+    scope: Literal["model", "tensor"] = "model"
+    """Whether the largest are chosen over the whole model (as the paper) or in each tensor."""
+    merge: Literal["mean", "sum"] = "mean"
+    scale: float = 1.0
+
+    def __post_init__(self) -> None:
+        check_share("density", self.density)
+
+
+@METHODS.register("ties")
+class Ties(Method):
+    """theta_0 + lambda elect(trim(tau_i)): keep the largest entries, elect signs, mean of those that agree.
+
+    Yadav et al. 2023 (arXiv 2306.01708). The kept count is round(density n), at least one, and exact for
+    distinct magnitudes; equal magnitudes at the threshold are all kept. Signs are elected without weights.
+    """
+
+    Options = TiesOptions
+    needs_base = True
+
+    def prepare(self, jobs: Sequence[Job]) -> None:
+        self.whole: dict[str, float] | None = None
+        if self.options.scope == "model" and self.options.density < 1:
+            names = sorted({name for job in jobs for name in job.models})
+            totals = [sum(job.count for job in jobs if name in job.models) for name in names]
+            ranks = [(i, kept_count(self.options.density, total)) for i, total in enumerate(totals)]
+            found = thresholds(jobs, names, totals, ranks, self.deltas)
+            self.whole = dict(zip(names, found, strict=True))
+
+    def start(self, job: Job) -> list[float]:
+        """The smallest kept magnitude of each model."""
+        if self.options.density >= 1:
+            return [0.0] * len(job.models)
+        if self.whole is not None:
+            return [self.whole[name] for name in job.models]
+        ranks = [(i, kept_count(self.options.density, job.count)) for i in range(len(job.models))]
+        return thresholds([job], job.models, [job.count] * len(job.models), ranks, self.deltas)
+
+    def deltas(self, job: Job, start: int, models: Sequence[Tensor], base: Tensor) -> list[Tensor]:
+        """The task vectors before trimming."""
+        return deltas_of(models, base)
+
+    def block(self, job: Job, state: Any, start: int, models: list[Tensor], base: Tensor) -> Tensor:
+        deltas = self.deltas(job, start, models, base)
+        if self.options.density < 1:
+            deltas = [elementwise.trim(delta, low) for delta, low in zip(deltas, state, strict=True)]
+        merged = elementwise.elect(deltas, weights_of(job), self.options.merge == "mean")
+        return merged.mul_(self.options.scale * job.scale).add_(base)
+
+
+@dataclass
+class DareOptions:
+    """Share of the entries that is kept at random, and the factor on the sum of the task vectors."""
+
+    density: float = 0.5
+    scale: float = 0.3
+
+    def __post_init__(self) -> None:
+        check_share("density", self.density)
+
+
+class Dropping(Method):
+    """What the DARE methods share: masks keyed by (seed, model, tensor)."""
+
+    def dropped(
+        self, job: Job, start: int, models: Sequence[Tensor], base: Tensor, density: float
+    ) -> list[Tensor]:
+        """mask * tau / density."""
+        deltas = deltas_of(models, base)
+        if density >= 1:
+            return deltas
+        out = []
+        for name, delta in zip(job.models, deltas, strict=True):
+            mask = keep_mask(mask_key(self.seed, name, job.name), start, len(delta), density)
+            mask_tensor = torch.from_numpy(mask).to(delta.device)
+            out.append(elementwise.drop_and_rescale(delta, mask_tensor, density))
+        return out
+
+
+@METHODS.register("dare")
+class Dare(Dropping):
+    """theta_0 + lambda sum_i w_i mask_i tau_i / density (Yu et al. 2024, arXiv 2311.03099).
+
+    density 1 is task arithmetic, bit for bit.
+    """
+
+    Options = DareOptions
+    needs_base = True
+
+    def block(self, job: Job, state: Any, start: int, models: list[Tensor], base: Tensor) -> Tensor:
+        weights = [self.options.scale * job.scale * weight for weight in weights_of(job)]
+        if self.options.density >= 1:
+            return elementwise.task_arithmetic(base, models, weights)
+        out = base.clone()
+        for delta, weight in zip(
+            self.dropped(job, start, models, base, self.options.density), weights, strict=True
+        ):
+            out.add_(delta, alpha=weight)
+        return out
+
+
+@dataclass
+class DareTiesOptions:
+    """DARE's density, then the options of TIES; by default TIES only elects signs."""
+
+    density: float = 0.5
+    keep: float = 1.0
+    """TIES' density, of the entries that DARE kept or dropped together."""
+    scope: Literal["model", "tensor"] = "model"
+    merge: Literal["mean", "sum"] = "mean"
+    scale: float = 1.0
+
+    def __post_init__(self) -> None:
+        check_share("density", self.density)
+        check_share("keep", self.keep)
+
+
+@METHODS.register("dare_ties")
+class DareTies(Dropping):
+    """DARE first, then TIES on what is left (the order of Yu et al. 2024)."""
+
+    Options = DareTiesOptions
+    needs_base = True
+
+    def prepare(self, jobs: Sequence[Job]) -> None:
+        options = self.options
+        self.ties = _TiesAfterDare(
+            TiesOptions(options.keep, options.scope, options.merge, options.scale), self.seed
+        )
+        self.ties.dare = self
+        self.ties.prepare(jobs)
+
+    def start(self, job: Job) -> Any:
+        return self.ties.start(job)
+
+    def block(self, job: Job, state: Any, start: int, models: list[Tensor], base: Tensor) -> Tensor:
+        return self.ties.block(job, state, start, models, base)
+
+
+class _TiesAfterDare(Ties):
+    dare: DareTies
+
+    def deltas(self, job: Job, start: int, models: Sequence[Tensor], base: Tensor) -> list[Tensor]:
+        return self.dare.dropped(job, start, models, base, self.dare.options.density)
+
+
+@dataclass
+class BreadcrumbsOptions:
+    """Defaults of the paper."""
+
+    density: float = 0.9
+    """Share of each tensor that is kept."""
+    top: float = 0.01
+    """Share of the largest that is dropped."""
+    scale: float = 0.3
+
+    def __post_init__(self) -> None:
+        check_share("density", self.density)
+        if not 0 <= self.top < 1:
+            raise ValueError(f"top: {self.top} is not in [0, 1)")
+
+
+@METHODS.register("breadcrumbs")
+class Breadcrumbs(Method):
+    """Task arithmetic without the largest and the smallest changes (Davari & Belilovsky 2023, arXiv
+    2312.06795).
+
+    Per tensor of n elements: the floor(top n) largest |tau| are dropped, then round(density n) of the rest
+    are kept, largest first (at least one, at most all that is left).
+    """
+
+    Options = BreadcrumbsOptions
+    needs_base = True
+
+    def start(self, job: Job) -> list[tuple[float, float]]:
+        """(smallest, largest) kept magnitude of each model."""
+        dropped = int(self.options.top * job.count)
+        last = min(dropped + kept_count(self.options.density, job.count), job.count)
+        ranks = [(i, rank) for i in range(len(job.models)) for rank in (last, dropped + 1)]
+        found = thresholds([job], job.models, [job.count] * len(job.models), ranks, self._deltas)
+        return list(zip(found[::2], found[1::2], strict=True))
+
+    def _deltas(self, job: Job, start: int, models: Sequence[Tensor], base: Tensor) -> list[Tensor]:
+        return deltas_of(models, base)
+
+    def block(self, job: Job, state: Any, start: int, models: list[Tensor], base: Tensor) -> Tensor:
+        out = base.clone()
+        for delta, (low, high), weight in zip(deltas_of(models, base), state, weights_of(job), strict=True):
+            out.add_(elementwise.trim(delta, low, high), alpha=self.options.scale * job.scale * weight)
+        return out
+
+
+@dataclass
+class ConsensusOptions:
+    """Defaults of the paper's script."""
+
+    threshold: float = 0.4
+    """lambda of the TALL mask; the paper searches 0.2 .. 0.6."""
+    agreeing: int = 2
+    """Tasks that must use an entry."""
+    scale: float = 0.3
+
+
+@METHODS.register("consensus")
+class Consensus(Method):
+    """theta_0 + lambda sum tau_i where at least k tasks use the entry (Wang et al. 2024, arXiv
+    2405.07813).
+    """
+
+    Options = ConsensusOptions
+    needs_base = True
+
+    def block(self, job: Job, state: Any, start: int, models: list[Tensor], base: Tensor) -> Tensor:
+        options = self.options
+        deltas = [d * w for d, w in zip(deltas_of(models, base), weights_of(job), strict=True)]
+        merged = elementwise.consensus(deltas, options.threshold, min(options.agreeing, len(deltas)))
+        return merged.mul_(options.scale * job.scale).add_(base)
+
+
+def check_share(name: str, value: float) -> None:
+    """Raise ValueError unless 0 < value <= 1."""
+    if not 0 < value <= 1:
+        raise ValueError(f"{name}: {value} is not in (0, 1]")
+
+
+def kept_count(density: float, total: int) -> int:
+    """How many of `total` entries are kept: the nearest count, at least one."""
+    return max(1, round(density * total))
+
+
+def thresholds(
+    jobs: Sequence[Job],
+    names: Sequence[str],
+    totals: Sequence[int],
+    ranks: Sequence[tuple[int, int]],
+    deltas: Callable[..., list[Tensor]],
+) -> list[float]:
+    """The rank-th largest |delta| of models over tensors; `ranks` are (number of the model, rank)."""
+    place = {name: number for number, name in enumerate(names)}
+
+    def magnitudes(
+        job: Job, start: int, models: list[Tensor], base: Tensor | None
+    ) -> list[np.ndarray | None]:
+        step: list[np.ndarray | None] = [None] * len(names)
+        for name, delta in zip(job.models, deltas(job, start, models, base), strict=True):
+            step[place[name]] = delta.abs_().cpu().numpy()
+        return step
+
+    def blocks() -> Iterator[list[np.ndarray | None]]:
+        for job in jobs:
+            for start, models, base in job.blocks():
+                yield magnitudes(job, start, models, base)
+
+    samples: list[list[np.ndarray]] = [[] for _ in names]
+    for job in jobs:
+        for start, models, base in job.sample():
+            for sample, block in zip(samples, magnitudes(job, start, models, base), strict=True):
+                if block is not None:
+                    sample.append(block.copy())
+    return kth_largest(blocks, [np.concatenate(sample) for sample in samples], totals, ranks)

@@ -1,0 +1,26 @@
+"""Random masks that depend on (seed, model, tensor, element) alone: not on order, chunks or threads."""
+
+import hashlib
+
+import numpy as np
+
+PER_COUNTER = 8
+"""A Philox counter gives four 64-bit words: eight 32-bit numbers, one per element."""
+
+
+def mask_key(seed: int, model: str, tensor: str) -> int:
+    """The 128-bit Philox key of one tensor of one model."""
+    text = f"{seed}\0{model}\0{tensor}".encode()
+    return int.from_bytes(hashlib.sha256(text).digest()[:16], "little")
+
+
+def keep_mask(key: int, start: int, count: int, density: float) -> np.ndarray:
+    """Bool array for the elements start .. start + count: True with probability `density` (to 2^-32).
+
+    `start` is a multiple of `PER_COUNTER`.
+    """
+    if density >= 1:
+        return np.ones(count, dtype=bool)
+    generator = np.random.Philox(key=key, counter=start // PER_COUNTER)
+    numbers = generator.random_raw(-(-count // 2)).view(np.uint32)[:count]
+    return numbers < np.uint32(min(round(density * 2**32), 2**32 - 1))
