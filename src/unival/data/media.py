@@ -5,9 +5,9 @@ Axes: H height, W width, T time, C = 3 channels (RGB); images and frames are uin
 """
 
 import io
+import itertools
 import math
 import wave
-from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -33,7 +33,7 @@ def decode_image(data: bytes, name: str) -> np.ndarray:
         with Image.open(io.BytesIO(data)) as image:
             if image.width * image.height > MAX_PIXELS:
                 raise UserError(
-                    f"{name}: image of {image.width}x{image.height} pixels is larger than {MAX_PIXELS}"
+                    f"{name}: {image.width}x{image.height}: more than {MAX_PIXELS} pixels"
                 )
             image.load()
             orientation = image.getexif().get(0x0112, 1)
@@ -64,7 +64,7 @@ def segment_frames(total: int, wanted: int, rng: np.random.Generator | None = No
     """
     edges = [segment * total / wanted for segment in range(wanted + 1)]
     indices = []
-    for start, end in zip(edges, edges[1:], strict=False):
+    for start, end in itertools.pairwise(edges):
         first, last = math.floor(start), max(math.ceil(end) - 1, math.floor(start))
         index = (first + last) // 2 if rng is None else int(rng.integers(first, last + 1))
         indices.append(min(index, total - 1))
@@ -79,14 +79,7 @@ def decode_video(
 
     try:
         with av.open(io.BytesIO(data)) as container:
-            if not container.streams.video:
-                raise UserError(f"{name}: has no video stream")
-            stream = container.streams.video[0]
-            if (stream.width or 0) * (stream.height or 0) > MAX_PIXELS:
-                raise UserError(
-                    f"{name}: frames of {stream.width}x{stream.height} are larger than {MAX_PIXELS}"
-                )
-            stream.thread_count = 1  # a pool of decoder threads costs more than a small clip
+            stream = _video_stream(container, name)
             total = stream.frames if num_frames and stream.frames else _count_frames(container, stream)
             wanted = segment_frames(total, num_frames, rng) if num_frames and total else list(range(total))
             frames = _convert_frames(container, stream, set(wanted))
@@ -96,6 +89,16 @@ def decode_video(
         raise UserError(f"{name}: not a readable video: it has no frames")
     last = max(frames)  # a header may promise more frames than there are: the last one stands in
     return np.stack([frames.get(index, frames[last]) for index in wanted])
+
+
+def _video_stream(container: Any, name: str) -> Any:
+    if not container.streams.video:
+        raise UserError(f"{name}: has no video stream")
+    stream = container.streams.video[0]
+    if (stream.width or 0) * (stream.height or 0) > MAX_PIXELS:
+        raise UserError(f"{name}: frames of {stream.width}x{stream.height}: more than {MAX_PIXELS} pixels")
+    stream.thread_count = 1  # a pool of decoder threads costs more than a small clip
+    return stream
 
 
 def _count_frames(container: Any, stream: Any) -> int:
@@ -113,27 +116,30 @@ def _convert_frames(container: Any, stream: Any, wanted: set[int]) -> dict[int, 
     for index, frame in enumerate(container.decode(stream)):
         last_frame, last_index = frame, index
         if index in wanted:
-            frames[index] = reformatter.reformat(frame, format="rgb24").to_ndarray()
+            frames[index] = reformatter.reformat(frame, format="rgb24", threads=1).to_ndarray()
         if index >= last_wanted:
             return frames
     if last_frame is not None and last_index not in frames:
-        frames[last_index] = reformatter.reformat(last_frame, format="rgb24").to_ndarray()
+        frames[last_index] = reformatter.reformat(last_frame, format="rgb24", threads=1).to_ndarray()
     return frames
 
 
 def encode_video(frames_THWC: np.ndarray, rate: int = 8) -> bytes:
     """Encode uint8 frames of even height and width as MPEG-4 in mp4, nearly lossless, the same bytes each time."""
     import av
+    from av.video.reformatter import VideoReformatter
 
     buffer = io.BytesIO()
+    reformatter = VideoReformatter()
     options = {"qscale": "2", "flags": "+qscale+bitexact"}
     with av.open(buffer, "w", format="mp4", options={"fflags": "+bitexact"}) as container:
         stream: Any = container.add_stream("mpeg4", rate=rate, options=options)
         stream.height, stream.width = frames_THWC.shape[1:3]
         stream.pix_fmt = "yuv420p"
         stream.thread_count = 1
-        for frame in frames_THWC:
-            container.mux(stream.encode(av.VideoFrame.from_ndarray(frame, format="rgb24")))
+        for pixels in frames_THWC:
+            frame = av.VideoFrame.from_ndarray(pixels, format="rgb24")
+            container.mux(stream.encode(reformatter.reformat(frame, format="yuv420p", threads=1)))
         container.mux(stream.encode(None))
     return buffer.getvalue()
 
@@ -203,10 +209,24 @@ def describe(kind: Medium, data: bytes, name: str) -> tuple[int, int]:
         height, width = decode_image(data, name).shape[:2]
         return width, height
     if kind == "video":
-        height, width = decode_video(data, name).shape[1:3]
-        return width, height
+        return _video_size(data, name)
     decode_audio(data, name)
     return 0, 0
+
+
+def _video_size(data: bytes, name: str) -> tuple[int, int]:
+    """Decode every frame, converting none."""
+    import av
+
+    try:
+        with av.open(io.BytesIO(data)) as container:
+            stream = _video_stream(container, name)
+            sizes = {(frame.width, frame.height) for frame in container.decode(stream)}
+    except (av.FFmpegError, ValueError, OverflowError) as error:
+        raise UserError(f"{name}: not a readable video: {_reason(error)}") from error
+    if not sizes:
+        raise UserError(f"{name}: not a readable video: it has no frames")
+    return max(sizes)
 
 
 def kind_of(suffix: str, name: str) -> Medium:
@@ -220,12 +240,3 @@ def kind_of(suffix: str, name: str) -> Medium:
 def _reason(error: Exception) -> str:
     text = str(error).strip() or type(error).__name__
     return text.splitlines()[0][:200]
-
-
-def resize_frames(frames_THWC: np.ndarray, size: Sequence[int]) -> np.ndarray:
-    """Bilinear resize of each frame to (width, height)."""
-    width, height = size
-    resized = [
-        Image.fromarray(frame).resize((width, height), Image.Resampling.BILINEAR) for frame in frames_THWC
-    ]
-    return np.stack([np.asarray(frame) for frame in resized])

@@ -15,7 +15,7 @@ _EVENTS: dict[str, tuple[str, ...]] = {
     "dial": ("a phone dialing {digits}", "dialed {digits}", "the {digits} being dialed"),
     "noise": ("noise", "a burst of noise", "hissing noise"),
 }
-_ONE = ("{a}", "the sound of {a}", "we hear {a}", "there is {a}", "{a} is heard")
+_ONE = ("{a}", "the sound of {a}", "we hear {a}", "one can hear {a}", "a recording of {a}")
 _TWO = (
     "{a} then {b}",
     "{a} followed by {b}",
@@ -71,8 +71,8 @@ _QUESTIONS: dict[str, dict[str, tuple[str, ...]]] = {
         "unseen": ("name the last digit",),
     },
     "pitch": {
-        "usual": ("is the pitch of the {0} high or low?", "what pitch do the {0} have?"),
-        "unseen": ("the {0} are of which pitch?",),
+        "usual": ("is the pitch of the {0} high or low?", "what is the pitch of the {0}?"),
+        "unseen": ("the pitch of the {0}, high or low?",),
     },
     "before": {
         "usual": ("what comes before the {0}?", "what do you hear before the {0}?"),

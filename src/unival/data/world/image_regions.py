@@ -27,7 +27,7 @@ _EXTREMES = {
 }
 _REGION_TEMPLATES = {
     "name": {
-        "usual": ("{0}", "the {0}", "the {0} here"),
+        "usual": ("{0}", "the {0}", "the {0} in the image"),
         "unseen": ("find the {0}", "the thing that is a {0}"),
     },
     "relation": {"usual": ("{0} {1} the {2}", "the {0} {1} the {2}"), "unseen": ("{1} the {2}, a {0}",)},
