@@ -1,0 +1,337 @@
+"""Beam search with the semantics of the original's decoder (fairseq's), vectorised on the device.
+
+`generate` of transformers works too; this search reproduces the original's hypotheses and scores and is faster:
+the beams of a row share its encoder keys and values, nothing is computed per hypothesis on the host, and a
+constraint shrinks the output projection to the tokens it can ever allow.
+
+B rows, K beams, R rows of the decoder (B at first, then B * K), C candidates (2 K), V vocabulary, T tokens.
+"""
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+from transformers.cache_utils import DynamicCache, EncoderDecoderCache
+
+from unival.model.modeling import UnivalForConditionalGeneration
+
+
+@dataclass(frozen=True)
+class SearchOptions:
+    """How to search: lengths count generated and forced tokens, without BOS and EOS."""
+
+    beams: int = 5
+    max_tokens: int = 200
+    min_tokens: int = 1
+    length_penalty: float = 1.0
+    """Exponent of the length (with EOS) that divides a hypothesis' score."""
+    normalised: bool = True
+    """False: a score is the plain sum of log-probabilities."""
+    temperature: float = 1.0
+    no_repeat_ngram: int = 0
+
+
+@dataclass
+class Hypotheses:
+    """Finished hypotheses of each row, best first.
+
+    tokens: (B, K, T) up to and with EOS, then padding. scores: (B, K), -inf where fewer than K were found.
+    token_scores: (B, K, T) log-probability of each token, 0 at padding.
+    """
+
+    tokens: Tensor
+    scores: Tensor
+    token_scores: Tensor
+
+
+class Constraint(Protocol):
+    """Limits the tokens of a search. Its state is one integer per hypothesis, -1 where no state is left."""
+
+    vocabulary: Tensor
+    """(V',) ids of all tokens it can ever allow, ascending, EOS among them."""
+    only_at_end: Sequence[int]
+    """Ids that count in the softmax but can only be chosen at the last step."""
+
+    def allowed(self, state_R: Tensor) -> Tensor:
+        """(R, V') bool: the tokens in the softmax."""
+
+    def advance(self, state_R: Tensor, tokens_R: Tensor) -> Tensor:
+        """The states after these tokens; a search starts in state 0."""
+
+
+class TokenRange:
+    """Tokens start..stop-1 and the special ones (grounding: the location bins).
+
+    For image codes the specials are `only_at_end`: the original removes them after the softmax.
+    """
+
+    def __init__(self, start: int, stop: int, specials: Sequence[int], only_at_end: Sequence[int] = ()) -> None:
+        self.vocabulary = torch.tensor(sorted({*specials, *range(start, stop)}))
+        self.only_at_end = only_at_end
+
+    def allowed(self, state_R: Tensor) -> Tensor:
+        """The whole range."""
+        return torch.ones(1, len(self.vocabulary), dtype=torch.bool, device=state_R.device)
+
+    def advance(self, state_R: Tensor, tokens_R: Tensor) -> Tensor:
+        """A range has no state."""
+        return state_R
+
+
+class Trie:
+    """Exactly one of the given token sequences, then EOS (VQA and entailment answers)."""
+
+    only_at_end: Sequence[int] = ()
+
+    def __init__(self, sequences: Iterable[Sequence[int]], eos: int) -> None:
+        nodes: list[dict[int, int]] = [{}]
+        for sequence in sequences:
+            node = 0
+            for token in sequence:
+                if token not in nodes[node]:
+                    nodes[node][token] = len(nodes)
+                    nodes.append({})
+                node = nodes[node][token]
+            nodes[node][eos] = -1
+        edges = sorted((node, token, child) for node, children in enumerate(nodes) for token, child in children.items())
+        self.vocabulary = torch.tensor(sorted({token for _, token, _ in edges}))
+        self.node_E, self.token_E, self.child_E = torch.tensor(edges).T.contiguous()
+        self.column_E = torch.searchsorted(self.vocabulary, self.token_E)
+        self.eos_column = int(torch.searchsorted(self.vocabulary, eos))
+
+    def _to(self, device: torch.device) -> None:
+        if self.node_E.device != device:
+            for name in ("vocabulary", "node_E", "token_E", "child_E", "column_E"):
+                setattr(self, name, getattr(self, name).to(device))
+
+    def allowed(self, state_R: Tensor) -> Tensor:
+        """The children of each node; EOS alone where the path has left the trie."""
+        self._to(state_R.device)
+        open_RE = (self.node_E == state_R[:, None]).to(torch.uint8)
+        open_RV = open_RE.new_zeros(len(state_R), len(self.vocabulary))
+        open_RV.index_add_(1, self.column_E, open_RE)
+        open_RV[:, self.eos_column] += (state_R < 0).to(torch.uint8)
+        return open_RV > 0
+
+    def advance(self, state_R: Tensor, tokens_R: Tensor) -> Tensor:
+        """The child along each token, -1 where there is none."""
+        self._to(state_R.device)
+        taken_RE = (self.node_E == state_R[:, None]) & (self.token_E == tokens_R[:, None])
+        return torch.where(taken_RE, self.child_E + 1, 0).sum(1) - 1
+
+
+@torch.no_grad()
+def beam_search(
+    model: UnivalForConditionalGeneration,
+    inputs: Mapping[str, Any],
+    options: SearchOptions,
+    *,
+    prefix_BP: Tensor | None = None,
+    constraint: Constraint | None = None,
+) -> Hypotheses:
+    """Search for the best outputs of a batch.
+
+    A hypothesis is finished when its EOS is among the best K candidates of its row; a row is finished with K
+    hypotheses or at `max_tokens`, without early stopping on scores.
+
+    Args:
+        model: in evaluation mode.
+        inputs: of the encoder, or `encoder_outputs`; and `code_mask`.
+        options: see `SearchOptions`.
+        prefix_BP: tokens that each row starts with (a decoder prompt), padded on the right. They count in lengths
+            and scores and are part of the result.
+        constraint: applied before the softmax, from the end of the prefix on.
+    """
+    return _Search(model, dict(inputs), options, prefix_BP, constraint).run()
+
+
+class _Search:
+    """The state of one search: live beams, finished hypotheses, the decoder's cache."""
+
+    def __init__(
+        self,
+        model: UnivalForConditionalGeneration,
+        inputs: dict[str, Any],
+        options: SearchOptions,
+        prefix_BP: Tensor | None,
+        constraint: Constraint | None,
+    ) -> None:
+        self.model, self.options, self.constraint = model, options, constraint
+        self.code_mask_B = inputs.pop("code_mask", None)
+        self.encoded = inputs["encoder_outputs"] if "encoder_outputs" in inputs else model.encoder(**inputs)
+        states_BSD = self.encoded.last_hidden_state
+        self.device, self.rows = states_BSD.device, len(states_BSD)
+        self.pad, self.eos = model.config.pad_token_id, model.config.eos_token_id
+        self.cache = EncoderDecoderCache(DynamicCache(), DynamicCache())
+        self.live = 1  # beams of a row: 1 until they differ, then K
+        self.tokens_RT = torch.full((self.rows, 1), model.config.decoder_start_token_id, device=self.device)
+        self.cumulative_RT = torch.zeros(self.rows, 0, device=self.device)
+        self.state_R = torch.zeros(self.rows, dtype=torch.long, device=self.device)
+        self.head, self.ids_V = model.lm_head.weight, None
+        self.prefix_BP = torch.empty(self.rows, 0, dtype=torch.long) if prefix_BP is None else prefix_BP
+        self.prefix_BP = self.prefix_BP[:, : options.max_tokens].to(self.device)
+        beams, length = options.beams, options.max_tokens + 1
+        self.ignored_BK = torch.zeros(self.rows, beams, dtype=torch.bool, device=self.device)
+        self.count_B = torch.zeros(self.rows, dtype=torch.long, device=self.device)
+        # one slot more than beams takes what is not to be kept
+        self.done_scores = torch.full((self.rows, beams + 1), -math.inf, device=self.device)
+        self.done_tokens = torch.full((self.rows, beams + 1, length), self.pad, device=self.device)
+        self.done_cumulative = torch.zeros(self.rows, beams + 1, length, device=self.device)
+
+    def run(self) -> Hypotheses:
+        """Search to the end."""
+        last = self.options.max_tokens
+        for step in range(self._force_common_prefix(), last + 1):
+            candidates = self._candidates(*self._continuations(step))
+            over_BC = self._finish(step, *candidates)
+            finished = step == last
+            if self.device.type == "cpu" or step % 4 == 3:  # elsewhere, looking waits for the device
+                finished = finished or bool((self.count_B >= self.options.beams).all())
+            if finished:
+                break
+            self._continue(step, over_BC, *candidates)
+        return self._result()
+
+    def _decode(self, tokens_RT: Tensor) -> Tensor:
+        code_mask = None if self.code_mask_B is None else self.code_mask_B.repeat_interleave(self.live, 0)
+        return self.model.decoder(tokens_RT, self.encoded, None, code_mask, self.cache)
+
+    def _force_common_prefix(self) -> int:
+        """Decode in one pass the forced tokens that all rows have; their number."""
+        length = int((self.prefix_BP != self.pad).sum(1).min()) if self.prefix_BP.shape[1] else 0
+        if length:
+            forced_BP = self.prefix_BP[:, :length]
+            hidden = self._decode(torch.cat([self.tokens_RT, forced_BP[:, :-1]], dim=1))
+            logits_BPV = F.linear(hidden, self.head).float() / self.options.temperature
+            scores_BP = logits_BPV.gather(2, forced_BP[..., None])[..., 0] - logits_BPV.logsumexp(2)
+            self.tokens_RT = torch.cat([self.tokens_RT, forced_BP], dim=1)
+            self.cumulative_RT = scores_BP.cumsum(1)
+        return length
+
+    def _continuations(self, step: int) -> tuple[Tensor, Tensor | None]:
+        """Score of every continuation of every beam (R, V), and the forced tokens (R,) while there are some."""
+        forced_R = None
+        if step < self.prefix_BP.shape[1]:
+            forced_R = self.prefix_BP[:, step].repeat_interleave(self.live)
+        elif self.constraint is not None and self.ids_V is None:
+            self.ids_V = self.constraint.vocabulary.to(self.device)
+            self.head = self.head.index_select(0, self.ids_V)
+        hidden_RD = self._decode(self.tokens_RT[:, -1:])[:, -1]
+        scores_RV = F.linear(hidden_RD, self.head).float()
+        if self.options.temperature != 1.0:
+            scores_RV /= self.options.temperature
+        last = step == self.options.max_tokens
+        if self.constraint is not None:
+            scores_RV.masked_fill_(~self._allowed(forced_R), -math.inf)
+        offset_R = scores_RV.logsumexp(1)
+        if self.cumulative_RT.shape[1]:
+            offset_R = offset_R - self.cumulative_RT[:, -1]
+        scores_RV -= offset_R[:, None]
+        self._forbid(scores_RV, step, last, forced_R)
+        return scores_RV, forced_R
+
+    def _allowed(self, forced_R: Tensor | None) -> Tensor:
+        """(R, V) bool over the columns of the output projection."""
+        assert self.constraint is not None
+        allowed_RV = self.constraint.allowed(self.state_R)
+        if forced_R is None:
+            return allowed_RV
+        everything_RV = (forced_R != self.pad)[:, None].repeat(1, len(self.head))
+        vocabulary = self.constraint.vocabulary.to(self.device)
+        everything_RV[:, vocabulary] |= allowed_RV
+        return everything_RV
+
+    def _column(self, token: int) -> Tensor:
+        """(V,) True at a token's column."""
+        ids_V = torch.arange(len(self.head), device=self.device) if self.ids_V is None else self.ids_V
+        return ids_V == token
+
+    def _forbid(self, scores_RV: Tensor, step: int, last: bool, forced_R: Tensor | None) -> None:
+        """Apply in place what does not take part in the softmax: padding, lengths, forced tokens, n-grams."""
+        eos_V = self._column(self.eos)
+        if last:
+            scores_RV.masked_fill_(~eos_V, -math.inf)
+        elif forced_R is not None:
+            other_RV = torch.arange(len(self.head), device=self.device) != forced_R[:, None]
+            scores_RV.masked_fill_(other_RV & (forced_R != self.pad)[:, None], -math.inf)
+        elif step < self.options.min_tokens:
+            scores_RV.masked_fill_(eos_V, -math.inf)
+        hidden = [self.pad] if last or self.constraint is None else [self.pad, *self.constraint.only_at_end]
+        for token in hidden:
+            scores_RV.masked_fill_(self._column(token), -math.inf)
+        size = self.options.no_repeat_ngram
+        if size and not last and self.tokens_RT.shape[1] >= size:
+            windows_RWn = self.tokens_RT.unfold(1, size, 1)
+            start_Rn = self.tokens_RT[:, self.tokens_RT.shape[1] - size + 1 :]
+            repeats_RW = (windows_RWn[..., :-1] == start_Rn[:, None]).all(2)
+            banned_RW = windows_RWn[..., -1] if self.ids_V is None else torch.searchsorted(self.ids_V, windows_RWn[..., -1])
+            penalty_RW = torch.zeros_like(repeats_RW, dtype=scores_RV.dtype).masked_fill_(repeats_RW, -math.inf)
+            scores_RV.scatter_add_(1, banned_RW, penalty_RW)
+
+    def _candidates(self, scores_RV: Tensor, forced_R: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
+        """The best 2 K continuations of each row: scores, beams and tokens, each (B, C)."""
+        vocabulary = scores_RV.shape[1]
+        count = min(2 * self.options.beams, self.live * vocabulary - 1)
+        scores_BC, index_BC = scores_RV.view(self.rows, -1).topk(count)
+        tokens_BC = index_BC % vocabulary
+        if self.ids_V is not None:
+            tokens_BC = self.ids_V[tokens_BC]
+        return scores_BC, index_BC // vocabulary, tokens_BC
+
+    def _finish(self, step: int, scores_BC: Tensor, beams_BC: Tensor, tokens_BC: Tensor) -> Tensor:
+        """Store the candidates that end among the first K; returns (B, C) what cannot be continued."""
+        beams = self.options.beams
+        eos_BC = (tokens_BC == self.eos) & (scores_BC != -math.inf)
+        eos_BC[:, :beams] &= ~self.ignored_BK
+        ends_BK = eos_BC[:, :beams] & (self.count_B < beams)[:, None]
+        slots_BK = torch.where(ends_BK, self.count_B[:, None] + ends_BK.cumsum(1) - 1, beams).clamp(max=beams)
+        self.count_B = self.count_B + ends_BK.sum(1)
+        scores_BK = scores_BC[:, :beams]
+        cumulative = torch.cat([self._of_beams(self.cumulative_RT, beams_BC[:, :beams]), scores_BK[..., None]], 2)
+        tokens = torch.cat([self._of_beams(self.tokens_RT[:, 1:], beams_BC[:, :beams]), tokens_BC[:, :beams, None]], 2)
+        if self.options.normalised:
+            scores_BK = scores_BK / (step + 1) ** self.options.length_penalty
+        slots_BKT = slots_BK[..., None].expand_as(tokens)
+        self.done_scores.scatter_(1, slots_BK, scores_BK)
+        self.done_tokens[..., : step + 1].scatter_(1, slots_BKT, tokens)
+        self.done_cumulative[..., : step + 1].scatter_(1, slots_BKT, cumulative)
+        eos_BC[:, :beams] |= self.ignored_BK
+        return eos_BC
+
+    def _of_beams(self, values_RT: Tensor, beams_BK: Tensor) -> Tensor:
+        """Gather the histories (B, K, T) of the chosen beams."""
+        rows_BK = torch.arange(self.rows, device=self.device)[:, None] * self.live + beams_BK
+        return values_RT[rows_BK]
+
+    def _continue(self, step: int, over_BC: Tensor, scores_BC: Tensor, beams_BC: Tensor, tokens_BC: Tensor) -> None:
+        """Go on with the best K candidates that have not ended."""
+        beams, count = self.options.beams, scores_BC.shape[1]
+        rank_BC = over_BC * count + torch.arange(count, device=self.device)
+        rank_BK, chosen_BK = rank_BC.topk(beams, largest=False)
+        self.ignored_BK = rank_BK >= count
+        beams_BK, tokens_BK = beams_BC.gather(1, chosen_BK), tokens_BC.gather(1, chosen_BK)
+        rows_R = (torch.arange(self.rows, device=self.device)[:, None] * self.live + beams_BK).flatten()
+        self.cache.self_attention_cache.reorder_cache(rows_R)
+        scores_R1 = scores_BC.gather(1, chosen_BK).view(-1, 1)
+        self.tokens_RT = torch.cat([self.tokens_RT[rows_R], tokens_BK.view(-1, 1)], 1)
+        self.cumulative_RT = torch.cat([self.cumulative_RT[rows_R], scores_R1], 1)
+        if self.constraint is not None:
+            state_R, tokens_R = self.state_R[rows_R], tokens_BK.flatten()
+            advanced_R = self.constraint.advance(state_R, tokens_R)
+            if step < self.prefix_BP.shape[1]:
+                in_prefix_R = (self.prefix_BP[:, step] != self.pad).repeat_interleave(beams)
+                advanced_R = torch.where(in_prefix_R, state_R, advanced_R)
+            self.state_R = advanced_R
+        self.live = beams
+
+    def _result(self) -> Hypotheses:
+        scores_BK, order_BK = self.done_scores[:, :-1].sort(dim=1, descending=True, stable=True)
+        order_BKT = order_BK[..., None].expand(-1, -1, self.done_tokens.shape[2])
+        tokens_BKT = self.done_tokens.gather(1, order_BKT)
+        cumulative_BKT = self.done_cumulative.gather(1, order_BKT)
+        token_scores_BKT = cumulative_BKT.diff(dim=2, prepend=cumulative_BKT.new_zeros(*scores_BK.shape, 1))
+        return Hypotheses(tokens_BKT, scores_BK, token_scores_BKT.masked_fill(tokens_BKT == self.pad, 0.0))
