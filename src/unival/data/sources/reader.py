@@ -1,0 +1,236 @@
+"""What a reader of an official data set is, and how files are read so that every fault names file and row.
+
+A reader is a generator function: it gets the folder and yields media, rows and what it could not read. It is
+registered under the data set's name both as a reader (for `unival import`) and as a source (for `prepare`).
+"""
+
+import csv
+import gzip
+import io
+import json
+import os
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from unival import config
+from unival.data.source import SOURCES, BadItem, MediaItem, RowItem, Source
+from unival.errors import UserError, nearest
+from unival.registry import Registry
+
+DATA_VARIABLE = "UNIVAL_DATA"
+MAX_PACKED_BYTES = 4 * 1024**3
+"""A compressed file that unpacks to more is refused."""
+Item = MediaItem | RowItem | BadItem
+Read = Callable[[Path], Iterable[Item]]
+
+
+@dataclass(frozen=True)
+class Reader:
+    """An official format."""
+
+    name: str
+    expects: str
+    """What must lie under the folder, for `--help`."""
+    licence: str
+    read: Read
+    counts: Mapping[str, int] = field(default_factory=dict)
+    """Rows of the complete set: `<split>/<task>` -> number."""
+
+
+READERS: Registry[Reader] = Registry("data set")
+
+
+@dataclass(frozen=True)
+class ReaderOptions:
+    """Options of every reader as a source."""
+
+    root: str | None = None
+    """Folder of the data set; where null, the folder of the same name under UNIVAL_DATA."""
+
+
+def reader(
+    name: str, *, expects: str, licence: str, counts: Mapping[str, int] | None = None
+) -> Callable[[Read], Read]:
+    """Decorator: register a reading function as reader and source `name`."""
+
+    def enter(read: Read) -> Read:
+        READERS.register(name)(Reader(name, expects, licence, read, counts or {}))  # type: ignore[arg-type]
+
+        def source(options: Mapping[str, Any], where: str) -> Source:
+            chosen = config.build(ReaderOptions, options, where)
+            root = folder(Path(chosen.root)) if chosen.root else data_folder() / name
+            return Source(read(root), licence)
+
+        SOURCES.register(name)(source)
+        return read
+
+    return enter
+
+
+def data_folder() -> Path:
+    """The folder of real data that the environment names.
+
+    Raises:
+        UserError: UNIVAL_DATA is not set or names no folder.
+    """
+    value = os.environ.get(DATA_VARIABLE)
+    if not value:
+        raise UserError(
+            f"{DATA_VARIABLE} is not set: export {DATA_VARIABLE}=<folder that holds the data sets>"
+        )
+    path = Path(value)
+    if not path.is_dir():
+        raise UserError(
+            f"{DATA_VARIABLE}={value}: no such folder: set it to the folder that holds the data sets"
+        )
+    return path
+
+
+def folder(path: Path) -> Path:
+    """`path` itself where it is a folder.
+
+    Raises:
+        UserError: it is not; the message names what is there instead.
+    """
+    if not path.is_dir():
+        there = [item.name for item in path.parent.iterdir() if item.is_dir()] if path.parent.is_dir() else []
+        hint = nearest(path.name, there) if there else f"{path.parent} is missing too"
+        raise UserError(f"{path}: no such folder: {hint}")
+    return path
+
+
+def require(root: Path, *patterns: str) -> list[Path]:
+    """All files under `root` that match one of the patterns, sorted.
+
+    Raises:
+        UserError: there is none.
+    """
+    folder(root)
+    found = sorted({path for pattern in patterns for path in root.glob(pattern) if path.is_file()})
+    if not found:
+        raise UserError(
+            f"{root}: no file {' or '.join(patterns)}: put it there, or give the folder that holds it"
+        )
+    return found
+
+
+def read_bytes(path: Path) -> bytes:
+    """A file's bytes, unpacked where its name ends in .gz.
+
+    Raises:
+        UserError: missing, unreadable, damaged, or unpacks to more than 4 GiB.
+    """
+    try:
+        if path.suffix != ".gz":
+            return path.read_bytes()
+        with gzip.open(path) as handle:
+            data = handle.read(MAX_PACKED_BYTES + 1)
+    except (OSError, EOFError, gzip.zlib.error) as error:  # type: ignore[attr-defined]
+        raise UserError(f"{path}: cannot read: {getattr(error, 'strerror', None) or error}") from error
+    if len(data) > MAX_PACKED_BYTES:
+        raise UserError(f"{path}: unpacks to more than {MAX_PACKED_BYTES} bytes")
+    return data
+
+
+def read_text(path: Path) -> str:
+    """A UTF-8 text file.
+
+    Raises:
+        UserError: missing, unreadable or in another encoding.
+    """
+    try:
+        return read_bytes(path).decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        line = read_bytes(path)[: error.start].count(b"\n") + 1
+        raise UserError(f"{path}: line {line}: not UTF-8 text: convert it to UTF-8") from error
+
+
+def read_json(path: Path, kind: type | None = None) -> Any:
+    """A JSON file, its top level of the given kind.
+
+    Raises:
+        UserError: unreadable, not JSON, or another kind.
+    """
+    try:
+        value = json.loads(read_text(path))
+    except (ValueError, RecursionError) as error:
+        raise UserError(f"{path}: not JSON: {error}") from error
+    if kind is not None and not isinstance(value, kind):
+        raise UserError(f"{path}: expected a {kind.__name__} at the top level, found {type(value).__name__}")
+    return value
+
+
+def rows_of(value: Mapping[str, Any], key: str, path: Path) -> list[Any]:
+    """The list under `key` of a JSON file's mapping.
+
+    Raises:
+        UserError: it is missing or no list.
+    """
+    if not isinstance(value.get(key), list):
+        raise UserError(f"{path}: no list '{key}': {nearest(key, map(str, value))}")
+    return value[key]
+
+
+def read_csv(
+    path: Path, columns: Iterable[str], delimiter: str = ",", names: list[str] | None = None
+) -> Iterator[tuple[str, dict[str, str]] | BadItem]:
+    """(row name, values) of each row of a CSV file; a row with too few or too many fields is a BadItem.
+
+    Args:
+        columns: columns that the header must have.
+        names: the header, where the file has none.
+
+    Raises:
+        UserError: unreadable, or a column is missing.
+    """
+    rows = csv.reader(io.StringIO(read_text(path), newline=""), delimiter=delimiter)
+    try:
+        header = names or [name.strip() for name in next(rows, [])]
+        for column in columns:
+            if column not in header:
+                raise UserError(f"{path}: no column '{column}': {nearest(column, header)}")
+        for number, values in enumerate(rows, 1 if names else 2):
+            if len(values) == len(header):
+                yield f"line {number}", dict(zip(header, values, strict=True))
+            elif values:
+                reason = f"{len(values)} fields, and there are {len(header)} columns"
+                yield BadItem(str(path), f"line {number}", "row", reason)
+    except csv.Error as error:
+        raise UserError(f"{path}: line {rows.line_num}: not CSV: {error}") from error
+
+
+def read_jsonl(path: Path) -> Iterator[tuple[str, dict[str, Any]] | BadItem]:
+    """(row name, values) of each line of a JSON-lines file; a line that is no JSON object is a BadItem."""
+    for number, line in enumerate(read_text(path).split("\n"), 1):
+        if not line.strip():
+            continue
+        try:
+            value = json.loads(line)
+        except (ValueError, RecursionError) as error:
+            yield BadItem(str(path), f"line {number}", "row", f"not JSON: {error}")
+            continue
+        if isinstance(value, dict):
+            yield f"line {number}", value
+        else:
+            yield BadItem(
+                str(path), f"line {number}", "row", f"expected an object, found {type(value).__name__}"
+            )
+
+
+def field_of(row: Any, key: str, kind: type | tuple[type, ...], where: str) -> Any:
+    """`row[key]`, of the given kind.
+
+    Raises:
+        UserError: the row is no mapping, or the field is missing or of another kind.
+    """
+    if not isinstance(row, Mapping):
+        raise UserError(f"{where}: expected an object, found {type(row).__name__}")
+    if key not in row:
+        raise UserError(f"{where}: no field '{key}': {nearest(key, map(str, row))}")
+    value = row[key]
+    if not isinstance(value, kind) or (isinstance(value, bool) and kind is int):
+        names = " or ".join(k.__name__ for k in (kind if isinstance(kind, tuple) else (kind,)))
+        raise UserError(f"{where}: field '{key}' should be {names}, found {str(value)[:40]!r}")
+    return value
