@@ -6,11 +6,13 @@ Slaney mel filters, decibels. Its window and filters are functions of the specif
 M clips, S samples, F frames, B mel bins, C channels.
 """
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cache
 from typing import Any
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -89,18 +91,31 @@ def hann_window(n_fft: int, device: torch.device | str = "cpu") -> Tensor:
 
 @cache
 def mel_filters(spec: Cnn14Spec) -> Tensor:
-    """Slaney-style triangular filters of equal area (n_fft / 2 + 1, mels), float32."""
-    import torchaudio.functional
+    """Triangular filters of equal area on Slaney's mel scale (n_fft / 2 + 1, mels), float32.
 
-    return torchaudio.functional.melscale_fbanks(
-        spec.n_fft // 2 + 1,
-        spec.fmin,
-        spec.fmax,
-        spec.mels,
-        spec.mel_sampling_rate or spec.sampling_rate,
-        norm="slaney",
-        mel_scale="slaney",
-    )
+    Worked out in float64: torchaudio's float32 filters are off by up to 1.4e-3 dB at 48 kHz.
+    """
+    rate = spec.mel_sampling_rate or spec.sampling_rate
+    frequencies = np.linspace(0.0, rate / 2, spec.n_fft // 2 + 1)
+    corners = _hertz(np.linspace(_mels(spec.fmin), _mels(spec.fmax), spec.mels + 2))
+    rising = (frequencies[:, None] - corners[:-2]) / np.diff(corners)[:-1]
+    falling = (corners[2:] - frequencies[:, None]) / np.diff(corners)[1:]
+    filters = np.maximum(0.0, np.minimum(rising, falling)) * 2.0 / (corners[2:] - corners[:-2])
+    return torch.from_numpy(filters.astype(np.float32))
+
+
+_BREAK, _MELS_AT_BREAK, _STEP = 1000.0, 15.0, math.log(6.4) / 27  # linear below 1 kHz, logarithmic above
+
+
+def _mels(hertz: float) -> float:
+    if hertz < _BREAK:
+        return hertz * _MELS_AT_BREAK / _BREAK
+    return _MELS_AT_BREAK + math.log(hertz / _BREAK) / _STEP
+
+
+def _hertz(mels: np.ndarray) -> np.ndarray:
+    linear = mels * _BREAK / _MELS_AT_BREAK
+    return np.where(mels < _MELS_AT_BREAK, linear, _BREAK * np.exp((mels - _MELS_AT_BREAK) * _STEP))
 
 
 @torch.compiler.disable

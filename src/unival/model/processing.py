@@ -1,0 +1,319 @@
+"""From media and text as people have them to the tensors of the model, and boxes to location tokens and back.
+
+What the original does is kept to the rounding (reference 1.5, 1.6, 3.4); where it draws at random in evaluation
+(crops of long sounds), the processor takes the middle unless it is given a random generator.
+
+M media, T frames, H, W pixels, C colours, S samples, B rows, L tokens, K media of a row.
+"""
+
+import json
+import math
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from torch import Tensor
+from transformers import BatchFeature, ProcessorMixin
+
+from unival import config, files
+from unival.errors import UserError
+from unival.vocab import UnivalTokenizer
+
+SETTINGS_FILE = "processor_config.json"
+Box = tuple[float, float, float, float]
+_BIN = re.compile(r"<bin_(\d+)>")
+
+
+@dataclass(frozen=True)
+class ProcessorSettings:
+    """What the processor does; saved as processor_config.json."""
+
+    image_size: int = 384
+    """Images are resized to this many pixels on both sides, whatever their shape."""
+    image_mean: tuple[float, ...] = (0.5, 0.5, 0.5)
+    """Mean and spread of pixels in 0..1, for images and video frames."""
+    image_std: tuple[float, ...] = (0.5, 0.5, 0.5)
+    bin_scale: int | None = None
+    """Pixels of the resized image that the last location bin stands for; null: `image_size`. The released UnIVAL
+    weights need 512 also at 384 pixels, where they use the bins 0..749 only."""
+    video_frames: int = 8
+    video_size: int = 224
+    """Frames are cropped in the middle to so many pixels on both sides, smaller ones are padded with black."""
+    video_fit: Literal["resize", "crop"] = "resize"
+    """`resize` brings the shorter side to `video_size` before the crop; `crop` does not, like the original, whose
+    videos were brought to that size in advance."""
+    sampling_rate: int = 48000
+    audio_seconds: float = 10.0
+    """Length that all sounds are brought to."""
+    audio_fill: Literal["repeatpad", "repeat", "pad"] = "repeatpad"
+    """Short sounds: whole repetitions then silence, repetitions to the end, or silence."""
+
+    def __post_init__(self) -> None:
+        if min(self.image_size, self.video_frames, self.video_size, self.sampling_rate) < 1:
+            raise ValueError("image_size, video_frames, video_size and sampling_rate must be positive")
+        if len(self.image_mean) != 3 or len(self.image_std) != 3 or min(self.image_std) <= 0:
+            raise ValueError("image_mean and image_std are three numbers, one per colour; image_std is positive")
+        if round(self.sampling_rate * self.audio_seconds) < 1:
+            raise ValueError("audio_seconds must be positive")
+
+
+class UnivalProcessor(ProcessorMixin):
+    """Tokenizer, image, video and audio preprocessing of one model.
+
+    Args:
+        tokenizer: the vocabulary.
+        settings: fields of `ProcessorSettings`; an unknown one is a UserError.
+    """
+
+    def __init__(self, tokenizer: UnivalTokenizer, **settings: Any) -> None:
+        settings.pop("processor_class", None)
+        self.tokenizer = tokenizer
+        self.chat_template = None
+        self.settings = config.build(ProcessorSettings, settings, "processor")
+        self.image_size = self.settings.image_size
+        self.video_frames = self.settings.video_frames
+        self.video_size = self.settings.video_size
+        self.sampling_rate = self.settings.sampling_rate
+        self.audio_samples = round(self.settings.sampling_rate * self.settings.audio_seconds)
+        self.bin_scale = self.settings.bin_scale or self.settings.image_size
+        mean, std = torch.tensor(self.settings.image_mean), torch.tensor(self.settings.image_std)
+        self._factor_C, self._shift_C = 1.0 / (255.0 * std), -mean / std
+
+    # Media
+
+    def image(self, pixels: Any) -> Tensor:
+        """An image, uint8 (H, W, 3) or PIL, to float (3, image_size, image_size)."""
+        pixels_HWC = _rgb(pixels)
+        if pixels_HWC.shape[:2] != (self.image_size, self.image_size):
+            pixels_HWC = _resize(pixels_HWC, (self.image_size, self.image_size))
+        return self._normalise(pixels_HWC).permute(2, 0, 1).contiguous()
+
+    def video(self, frames: Any) -> Tensor:
+        """Frames, uint8 (T, H, W, 3), to float (3, video_frames, video_size, video_size).
+
+        The last frame is repeated where there are too few; sampling from a longer video is the reader's work.
+        """
+        frames_THWC = np.stack([_rgb(frame) for frame in frames]) if len(frames) else np.empty((0, 0, 0, 3))
+        missing = self.video_frames - len(frames_THWC)
+        if missing < 0 or not len(frames_THWC):
+            raise UserError(f"video: {len(frames_THWC)} frames where 1 to {self.video_frames} are expected")
+        if missing:
+            frames_THWC = np.concatenate([frames_THWC, np.repeat(frames_THWC[-1:], missing, axis=0)])
+        size = self.video_size
+        if self.settings.video_fit == "resize" and min(frames_THWC.shape[1:3]) != size:
+            height, width = frames_THWC.shape[1:3]
+            scale = size / min(height, width)
+            target = (max(round(height * scale), size), max(round(width * scale), size))
+            frames_THWC = np.stack([_resize(frame, target) for frame in frames_THWC])
+        return self._normalise(_centre_crop(frames_THWC, size)).permute(3, 0, 1, 2).contiguous()
+
+    def audio(self, samples: Any, rng: np.random.Generator | None = None) -> Tensor:
+        """A waveform, (S,) or (S, channels), at `sampling_rate`, to float (audio_samples,).
+
+        Channels are averaged, samples rounded to 16 bits. Of a longer sound the middle is taken, or a random
+        part where `rng` is given; a shorter one is filled as the settings say.
+        """
+        waveform = np.asarray(samples)
+        if waveform.ndim == 2:
+            waveform = waveform.mean(axis=1)
+        if waveform.ndim != 1 or not len(waveform):
+            raise UserError(f"audio: expected samples (S,) or (S, channels), found shape {waveform.shape}")
+        return torch.from_numpy(self._fill(_through_int16(waveform), rng))
+
+    def _fill(self, waveform: np.ndarray, rng: np.random.Generator | None) -> np.ndarray:
+        length, wanted = len(waveform), self.audio_samples
+        if length >= wanted:
+            spare = length - wanted
+            start = spare // 2 if rng is None else int(rng.integers(0, spare + 1))
+            return waveform[start : start + wanted].copy()
+        if self.settings.audio_fill == "repeat":
+            return np.tile(waveform, math.ceil(wanted / length))[:wanted]
+        repeats = wanted // length if self.settings.audio_fill == "repeatpad" else 1
+        filled = np.zeros(wanted, np.float32)
+        filled[: repeats * length] = np.tile(waveform, repeats)
+        return filled
+
+    def _normalise(self, pixels: np.ndarray) -> Tensor:
+        return torch.from_numpy(pixels).to(torch.float32).mul_(self._factor_C).add_(self._shift_C)
+
+    # Boxes
+
+    def box_to_bins(self, box: Sequence[float], size: tuple[int, int]) -> str:
+        """` <bin_a> <bin_b> <bin_c> <bin_d>` of a box (x0, y0, x1, y1) in pixels of an image of `size` (width,
+        height)."""
+        corners = np.asarray(box, np.float32) * self._scale(size) / np.float32(self.bin_scale)
+        last = self.tokenizer.num_bins - 1
+        bins = np.clip(np.round(corners * np.float32(last)), 0, last).astype(int)
+        return "".join(f" <bin_{index}>" for index in bins)
+
+    def bins_to_box(self, bins: str | Sequence[int], size: tuple[int, int]) -> Box | None:
+        """The box in pixels of an image of `size` (width, height), from a generated text or its token ids.
+
+        x0 <= x1 and y0 <= y1; None when there are not exactly four bins and nothing else.
+        """
+        text = bins if isinstance(bins, str) else self.tokenizer.decode_text(bins)
+        indices = [int(index) for index in _BIN.findall(text)]
+        last = self.tokenizer.num_bins - 1
+        if len(indices) != 4 or _BIN.sub("", text).strip() or max(indices) > last:
+            return None
+        corners = np.asarray(indices, np.float32) / np.float32(last) * np.float32(self.bin_scale)
+        x0, y0, x1, y1 = (corners / self._scale(size)).tolist()
+        return min(x0, x1), min(y0, y1), max(x0, x1), max(y0, y1)
+
+    def _scale(self, size: tuple[int, int]) -> np.ndarray:
+        """Resized pixels per pixel, for x0, y0, x1, y1."""
+        width, height = size
+        return np.asarray([self.image_size / width, self.image_size / height] * 2, np.float32)
+
+    # Batches
+
+    def text(self, texts: Sequence[str]) -> dict[str, Tensor]:
+        """Encoder texts to `input_ids` (B, L) = BOS + tokens + EOS, padded, and `attention_mask` (B, L)."""
+        begin, end, pad = (
+            self.tokenizer.bos_token_id,
+            self.tokenizer.eos_token_id,
+            self.tokenizer.pad_token_id,
+        )
+        rows = [[begin, *self.tokenizer.encode_text(text), end] for text in texts]
+        ids_BL = np.full((len(rows), max(map(len, rows), default=0)), pad, np.int64)
+        for number, row in enumerate(rows):
+            ids_BL[number, : len(row)] = row
+        input_ids = torch.from_numpy(ids_BL)
+        return {"input_ids": input_ids, "attention_mask": (input_ids != pad).long()}
+
+    def __call__(  # type: ignore[override]
+        self,
+        images: Any = None,
+        text: str | Sequence[str] | None = None,
+        videos: Any = None,
+        audio: Any = None,
+        sampling_rate: int | None = None,
+        **unused: Any,
+    ) -> BatchFeature:
+        """A batch for the model's forward and `generate`.
+
+        Args:
+            images: one image, or for each row an image, a list of images or None; likewise `videos` (arrays
+                of frames) and `audio` (waveforms).
+            text: one prompt or one for each row.
+            sampling_rate: of `audio`; checked against the processor's.
+
+        Returns:
+            `input_ids`, `attention_mask`; `pixel_values` (M, 3, H, W) with `pixel_index` (B, K);
+            `video_values` (M, 3, T, H, W) with `video_index`; `audio_values` (M, S) with `audio_index`.
+        """
+        unknown = set(unused) - {"return_tensors", "padding"}
+        if unknown or unused.get("return_tensors", "pt") != "pt":
+            raise UserError(f"processor: cannot use {unused}: it returns PyTorch tensors, padded")
+        if sampling_rate is not None and sampling_rate != self.sampling_rate:
+            raise UserError(f"audio: {sampling_rate} Hz: resample to {self.sampling_rate} Hz first")
+        batch: dict[str, Tensor] = {}
+        if text is not None:
+            batch |= self.text([text] if isinstance(text, str) else text)
+        for name, values, transform, rank in (
+            ("pixel", images, self.image, 3),
+            ("video", videos, self.video, 4),
+            ("audio", audio, self.audio, 1),
+        ):
+            if values is not None:
+                batch |= _stack_media(name, values, transform, rank)
+        return BatchFeature(batch)
+
+    def batch_decode(self, ids_BT: Any, **unused: Any) -> list[str]:
+        """Generated ids to texts."""
+        return [self.tokenizer.decode_text(ids) for ids in ids_BT]
+
+    def decode(self, ids_T: Any, **unused: Any) -> str:
+        """Generated ids of one row to text."""
+        return self.tokenizer.decode_text(ids_T)
+
+    # Files
+
+    def to_dict(self) -> dict[str, Any]:
+        """The settings."""
+        return {**asdict(self.settings), "processor_class": type(self).__name__}
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({self.settings}, vocabulary of {len(self.tokenizer)})"
+
+    def save_pretrained(self, save_directory: Any, push_to_hub: bool = False, **unused: Any) -> list[str]:
+        """Write the settings and the tokenizer into a model folder."""
+        folder = Path(save_directory)
+        files.write_json(folder / SETTINGS_FILE, self.to_dict())
+        return [str(folder / SETTINGS_FILE), *self.tokenizer.save_pretrained(folder)]
+
+    @classmethod
+    def from_pretrained(  # type: ignore[override]
+        cls, pretrained_model_name_or_path: Any, **settings: Any
+    ) -> "UnivalProcessor":
+        """Read a processor from a model folder; `settings` override the saved ones.
+
+        Raises:
+            UserError: the folder has no processor or an unknown setting.
+        """
+        path = Path(pretrained_model_name_or_path) / SETTINGS_FILE
+        for key in ("trust_remote_code", "_from_auto", "cache_dir", "local_files_only", "token", "revision"):
+            settings.pop(key, None)
+        try:
+            saved: Mapping[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+            tokenizer = UnivalTokenizer.from_pretrained(path.parent)
+        except (OSError, ValueError) as error:
+            raise UserError(f"{path.parent}: no processor there: {error}") from error
+        return cls(tokenizer, **{**saved, **settings})
+
+
+def _rgb(pixels: Any) -> np.ndarray:
+    """uint8 (H, W, 3) of an array or PIL image."""
+    if not isinstance(pixels, np.ndarray):
+        pixels = np.asarray(pixels.convert("RGB"))
+    if pixels.ndim == 2:
+        pixels = np.repeat(pixels[:, :, None], 3, axis=2)
+    if pixels.dtype != np.uint8 or pixels.ndim != 3 or pixels.shape[2] != 3:
+        raise UserError(f"image: expected uint8 (height, width, 3), found {pixels.dtype} {pixels.shape}")
+    return pixels
+
+
+def _resize(pixels_HWC: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    """Bicubic, with Pillow's antialiasing, to (height, width)."""
+    from PIL import Image
+
+    height, width = size
+    return np.array(Image.fromarray(pixels_HWC).resize((width, height), Image.Resampling.BICUBIC))
+
+
+def _centre_crop(frames_THWC: np.ndarray, size: int) -> np.ndarray:
+    """The middle `size` x `size` pixels; black is added around smaller frames."""
+    height, width = frames_THWC.shape[1:3]
+    pad_y, pad_x = max(size - height, 0), max(size - width, 0)
+    if pad_y or pad_x:
+        around = ((0, 0), (pad_y // 2, (pad_y + 1) // 2), (pad_x // 2, (pad_x + 1) // 2), (0, 0))
+        frames_THWC = np.pad(frames_THWC, around)
+        height, width = frames_THWC.shape[1:3]
+    top, left = round((height - size) / 2), round((width - size) / 2)
+    return frames_THWC[:, top : top + size, left : left + size]
+
+
+def _through_int16(waveform: np.ndarray) -> np.ndarray:
+    """Samples as a 16-bit file holds them, float32."""
+    quantised = (np.clip(waveform, -1.0, 1.0) * 32767.0).astype(np.int16)
+    return (quantised / 32767.0).astype(np.float32)
+
+
+def _stack_media(name: str, values: Any, transform: Any, rank: int) -> dict[str, Tensor]:
+    """Transformed media (M, ...) and for each row the places of its own, -1 where there are fewer."""
+    if not isinstance(values, list | tuple) and not (isinstance(values, np.ndarray) and values.ndim > rank):
+        values = [values]
+    rows = [[] if row is None else list(row) if isinstance(row, list | tuple) else [row] for row in values]
+    media = [transform(item) for row in rows for item in row]
+    if not media:
+        return {}
+    index_BK = torch.full((len(rows), max(map(len, rows))), -1, dtype=torch.long)
+    place = 0
+    for number, row in enumerate(rows):
+        index_BK[number, : len(row)] = torch.arange(place, place + len(row))
+        place += len(row)
+    return {f"{name}_values": torch.stack(media), f"{name}_index": index_BK}
