@@ -46,6 +46,16 @@ def decode_image(data: bytes, name: str) -> np.ndarray:
         raise UserError(f"{name}: not a readable image: {_reason(error)}") from error
 
 
+def image_size(data: bytes, name: str) -> tuple[int, int]:
+    """(width, height) that `decode_image` will give, from the header alone."""
+    try:
+        with Image.open(io.BytesIO(data)) as image:
+            sideways = image.getexif().get(0x0112, 1) >= 5
+            return (image.height, image.width) if sideways else (image.width, image.height)
+    except (UnidentifiedImageError, OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
+        raise UserError(f"{name}: not a readable image: {_reason(error)}") from error
+
+
 def encode_image(image_HWC: np.ndarray, suffix: str = ".png", quality: int = 95) -> bytes:
     """Encode uint8 HWC RGB as PNG (lossless) or JPEG. Equal pixels give equal bytes."""
     buffer = io.BytesIO()

@@ -131,6 +131,7 @@ class MediaStore:
         )
         self._kind = index.column("kind").to_pylist()
         self._handles: dict[int, int] = {}
+        self._image_sizes: dict[str, tuple[int, int]] = {}
 
     def __len__(self) -> int:
         return len(self._rows)
