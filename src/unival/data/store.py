@@ -160,6 +160,12 @@ class MediaStore:
         """Pixels, uint8 HWC RGB."""
         return media.decode_image(self.bytes(key), self._name(key))
 
+    def image_size(self, key: str) -> tuple[int, int]:
+        """(width, height) in pixels, as `image` gives them, from the header alone; remembered."""
+        if key not in self._image_sizes:
+            self._image_sizes[key] = media.image_size(self.bytes(key), self._name(key))
+        return self._image_sizes[key]
+
     def video(
         self, key: str, num_frames: int | None = None, rng: np.random.Generator | None = None
     ) -> np.ndarray:

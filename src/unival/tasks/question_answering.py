@@ -54,9 +54,8 @@ class QuestionAnswering(Task):
         return [main, self.example(prompt, verdict, record, answer.weight, answering=False)]
 
     def finetuning(self, record: Record, rng: np.random.Generator) -> list[Example]:
-        """One of the answers, weighted by its confidence: the original has a row for each."""
-        self._likeliest(record)
-        answer = record.answers[int(rng.integers(len(record.answers)))]
+        """The likeliest answer, weighted by its confidence."""
+        answer = self._likeliest(record)
         return [self.example(self._prompt(record), f" {answer.text}", record, answer.weight)]
 
     def inference(self, record: Record) -> Example:
