@@ -161,9 +161,10 @@ def sources(**sizes):
     return {kind: Source(Task(), records(kind, count), store) for kind, count in sizes.items()}
 
 
-def config(streams, **changes):
+def config(streams, balanced=True, **changes):
     """A short run; `streams`: task -> rows a step."""
-    mixture = MixtureConfig(sum(streams.values()), [StreamConfig(task, rows) for task, rows in streams.items()])
+    quotas = [StreamConfig(task, rows) for task, rows in streams.items()]
+    mixture = MixtureConfig(sum(streams.values()), quotas, balanced)
     values = {
         "steps": 12,
         "mixture": mixture,

@@ -1,0 +1,106 @@
+"""A short training run in a process of its own, for tests that kill it or start several ranks.
+
+Processes come from a fork server that has imported everything once: a run then costs a fraction of a second.
+"""
+
+import dataclasses
+import multiprocessing
+import os
+import signal
+import socket
+import sys
+import time
+from pathlib import Path
+
+from unival.engine import checkpoint, train
+from unival.engine.optim import OptimizerConfig
+from unival.engine.runtime import Runtime
+from unival.engine.settings import SelectionConfig
+
+from . import standins
+
+CONTEXT = multiprocessing.get_context("forkserver")
+CONTEXT.set_forkserver_preload([__name__])
+
+
+def start(folder, options, ranks=1, slow=0.0, fail_at=None, die_in=None):
+    """Start a run on each rank; returns the processes.
+
+    `fail_at`: the step after which it kills itself; `die_in`: it does so in the third write of that file of a
+    checkpoint; `slow`: seconds added to steps, half of it to file syncs and validations.
+    """
+    environment = {}
+    if ranks > 1:
+        with socket.socket() as probe:
+            probe.bind(("127.0.0.1", 0))
+            port = str(probe.getsockname()[1])
+        environment = {"WORLD_SIZE": str(ranks), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
+    if fail_at is not None:
+        environment[train.FAIL_AT] = str(fail_at)
+    processes = []
+    for rank in range(ranks):
+        own = {**environment, "RANK": str(rank), "LOCAL_RANK": str(rank)} if ranks > 1 else environment
+        process = CONTEXT.Process(target=main, args=(folder, options, own, slow, die_in), daemon=True)
+        process.start()
+        processes.append(process)
+    return processes
+
+
+def finish(processes, folder, seconds=90):
+    """Wait for the end; returns (largest absolute exit status, what rank 0 told)."""
+    for process in processes:
+        process.join(seconds)
+        if process.is_alive():
+            process.kill()
+            raise TimeoutError(f"still running after {seconds} s:\n{told(folder)}")
+    return max((process.exitcode for process in processes), key=abs), told(folder)
+
+
+def told(folder):
+    """What rank 0 wrote to the error stream."""
+    return (folder / "stderr-0").read_text()
+
+
+def main(folder, options, environment, slow, die_in):
+    os.environ.update(environment)
+    stream = (folder / f"stderr-{environment.get('RANK', 0)}").open("w")
+    os.dup2(stream.fileno(), 2)
+    sys.stderr = stream
+    values = dict(options)
+    sizes = values.pop("sizes", {"image": 24, "video": 9})
+    dropout = values.pop("dropout", 0.2)
+    streams = values.pop("streams", {"image": 4, "video": 4})
+    balanced = values.pop("balanced", True)
+    if values.pop("sgd", False):
+        values["optimizer"] = OptimizerConfig(lr=0.1, name="sgd", weight_decay=0.0, warmup=0.0)
+    if values.pop("select", False):
+        values["selection"] = SelectionConfig(every=5, rows=4)
+    config = dataclasses.replace(standins.config(streams, balanced), **values)
+
+    def evaluate(model):
+        time.sleep(slow)
+        # falls and rises, so that the best weights are not the last
+        return {"score": -abs(float(model.hidden.weight.detach().sum()) * 1000 % 7 - 3)}
+
+    _interfere(slow, die_in)
+    train.train(
+        config, standins.model(dropout=dropout), standins.Processor(), standins.sources(**sizes), folder / "out",
+        folder / "scratch", Runtime(device="cpu", threads=1), evaluate=evaluate if config.selection else None,
+    )  # fmt: skip
+
+
+def _interfere(slow, die_in):
+    update, sync, synced = train.Trainer._update, checkpoint.sync, []
+
+    def slow_update(self, batches):
+        time.sleep(slow)
+        update(self, batches)
+
+    def slow_or_dying_sync(path):
+        time.sleep(slow / 2)
+        synced.append(path.name)
+        if synced.count(die_in) == 3:
+            os.kill(os.getpid(), signal.SIGKILL)
+        sync(path)
+
+    train.Trainer._update, checkpoint.sync = slow_update, slow_or_dying_sync

@@ -1,0 +1,82 @@
+"""Several ranks compute what one rank computes, whatever the rows that each of them gets."""
+
+import signal
+import time
+
+import pytest
+from safetensors.torch import load_file
+
+from .program import finish, start, told
+from .test_train import same
+
+pytestmark = pytest.mark.distributed
+# targets of 1 to 3 words; image rows, some with audio; few videos: a rank often has none
+UNEQUAL = {
+    "steps": 20,
+    "sgd": True,
+    "dropout": 0.0,
+    "freeze_batch_norm": True,
+    "log_every": 5,
+    "streams": {"mixed": 13, "video": 3},
+    "sizes": {"mixed": 24, "video": 9},
+}
+
+
+def weights(folder, options, ranks):
+    """Published weights of a run."""
+    folder.mkdir()
+    status, error = finish(start(folder, options, ranks), folder)
+    assert status == 0, error
+    return load_file(folder / "out/model.safetensors"), error
+
+
+@pytest.fixture(scope="module")
+def alone(tmp_path_factory):
+    return weights(tmp_path_factory.mktemp("ranks") / "alone", UNEQUAL, 1)
+
+
+def test_two_ranks_of_8_equal_one_of_16(tmp_path, alone):
+    same(alone[0], weights(tmp_path / "two", UNEQUAL, 2)[0], relative=1e-5)
+
+
+def test_ranks_times_accumulation(tmp_path, alone):
+    same(alone[0], weights(tmp_path / "two", {**UNEQUAL, "accumulate": 2}, 2)[0], relative=1e-5)
+
+
+def test_four_ranks(tmp_path, alone):
+    same(alone[0], weights(tmp_path / "four", UNEQUAL, 4)[0], relative=1e-5)
+
+
+def test_a_medium_on_one_rank_only(tmp_path):
+    options = {**UNEQUAL, "streams": {"mixed": 7, "video": 1}}
+    one, two = (weights(tmp_path / str(ranks), options, ranks)[0] for ranks in (1, 2))
+    same(one, two, relative=1e-5)
+
+
+def test_a_medium_in_few_steps_only(tmp_path):
+    # in most steps no rank has a video: its encoder must then stay, weight decay included
+    options = {**UNEQUAL, "sgd": False, "balanced": False, "streams": {"mixed": 4, "video": 1}}
+    options["sizes"] = {"mixed": 60, "video": 2}
+    one, two = (weights(tmp_path / str(ranks), options, ranks)[0] for ranks in (1, 2))
+    same(one, two, relative=1e-4)
+
+
+def test_figures_are_those_of_all_ranks(tmp_path, alone):
+    def losses(error):
+        lines = [line.split() for line in error.splitlines() if "grad_norm" in line]
+        return [[line[line.index(name) + 1] for name in ("loss", "loss/mixed", "loss/video")] for line in lines]
+
+    assert losses(alone[1]) == losses(weights(tmp_path / "two", UNEQUAL, 2)[1])
+    assert len(losses(alone[1])) == 4
+
+
+def test_sigterm_on_one_rank_stops_all(tmp_path):
+    options = {**UNEQUAL, "steps": 400, "checkpoint_every": 5, "log_every": 1}
+    processes = start(tmp_path, options, 2, slow=0.02)
+    while not list((tmp_path / "scratch/checkpoints").glob("step-*")):
+        assert processes[0].is_alive(), told(tmp_path)
+        time.sleep(0.02)
+    processes[1].terminate()
+    status, error = finish(processes, tmp_path)
+    assert [process.exitcode for process in processes] == [128 + signal.SIGTERM] * 2, (status, error)
+    assert "SIGTERM: saved step" in error

@@ -1,0 +1,208 @@
+"""The loop on a tiny model: it learns, logs, selects, and does not depend on how rows are dealt."""
+
+import dataclasses
+import json
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from unival.engine.mixture import MixtureConfig, StreamConfig
+from unival.engine.optim import OptimizerConfig
+from unival.engine.runtime import Runtime
+from unival.engine.settings import LossConfig, SelectionConfig
+from unival.engine.train import train
+from unival.errors import UserError
+
+from . import standins
+
+CPU = Runtime(device="cpu")
+
+
+class Recorder:
+    """A callback that keeps what it is told."""
+
+    def __init__(self):
+        self.logs, self.calls = [], []
+
+    def on_start(self, info):
+        self.calls.append("start")
+
+    def on_log(self, step, values):
+        self.logs.append((step, values))
+
+    def on_checkpoint(self, step, path):
+        self.calls.append(f"checkpoint {step}")
+
+    def on_end(self, result):
+        self.calls.append("end")
+
+
+def run(config, tmp_path, name="out", sizes=None, model=None, **options):
+    """Train a fresh tiny model; returns its published weights."""
+    data = standins.sources(**(sizes or {"image": 24, "video": 9}))
+    model = model or standins.model()
+    train(config, model, standins.Processor(), data, tmp_path / name, tmp_path / f"{name}-scratch", CPU, **options)
+    return load_file(tmp_path / name / "model.safetensors")
+
+
+def same(first, second, relative=0.0):
+    """Equal weights, within `relative` of each tensor's largest value."""
+    assert first.keys() == second.keys()
+    for name, tensor in first.items():
+        if tensor.is_floating_point():
+            limit = relative * float(tensor.abs().max())
+            assert float((tensor - second[name]).abs().max()) <= limit, name
+
+
+def test_learns_and_tells(tmp_path):
+    recorder = Recorder()
+    config = standins.config({"image": 8, "video": 4}, steps=150, optimizer=OptimizerConfig(lr=0.03), log_every=10)
+    run(config, tmp_path, callbacks=[recorder])
+    first, last = recorder.logs[0][1], recorder.logs[-1][1]
+    assert last["train/loss"] < 0.5 * first["train/loss"]
+    assert {"train/loss/image", "train/loss/video", "train/grad_norm", "train/lr", "perf/data_wait"} <= last.keys()
+    assert {"perf/tokens_per_second", "perf/examples_per_second", "perf/memory_mib"} <= last.keys()
+    assert recorder.calls[0] == "start" and recorder.calls[-1] == "end" and "checkpoint 4" in recorder.calls
+    summary = json.loads((tmp_path / "out/training.json").read_text())
+    assert summary["steps"] == 150 and summary["rows"] == {"image": 24, "video": 9}
+    assert not list((tmp_path / "out-scratch/checkpoints").glob("step-*"))
+
+
+def test_twice_the_same_bytes(tmp_path):
+    config = standins.config({"image": 4, "video": 2})
+    run(config, tmp_path, "a", model=standins.model(dropout=0.2))
+    run(config, tmp_path, "b", model=standins.model(dropout=0.2))
+    for name in ("model.safetensors", "training.json"):
+        assert (tmp_path / "a" / name).read_bytes() == (tmp_path / "b" / name).read_bytes()
+
+
+def test_workers_do_not_change_results(tmp_path):
+    config = standins.config({"image": 4, "video": 2}, steps=4)
+    same(run(config, tmp_path, "a"), _with_workers(config, tmp_path))
+
+
+def _with_workers(config, tmp_path):
+    data = standins.sources(image=24, video=9)
+    runtime = Runtime(device="cpu", workers=2)
+    train(config, standins.model(), standins.Processor(), data, tmp_path / "w", tmp_path / "ws", runtime)
+    return load_file(tmp_path / "w/model.safetensors")
+
+
+@pytest.mark.parametrize("accumulate", [2, 4])
+def test_accumulation_gives_the_same_weights(tmp_path, accumulate):
+    # unequal target lengths and unequal media per micro-batch: only exact token counts make these equal
+    config = standins.config({"mixed": 6, "video": 2}, steps=20, freeze_batch_norm=True, optimizer=SGD)
+    sizes = {"mixed": 24, "video": 9}
+    whole = run(config, tmp_path, "whole", sizes)
+    parts = run(dataclasses.replace(config, accumulate=accumulate), tmp_path, "parts", sizes)
+    same(whole, parts, relative=1e-5)
+
+
+SGD = OptimizerConfig(lr=0.1, name="sgd", weight_decay=0.0, warmup=0.0)
+
+
+def test_only_the_streams_of_the_mixture_count(tmp_path):
+    config = standins.config({"image": 4})
+    same(run(config, tmp_path, "a", {"image": 24, "video": 9}), run(config, tmp_path, "b", {"image": 24}))
+
+
+def test_best_weights_are_published(tmp_path):
+    scores = {4: 0.2, 8: 0.9, 12: 0.5}
+    seen = {}
+
+    def evaluate(model):
+        assert not model.training
+        step = 4 * (len(seen) + 1)
+        seen[step] = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+        return {"score": scores[step], "accuracy": scores[step]}
+
+    recorder = Recorder()
+    config = standins.config({"image": 4}, selection=SelectionConfig(every=4, rows=8))
+    weights = run(config, tmp_path, evaluate=evaluate, callbacks=[recorder])
+    same(weights, {name: seen[8][name] for name in weights})
+    assert json.loads((tmp_path / "out/training.json").read_text())["best_step"] == 8
+    assert (8, {"val/score": 0.9, "val/accuracy": 0.9}) in recorder.logs
+
+
+def test_moving_average_is_published(tmp_path):
+    config = standins.config({"image": 4}, optimizer=SGD)
+    plain = run(config, tmp_path, "plain")
+    slow = run(dataclasses.replace(config, ema=0.999), tmp_path, "slow")
+    start = standins.model().state_dict()
+    for name in ("hidden.weight", "image_encoder.0.weight"):
+        moved = (plain[name] - start[name]).abs().max()
+        assert (slow[name] - start[name]).abs().max() < 0.1 * moved
+        assert (slow[name] - start[name]).abs().max() > 0
+
+
+def test_frozen_parts_stay(tmp_path):
+    config = standins.config({"image": 4}, freeze=["image_encoder", "embed*"])
+    weights, start = run(config, tmp_path), standins.model().state_dict()
+    frozen = [name for name in weights if name.startswith(("image_encoder", "embed"))]
+    assert "image_encoder.1.running_mean" in frozen
+    for name in frozen:
+        assert torch.equal(weights[name], start[name]), name
+    assert not torch.equal(weights["hidden.weight"], start["hidden.weight"])
+
+
+def test_frozen_batch_norm_keeps_statistics(tmp_path):
+    config = standins.config({"image": 4}, freeze_batch_norm=True)
+    weights, start = run(config, tmp_path), standins.model().state_dict()
+    for name in ("weight", "bias", "running_mean", "running_var"):
+        assert torch.equal(weights[f"image_encoder.1.{name}"], start[f"image_encoder.1.{name}"])
+    assert not torch.equal(weights["image_encoder.0.weight"], start["image_encoder.0.weight"])
+
+
+@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+def test_options_run(tmp_path, precision):
+    loss = LossConfig(smoothing=0.1, encouraging=True)
+    weights = run(standins.config({"image": 4, "audio": 2}, precision=precision, loss=loss), tmp_path, sizes=BOTH)
+    assert all(tensor.dtype != torch.bfloat16 for tensor in weights.values())
+
+
+BOTH = {"image": 24, "audio": 9}
+
+
+@pytest.mark.fault
+def test_stops_at_a_bad_loss_with_the_rows(tmp_path, monkeypatch):
+    data = standins.sources(image=24)
+    wrong = standins.Processor()
+    processed = []
+
+    def image(pixels):
+        processed.append(pixels)
+        values = standins.Processor.image(wrong, pixels)
+        return values * float("nan") if len(processed) == 30 else values
+
+    wrong.image = image
+    config = standins.config({"image": 4}, steps=12, checkpoint_every=2)
+    with pytest.raises(UserError, match=r"step 7: the loss is nan: rows image:image\d+, .*step-00000006") as error:
+        train(config, standins.model(), wrong, data, tmp_path / "out", tmp_path / "scratch", CPU)
+    listed = json.loads((tmp_path / "scratch/checkpoints/bad-step-7.json").read_text())
+    assert len(listed["rows"]) == 4 and listed["rows"][0] in str(error.value)
+    assert not (tmp_path / "out").exists()
+    good = load_file(tmp_path / "scratch/checkpoints/step-00000006/model.safetensors")
+    assert all(tensor.isfinite().all() for tensor in good.values())
+
+
+@pytest.mark.fault
+def test_stops_at_a_jump_of_the_loss(tmp_path):
+    calm = standins.config({"image": 4}, steps=40, log_every=5, optimizer=SGD)
+    run(calm, tmp_path, "calm")
+    wild = dataclasses.replace(calm, optimizer=dataclasses.replace(SGD, lr=200.0, clip=0.0, warmup=1.0))
+    with pytest.raises(UserError, match="the loss jumped to|the loss is|gradient norm is"):
+        run(wild, tmp_path, "wild")
+
+
+@pytest.mark.fault
+def test_bad_requests(tmp_path):
+    with pytest.raises(UserError, match="pattern 'image_encoders' matches no module"):
+        run(standins.config({"image": 4}, freeze=["image_encoders"]), tmp_path)
+    with pytest.raises(UserError, match="every parameter is frozen"):
+        run(standins.config({"image": 4}, freeze=["*"]), tmp_path)
+    with pytest.raises(UserError, match="2 rows a step cannot be dealt to 1 ranks x 4"):
+        run(standins.config({"image": 2}, accumulate=4), tmp_path)
+    with pytest.raises(UserError, match="no data for stream 'imago'"):
+        mixture = MixtureConfig(2, [StreamConfig("imago", 2)])
+        run(dataclasses.replace(standins.config({"image": 2}), mixture=mixture), tmp_path)
