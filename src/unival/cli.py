@@ -9,6 +9,10 @@ from unival.errors import UserError
 from unival.stages import STAGES
 
 
+TRAINING = ("pretrain", "finetune")
+"""Stages that may run on several ranks."""
+
+
 def main(arguments: list[str] | None = None) -> None:
     """Entry point: bad input ends with one line on stderr and exit status 2."""
     arguments = sys.argv[1:] if arguments is None else arguments
@@ -64,6 +68,13 @@ def _compose(options: argparse.Namespace) -> None:
 def _run(options: argparse.Namespace) -> None:
     from unival.stages import base
 
+    if options.stage in TRAINING:
+        from unival.engine import runtime
+
+        words = [options.stage, "--config", str(options.config), "--out", str(options.out)]
+        status = runtime.load().launch(["run", *words])
+        if status is not None:
+            sys.exit(status)
     base.run(options.stage, options.config, options.out)
 
 

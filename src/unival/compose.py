@@ -3,11 +3,12 @@
 Reading order: `write_all` (the DVC stage `compose`) -> `resolve` (one file) -> `compose` (Hydra).
 
 `conf/stage/<stage>.yaml` is the shape of the resolved file: it takes its parts from the groups (model, task,
-phase, ...) by interpolation. Two overlays follow, both of the form `{<stage>: {values...}}` with values for
-one item under `{<stage>: {items: {<item>: {values...}}}}`: first the edition's (`conf/edition/`, budgets),
-then `set` (`params.yaml`, or `set.` on the command line of a sweep). The result is built into the stage's
-dataclass, which refuses unknown keys and wrong types, and is written back from it, so that defaults of the
-code show in the file too. Settings of the machine (`conf/runtime/`) never enter.
+phase, ...) by interpolation. Overlays follow: the edition's budgets (`conf/edition/`), what the benchmark needs
+(`set` in `conf/benchmark/`), and `set` of `params.yaml` or of a sweep's command line. An overlay is
+`{<stage>: {values...}}`, with values for one item (for a stage without items: for one benchmark) under
+`{<stage>: {items: {<item>: {values...}}}}`. The result is built into the stage's dataclass, which refuses unknown
+keys and wrong types, and is written back from it, so that defaults of the code show in the file too. Settings of
+the machine (`conf/runtime/`) never enter.
 """
 
 import dataclasses
@@ -25,7 +26,14 @@ CONF = Path("conf")
 PARAMS = Path("params.yaml")
 BUILD = Path("build/config")
 GROUPS = ("benchmark", "model", "edition")
-COLLECTED = {"task": "tasks", "shift": "shifts", "merge": "merges", "ablation": "ablations", "phase": "phases"}
+COLLECTED = {
+    "stage": "stages",
+    "task": "tasks",
+    "shift": "shifts",
+    "merge": "merges",
+    "ablation": "ablations",
+    "phase": "phases",
+}
 """Groups of which every file enters the tree, under `<plural>.<file name>`."""
 
 
@@ -115,17 +123,20 @@ def compose(overrides: Sequence[str]) -> Any:
     from hydra import compose as hydra_compose
     from hydra import initialize_config_dir
     from hydra.errors import HydraException
+    from omegaconf import OmegaConf
     from omegaconf.errors import OmegaConfBaseException
 
     try:
         with initialize_config_dir(version_base="1.3", config_dir=str(CONF.resolve())):
-            return hydra_compose("config", list(overrides))
+            tree = hydra_compose("config", list(overrides))
     except (HydraException, OmegaConfBaseException) as error:
         raise UserError(f"{CONF}: {_one_line(error)}") from error
+    OmegaConf.set_struct(tree, False)
+    return tree
 
 
-def resolve(tree: Any, overlay: Mapping[str, Any]) -> dict[str, Any]:
-    """The resolved mapping of the stage that `tree` was composed for, with edition and `overlay` applied.
+def resolve(tree: Any, stage: str, item: str | None, overlay: Mapping[str, Any]) -> dict[str, Any]:
+    """The resolved mapping of a stage and item, with the overlays applied.
 
     Raises:
         UserError: an unknown key or value, with the nearest valid one.
@@ -133,23 +144,30 @@ def resolve(tree: Any, overlay: Mapping[str, Any]) -> dict[str, Any]:
     from omegaconf import OmegaConf
     from omegaconf.errors import OmegaConfBaseException
 
+    tree.stage, tree.item = stage, item
     try:
-        plain: Any = OmegaConf.to_container(tree, resolve=True)
+        values: Any = OmegaConf.to_container(tree.stages[stage], resolve=True)
+        layers: dict[str, Any] = {
+            f"{CONF}/edition": OmegaConf.to_container(tree.edition),
+            f"{CONF}/benchmark: set": OmegaConf.to_container(tree.benchmark).get("set", {}),  # type: ignore[union-attr]
+            "set": overlay,
+        }
     except OmegaConfBaseException as error:
-        raise UserError(f"{CONF}/stage/{tree.stage.stage}.yaml: {_one_line(error)}") from error
-    values, stage, item = plain["stage"], plain["stage"]["stage"], plain["item"]
-    for source, layer in ((f"{CONF}/edition", plain["edition"]), ("set", overlay)):
+        raise UserError(f"{CONF}/stage/{stage}.yaml: {_one_line(error)}") from error
+    for source, layer in layers.items():
         for name in layer:
             if name not in STAGES:
                 raise UserError(f"{source}: unknown stage '{name}': {nearest(name, STAGES)}")
-        for part in _layers(layer.get(stage) or {}, item):
+        for part in _layers(layer.get(stage) or {}, item or tree.benchmark.name):
             merge(values, part)
-    _prune_tasks(values)
+    if isinstance(values.get("benchmark"), dict):
+        values["benchmark"].pop("set", None)
+    _prune(values)
     name = f"{stage}@{item}" if item else stage
     return to_plain(config.build(module(stage).Config, values, f"configuration of {name}"))
 
 
-def _layers(values: Mapping[str, Any], item: str | None) -> Iterator[Mapping[str, Any]]:
+def _layers(values: Mapping[str, Any], item: str) -> Iterator[Mapping[str, Any]]:
     yield {key: value for key, value in values.items() if key != "items"}
     yield (values.get("items") or {}).get(item) or {}
 
@@ -163,12 +181,15 @@ def merge(values: dict[str, Any], over: Mapping[str, Any]) -> None:
             values[key] = value
 
 
-def _prune_tasks(values: dict[str, Any]) -> None:
-    """Keep only the tasks that the stage's own mixture trains: editing another task must not rerun it."""
-    streams = values.get("train", {}).get("mixture", {}).get("streams")
-    if streams and "tasks" in values:
-        used = {stream["task"] for stream in streams}
-        values["tasks"] = {name: task for name, task in values["tasks"].items() if name in used}
+def _prune(values: dict[str, Any]) -> None:
+    """Keep only the tasks that a stage trains and the recipes it uses: editing another must not rerun it."""
+    used = {stream["task"] for stream in values.get("train", {}).get("mixture", {}).get("streams", [])}
+    for key, names in (("tasks", used), ("recipes", values.get("merges", []))):
+        if names and key in values:
+            for name in names:
+                if name not in values[key]:
+                    raise UserError(f"{CONF}: unknown {key.rstrip('s')} '{name}': {nearest(name, values[key])}")
+            values[key] = {name: value for name, value in values[key].items() if name in names}
 
 
 def to_plain(value: Any) -> Any:
@@ -198,13 +219,11 @@ def file_of(stage: str, item: str | None) -> Path:
 
 def write_all() -> list[Path]:
     """Write every resolved file; nothing is written when one of them is wrong."""
-    params = read_params()
-    written = {}
+    params, written = read_params(), {}
+    tree = compose(overrides_of(params))
     for stage in STAGES:
         for item in params.items(stage):
-            tree = compose([f"stage={stage}", f"item={item or 'null'}", *overrides_of(params)])
-            values = resolve(tree, params.set)
-            written[file_of(stage, item)] = dump(values)
+            written[file_of(stage, item)] = dump(resolve(tree, stage, item, params.set))
     for path, text in written.items():
         files.write_text(path, text)
     return list(written)

@@ -18,6 +18,7 @@ from typing import Any
 
 from unival import compose, files, provenance, tracking
 from unival.errors import UserError
+from unival.stages import STAGES
 
 
 def main(arguments: Sequence[str]) -> None:
@@ -70,9 +71,9 @@ def _stage(given: Sequence[str]) -> str:
         if not word.is_sweep_override() and not str(word.key_or_group).startswith("hydra")
     ]
     tree = compose.compose(fixed)
-    if tree.get("stage") is None:
+    if tree.get("stage") not in STAGES:
         raise UserError("sweep: no stage is chosen: add stage=finetune, or a preset: +sweep=<name>")
-    return str(tree.stage.stage)
+    return str(tree.stage)
 
 
 def _preset(given: Sequence[str]) -> str | None:
@@ -86,8 +87,10 @@ def _job(tree: Any) -> None:
 
     state = HydraConfig.get()
     folder = Path(state.runtime.output_dir)
+    OmegaConf.set_readonly(tree, False)
+    OmegaConf.set_struct(tree, False)
     overlay: Any = OmegaConf.to_container(tree.set, resolve=True)
-    values = compose.resolve(tree, overlay)
+    values = compose.resolve(tree, tree.stage, tree.item, overlay)
     path = folder / "config.yaml"
     files.write_text(path, compose.dump(values))
     fixed = set(compose.overrides_of(compose.read_params()))

@@ -36,6 +36,9 @@ class StageIO:
     """Outs are written below it: the working directory, or the folder of a sweep's job."""
     tracker: tracking.Tracker
 
+    main: bool = True
+    """Rank 0: the one that writes outs."""
+
     @property
     def name(self) -> str:
         """`<stage>` or `<stage>-<item>`."""
@@ -55,7 +58,7 @@ class StageIO:
         return target
 
     def publish(self, folder: Path, path: str | Path) -> Path:
-        """Move a finished folder to its out, whole or not at all."""
+        """Copy a finished folder to its out, whole or not at all."""
         target = self.out(path)
         part = target.with_name(f".{target.name}.part")
         try:
@@ -82,7 +85,8 @@ def run(stage: str, config_path: Path, out_root: Path) -> None:
     scratch.mkdir(parents=True, exist_ok=True)
     item = resolved.get("item")
     tracker = _tracker(stage, item, scratch, config_hash, resolved)
-    io = StageIO(stage, item, resolved, scratch, shared, out_root, tracker)
+    main = os.environ.get("RANK", "0") == "0"
+    io = StageIO(stage, item, resolved, scratch, shared, out_root, tracker, main)
     _end_on_sigterm()
     started = time.monotonic()
     try:
@@ -90,9 +94,10 @@ def run(stage: str, config_path: Path, out_root: Path) -> None:
     except BaseException as error:
         tracker.end("KILLED" if isinstance(error, KeyboardInterrupt | SystemExit) else "FAILED")
         raise
-    _write_pointer(io, config_hash, time.monotonic() - started)
-    tracker.end("FINISHED")
-    shutil.rmtree(scratch, ignore_errors=True)
+    if main:
+        _write_pointer(io, config_hash, time.monotonic() - started)
+        tracker.end("FINISHED")
+        shutil.rmtree(scratch, ignore_errors=True)
 
 
 def _end_on_sigterm() -> None:
@@ -107,7 +112,7 @@ def _end_on_sigterm() -> None:
 def _tracker(
     stage: str, item: str | None, scratch: Path, config_hash: str, resolved: dict[str, Any]
 ) -> tracking.Tracker:
-    if int(os.environ.get("RANK", "0")) != 0 or os.environ.get("UNIVAL_TRACKING") == "off":
+    if os.environ.get("RANK", "0") != "0" or os.environ.get("UNIVAL_TRACKING") == "off":
         return tracking.NullTracker()
     name = os.environ.get("UNIVAL_RUN_NAME") or (f"{stage}-{item}" if item else stage)
     tags = {"unival.stage": stage, "unival.config_hash": config_hash, **provenance.tags()}

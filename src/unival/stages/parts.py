@@ -1,0 +1,202 @@
+"""What several stages put together: models and processors from folders, rows and media of a split, tasks, and
+the callback that carries a training run to MLflow and to its curve."""
+
+import csv
+import inspect
+import json
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from unival import files
+from unival.data.manifest import Records, read_records
+from unival.data.store import MediaStore
+from unival.engine.collate import Source
+from unival.engine.runtime import load as load_runtime
+from unival.engine.settings import TrainConfig
+from unival.engine.train import Evaluate, train
+from unival.errors import UserError, nearest
+from unival.model.configuration import UnivalConfig
+from unival.model.modeling import UnivalForConditionalGeneration
+from unival.model.processing import UnivalProcessor
+from unival.stages.base import StageIO
+from unival.tasks import Task, TaskConfig
+from unival.tasks import build as build_task
+from unival.vocab import UnivalTokenizer
+
+TRAIN, VAL = "train", "val"
+
+
+def load_model(folder: str | Path) -> tuple[UnivalForConditionalGeneration, UnivalProcessor]:
+    """Model and processor of a model folder.
+
+    Raises:
+        UserError: the folder is missing or incomplete.
+    """
+    folder = Path(folder)
+    if not (folder / "config.json").is_file():
+        raise UserError(f"{folder}: no model there: run the stage that makes it, or `dvc repro`")
+    model = UnivalForConditionalGeneration.from_pretrained(folder)
+    return model, UnivalProcessor.from_pretrained(folder)
+
+
+def new_model(
+    model: Mapping[str, Any], processor: Mapping[str, Any], tokenizer: Path, seed: int
+) -> tuple[UnivalForConditionalGeneration, UnivalProcessor]:
+    """Model with new weights, and its processor, for the vocabulary in a folder.
+
+    Raises:
+        UserError: an unknown field or a value that does not fit.
+    """
+    vocabulary = UnivalTokenizer.from_pretrained(tokenizer)
+    fields = set(inspect.signature(UnivalConfig.__init__).parameters) - {"self", "kwargs", "vocab_size"}
+    for name in model:
+        if name not in fields:
+            raise UserError(f"model: unknown field '{name}': {nearest(name, fields)}")
+    try:
+        settings = UnivalConfig(vocab_size=len(vocabulary), **model)
+    except ValueError as error:
+        raise UserError(f"model: {error}") from error
+    torch.manual_seed(seed)
+    return UnivalForConditionalGeneration(settings), UnivalProcessor(vocabulary, **processor)
+
+
+@dataclass(frozen=True)
+class Split:
+    """Rows and media of one split; manifests open when asked for."""
+
+    folder: Path
+    store: MediaStore
+
+    def records(self, task: str) -> Records:
+        """Rows of a task."""
+        return read_records(self.folder, task)
+
+
+class Benchmark:
+    """A prepared benchmark: its description, splits and tasks."""
+
+    def __init__(self, folder: str | Path) -> None:
+        self.folder = Path(folder)
+        path = self.folder / "benchmark.json"
+        try:
+            self.facts: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        except (OSError, ValueError) as error:
+            raise UserError(f"{path}: no prepared data there: run `dvc repro prepare`") from error
+        self._splits: dict[str, Split] = {}
+
+    @property
+    def shifts(self) -> list[str]:
+        """Names of the stored out-of-distribution splits."""
+        return [name for name in self.facts["splits"] if name.startswith("ood-")]
+
+    def has(self, split: str, task: str) -> bool:
+        """Whether there are rows of this task."""
+        return bool(self.facts["splits"].get(split, {}).get("rows", {}).get(task))
+
+    def split(self, name: str) -> Split:
+        """A split, opened once."""
+        if name not in self._splits:
+            folder = self.folder / name
+            self._splits[name] = Split(folder, MediaStore(folder))
+        return self._splits[name]
+
+    @property
+    def tokenizer(self) -> Path:
+        """Folder of the vocabulary trained on the train split."""
+        return self.folder / "tokenizer"
+
+    def digest(self, split: str) -> str:
+        """Digest of all files of a split."""
+        return str(self.facts["splits"][split]["digest"])
+
+    def task(self, name: str, config: TaskConfig, processor: UnivalProcessor, split: str) -> Task:
+        """A task that will see the rows of `split`."""
+        train = self.split(TRAIN).records(name)
+        return build_task(name, config, processor, self.split(split).store, train)
+
+    def sources(self, tasks: Mapping[str, TaskConfig], processor: UnivalProcessor) -> dict[str, Source]:
+        """Training rows of each task."""
+        train = self.split(TRAIN)
+        return {
+            name: Source(self.task(name, config, processor, TRAIN), train.records(name), train.store)
+            for name, config in tasks.items()
+        }
+
+    def log(self, io: StageIO, splits: Iterable[str]) -> None:
+        """Note in MLflow which data were read."""
+        for name in splits:
+            io.tracker.dataset(f"{self.folder.name}-{name}", self.digest(name), str(self.folder / name), name)
+
+
+class Curve:
+    """Callback of a training run: figures go to MLflow, and the ones that do not depend on the machine to
+    `reports/curves/<name>.csv`. A resumed run drops the lines after its checkpoint and goes on."""
+
+    def __init__(self, io: StageIO) -> None:
+        self.io = io
+        self.path = io.scratch / "curve.jsonl"
+
+    def on_start(self, info: dict[str, Any]) -> None:
+        """Forget what came after the checkpoint."""
+        kept = [line for line in self._lines() if line["step"] <= info["start"]]
+        files.write_text(self.path, "".join(json.dumps(line) + "\n" for line in kept))
+        self.io.tracker.params({key: info[key] for key in ("parameters", "trained_parameters", "device", "ranks")})
+
+    def on_log(self, step: int, values: dict[str, float]) -> None:
+        """Append one line."""
+        self.io.tracker.metrics(values, step)
+        stable = {key: value for key, value in values.items() if not key.startswith("perf/")}
+        with self.path.open("a", encoding="utf-8") as handle:
+            handle.write(json.dumps({"step": step, **stable}) + "\n")
+
+    def on_checkpoint(self, step: int, path: Any) -> None:
+        """What is on disk should be in the store too."""
+        self.io.tracker.flush()
+
+    def on_end(self, result: Any) -> None:
+        """The speed; the rest is written with the out."""
+        self.io.tracker.metrics({"summary/examples_per_second": result.examples_per_second}, result.steps)
+
+    def write(self, result: Mapping[str, Any]) -> None:
+        """Write the curve and the summary; `result` is the model's training.json."""
+        lines = self._lines()
+        columns = ["step", *sorted({key for line in lines for key in line} - {"step"})]
+        out = self.io.out(f"reports/curves/{self.io.name}.csv")
+        with files.atomic(out) as part, part.open("w", newline="", encoding="utf-8") as handle:
+            writer = csv.DictWriter(handle, columns, lineterminator="\n")
+            writer.writeheader()
+            writer.writerows(lines)
+        summary = {"summary/loss": line["train/loss"] for line in lines if "train/loss" in line}
+        if result["score"] is not None:
+            summary |= {"best/score": result["score"], "best/step": result["best_step"]}
+        self.io.tracker.metrics(summary, result["steps"])
+
+    def _lines(self) -> list[dict[str, Any]]:
+        if not self.path.exists():
+            return []
+        return [json.loads(line) for line in self.path.read_text(encoding="utf-8").splitlines()]
+
+
+def train_and_publish(
+    config: TrainConfig,
+    model: UnivalForConditionalGeneration,
+    processor: UnivalProcessor,
+    sources: Mapping[str, Source],
+    out: str,
+    io: StageIO,
+    evaluate: Evaluate | None = None,
+) -> None:
+    """Train in the scratch folder, then write the out, the curve and the summary once.
+
+    A run that was killed after its training only has to be copied.
+    """
+    finished, curve = io.scratch / "finished", Curve(io)
+    if not (finished / "training.json").is_file():
+        train(config, model, processor, sources, finished, io.scratch, load_runtime(), [curve], evaluate, io.name)
+    if io.main:
+        curve.write(json.loads((finished / "training.json").read_text(encoding="utf-8")))
+        io.publish(finished, out)
