@@ -2,6 +2,7 @@
 
 import json
 from dataclasses import dataclass
+from itertools import count
 from random import Random
 
 import numpy as np
@@ -17,7 +18,12 @@ TRAVEL = (12, 18)
 """Pixels that a moving object covers during its event."""
 SHAPE_PIXELS = (12, 15)
 DIGIT_PIXELS = (14, 16)
+GROWN = 1.3
+"""Final size of a growing object, as a multiple of its usual size; it starts at half."""
 STEPS = {"left": (-1, 0), "right": (1, 0), "up": (0, -1), "down": (0, 1)}
+
+_Base = tuple[np.ndarray, int, int, int]
+"""Mask, size, angle, row in the digit bank (-1 for shapes)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,11 +89,10 @@ def _choose_actors(rng: Random, rules: ClipRules) -> tuple[list[tuple[str, str]]
     return pairs, actions, kind_of_clip == "ordered"
 
 
-def _base_mask(rng: Random, kind: str, bank: DigitBank) -> tuple[np.ndarray, int, int, int]:
-    """Mask, size, angle, and row in the bank."""
+def _base_mask(rng: Random, kind: str, bank: DigitBank) -> _Base:
     if is_digit(kind):
         sample, size = bank.choose(rng, kind), rng.randint(*DIGIT_PIXELS)
-        return drawing.digit_mask(bank.strokes_NHW[sample], size), size, 0, sample
+        return drawing.digit_mask(bank.strokes[sample], size), size, 0, sample
     size, angle = rng.randint(*SHAPE_PIXELS), pick(rng, drawing.ANGLES)
     return drawing.shape_mask(kind, size, angle), size, angle, -1
 
@@ -95,11 +100,11 @@ def _base_mask(rng: Random, kind: str, bank: DigitBank) -> tuple[np.ndarray, int
 def _scaled(kind: str, size: int, angle: int, sample: int, bank: DigitBank, scale: float) -> np.ndarray:
     height = max(round(size * scale), 5)
     if sample >= 0:
-        return drawing.digit_mask(bank.strokes_NHW[sample], height)
+        return drawing.digit_mask(bank.strokes[sample], height)
     return drawing.shape_mask(kind, height, angle)
 
 
-def _ranges(rng: Random, action: str, side: int, size: int, travel: int) -> tuple[int, int]:
+def _start(rng: Random, action: str, side: int, size: int, travel: int) -> tuple[int, int]:
     """Where the object's centre starts, so that it stays in the picture."""
     half = size // 2 + 1
     low_x, high_x, low_y, high_y = half, side - half, half, side - half
@@ -117,11 +122,41 @@ def progress(frame: int, frames: int, window: tuple[float, float], speed: float)
     return min(max((time - start) / (end - start) * speed, 0.0), 1.0)
 
 
-def _separate(paths: list[list[tuple[float, float]]], sizes: list[int]) -> bool:
-    if len(paths) < 2:
-        return True
-    reach = (sizes[0] + sizes[1]) / 2 + 1
-    return all(max(abs(a[0] - b[0]), abs(a[1] - b[1])) >= reach for a, b in zip(*paths, strict=True))
+def _lay_out(
+    rng: Random, pairs: list[tuple[str, str]], actions: list[str], ordered: bool, side: int, bank: DigitBank
+) -> tuple[list[_Base], list[tuple[int, int]], list[int]]:
+    """Look, starting centre and travel of each object, so that the two never touch."""
+    for attempt in count():
+        if attempt % 20 == 0:  # two large looks may not fit together: draw others
+            bases = [_base_mask(rng, kind, bank) for _, kind in pairs]
+            spans = [round(base[1] * (GROWN if act == "grow" else 1)) for base, act in zip(bases, actions, strict=True)]
+        travels = [rng.randint(*TRAVEL) for _ in pairs]
+        starts = [_start(rng, act, side, span, go) for act, span, go in zip(actions, spans, travels, strict=True)]
+        ends = [_moved(start, act, go) for start, act, go in zip(starts, actions, travels, strict=True)]
+        if len(pairs) == 1 or _apart(starts, ends, spans, ordered):
+            return bases, starts, travels
+    raise AssertionError("unreachable")
+
+
+def _moved(start: tuple[int, int], action: str, travel: float) -> tuple[float, float]:
+    dx, dy = STEPS.get(action, (0, 0))
+    return start[0] + dx * travel, start[1] + dy * travel
+
+
+def _apart(starts: list[tuple[int, int]], ends: list[tuple[float, float]], spans: list[int], ordered: bool) -> bool:
+    """Whether two objects keep clear of each other at all times."""
+    reach = (spans[0] + spans[1]) / 2 + 1
+    for step in range(13):
+        first, second = (min(step / 6, 1.0), max(step / 6 - 1, 0.0)) if ordered else (step / 12, step / 12)
+        ax, ay = _between(starts[0], ends[0], first)
+        bx, by = _between(starts[1], ends[1], second)
+        if max(abs(ax - bx), abs(ay - by)) < reach:
+            return False
+    return True
+
+
+def _between(start: tuple[float, float], end: tuple[float, float], part: float) -> tuple[float, float]:
+    return start[0] + (end[0] - start[0]) * part, start[1] + (end[1] - start[1]) * part
 
 
 def make_clip(
@@ -130,35 +165,19 @@ def make_clip(
     """A random clip and its frames, uint8 (frames, side, side, 3)."""
     pairs, actions, ordered = _choose_actors(rng, rules)
     windows = [(0.0, 0.45), (0.55, 1.0)] if ordered else [(0.0, 1.0)] * 2
-    while True:
-        bases = [_base_mask(rng, kind, bank) for _, kind in pairs]
-        spans = [
-            round(size * 1.4) if act == "grow" else size
-            for (_, size, _, _), act in zip(bases, actions, strict=True)
-        ]
-        travels = [rng.randint(*TRAVEL) for _ in pairs]
-        starts = [
-            _ranges(rng, act, side, span, go) for act, span, go in zip(actions, spans, travels, strict=True)
-        ]
-        paths = [
-            _path(start, action, travel, frames, window, rules.speed)
-            for start, action, travel, window in zip(starts, actions, travels, windows, strict=False)
-        ]
-        if _separate(paths, spans):
-            break
+    bases, starts, travels = _lay_out(rng, pairs, actions, ordered, side, bank)
     colors = [drawing.color_of(rng, color) for color, _ in pairs]
     paper = drawing.background(rng, side)
     result = np.empty((frames, side, side, 3), np.uint8)
     for frame in range(frames):
         canvas = paper.copy()
-        for (_, kind), action, base, path, window, color in zip(
-            pairs, actions, bases, paths, windows, colors, strict=False
-        ):
-            done = progress(frame, frames, window, rules.speed)
-            mask = _appearance(kind, action, base, bank, done)
+        for index, (_, kind) in enumerate(pairs):
+            done = progress(frame, frames, windows[index], rules.speed)
+            mask = _appearance(kind, actions[index], bases[index], bank, done)
             if mask is not None:
-                x, y = path[frame]
-                drawing.blend(canvas, mask, round(x - mask.shape[1] / 2), round(y - mask.shape[0] / 2), color)
+                x, y = _moved(starts[index], actions[index], travels[index] * done)
+                left, top = round(x - mask.shape[1] / 2), round(y - mask.shape[0] / 2)
+                drawing.blend(canvas, mask, left, top, colors[index])
         result[frame] = drawing.finish(canvas)
     actors = tuple(
         Actor(color, kind, action, index if ordered else 0)
@@ -167,17 +186,7 @@ def make_clip(
     return Clip(actors, ordered), result
 
 
-def _path(
-    start: tuple[int, int], action: str, travel: int, frames: int, window: tuple[float, float], speed: float
-) -> list[tuple[float, float]]:
-    dx, dy = STEPS.get(action, (0, 0))
-    done = [progress(frame, frames, window, speed) for frame in range(frames)]
-    return [(start[0] + dx * travel * part, start[1] + dy * travel * part) for part in done]
-
-
-def _appearance(
-    kind: str, action: str, base: tuple[np.ndarray, int, int, int], bank: DigitBank, done: float
-) -> np.ndarray | None:
+def _appearance(kind: str, action: str, base: _Base, bank: DigitBank, done: float) -> np.ndarray | None:
     """The object's mask at a moment; None while it is not there."""
     mask, size, angle, sample = base
     if action == "appear":
@@ -185,7 +194,7 @@ def _appearance(
     if action == "vanish":
         return mask if done < 0.5 else None
     if action == "grow":
-        return _scaled(kind, size, angle, sample, bank, 0.5 + 0.9 * done)
+        return _scaled(kind, size, angle, sample, bank, 0.5 + (GROWN - 0.5) * done)
     if action == "shrink":
         return _scaled(kind, size, angle, sample, bank, 1.0 - 0.6 * done)
     return mask

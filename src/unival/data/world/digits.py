@@ -1,7 +1,6 @@
 """Real handwriting: scikit-learn's bundled digits (8x8 grey levels), each sample in one split only."""
 
 import importlib.util
-from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from random import Random
@@ -9,38 +8,32 @@ from random import Random
 import numpy as np
 
 from unival.data.world.concepts import NUMBERS
+from unival.data.world.drawing import tight
 from unival.errors import UserError
 
 PORTIONS = {"train": (0, 7), "val": (7, 8), "test": (8, 10)}
 """Tenths of the samples for each split; evaluation shifts draw from the test portion."""
 
 
-@dataclass(frozen=True)
 class DigitBank:
-    """Handwritten digits: strokes in [0, 1] of shape (N, h, w), their labels, and rows by label."""
+    """Handwritten digits of one collection and portion.
 
-    strokes_NHW: np.ndarray
-    labels_N: np.ndarray
-    origin: str
+    Args:
+        images_NHW: bright strokes on dark, in [0, 1].
+        labels_N: 0 to 9.
+        origin: name of the collection and portion.
+    """
 
-    def rows(self, digit: str) -> np.ndarray:
-        """Rows that show a digit."""
-        return _rows_by_label(self)[NUMBERS.index(digit)]
+    def __init__(self, images_NHW: np.ndarray, labels_N: np.ndarray, origin: str) -> None:
+        self.origin = origin
+        self.strokes = [(tight(image_HW) * 255).astype(np.uint8) for image_HW in images_NHW]
+        """Each image cropped to its strokes, uint8."""
+        self._rows = [np.flatnonzero(labels_N == label) for label in range(10)]
 
     def choose(self, rng: Random, digit: str) -> int:
         """A random row that shows the digit."""
-        rows = self.rows(digit)
+        rows = self._rows[NUMBERS.index(digit)]
         return int(rows[int(rng.random() * len(rows))])
-
-
-_index: dict[int, list[np.ndarray]] = {}
-
-
-def _rows_by_label(bank: DigitBank) -> list[np.ndarray]:
-    key = id(bank.labels_N)
-    if key not in _index:
-        _index[key] = [np.flatnonzero(bank.labels_N == label) for label in range(10)]
-    return _index[key]
 
 
 @cache

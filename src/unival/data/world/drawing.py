@@ -57,11 +57,10 @@ def shape_mask(kind: str, size: int, angle: int = 0) -> np.ndarray:
 
 
 def digit_mask(stroke_HW: np.ndarray, height: int) -> np.ndarray:
-    """Coverage of a handwritten digit, cropped to its strokes and scaled to `height` pixels."""
-    stroke = tight(stroke_HW, 0.2)
-    width = max(round(height * stroke.shape[1] / stroke.shape[0]), 4)
-    grey = Image.fromarray((stroke * 255).astype(np.uint8)).resize((width, height), Image.Resampling.BICUBIC)
-    return tight(np.clip(np.asarray(grey, np.float32) / 255 * 1.7 - 0.25, 0, 1), 0.1)
+    """Coverage of a handwritten digit (uint8, cropped to its strokes) scaled to `height` pixels."""
+    width = max(round(height * stroke_HW.shape[1] / stroke_HW.shape[0]), 4)
+    grey = Image.fromarray(stroke_HW).resize((width, height), Image.Resampling.BICUBIC)
+    return tight(np.clip(np.asarray(grey, np.float32) * (1.7 / 255) - 0.25, 0, 1), 0.1)
 
 
 def cloth_mask(width: int, height: int) -> np.ndarray:

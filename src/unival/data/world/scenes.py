@@ -113,7 +113,7 @@ def _choose_pairs(rng: Random, rules: SceneRules, count: int) -> list[tuple[str,
 def _mask(rng: Random, kind: str, size: str, bank: DigitBank) -> tuple[np.ndarray, int]:
     if is_digit(kind):
         sample = bank.choose(rng, kind)
-        return drawing.digit_mask(bank.strokes_NHW[sample], rng.randint(*DIGIT_PIXELS)), sample
+        return drawing.digit_mask(bank.strokes[sample], rng.randint(*DIGIT_PIXELS)), sample
     return drawing.shape_mask(kind, rng.randint(*SHAPE_PIXELS[size]), pick(rng, drawing.ANGLES)), -1
 
 
