@@ -107,6 +107,7 @@ def overrides_of(params: Params) -> list[str]:
     return [
         *(f"{group}={getattr(params, group)}" for group in GROUPS),
         f"seed={params.seed}",
+        f"edition_name={params.edition}",
         f"pretrained={params.pretrained}",
         f"chosen_tasks={params.tasks}",
         *(f"+starts.{name}={start or 'null'}" for name, start in params.starts().items()),

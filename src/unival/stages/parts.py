@@ -14,9 +14,10 @@ import torch
 from unival import files
 from unival.data.manifest import Records, read_records
 from unival.data.store import MediaStore
-from unival.engine.collate import Source
+from unival.engine.collate import MediaCache, Source
+from unival.engine.evaluate import validation_score
 from unival.engine.runtime import load as load_runtime
-from unival.engine.settings import TrainConfig
+from unival.engine.settings import SelectionConfig, TrainConfig
 from unival.engine.train import Evaluate, train
 from unival.errors import UserError, nearest
 from unival.model.configuration import UnivalConfig
@@ -130,6 +131,30 @@ class Benchmark:
         """Note in MLflow which data were read."""
         for name in splits:
             io.tracker.dataset(f"{self.folder.name}-{name}", self.digest(name), str(self.folder / name), name)
+
+
+def validation(
+    benchmark: Benchmark,
+    tasks: Mapping[str, TaskConfig],
+    processor: UnivalProcessor,
+    selection: SelectionConfig | None,
+) -> Evaluate | None:
+    """What scores the model on validation rows during training: the mean of the tasks' primary metrics."""
+    if selection is None:
+        return None
+    split, cache = benchmark.split(selection.split), MediaCache()
+    rows = {name: split.records(name)[: selection.rows] for name in tasks}
+    built = {name: benchmark.task(name, config, processor, selection.split) for name, config in tasks.items()}
+
+    def evaluate(model: Any) -> dict[str, float]:
+        found = {
+            name: validation_score(model, processor, task, rows[name], split.store, cache=cache)
+            for name, task in built.items()
+        }
+        scores = {f"{name}/{key}": value for name, means in found.items() for key, value in means.items()}
+        return {**scores, "score": sum(means["score"] for means in found.values()) / len(found)}
+
+    return evaluate
 
 
 class Curve:

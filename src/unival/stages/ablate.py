@@ -1,0 +1,239 @@
+"""Studies of what each task, modality and choice of the curriculum buys, in one process.
+
+A study trains variants under the same budget and compares each with the study's baseline on the same rows. A
+variant is a list of phases, each a change to the study's common training configuration; equal variants of
+different studies are trained once. Results are kept in the scratch folder under a digest of all they depend on.
+
+Written files: reports/ablations/<study>.csv, a line per variant x seed x task:
+    study, variant, baseline, seed, task, metric, value, low, high, n, difference, difference_low, difference_high
+"""
+
+import json
+import shutil
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from unival import config as configuration
+from unival import files
+from unival.engine.settings import TrainConfig
+from unival.errors import UserError, nearest
+from unival.stages.base import StageIO
+from unival.tasks import TaskConfig
+
+if TYPE_CHECKING:
+    from unival.stages.cells import Result
+    from unival.stages.parts import Benchmark
+
+COLUMNS = (
+    "study", "variant", "baseline", "seed", "task", "metric", "value", "low", "high", "n",
+    "difference", "difference_low", "difference_high",
+)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Variant:
+    """How one model of a study is trained."""
+
+    phases: list[dict[str, Any]]
+    """One after the other; each holds values over `train`."""
+    init: str | None = None
+    """Model folder to start from; null: new weights."""
+
+
+@dataclass(frozen=True)
+class Study:
+    """One question."""
+
+    question: str
+    tasks: list[str]
+    """Where the variants are compared."""
+    baseline: str
+    """The variant the others are compared with."""
+    variants: dict[str, Variant]
+    paper: str = ""
+    """The table of the paper it repeats in small."""
+
+    def __post_init__(self) -> None:
+        if self.baseline not in self.variants:
+            raise ValueError(f"baseline '{self.baseline}' is no variant: {nearest(self.baseline, self.variants)}")
+
+
+@dataclass(frozen=True)
+class Config:
+    """`conf/stage/ablate.yaml`."""
+
+    stage: str
+    item: None
+    data: str
+    """The prepared benchmark."""
+    model: dict[str, Any]
+    processor: dict[str, Any]
+    train: dict[str, Any]
+    """TrainConfig that every phase of every variant starts from."""
+    studies: dict[str, Study]
+    tasks: dict[str, TaskConfig]
+    seeds: list[int]
+    rows: int
+    """Test rows per task."""
+    only: list[str] = field(default_factory=list)
+    """Variants to run, for a sweep with a variant per job; empty: all."""
+    batch_size: int = 128
+    resamples: int = 1000
+
+
+def run(config: Config, io: StageIO) -> None:
+    """Write a table per study."""
+    from unival.stages.parts import Benchmark
+
+    benchmark = Benchmark(config.data)
+    benchmark.log(io, ["train", "test"])
+    lab = Laboratory(config, benchmark, io)
+    folder = io.scratch / "ablations"
+    for name, study in config.studies.items():
+        study_tasks = [task for task in study.tasks if benchmark.has("train", task)]
+        results = {
+            (variant, seed): lab.results(study, variant, seed, study_tasks)
+            for seed in config.seeds
+            for variant in _ordered(study, config.only)
+        }
+        _write(folder, name, study, results, config.resamples)
+        _log(name, results, io)
+    io.publish(folder, "reports/ablations")
+
+
+def _ordered(study: Study, only: list[str]) -> list[str]:
+    return [name for name in study.variants if not only or name in only]
+
+
+class Laboratory:
+    """Trains variants and keeps their results."""
+
+    def __init__(self, config: Config, benchmark: "Benchmark", io: StageIO) -> None:
+        self.config, self.benchmark, self.io = config, benchmark, io
+        self.folder = io.shared_scratch / "variants"
+        self.wanted: dict[str, set[str]] = {}
+        for study in config.studies.values():
+            for name, variant in study.variants.items():
+                for seed in config.seeds:
+                    self._phases(study, name, seed)  # every configuration is checked before the first one runs
+                    self.wanted.setdefault(self._key(variant, seed), set()).update(
+                        task for task in study.tasks if benchmark.has("train", task)
+                    )
+
+    def results(self, study: Study, name: str, seed: int, tasks: list[str]) -> dict[str, "Result"]:
+        """Results of a variant on the tasks; it is trained when it was not before."""
+        from unival.stages.cells import Cells, Spec
+        from unival.stages.parts import load_model
+
+        variant = study.variants[name]
+        key = self._key(variant, seed)
+        cells = Cells(
+            self.folder / key / "cells", self.benchmark, self.config.tasks, self.config.batch_size,
+            self.config.resamples,
+        )  # fmt: skip
+        done = self.folder / key / "done.json"
+        loaded: list[Any] = []
+
+        def load() -> tuple[Any, Any]:
+            if not loaded:
+                loaded.extend(load_model(self._train(study, name, seed, key)))
+            return loaded[0], loaded[1]
+
+        wanted = sorted(self.wanted[key])
+        specs = [Spec(f"variant/{name}", "pretrained", task, "test", self.config.rows) for task in wanted]
+        found = cells.run(specs, key, load)
+        files.write_json(done, {"variant": name, "tasks": wanted})
+        shutil.rmtree(self.folder / key / "phases", ignore_errors=True)
+        return {result.spec.task: result for result in found if result.spec.task in tasks}
+
+    def _key(self, variant: Variant, seed: int) -> str:
+        init = files.file_digest(Path(variant.init) / "model.safetensors") if variant.init else None
+        data = [self.benchmark.digest(split) for split in ("train", "test")]
+        tasks = json.loads(json.dumps(self.config.tasks, default=vars))
+        parts = [variant.phases, init, seed, data, self.config.train, self.config.model, self.config.processor]
+        return files.digest([*parts, tasks])
+
+    def _phases(self, study: Study, name: str, seed: int) -> list[TrainConfig]:
+        """The training configuration of every phase.
+
+        Raises:
+            UserError: an unknown key or task.
+        """
+        phases = []
+        for number, over in enumerate(study.variants[name].phases):
+            where = f"study '{study.question}': variant '{name}': phase {number}"
+            values = json.loads(json.dumps(self.config.train)) | {"seed": seed}
+            for key, value in over.items():
+                merged = {**values.get(key, {}), **value} if isinstance(value, dict) else value
+                values[key] = merged
+            values["mixture"] = self._present(values["mixture"], where)
+            phases.append(configuration.build(TrainConfig, values, where))
+        return phases
+
+    def _present(self, mixture: dict[str, Any], where: str) -> dict[str, Any]:
+        """The mixture without the tasks that the benchmark lacks."""
+        streams = [dict(stream) for stream in mixture["streams"]]
+        for stream in streams:
+            if stream["task"] not in self.config.tasks:
+                raise UserError(f"{where}: unknown task '{stream['task']}': {nearest(stream['task'], self.config.tasks)}")
+        kept = [stream for stream in streams if self.benchmark.has("train", stream["task"])]
+        return {**mixture, "streams": kept, "rows": sum(stream.get("rows", 0) for stream in kept)}
+
+    def _train(self, study: Study, name: str, seed: int, key: str) -> Path:
+        """The model folder of the last phase."""
+        from unival.engine.runtime import load as load_runtime
+        from unival.engine.train import train
+        from unival.stages.parts import load_model, new_model
+
+        variant = study.variants[name]
+        folder: Path | None = Path(variant.init) if variant.init else None
+        for number, phase in enumerate(self._phases(study, name, seed)):
+            work = self.folder / key / "phases" / str(number)
+            if not (work / "model" / "training.json").is_file():
+                if folder is None:
+                    tokenizer = self.benchmark.tokenizer
+                    model, processor = new_model(self.config.model, self.config.processor, tokenizer, seed)
+                else:
+                    model, processor = load_model(folder)
+                names = [stream.task for stream in phase.mixture.streams]
+                sources = self.benchmark.sources({task: self.config.tasks[task] for task in names}, processor)
+                title = f"{name} phase {number}"
+                train(phase, model, processor, sources, work / "model", work, load_runtime(), title=title)
+            folder = work / "model"
+        assert folder is not None
+        return folder
+
+
+Results = Mapping[tuple[str, int], Mapping[str, "Result"]]
+
+
+def _write(folder: Path, name: str, study: Study, results: Results, resamples: int) -> None:
+    from unival.stages.evaluate import write_csv
+
+    folder.mkdir(parents=True, exist_ok=True)
+    write_csv(folder / f"{name}.csv", COLUMNS, _rows(name, study, results, resamples))
+
+
+def _rows(name: str, study: Study, results: Results, resamples: int) -> Iterator[tuple[Any, ...]]:
+    from unival.metrics.bootstrap import difference
+
+    for (variant, seed), found in results.items():
+        for task, result in found.items():
+            against = results.get((study.baseline, seed), {}).get(task)
+            paired: tuple[Any, ...] = ("", "", "")
+            if against is not None and variant != study.baseline:
+                paired = tuple(round(v, 6) for v in difference(result.scores, against.scores, resamples=resamples))
+            value = tuple(round(v, 6) for v in result.value)
+            yield name, variant, study.baseline, seed, task, result.primary, *value, result.n, *paired
+
+
+def _log(name: str, results: Results, io: StageIO) -> None:
+    """A child run per variant and seed."""
+    for (variant, seed), found in results.items():
+        metrics = {f"{task}/{result.primary}": result.value.value for task, result in found.items()}
+        tags = {"unival.study": name, "unival.variant": variant, "unival.seed": str(seed)}
+        io.tracker.child(f"{name}: {variant} (seed {seed})", tags, metrics)
+        means = {f"summary/{name}/{variant}/{task}": result.value.value for task, result in found.items()}
+        io.tracker.metrics(means)

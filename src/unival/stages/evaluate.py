@@ -1,0 +1,290 @@
+"""Every model on its tasks, in and out of distribution, in one process.
+
+Written files:
+    reports/metrics/tasks.json          task -> metric, value, low, high, n, blind, majority (and which blind it is)
+    reports/metrics/cells.csv           a line per model x task x split x shift x metric, with its interval
+    reports/metrics/interpolation.csv   a line per pair x point x task: primary metric on the way from one to the other
+    reports/metrics/comparisons.csv     a merged model against the expert of the task: paired differences
+    reports/predictions/<model>/<task>/<split>[-<shift>-<severity>].jsonl   a line per row, with its scores
+"""
+
+import csv
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from unival import files
+from unival.stages.base import StageIO
+from unival.tasks import TaskConfig
+
+if TYPE_CHECKING:
+    from unival.stages.cells import Cells, Result, Spec
+
+TEST = "test"
+CELL_COLUMNS = (
+    "model", "kind", "task", "split", "shift", "severity", "metric", "primary", "value", "low", "high", "n",
+)  # fmt: skip
+CURVE_COLUMNS = ("first", "second", "alpha", "task", "metric", "value", "low", "high", "n")
+COMPARISON_COLUMNS = ("model", "against", "task", "split", "metric", "difference", "low", "high", "n")
+
+
+@dataclass(frozen=True)
+class ShiftConfig:
+    """A shift of decoded media: `conf/shift/<name>.yaml`."""
+
+    medium: Literal["image", "video", "audio"]
+    """Tasks of this medium are evaluated under it."""
+
+
+@dataclass(frozen=True)
+class InterpolationConfig:
+    """Curves between two experts."""
+
+    pairs: list[list[str]]
+    """Names of two experts each."""
+    points: int
+    """Inner points; the ends are the experts themselves."""
+    rows: int
+    """Test rows per point and task."""
+
+    def __post_init__(self) -> None:
+        if any(len(pair) != 2 for pair in self.pairs):
+            raise ValueError("interpolation.pairs: a pair is two names of experts")
+
+
+@dataclass(frozen=True)
+class Config:
+    """`conf/stage/evaluate.yaml`."""
+
+    stage: str
+    item: None
+    data: str
+    """The prepared benchmark."""
+    pretrained: str
+    """Model folder that is evaluated on `pretrained_tasks`."""
+    pretrained_tasks: list[str]
+    experts: list[str]
+    """Finetuned tasks."""
+    merges: list[str]
+    """Names below models/merged."""
+    recipes: dict[str, Any]
+    """Of the merges: their `models` are the tasks that a merged model is evaluated on."""
+    tasks: dict[str, TaskConfig]
+    rows: int
+    """Test rows of a cell, in distribution."""
+    shift_rows: int
+    """Rows of a cell out of distribution."""
+    shifts: dict[str, ShiftConfig]
+    severities: list[int]
+    interpolation: InterpolationConfig
+    batch_size: int = 128
+    resamples: int = 1000
+    """Of the bootstrap."""
+    shifted_merges: list[str] = field(default_factory=list)
+    """Merges that are evaluated out of distribution too."""
+
+
+def run(config: Config, io: StageIO) -> None:
+    """Write metrics and predictions."""
+    from unival.engine.runtime import load as load_runtime
+    from unival.stages.cells import Cells
+    from unival.stages.parts import Benchmark
+
+    load_runtime().apply()
+    benchmark = Benchmark(config.data)
+    benchmark.log(io, [TEST, *benchmark.shifts])
+    cells = Cells(io.shared_scratch / "cells", benchmark, config.tasks, config.batch_size, config.resamples)
+    results: list[Result] = []
+    for folder, specs in _plan(config, benchmark):
+        results += cells.run(specs, _digest(folder), _once(folder))
+        io.tracker.metrics({"progress/cells": len(results)}, len(results))
+    curves = _curves(config, cells)
+    _write(config, results, curves, io)
+
+
+def _plan(config: Config, benchmark: Any) -> Iterator[tuple[Path, list["Spec"]]]:
+    """(model folder, its cells) of every model there is."""
+    from unival.stages.cells import Spec
+
+    for task in config.experts:
+        folder = Path("models/finetune") / task
+        if (folder / "config.json").is_file():
+            own = Spec(f"finetune/{task}", "finetuned", task, TEST, config.rows, blind=True)
+            yield folder, [own, *_shifted(config, benchmark, own)]
+    for merge in config.merges:
+        folder = Path("models/merged") / merge
+        if (folder / "config.json").is_file():
+            specs = []
+            for task in config.recipes[merge]["models"]:
+                own = Spec(f"merged/{merge}", "merged", task, TEST, config.rows)
+                specs += [own, *(_shifted(config, benchmark, own) if merge in config.shifted_merges else [])]
+            yield folder, specs
+    there = [task for task in config.pretrained_tasks if benchmark.has(TEST, task)]
+    name = Path(config.pretrained).relative_to("models")
+    yield (
+        Path(config.pretrained),
+        [Spec(str(name), "pretrained", task, TEST, config.rows, blind=True) for task in there],
+    )
+
+
+def _shifted(config: Config, benchmark: Any, own: "Spec") -> list["Spec"]:
+    """The cell out of distribution: on the stored splits that hold the task, and under the shifts of its medium."""
+    from dataclasses import replace
+
+    stored = [split for split in benchmark.shifts if benchmark.has(split, own.task)]
+    specs = [replace(own, split=split, rows=config.shift_rows, blind=False) for split in stored]
+    medium = config.tasks[own.task].medium
+    names = [name for name, shift in config.shifts.items() if shift.medium == medium]
+    return specs + [
+        replace(own, rows=config.shift_rows, shift=name, severity=severity, blind=False)
+        for name in names
+        for severity in config.severities
+    ]
+
+
+def _digest(folder: Path) -> list[str]:
+    """What identifies a model: its weights, its sizes and its processor."""
+    return [files.file_digest(folder / name) for name in ("model.safetensors", "config.json", "processor_config.json")]
+
+
+def _once(folder: Path) -> Any:
+    """A loader that reads the model when it is first asked for."""
+    from functools import cache
+
+    from unival.stages.parts import load_model
+
+    return cache(lambda: load_model(folder))
+
+
+def _curves(config: Config, cells: "Cells") -> list[tuple[str, str, float, "Result"]]:
+    """Points between the experts of each pair: (first, second, alpha, result), the ends included."""
+    from unival.merging import AlignRule, Interpolation
+    from unival.stages.cells import Spec
+    from unival.stages.parts import load_model
+
+    rules = [AlignRule(r"num_batches_tracked$", "base")]
+    found = []
+    for first, second in config.interpolation.pairs:
+        ends = [Path("models/finetune") / name for name in (first, second)]
+        if not all((end / "config.json").is_file() for end in ends):
+            continue
+        model, processor = load_model(ends[0])
+        with Interpolation(model, *ends, align_rules=rules, base=config.pretrained) as path:
+            last = config.interpolation.points + 1
+            for number in range(last + 1):
+                alpha = number / last
+                specs = [
+                    Spec(f"{first}-{second}", "interpolated", task, TEST, config.interpolation.rows)
+                    for task in (first, second)
+                ]
+                weights = [_digest(ends[0]), _digest(ends[1]), number, last]
+                for result in cells.run(specs, weights, lambda alpha=alpha: (path.move(alpha), processor)):  # type: ignore[misc]
+                    found.append((first, second, alpha, result))
+    return found
+
+
+def _write(
+    config: Config, results: Sequence["Result"], curves: Sequence[tuple[str, str, float, "Result"]], io: StageIO
+) -> None:
+    folder = io.out("reports/metrics/tasks.json").parent
+    tasks = {result.spec.task: _task_row(result) for result in results if result.baselines}
+    files.write_json(folder / "tasks.json", tasks)
+    write_csv(folder / "cells.csv", CELL_COLUMNS, (row for result in results for row in _cell_rows(result)))
+    points = (
+        (first, second, round(alpha, 4), result.spec.task, result.primary, *_rounded(result.value), result.n)
+        for first, second, alpha, result in curves
+    )
+    write_csv(folder / "interpolation.csv", CURVE_COLUMNS, points)
+    write_csv(folder / "comparisons.csv", COMPARISON_COLUMNS, _comparisons(config, results))
+    _write_predictions(results, io)
+    _log(tasks, results, io)
+
+
+def write_csv(path: Path, columns: Sequence[str], rows: Any) -> None:
+    """Write a table atomically."""
+    with files.atomic(path) as part, part.open("w", newline="", encoding="utf-8") as handle:
+        writer = csv.writer(handle, lineterminator="\n")
+        writer.writerow(columns)
+        writer.writerows(rows)
+
+
+def _rounded(values: Sequence[float]) -> tuple[float, ...]:
+    return tuple(round(float(value), 6) for value in values)
+
+
+def _task_row(result: "Result") -> dict[str, Any]:
+    """The line of a task in summary.json."""
+    value, low, high = _rounded(result.value)
+    blind = {name: found for name, found in result.baselines.items() if name in ("swapped", "constant")}
+    best = max(blind, key=lambda name: blind[name].value)
+    majority = result.baselines.get("majority")
+    return {
+        "model": result.spec.model,
+        "metric": result.primary,
+        "value": value,
+        "low": low,
+        "high": high,
+        "n": result.n,
+        "blind": _rounded(blind[best])[0],
+        "blind_kind": best,
+        "majority": _rounded(majority)[0] if majority else None,
+        "metrics": {name: _rounded(interval) for name, interval in result.metrics.items()},
+    }
+
+
+def _cell_rows(result: "Result") -> Iterator[tuple[Any, ...]]:
+    spec = result.spec
+    for metric, interval in result.metrics.items():
+        yield (
+            spec.model, spec.kind, spec.task, spec.split, spec.shift, spec.severity or "", metric,
+            int(metric == result.primary), *_rounded(interval), result.n,
+        )  # fmt: skip
+
+
+def _comparisons(config: Config, results: Sequence["Result"]) -> Iterator[tuple[Any, ...]]:
+    """Merged models against the expert of each task, on the same rows."""
+    from unival.metrics.bootstrap import difference
+
+    place = {(r.spec.task, r.spec.split, r.spec.shift, r.spec.severity): r for r in results if r.spec.kind == "finetuned"}
+    for result in results:
+        spec = result.spec
+        expert = place.get((spec.task, spec.split, spec.shift, spec.severity))
+        if spec.kind == "merged" and expert is not None:
+            found = difference(result.scores, expert.scores, resamples=config.resamples)
+            split = f"{spec.split}-{spec.shift}-{spec.severity}" if spec.shift else spec.split
+            yield spec.model, expert.spec.model, spec.task, split, result.primary, *_rounded(found), result.n
+
+
+def _write_predictions(results: Sequence["Result"], io: StageIO) -> None:
+    """Link the stored predictions into the out, whole or not at all."""
+    folder = io.scratch / "predictions"
+    for result in results:
+        target = folder / result.spec.model / result.spec.file
+        target.parent.mkdir(parents=True, exist_ok=True)
+        target.unlink(missing_ok=True)
+        os.link(result.predictions, target)
+    io.publish(folder, "reports/predictions")
+
+
+def _log(tasks: Mapping[str, Any], results: Sequence["Result"], io: StageIO) -> None:
+    """A child run per model, so that selecting two compares an expert with its merge; samples of each task."""
+    import json
+
+    io.tracker.metrics({f"summary/{task}": row["value"] for task, row in tasks.items()})
+    io.tracker.metrics({f"blind/{task}": row["blind"] for task, row in tasks.items()})
+    by_model: dict[str, dict[str, float]] = {}
+    for result in results:
+        spec = result.spec
+        place = spec.task if spec.split == TEST and not spec.shift else f"ood/{spec.task}/{spec.split}"
+        place += f"-{spec.shift}-{spec.severity}" if spec.shift else ""
+        by_model.setdefault(spec.model, {})[f"{place}/{result.primary}"] = result.value.value
+    for model, metrics in by_model.items():
+        io.tracker.child(model, {"unival.model": model}, metrics)
+    for result in results:
+        if result.baselines:
+            lines = result.predictions.read_text(encoding="utf-8").splitlines()[:50]
+            rows = [json.loads(line) for line in lines]
+            shown = [{key: json.dumps(row.get(key)) for key in ("id", "text", "prediction", "scores")} for row in rows]
+            io.tracker.table(shown, f"predictions/{result.spec.task}")
