@@ -21,6 +21,8 @@ from . import standins
 
 CONTEXT = multiprocessing.get_context("forkserver")
 CONTEXT.set_forkserver_preload([__name__])
+# Python 3.11 does not pass sys.path to the server, which would then import nothing
+os.environ["PYTHONPATH"] = os.pathsep.join(path for path in sys.path if path)
 
 
 def start(folder, options, ranks=1, slow=0.0, fail_at=None, die_in=None):
