@@ -28,6 +28,7 @@ from unival.model.positions import (
     encoder_relative_index,
     mask_value,
     segment_ids,
+    text_relative_index,
 )
 
 BACKBONES = {  # modality: module, builder
@@ -246,12 +247,7 @@ class UnivalEncoder(nn.Module):
         def compute() -> tuple[Tensor, list[Tensor], BiasCache]:
             states_ULD = self._position_states(plan.layouts, plan.length, text_length)
             absolute_UHLL = self.absolute_bias(states_ULD, states_ULD)
-            config_key = (self.config.token_bucket_size, self.config.token_bucket_max_distance, self.config.image_bucket_size)
-            indices = [
-                encoder_relative_index(layout, plan.length, text_length, config_key, states_ULD.device)
-                for layout in plan.layouts
-            ]
-            relative = self.relative_bias.mixed(torch.stack(indices))
+            relative = self._relative_biases(plan, text_length, states_ULD.device)
             return states_ULD, [absolute_UHLL + bias for bias in relative], BiasCache()
 
         key = (tuple(plan.layouts), plan.length, text_length)
@@ -260,6 +256,18 @@ class UnivalEncoder(nn.Module):
         if len(plan.layouts) > 1:
             row_layout = torch.tensor(plan.row_layout, device=states_ULD.device)
         return EncoderPositions(states_ULD, row_layout, cross_cache), biases
+
+    def _relative_biases(self, plan: MediaPlan, text_length: int, device: torch.device) -> list[Tensor]:
+        """(U, H, L, L) for each layer. Without media the grid tables take no part, not even with zero gradients."""
+        sizes = (self.config.token_bucket_size, self.config.token_bucket_max_distance)
+        if plan.length == 0:
+            return self.relative_bias.text(text_relative_index(0, text_length, *sizes, device)[None])
+        grid = self.config.image_bucket_size
+        indices = [
+            encoder_relative_index(layout, plan.length, text_length, (*sizes, grid), device)
+            for layout in plan.layouts
+        ]
+        return self.relative_bias.mixed(torch.stack(indices))
 
     def _bias_parameters(self) -> Iterator[Tensor]:
         for module in (self.position_norm, self.media_position_norm, self.absolute_bias, self.relative_bias):

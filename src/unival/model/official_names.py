@@ -8,7 +8,7 @@ import re
 BACKBONES = {"images": "image", "videos": "video", "audios": "audio"}
 IGNORED = re.compile(  # recomputed from the configuration, or never used
     r"(encoder|decoder)\.(version|token_rp_bucket|image_rp_bucket|image_position_idx)$"
-    r"|encoder\.embed_images\.fc\.|encoder\.embed_audios\.(fc1|fc_audioset)\."
+    r"|encoder\.embed_images\.fc\.|encoder\.embed_audios\.(fc1|fc_audioset|spectrogram_extractor|logmel_extractor)\."
 )
 RULES = [  # (official, ours); the first that matches wins
     (r"encoder.embed_images.(.+)", r"encoder.media.image.backbone.\1"),

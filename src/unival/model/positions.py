@@ -123,7 +123,7 @@ class RelativeTables(nn.Module):
         return list(bias_QKn.unflatten(-1, (-1, self.heads)).movedim((-2, -1), (0, -3)).unbind(0))
 
     def text(self, index_QK: Tensor) -> list[Tensor]:
-        """(H, Q, K) for each layer."""
+        """(..., H, Q, K) for each layer."""
         return self._lookup(self._joined(self.token), index_QK)
 
     def codes(self, index_QK: Tensor) -> list[Tensor]:

@@ -1,0 +1,132 @@
+"""Raw media through the real backbones, and the full-size base model, against recorded numbers."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from reference import RecordedSet, cases, decoder_inputs, inputs, official_parameters, valid_rows
+from test_parity_generation import assert_same, options
+from torch import Tensor
+
+from unival.model import UnivalForConditionalGeneration
+from unival.model.generation import beam_search
+from unival.model.loss import sequence_loss
+
+pytestmark = pytest.mark.parity
+TOLERANCE = 1e-4
+E2E = cases("e2e.json", lambda content: [(case["name"], case["name"]) for case in content["cases"]])
+E2E_GRADIENTS = cases("e2e.json", lambda content: content["gradients"].items())
+BASE = cases("base.json", lambda content: [(case["name"], case["name"]) for case in content["cases"]])
+BASE_SEARCHES = cases("base.json", lambda content: [(search["name"], search) for search in content["generation"]])
+
+
+@pytest.fixture(scope="module")
+def load() -> Any:
+    """Builds a set's model with real backbones; keeps the last one."""
+    held: dict[Path, UnivalForConditionalGeneration] = {}
+
+    def build(folder: Path) -> UnivalForConditionalGeneration:
+        if folder not in held:
+            held.clear()
+            recorded = RecordedSet(folder)
+            held[folder] = UnivalForConditionalGeneration(recorded.config(identity=False)).eval()
+            recorded.weights(held[folder])
+        return held[folder]
+
+    return build
+
+
+@pytest.mark.parametrize("case", E2E)
+def test_raw_media(case: tuple[Path, str], load: Any) -> None:
+    folder, name = case
+    model, recorded = load(folder), RecordedSet(folder)
+    given, expected = (recorded.tensors("e2e.safetensors", f"{name}.{side}.") for side in ("in", "out"))
+    features: list[Tensor] = []
+    hooks = [
+        medium.backbone.register_forward_hook(lambda _, args, output: features.append(output))
+        for medium in model.encoder.media.values()
+    ]
+    with torch.no_grad():
+        encoded = model.encoder(**inputs(given))
+        logits = model(encoder_outputs=encoded, **decoder_inputs(given)).logits
+    for hook in hooks:
+        hook.remove()
+    (theirs,) = recorded.tensors("e2e.safetensors", f"{name}.mid.").values()
+    torch.testing.assert_close(features[0], theirs, atol=TOLERANCE * theirs.abs().max().item(), rtol=0)
+    torch.testing.assert_close(*valid_rows(expected, encoded.last_hidden_state), atol=TOLERANCE, rtol=0)
+    torch.testing.assert_close(logits, expected["logits"], atol=TOLERANCE, rtol=0)
+
+
+@pytest.mark.parametrize("case", E2E_GRADIENTS)
+def test_gradients_of_backbones(case: tuple[Path, dict[str, Any]], load: Any, request: pytest.FixtureRequest) -> None:
+    folder, recorded = case
+    name = request.node.callspec.id.removeprefix(f"{folder.name}-")
+    model, files = load(folder), RecordedSet(folder)
+    given = files.tensors("e2e.safetensors", f"{name}.in.")
+    smoothing = json.loads((folder / "config.json").read_text())["label_smoothing"]
+    model.zero_grad()
+    logits = model(**inputs(given), **decoder_inputs(given)).logits
+    loss, count = sequence_loss(logits, given["target"], ignore_id=1, smoothing=smoothing)
+    assert loss.item() == pytest.approx(recorded["loss"], rel=1e-5)
+    assert count.item() == recorded["sample_size"]
+    loss.backward()
+    parameters = official_parameters(model)
+    for key, theirs in files.tensors("e2e.safetensors", f"{name}.grad.").items():
+        ours = parameters[key].grad
+        tolerance = 1e-4 * theirs.abs().max().item() + 1e-6
+        torch.testing.assert_close(ours, theirs, atol=tolerance, rtol=0, msg=f"{key}: {{}}".format)
+    model.zero_grad()
+
+
+@pytest.mark.parametrize("case", BASE)
+def test_base(case: tuple[Path, str], load: Any) -> None:
+    folder, name = case
+    model, recorded = load(folder), RecordedSet(folder)
+    given, expected = (recorded.tensors("base.safetensors", f"{name}.{side}.") for side in ("in", "out"))
+    columns = recorded.tensors("base.safetensors", "logit_columns")[""]
+    with torch.no_grad():
+        encoded = model.encoder(**inputs(given))
+        logits = model(encoder_outputs=encoded, **decoder_inputs(given)).logits
+    torch.testing.assert_close(*valid_rows(expected, encoded.last_hidden_state), atol=TOLERANCE, rtol=0)
+    torch.testing.assert_close(logits[..., columns], expected["logits_columns"], atol=TOLERANCE, rtol=0)
+    torch.testing.assert_close(logits.logsumexp(-1), expected["logsumexp"], atol=TOLERANCE, rtol=0)
+    best = logits.log_softmax(-1).topk(10)
+    torch.testing.assert_close(best.values, expected["top10_logprobs"], atol=TOLERANCE, rtol=0)
+    apart = expected["top10_logprobs"].diff(dim=-1).abs().amin(-1) > 2 * TOLERANCE
+    assert torch.equal(best.indices[apart], expected["top10_ids"][apart])
+
+
+@pytest.mark.parametrize("case", BASE_SEARCHES)
+def test_base_generation(case: tuple[Path, dict[str, Any]], load: Any) -> None:
+    folder, search = case
+    model = load(folder)
+    given = RecordedSet(folder).tensors("base.safetensors", f"{search['case']}.in.")
+    found = beam_search(model, inputs(given), options(search["args"], given["src_tokens"].shape[1]))
+    assert_same(found, search["hyps"], model.config.pad_token_id)
+
+
+@pytest.mark.parametrize(
+    ("modalities", "total"),
+    [(("image",), 200_038_704), (("image", "video"), 250_489_072), (("image", "video", "audio"), 329_979_120)],
+)
+def test_parameter_totals(modalities: tuple[str, ...], total: int) -> None:
+    """The original's totals; they count a ResNet head and mel matrices that ours does not have."""
+    from reference import sets
+
+    for folder in sets("base.json"):
+        config = RecordedSet(folder).config(identity=False)
+        for name in {"image", "video", "audio"} - set(modalities):
+            setattr(config, f"{name}_encoder", None)
+        with torch.device("meta"):
+            model = UnivalForConditionalGeneration(config)
+        ours = sum(parameter.numel() for parameter in model.parameters())
+        unused = [key for key in RecordedSet(folder).shapes if unused_parameter(key, modalities)]
+        assert ours + sum(torch.Size(RecordedSet(folder).shapes[key]).numel() for key in unused) == total
+
+
+def unused_parameter(key: str, modalities: tuple[str, ...]) -> bool:
+    """A parameter of the original that no output depends on, or a fixed front-end matrix."""
+    audio = "audio" in modalities and ("spectrogram_extractor" in key or "logmel_extractor" in key)
+    return ".embed_images.fc." in key or audio
