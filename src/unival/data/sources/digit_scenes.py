@@ -20,6 +20,8 @@ CLEAR = 6.0
 HEIGHT_SHARE = (0.36, 0.46)
 """Height of a digit's ink, as a share of the picture's side."""
 PATCH_SHARE = (0.30, 0.38)
+CROWDED = 0.85
+"""Three things or more are drawn smaller by this factor, so that they find room."""
 PATCH_GREY = 110
 
 
@@ -93,7 +95,7 @@ def _shape(image_HW: np.ndarray, height: int) -> tuple[int, int]:
     return height, min(max(width, 3), height)
 
 
-def _share(rng: Random, shares: tuple[float, float], side: int) -> int:
+def _share(rng: Random, shares: tuple[float, float], side: float) -> int:
     """A number of pixels between two shares of the side."""
     return round((shares[0] + (shares[1] - shares[0]) * rng.random()) * side)
 
@@ -108,10 +110,11 @@ def make_scene(
 ) -> tuple[Scene, np.ndarray]:
     """A picture of the given rows of `hand` at random places; uint8 (side, side, 3)."""
     strokes = [ink(hand.images[row]) for row in samples]
+    room = side * (CROWDED if len(samples) + patch > 2 else 1.0)
     while True:
-        shapes = [_shape(image_HW, _share(rng, HEIGHT_SHARE, side)) for image_HW in strokes]
+        shapes = [_shape(image_HW, _share(rng, HEIGHT_SHARE, room)) for image_HW in strokes]
         if patch:
-            shapes.append((_share(rng, PATCH_SHARE, side), _share(rng, PATCH_SHARE, side)))
+            shapes.append((_share(rng, PATCH_SHARE, room), _share(rng, PATCH_SHARE, room)))
         corners = _place(rng, side, shapes)
         if corners is not None:
             break

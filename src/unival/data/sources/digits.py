@@ -271,39 +271,46 @@ def _speech(options: DigitsOptions, root: Path) -> Iterator[Item]:
         number = min(options.amount(split).sounds, len(recordings))
         chosen = Random(f"{options.seed}/{split}/speech").sample(recordings, number)
         for recording in chosen:
-            for copy in range(options.copies if split == "train" else 1):
-                yield from _recording(options, split, recording, copy)
+            yield from _recording(options, split, recording)
 
 
-def _recording(options: DigitsOptions, split: str, recording: fsdd.Recording, copy: int) -> Iterator[Item]:
-    rng = Random(f"{options.seed}/{split}/{recording.path.name}/{copy}")
-    key, file, word = f"{recording.path.stem}-{copy}", str(recording.path), NUMBERS[recording.digit]
+def _recording(options: DigitsOptions, split: str, recording: fsdd.Recording) -> Iterator[Item]:
+    """The recording, in the train split at several speeds, and its rows."""
+    file, word = str(recording.path), NUMBERS[recording.digit]
     try:
-        speed = 1.0 if copy == 0 else rng.uniform(0.85, 1.2)
-        rate = round(options.sampling_rate / speed)
-        samples = media.decode_audio(_read(recording.path), file, rate)
+        samples_S = media.decode_audio(_read(recording.path), file, options.sampling_rate)
     except UserError as error:
         yield BadItem(file, recording.path.name, "audio", str(error))
         return
-    sound = _placed(rng, samples, round(options.audio_seconds * options.sampling_rate), copy > 0)
-    yield MediaItem(split, key, media.encode_wav(sound, options.sampling_rate), ".wav", file)
     facts, extra = _facts("audio", (word,)), {"samples": recording.path.stem, "speaker": recording.speaker}
 
     def row(task: str, **fields: Any) -> RowItem:
         record = Record(audio=key, objects=(word,), facts=facts, extra=extra, **fields)
         return RowItem(split, task, record, file, key)
 
-    yield row("audio_caption", id=key, references=fsdd.captions(word))
-    for form, question, answer in text.audio_questions(rng, word)[:2]:
-        yield row("audio_qa", id=f"{key}-{form}", text=question, answers=(Answer(answer),), form=form)
+    for copy in range(options.copies if split == "train" else 1):
+        rng = Random(f"{options.seed}/{split}/{recording.path.name}/{copy}")
+        key = f"{recording.path.stem}-{copy}"
+        sound_S = _placed(rng, samples_S, round(options.audio_seconds * options.sampling_rate), copy > 0)
+        yield MediaItem(split, key, media.encode_wav(sound_S, options.sampling_rate), ".wav", file)
+        yield row("audio_caption", id=key, references=fsdd.captions(word))
+        for form, question, answer in text.audio_questions(rng, word)[:2]:
+            yield row("audio_qa", id=f"{key}-{form}", text=question, answers=(Answer(answer),), form=form)
 
 
-def _placed(rng: Random, samples: np.ndarray, length: int, vary: bool) -> np.ndarray:
-    """The recording at equal loudness in `length` samples of silence; centred, or anywhere where `vary`."""
-    samples = samples[:length]
-    samples = samples * (0.5 / max(float(np.abs(samples).max()), 1e-4))
-    room = length - len(samples)
+def _placed(rng: Random, samples_S: np.ndarray, length: int, vary: bool) -> np.ndarray:
+    """The recording in `length` samples of silence at equal loudness; in the middle, unless `vary`.
+
+    `vary` plays it at another speed (pitch and length change alike), loudness and place.
+    """
+    if vary:
+        speed = rng.uniform(0.85, 1.2)
+        times = np.arange(0, len(samples_S) - 1, speed)
+        samples_S = np.interp(times, np.arange(len(samples_S)), samples_S)
+    samples_S = samples_S[:length]
+    samples_S = samples_S * (0.5 / max(float(np.abs(samples_S).max()), 1e-4))
+    room = length - len(samples_S)
     start = int(rng.random() * (room + 1)) if vary else room // 2
-    sound = np.zeros(length, np.float32)
-    sound[start : start + len(samples)] = samples * (rng.uniform(0.5, 1.5) if vary else 1.0)
-    return sound
+    sound_S = np.zeros(length, np.float32)
+    sound_S[start : start + len(samples_S)] = samples_S * (rng.uniform(0.5, 1.5) if vary else 1.0)
+    return sound_S

@@ -6,9 +6,9 @@ registered under the data set's name both as a reader (for `unival import`) and 
 
 import csv
 import gzip
-import io
 import json
 import os
+import zlib
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -17,12 +17,25 @@ from typing import Any
 from unival import config
 from unival.data.source import SOURCES, BadItem, MediaItem, RowItem, Source
 from unival.errors import UserError, nearest
+from unival.record import Record
 from unival.registry import Registry
 
 DATA_VARIABLE = "UNIVAL_DATA"
 MAX_PACKED_BYTES = 4 * 1024**3
 """A compressed file that unpacks to more is refused."""
 Item = MediaItem | RowItem | BadItem
+Row = tuple[str, Any] | BadItem
+"""Name of a row in its file, and its content."""
+Made = MediaItem | BadItem | tuple[str, str, Record]
+SPLIT_WORDS = {
+    "train": "train",
+    "development": "train",
+    "dev": "val",
+    "eval": "test",
+    "val": "val",
+    "test": "test",
+}
+"""Official words for splits (Clotho's are development, validation, evaluation)."""
 Read = Callable[[Path], Iterable[Item]]
 
 
@@ -127,7 +140,7 @@ def read_bytes(path: Path) -> bytes:
             return path.read_bytes()
         with gzip.open(path) as handle:
             data = handle.read(MAX_PACKED_BYTES + 1)
-    except (OSError, EOFError, gzip.zlib.error) as error:  # type: ignore[attr-defined]
+    except (OSError, EOFError, zlib.error) as error:
         raise UserError(f"{path}: cannot read: {getattr(error, 'strerror', None) or error}") from error
     if len(data) > MAX_PACKED_BYTES:
         raise UserError(f"{path}: unpacks to more than {MAX_PACKED_BYTES} bytes")
@@ -173,10 +186,30 @@ def rows_of(value: Mapping[str, Any], key: str, path: Path) -> list[Any]:
     return value[key]
 
 
+def lines_of(path: Path) -> Iterator[str]:
+    """The lines of a text file, one at a time; bytes that are not UTF-8 become surrogates (see `is_text`).
+
+    Raises:
+        UserError: missing or unreadable.
+    """
+    try:
+        with gzip.open(path) if path.suffix == ".gz" else path.open("rb") as handle:
+            for number, line in enumerate(handle):
+                text = line.decode("utf-8", errors="surrogateescape")
+                yield text.removeprefix("\ufeff") if number == 0 else text
+    except (OSError, EOFError, zlib.error) as error:
+        raise UserError(f"{path}: cannot read: {getattr(error, 'strerror', None) or error}") from error
+
+
+def is_text(text: str) -> bool:
+    """Whether a line was UTF-8."""
+    return text.isascii() or not any("\ud800" <= letter <= "\udfff" for letter in text)
+
+
 def read_csv(
     path: Path, columns: Iterable[str], delimiter: str = ",", names: list[str] | None = None
-) -> Iterator[tuple[str, dict[str, str]] | BadItem]:
-    """(row name, values) of each row of a CSV file; a row with too few or too many fields is a BadItem.
+) -> Iterator[Row]:
+    """(row name, values) of each row of a CSV file; one with too few or too many fields is a BadItem.
 
     Args:
         columns: columns that the header must have.
@@ -185,52 +218,85 @@ def read_csv(
     Raises:
         UserError: unreadable, or a column is missing.
     """
-    rows = csv.reader(io.StringIO(read_text(path), newline=""), delimiter=delimiter)
+    rows = csv.reader(lines_of(path), delimiter=delimiter, strict=False)
     try:
         header = names or [name.strip() for name in next(rows, [])]
         for column in columns:
             if column not in header:
                 raise UserError(f"{path}: no column '{column}': {nearest(column, header)}")
-        for number, values in enumerate(rows, 1 if names else 2):
-            if len(values) == len(header):
-                yield f"line {number}", dict(zip(header, values, strict=True))
+        for values in rows:
+            name = f"line {rows.line_num}"
+            if not is_text("".join(values)):
+                yield BadItem(str(path), name, "row", "not UTF-8 text: convert the file to UTF-8")
+            elif len(values) == len(header):
+                yield name, dict(zip(header, values, strict=True))
             elif values:
                 reason = f"{len(values)} fields, and there are {len(header)} columns"
-                yield BadItem(str(path), f"line {number}", "row", reason)
+                yield BadItem(str(path), name, "row", reason)
     except csv.Error as error:
         raise UserError(f"{path}: line {rows.line_num}: not CSV: {error}") from error
 
 
-def read_jsonl(path: Path) -> Iterator[tuple[str, dict[str, Any]] | BadItem]:
-    """(row name, values) of each line of a JSON-lines file; a line that is no JSON object is a BadItem."""
-    for number, line in enumerate(read_text(path).split("\n"), 1):
+def read_jsonl(path: Path) -> Iterator[Row]:
+    """(row name, value) of each line of a JSON-lines file; a line that is not JSON is a BadItem."""
+    for number, line in enumerate(lines_of(path), 1):
         if not line.strip():
             continue
         try:
+            if not is_text(line):
+                raise ValueError("not UTF-8 text: convert the file to UTF-8")
             value = json.loads(line)
         except (ValueError, RecursionError) as error:
             yield BadItem(str(path), f"line {number}", "row", f"not JSON: {error}")
             continue
-        if isinstance(value, dict):
-            yield f"line {number}", value
-        else:
-            yield BadItem(
-                str(path), f"line {number}", "row", f"expected an object, found {type(value).__name__}"
-            )
+        yield f"line {number}", value
 
 
-def field_of(row: Any, key: str, kind: type | tuple[type, ...], where: str) -> Any:
+def numbered(rows: Iterable[Any], name: str = "row") -> Iterator[Row]:
+    """Rows of a list with their position as name."""
+    return ((f"{name} {number}", row) for number, row in enumerate(rows))
+
+
+def each(path: Path, rows: Iterable[Row], convert: Callable[[Any], Iterable[Made]]) -> Iterator[Item]:
+    """Media and rows made of each row of a file; a row that cannot be read is a BadItem that says why.
+
+    `convert` yields media, faults, and rows as (split, task, record), and raises UserError on a bad row.
+    """
+    for item in rows:
+        if isinstance(item, BadItem):
+            yield item
+            continue
+        name, row = item
+        try:
+            made = list(convert(row))
+        except UserError as error:
+            yield BadItem(str(path), name, "row", str(error))
+            continue
+        for thing in made:
+            yield RowItem(*thing, str(path), name) if isinstance(thing, tuple) else thing
+
+
+def value(row: Any, key: str, kind: type | tuple[type, ...] = str) -> Any:
     """`row[key]`, of the given kind.
 
     Raises:
         UserError: the row is no mapping, or the field is missing or of another kind.
     """
     if not isinstance(row, Mapping):
-        raise UserError(f"{where}: expected an object, found {type(row).__name__}")
+        raise UserError(f"expected an object, found {type(row).__name__}")
     if key not in row:
-        raise UserError(f"{where}: no field '{key}': {nearest(key, map(str, row))}")
-    value = row[key]
-    if not isinstance(value, kind) or (isinstance(value, bool) and kind is int):
+        raise UserError(f"no field '{key}': {nearest(key, map(str, row))}")
+    found = row[key]
+    if not isinstance(found, kind) or isinstance(found, bool):
         names = " or ".join(k.__name__ for k in (kind if isinstance(kind, tuple) else (kind,)))
-        raise UserError(f"{where}: field '{key}' should be {names}, found {str(value)[:40]!r}")
-    return value
+        raise UserError(f"field '{key}' should be {names}, found {str(found)[:40]!r}")
+    return found
+
+
+def split_of(name: str, default: str = "train") -> str:
+    """The split that an official file or split name stands for."""
+    lowered = name.lower()
+    for part, split in SPLIT_WORDS.items():
+        if part in lowered:
+            return split
+    return default
