@@ -132,9 +132,9 @@ def log_mel(samples_MS: Tensor, spec: Cnn14Spec) -> Tensor:
             pad_mode="reflect",
             return_complex=True,
         )
-        power_MFB = torch.view_as_real(spectrum).square().sum(-1).transpose(1, 2)
-        mel_MFB = power_MFB @ mel_filters(spec).to(device)
-        return (10.0 * mel_MFB.clamp(min=1e-10).log10()).unsqueeze(1)
+        power = spectrum.real.square() + spectrum.imag.square()  # (M, n_fft / 2 + 1, F)
+        mel_MBF = mel_filters(spec).to(device).T @ power
+        return (10.0 * mel_MBF.clamp(min=1e-10).log10()).transpose(1, 2).unsqueeze(1)
 
 
 class CnnEncoder(Backbone):
