@@ -146,7 +146,7 @@ def _to_row(record: Record) -> dict[str, Any]:
 
 
 class ManifestWriter:
-    """Writes the rows of one split and task in groups, so memory does not grow; the file appears at the end."""
+    """Writes the rows of one split and task, group by group; the file appears at the end."""
 
     def __init__(self, split_dir: Path | str, task: str) -> None:
         self.path = manifest_path(split_dir, task)
@@ -187,7 +187,7 @@ class ManifestWriter:
 
 
 class Records(Sequence[Record]):
-    """The rows of a manifest: `len`, `[i]`, iteration; columns stay in Arrow, a Record is made when asked for."""
+    """The rows of a manifest as a sequence: columns stay in Arrow, a Record is made when asked for."""
 
     def __init__(self, table: pa.Table, path: Path) -> None:
         self.path = path
@@ -203,8 +203,11 @@ class Records(Sequence[Record]):
     def __getitem__(self, index: slice) -> list[Record]: ...
     def __getitem__(self, index: int | slice) -> Record | list[Record]:
         if isinstance(index, slice):
-            return [self[position] for position in range(*index.indices(self._length))]
-        if index < 0:
+            return [self._record(position) for position in range(*index.indices(self._length))]
+        return self._record(index)
+
+    def _record(self, index: int) -> Record:
+        if index < 0:  # from the end
             index += self._length
         if not 0 <= index < self._length:
             raise IndexError(f"row {index} of {self._length} in {self.path}")

@@ -1,7 +1,7 @@
 """Decode and encode images (Pillow), video and audio (PyAV, which carries its own FFmpeg).
 
 Every decoder takes bytes and a name for messages, and raises UserError with that name and the reason.
-Axes: H height, W width, T time, C = 3 channels (RGB); images and frames are uint8, sound is float32 in [-1, 1].
+Axes: H height, W width, T time, C = 3 channels (RGB). Pixels are uint8, sound is float32 in [-1, 1].
 """
 
 import io
@@ -32,9 +32,7 @@ def decode_image(data: bytes, name: str) -> np.ndarray:
     try:
         with Image.open(io.BytesIO(data)) as image:
             if image.width * image.height > MAX_PIXELS:
-                raise UserError(
-                    f"{name}: {image.width}x{image.height}: more than {MAX_PIXELS} pixels"
-                )
+                raise UserError(f"{name}: {image.width}x{image.height}: more than {MAX_PIXELS} pixels")
             image.load()
             orientation = image.getexif().get(0x0112, 1)
             if orientation != 1:
@@ -84,11 +82,11 @@ def segment_frames(total: int, wanted: int, rng: np.random.Generator | None = No
 def decode_video(
     data: bytes, name: str, num_frames: int | None = None, rng: np.random.Generator | None = None
 ) -> np.ndarray:
-    """Decode `num_frames` frames (all where None) to uint8 THWC RGB; only frames that are used are converted."""
+    """Decode `num_frames` frames (all where None) to uint8 THWC RGB; only those are converted."""
     import av
 
     try:
-        with av.open(io.BytesIO(data)) as container:
+        with av.open(io.BytesIO(data), "r") as container:
             stream = _video_stream(container, name)
             total = stream.frames if num_frames and stream.frames else _count_frames(container, stream)
             wanted = segment_frames(total, num_frames, rng) if num_frames and total else list(range(total))
@@ -135,7 +133,7 @@ def _convert_frames(container: Any, stream: Any, wanted: set[int]) -> dict[int, 
 
 
 def encode_video(frames_THWC: np.ndarray, rate: int = 8) -> bytes:
-    """Encode uint8 frames of even height and width as MPEG-4 in mp4, nearly lossless, the same bytes each time."""
+    """Encode uint8 frames of even height and width as MPEG-4 in mp4, nearly lossless."""
     import av
     from av.video.reformatter import VideoReformatter
 
@@ -162,7 +160,7 @@ def decode_audio(data: bytes, name: str, sampling_rate: int | None = None) -> np
     import av
 
     try:
-        with av.open(io.BytesIO(data)) as container:
+        with av.open(io.BytesIO(data), "r") as container:
             if not container.streams.audio:
                 raise UserError(f"{name}: has no audio stream")
             stream = container.streams.audio[0]
@@ -229,7 +227,7 @@ def _video_size(data: bytes, name: str) -> tuple[int, int]:
     import av
 
     try:
-        with av.open(io.BytesIO(data)) as container:
+        with av.open(io.BytesIO(data), "r") as container:
             stream = _video_stream(container, name)
             sizes = {(frame.width, frame.height) for frame in container.decode(stream)}
     except (av.FFmpegError, ValueError, OverflowError) as error:

@@ -238,8 +238,9 @@ class _Writer:
         reasons = Counter(f"{bad.field}: {bad.reason}" for bad in self.rejected)
         worst = "".join(f"\n  {count} x {reason}" for reason, count in reasons.most_common(5))
         return (
-            f"{table}: {self.bad_items} of {self.items} rows and media are bad ({self.rejected_share:.1%}, accepted "
-            f"{limit:.1%}): mend them (the table lists file, row, field, reason) or raise max_rejected{worst}"
+            f"{table}: {self.bad_items} of {self.items} rows and media are bad ({self.rejected_share:.1%}, "
+            f"accepted {limit:.1%}): mend them (the table lists file, row, field and reason) or raise "
+            f"max_rejected{worst}"
         )
 
 

@@ -66,7 +66,7 @@ class Source:
 SOURCES: Registry[Callable[[Mapping[str, Any], str], Source]] = Registry("data source")
 """Name -> function (options, where the options stand) -> Source. It builds its own typed options."""
 
-HANDWRITING: Registry[Callable[[Path], tuple[np.ndarray, np.ndarray] | None]] = Registry(
-    "handwriting collection"
-)
-"""Name -> function (folder of UNIVAL_DATA) -> (images (N, h, w), strokes bright; labels (N,)), None where absent."""
+Handwriting = tuple[np.ndarray, np.ndarray]
+"""Images (N, h, w) with bright strokes, and labels (N,)."""
+HANDWRITING: Registry[Callable[[Path], Handwriting | None]] = Registry("handwriting collection")
+"""Name -> function (folder of UNIVAL_DATA) -> digits of another collection, None where it is not there."""

@@ -1,6 +1,6 @@
 """Media on disk: uncompressed tar shards, and an index that finds any member without reading the others.
 
-`ShardWriter` writes `media-00000.tar`, ... and `media.parquet` (key, kind, suffix, shard, offset, size, sha256).
+`ShardWriter` writes `media-00000.tar`, ... and `media.parquet`, whose columns are INDEX_SCHEMA.
 `MediaStore` reads a member by `pread` at its offset: constant memory, safe after fork, and it can be pickled.
 """
 
@@ -37,7 +37,7 @@ INDEX_SCHEMA = pa.schema(
 
 
 class ShardWriter:
-    """Writes the media of one split; member name = key + suffix, no times or owners, so equal media are equal bytes."""
+    """Writes the media of one split. Members are key + suffix, with no times: equal media, equal bytes."""
 
     def __init__(self, split_dir: Path | str, shard_bytes: int = SHARD_BYTES) -> None:
         self.split_dir = Path(split_dir)
@@ -169,7 +169,7 @@ class MediaStore:
     def video(
         self, key: str, num_frames: int | None = None, rng: np.random.Generator | None = None
     ) -> np.ndarray:
-        """Frames, uint8 THWC RGB: one per equal segment (the middle one; a random one where `rng` is given)."""
+        """Frames, uint8 THWC RGB: one per equal segment (its middle, or a random one by `rng`)."""
         return media.decode_video(self.bytes(key), self._name(key), num_frames, rng)
 
     def audio(self, key: str, sampling_rate: int | None = None) -> np.ndarray:

@@ -15,7 +15,7 @@ _EVENTS: dict[str, tuple[str, ...]] = {
     "dial": ("a phone dialing {digits}", "dialed {digits}", "the {digits} being dialed"),
     "noise": ("noise", "a burst of noise", "hissing noise"),
 }
-_ONE = ("{a}", "the sound of {a}", "we hear {a}", "one can hear {a}", "a recording of {a}")
+_ONE = ("{a}", "the sound of {a}", "we hear {a}", "you can hear {a}", "a recording of {a}")
 _TWO = (
     "{a} then {b}",
     "{a} followed by {b}",

@@ -1,4 +1,4 @@
-"""Short clips: one or two objects that move, grow, shrink, appear or vanish, at once or one after the other."""
+"""Short clips: one or two objects that move, grow, shrink, appear or vanish, together or in turn."""
 
 import json
 from dataclasses import dataclass
@@ -129,9 +129,14 @@ def _lay_out(
     for attempt in count():
         if attempt % 20 == 0:  # two large looks may not fit together: draw others
             bases = [_base_mask(rng, kind, bank) for _, kind in pairs]
-            spans = [round(base[1] * (GROWN if act == "grow" else 1)) for base, act in zip(bases, actions, strict=True)]
+            spans = [
+                round(base[1] * (GROWN if act == "grow" else 1))
+                for base, act in zip(bases, actions, strict=True)
+            ]
         travels = [rng.randint(*TRAVEL) for _ in pairs]
-        starts = [_start(rng, act, side, span, go) for act, span, go in zip(actions, spans, travels, strict=True)]
+        starts = [
+            _start(rng, act, side, span, go) for act, span, go in zip(actions, spans, travels, strict=True)
+        ]
         ends = [_moved(start, act, go) for start, act, go in zip(starts, actions, travels, strict=True)]
         if len(pairs) == 1 or _apart(starts, ends, spans, ordered):
             return bases, starts, travels
@@ -143,7 +148,9 @@ def _moved(start: tuple[int, int], action: str, travel: float) -> tuple[float, f
     return start[0] + dx * travel, start[1] + dy * travel
 
 
-def _apart(starts: list[tuple[int, int]], ends: list[tuple[float, float]], spans: list[int], ordered: bool) -> bool:
+def _apart(
+    starts: list[tuple[int, int]], ends: list[tuple[float, float]], spans: list[int], ordered: bool
+) -> bool:
     """Whether two objects keep clear of each other at all times."""
     reach = (spans[0] + spans[1]) / 2 + 1
     for step in range(13):

@@ -46,7 +46,7 @@ _HELD_OUT = frozenset(
 
 
 def held_out(color: str, kind: str) -> bool:
-    """Whether this pair of colour and shape or digit is never shown or mentioned outside `ood-composition`."""
+    """Whether this pair is never shown or mentioned outside `ood-composition`."""
     return (color, kind) in _HELD_OUT
 
 

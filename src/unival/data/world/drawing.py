@@ -73,7 +73,8 @@ def cloth_mask(width: int, height: int) -> np.ndarray:
 
 def tight(mask_HW: np.ndarray, level: float = 0.2) -> np.ndarray:
     """Crop to the pixels above a level."""
-    rows, columns = (mask_HW > level).any(1).nonzero()[0], (mask_HW > level).any(0).nonzero()[0]
+    above = mask_HW > level
+    rows, columns = np.flatnonzero(above.any(1)), np.flatnonzero(above.any(0))
     return mask_HW[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1]
 
 

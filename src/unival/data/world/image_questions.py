@@ -161,8 +161,7 @@ _ASKERS: dict[str, Callable[[Random, Scene, str, Pairs], Question | None]] = {
     "relation": _relation,
     "neighbor": _neighbor,
 }
-_FORM_WEIGHTS = ("color", "color", "shape", "shape", "digit", "digit", "count", "count", "exist", "size", "relation",
-                 "neighbor")  # fmt: skip
+_FORM_WEIGHTS = ("color", "shape", "digit", "count") * 2 + ("exist", "size", "relation", "neighbor")
 """Each is tried in turn after a shuffle: forms whose answer can be guessed are the rarer ones."""
 
 

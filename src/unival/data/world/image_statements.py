@@ -16,7 +16,7 @@ class Statement:
     label: str
 
 
-_STATEMENTS = {
+_STATEMENTS: dict[str, dict[str, tuple[str, ...]]] = {
     "exist": {
         "usual": ("there is a {0}", "a {0} is in the image", "the image has a {0}"),
         "unseen": ("one of the objects is a {0}", "somewhere there is a {0}"),
@@ -92,8 +92,7 @@ def _state_relation(rng: Random, scene: Scene, phrasing: str, pairs: Pairs, labe
         return None
     a, relation, b = pick(rng, options_ab)
     if label == "no":
-        cloth = Thing("gray", "cloth", "", scene.cloth) if scene.cloth else None
-        if cloth is not None and not holds(relation, cloth, b):
+        if scene.cloth is not None and not holds(relation, Thing("gray", "cloth", "", scene.cloth), b):
             return None  # a second such object could lie under the cloth, on the stated side
         relation = OPPOSITE[relation]
     return _say(rng, "relation", phrasing, label, a.name, relation, b.name)

@@ -32,7 +32,7 @@ from unival.data.world.splits import (
     handwriting_split,
     plan,
 )
-from unival.record import Answer, Record
+from unival.record import Answer, Medium, Record
 
 LICENCE = (
     "Generated. The handwritten digits are scikit-learn's copy of the UCI optdigits test set (CC BY 4.0)."
@@ -156,10 +156,18 @@ def _image(options: WorldOptions, split: Split, bank: DigitBank, index: int) -> 
     )
 
 
-def _question_rows(split: Split, task: str, kind: str, key: str, asked: list[Question]) -> Iterator[RowItem]:
+def _question_rows(
+    split: Split, task: str, kind: Medium, key: str, asked: list[Question]
+) -> Iterator[RowItem]:
     for number, question in enumerate(asked):
         record = Record(
-            f"{key}-{number}", text=question.text, answers=question.answers, form=question.form, **{kind: key}
+            f"{key}-{number}",
+            image=key if kind == "image" else None,
+            video=key if kind == "video" else None,
+            audio=key if kind == "audio" else None,
+            text=question.text,
+            answers=question.answers,
+            form=question.form,
         )
         yield _row(split, task, record)
 

@@ -1,9 +1,7 @@
 """Which splits the world has, how large they are, and what is different in each shifted one."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
-from typing import Any
 
 from unival.data.world.clips import ClipRules
 from unival.data.world.concepts import ALLOWED_PAIRS, HELD_OUT_PAIRS, Pairs
@@ -88,7 +86,7 @@ class Split:
     stream: str = ""
     """Media are drawn from this split's random stream (its own where empty)."""
     phrasing: str = "usual"
-    scenes: SceneRules = SceneRules()
+    scenes: SceneRules = field(default_factory=SceneRules)
     clips: tuple[ClipRules, ...] = (ClipRules(),)
     """Item i follows rule i modulo their number."""
     pairs: Pairs = ALLOWED_PAIRS
@@ -145,6 +143,3 @@ def handwriting_split(options: WorldOptions) -> Split:
 
 def _smaller(a: Amount, b: Amount) -> Amount:
     return Amount(min(a.images, b.images), min(a.videos, b.videos), min(a.sounds, b.sounds))
-
-
-Reader = Callable[[Path], tuple[Any, Any]]

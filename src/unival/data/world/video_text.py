@@ -31,7 +31,13 @@ DOES: dict[str, tuple[str, ...]] = {
     "vanish": ("vanishes",),
     STILL: ("stays still",),
 }
-_ONE = ("{a} {is_doing}", "{a} {does}", "{a} is {is_doing}", "a clip of {a} {is_doing}")
+_ONE = (
+    "{a} {is_doing}",
+    "{a} {does}",
+    "{a} is {is_doing}",
+    "a clip of {a} {is_doing}",
+    "{a} that is {is_doing}",
+)
 _BOTH = (
     "{a} {does} and {b} {b_does}",
     "{a} is {is_doing} while {b} {b_does}",
