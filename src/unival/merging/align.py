@@ -140,7 +140,7 @@ def _require_all(
 
 def _require_same(name: str, sources: Sequence[Source], recipe: Recipe) -> None:
     shapes = {source.label: source.specs[name].shape for source in sources}
-    if len(set(shapes.values())) > 1 and not is_vocabulary(name, recipe):
+    if len(set(shapes.values())) > 1:
         told = ", ".join(f"{list(shape)} in {label}" for label, shape in shapes.items())
         raise UserError(f"{name}: shapes differ: {told}: these models do not have one architecture")
     types = {source.label: source.specs[name].dtype for source in sources}
@@ -148,11 +148,6 @@ def _require_same(name: str, sources: Sequence[Source], recipe: Recipe) -> None:
     if len(set(types.values())) > 1 and not (floating and recipe.dtype):
         told = ", ".join(f"{str(dtype)[6:]} in {label}" for label, dtype in types.items())
         raise UserError(f"{name}: types differ: {told}: set the recipe's dtype")
-
-
-def is_vocabulary(name: str, recipe: Recipe) -> bool:
-    """Whether the rows of this tensor are matched by token."""
-    return recipe.vocabulary is not None and re.search(recipe.vocabulary.pattern, name) is not None
 
 
 def _integer(

@@ -10,7 +10,9 @@ import errno
 import hashlib
 import json
 import os
+import queue
 import shutil
+import threading
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -187,8 +189,12 @@ def layout(specs: Mapping[str, Spec]) -> list[str]:
 class Writer:
     """One safetensors file written front to back; `digest` is the SHA-256 of its bytes after `close`.
 
-    The room is reserved on the disk before the first byte, so that a full disk is met at the start.
+    The room is reserved on the disk before the first byte, so that a full disk is met at the start. A thread
+    writes and hashes while the caller computes the next block.
     """
+
+    WAITING = 8
+    """Blocks that may wait for the disk."""
 
     def __init__(self, path: Path, specs: Mapping[str, Spec], metadata: Mapping[str, str]) -> None:
         self.path = path
@@ -211,12 +217,27 @@ class Writer:
             self._handle = path.open("wb", buffering=0)
             os.posix_fallocate(self._handle.fileno(), 0, needed)
         self._put(memoryview(len(text).to_bytes(8, "little") + text))
+        self._failure: BaseException | None = None
+        self._queue: queue.Queue[memoryview | None] = queue.Queue(self.WAITING)
+        self._thread = threading.Thread(target=self._drain, daemon=True)
+        self._thread.start()
 
     def write(self, block: Tensor) -> None:
-        """Append the elements of the next tensor (or part of it), a contiguous CPU tensor."""
+        """Append the next elements: a contiguous CPU tensor that the caller does not touch again."""
         memory = memoryview(block.reshape(-1).view(torch.uint8).numpy().data)
         self._left -= len(memory)
-        self._put(memory)
+        self._queue.put(memory)
+        if self._failure is not None:
+            raise self._failure
+
+    def _drain(self) -> None:
+        """Put blocks until None; after a failure take them without effect, so that the caller never hangs."""
+        while (memory := self._queue.get()) is not None:
+            if self._failure is None:
+                try:
+                    self._put(memory)
+                except BaseException as error:
+                    self._failure = error
 
     def _put(self, memory: memoryview) -> None:
         with disk_errors(self.path, len(memory)):
@@ -228,14 +249,22 @@ class Writer:
     def close(self) -> str:
         """Sync to the disk; returns the digest."""
         assert self._left == 0, f"{self._left} bytes were not written"
+        self._queue.put(None)
+        self._thread.join()
+        if self._failure is not None:
+            raise self._failure
         with disk_errors(self.path, 0):
             os.fsync(self._handle.fileno())
         self._handle.close()
         return self._hash.hexdigest()
 
     def abandon(self) -> None:
-        """Close without the rest, after a failure."""
-        self._handle.close()
+        """Close without the rest, after a failure; nothing to do after `close`."""
+        if not self._handle.closed:
+            self._failure = self._failure or OSError("abandoned")
+            self._queue.put(None)
+            self._thread.join()
+            self._handle.close()
 
 
 class disk_errors:  # noqa: N801 (used as a context manager)

@@ -20,7 +20,7 @@ from unival import config
 from unival.errors import UserError
 from unival.merging.align import Assignment, align, tied_names
 from unival.merging.checkpoint import Source
-from unival.merging.job import Job, Scratch, Settings
+from unival.merging.job import Job, Scratch, Settings, finite
 from unival.merging.method import Method
 from unival.merging.methods import METHODS
 from unival.merging.recipe import Recipe, coefficients
@@ -131,8 +131,11 @@ class Plan:
             assert source is not None
             buffer = scratch.buffer(0, end - start, source.specs[found.name].dtype)
             return out.copy_(source.read(found.name, start, end - start, buffer))
-        for first, models, base in job.blocks(start, end, scratch):
+        checked = not self.method.propagates
+        for first, models, base in job.blocks(start, end, scratch, checked):
             merged = self.method.block(job, state, first, models, base)  # type: ignore[arg-type]
+            if not checked and not finite(merged):
+                job.require_finite([*models, *([base] if base is not None else [])], first)
             out[first - start : first - start + len(merged)] = merged
         return out
 

@@ -1,21 +1,32 @@
-"""How far and in which direction finetunings went: norms and cosines of task vectors, whole and per
-module.
+"""How far and in which direction finetunings went: norms and cosines of task vectors, whole and per module.
+
+One pass over base and models; sums in float64.
 """
+
+import csv
+import io
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
 
+from unival import files
 from unival.merging.job import Job
 
 SUB_BLOCK = 1 << 14
+MODULES = r"^(?:model\.)?((?:encoder|decoder)\.(?:media\.\w+|layers)|\w+)"
+"""The first group names the module of a tensor."""
 
 
 def gram(job: Job) -> Tensor:
-    """tau_i . tau_j of one tensor, (N, N) in float64, in one pass over its blocks."""
-    return _gram(job)[0]
+    """tau_i . tau_j of one tensor, (N, N) in float64."""
+    return gram_and_norm(job)[0]
 
 
-def _gram(job: Job) -> tuple[Tensor, float]:
+def gram_and_norm(job: Job) -> tuple[Tensor, float]:
     """The Gram matrix of the task vectors, and the squared norm of the base."""
     total = torch.zeros(len(job.models), len(job.models), dtype=torch.float64)
     norm = 0.0
@@ -27,3 +38,65 @@ def _gram(job: Job) -> tuple[Tensor, float]:
             total += (deltas @ deltas.mT).cpu()
             norm += float(origin.double().square().sum())
     return total, norm
+
+
+def geometry(
+    models: Mapping[str, Path | str], base: Path | str, modules: str = MODULES
+) -> list[dict[str, Any]]:
+    """Cosines of the task vectors and their norms relative to the base, whole and per module.
+
+    Args:
+        models: name -> folder or file. base: their common starting point.
+        modules: a pattern whose first group names the module of a tensor; others count as "other".
+
+    Returns:
+        Rows (module, first, second, cosine, norm_first, norm_second, relative_first, relative_second) for
+        every pair of models and every module, the module "all" first. The cosine with a zero vector is None.
+    """
+    from unival.merging.engine import Plan, single_threaded
+    from unival.merging.live import as_source
+    from unival.merging.recipe import Recipe
+
+    sources = {name: as_source(path, str(path)) for name, path in models.items()}
+    plan = Plan(Recipe("task_arithmetic", tuple(models)), sources, as_source(base, str(base)))
+    totals: dict[str, tuple[Tensor, float]] = {}
+    with single_threaded():
+        for job in plan.jobs.values():
+            found = re.search(modules, job.name)
+            products, norm = gram_and_norm(job)
+            for module in ("all", found[1] if found else "other"):
+                before, so_far = totals.get(module, (torch.zeros_like(products), 0.0))
+                totals[module] = (before + products, so_far + norm)
+    names = list(plan.models)
+    return [row for module, total in totals.items() for row in _rows(module, names, *total)]
+
+
+def _rows(module: str, names: list[str], products: Tensor, base_square: float) -> list[dict[str, Any]]:
+    norms = products.diagonal().sqrt().tolist()
+    base = base_square**0.5
+    rows = []
+    for i, first in enumerate(names):
+        for j in range(i, len(names)):
+            scale = norms[i] * norms[j]
+            rows.append(
+                {
+                    "module": module,
+                    "first": first,
+                    "second": names[j],
+                    "cosine": float(products[i, j]) / scale if scale else None,
+                    "norm_first": norms[i],
+                    "norm_second": norms[j],
+                    "relative_first": norms[i] / base if base else None,
+                    "relative_second": norms[j] / base if base else None,
+                }
+            )
+    return rows
+
+
+def write_csv(path: Path | str, rows: list[dict[str, Any]]) -> None:
+    """Rows with the same keys as a CSV file; None is an empty cell."""
+    text = io.StringIO()
+    writer = csv.DictWriter(text, list(rows[0]) if rows else [], lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    files.write_text(path, text.getvalue())

@@ -14,13 +14,13 @@ from unival.errors import UserError
 from unival.merging.align import Assignment
 from unival.merging.checkpoint import Source
 
-CHUNK = 1 << 18
+CHUNK = 1 << 16
 """Elements read at once from each model."""
 BLOCK = 1 << 16
 """Elements worked on at once on the CPU: the working set stays in the second-level cache."""
 DEVICE_BLOCK = 1 << 22
 """The same on an accelerator."""
-SAMPLED = 64
+SAMPLED = 256
 """One in this many elements is looked at to guess where thresholds lie."""
 
 
@@ -84,7 +84,11 @@ class Job:
         return self.assignment.spec.count
 
     def blocks(
-        self, begin: int = 0, end: int | None = None, scratch: Scratch | None = None
+        self,
+        begin: int = 0,
+        end: int | None = None,
+        scratch: Scratch | None = None,
+        check: bool = True,
     ) -> Iterator[tuple[int, list[Tensor], Tensor | None]]:
         """(first element, models, base): float blocks, only to be read; the next step overwrites them.
 
@@ -103,13 +107,12 @@ class Job:
             ]
             for start in range(0, count, settings.block):
                 parts = [t[start : start + settings.block].to(settings.device, settings.dtype) for t in raw]
-                for source, part in zip(inputs, parts, strict=True):
-                    if not finite(part):
-                        self._refuse(source, part, chunk + start)
+                if check:
+                    self.require_finite(parts, chunk + start)
                 yield chunk + start, parts[: len(self.sources)], parts[-1] if self.base else None
 
     def sample(self) -> Iterator[tuple[int, list[Tensor], Tensor | None]]:
-        """A part of about 1/64 of the tensor, taken in short runs from every block; as `blocks`.
+        """A part of about 1/SAMPLED of the tensor, taken in short runs from every block; as `blocks`.
 
         Runs start at multiples of eight, from a place that moves from block to block.
         """
@@ -133,12 +136,15 @@ class Job:
             self.shape
         ) if base is not None else None
 
-    def _refuse(self, source: Source, part: Tensor, start: int) -> None:
-        bad = (~torch.isfinite(part)).nonzero()[:, 0]
-        raise UserError(
-            f"{source.label}: {self.name}: NaN or infinite values, the first of {len(bad)} in this block at "
-            f"element {start + int(bad[0])}: this checkpoint is broken; leave it out or train it again"
-        )
+    def require_finite(self, parts: list[Tensor], start: int) -> None:
+        """Raise UserError for NaN or infinity in the blocks of models and base that begin at `start`."""
+        for source, part in zip([*self.sources, *([self.base] if self.base else [])], parts, strict=True):
+            if not finite(part):
+                bad = (~torch.isfinite(part)).nonzero()[:, 0]
+                raise UserError(
+                    f"{source.label}: {self.name}: NaN or infinite values, the first of {len(bad)} in this "
+                    f"block at element {start + int(bad[0])}: leave the checkpoint out or train it again"
+                )
 
 
 def finite(tensor: Tensor) -> bool:

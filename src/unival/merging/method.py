@@ -30,6 +30,8 @@ class Method:
     needs_statistics: ClassVar[bool] = False
     ordered: ClassVar[bool] = False
     """Whether the order of the models has a meaning (pairwise methods)."""
+    propagates: ClassVar[bool] = False
+    """Whether NaN in any input shows in the output, so that only the output has to be looked at."""
 
     options: Any
     seed: int = 0

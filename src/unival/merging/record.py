@@ -22,10 +22,11 @@ from unival import files
 from unival.errors import UserError
 from unival.merging import hashing
 from unival.merging.align import Assignment
-from unival.merging.checkpoint import INDEX, WEIGHTS, Checkpoint, Spec, Writer, layout, weight_files
+from unival.merging.checkpoint import INDEX, WEIGHTS, Checkpoint, Source, Spec, Writer, layout, weight_files
 from unival.merging.engine import Plan
 from unival.merging.job import CHUNK, Settings
 from unival.merging.recipe import Recipe, as_recipe
+from unival.merging.vocabulary import RowAligned, read_tokens, reference_of
 
 RECORD = "merge.json"
 NOT_COPIED = {RECORD, INDEX, "training.json", "README.md"}
@@ -57,15 +58,18 @@ def merge(
         UserError: models that do not fit together, broken inputs, a full disk, an unusable output.
     """
     recipe, out = as_recipe(recipe), Path(out)
+    folders = {"": Path(base)} if base is not None else {}
+    folders |= {name: Path(inputs[name]) for name in sorted(recipe.models) if name in inputs}
+    paths = {name: path for name, path in folders.items() if name}
     with contextlib.ExitStack() as stack:
-        models = {
-            name: stack.enter_context(Checkpoint(inputs[name])) for name in recipe.models if name in inputs
-        }
-        origin = stack.enter_context(Checkpoint(base)) if base is not None else None
+        sources: dict[str, Source] = {n: stack.enter_context(Checkpoint(path)) for n, path in folders.items()}
         extra = {name: stack.enter_context(Checkpoint(path)) for name, path in (statistics or {}).items()}
+        reference = next(iter(folders), "")
+        if recipe.vocabulary is not None:
+            sources, reference = by_token(sources, folders, recipe.vocabulary.pattern)
         settings = Settings(chunk=chunk, threads=threads, device=torch.device(device))
-        plan = Plan(recipe, dict(models), origin, settings, dict(extra))
-        paths = {name: Path(inputs[name]) for name in sorted(recipe.models)}
+        models = {name: sources[name] for name in paths}
+        plan = Plan(recipe, models, sources.get(""), settings, dict(extra))
         record: dict[str, Any] = {
             "recipe": recipe.canonical(),
             "recipe_digest": recipe.digest(),
@@ -81,7 +85,7 @@ def merge(
         with new_folder(out) as folder:
             metadata = {"format": "pt", "unival_merge": json.dumps(record, sort_keys=True)}
             outputs = _write(plan, folder, metadata, shard_bytes)
-            differences = copy_side_files(folder, Path(base) if base is not None else None, paths)
+            differences = copy_side_files(folder, folders, reference)
             record |= {
                 "outputs": outputs,
                 "paths": {
@@ -242,19 +246,25 @@ def summary(plan: Plan) -> dict[str, Any]:
     return {"rules": counts, "copied": copied, "tied": plan.tied, "merged_parameters": merged}
 
 
-def copy_side_files(folder: Path, base: Path | None, models: Mapping[str, Path]) -> dict[str, Any]:
-    """Copy configuration, tokenizer and the like from the base, or else the first model.
+def by_token(
+    sources: Mapping[str, Source], folders: Mapping[str, Path], pattern: str
+) -> tuple[dict[str, Source], str]:
+    """The sources with the rows of matching tensors in the order of the reference's tokens, and its name."""
+    tokens = {name: read_tokens(folder) for name, folder in folders.items()}
+    reference = reference_of(tokens)
+    return {name: RowAligned(name, sources, tokens, reference, pattern) for name in sources}, reference
+
+
+def copy_side_files(folder: Path, sources: Mapping[str, Path], reference: str) -> dict[str, Any]:
+    """Copy configuration, tokenizer and the like from the reference: the base ("") or else the first model.
 
     In config.json, a part that this model lacks (an encoder that only another model has) is taken from the
     model that has it. Returns the keys whose values differ, with the value of each model.
     """
-    folders = {
-        name: path for name, path in {"": base, **models}.items() if path is not None and path.is_dir()
-    }
-    if not folders:
+    folders = {name: path for name, path in sources.items() if path.is_dir()}
+    if reference not in folders:
         return {}
-    first = next(iter(folders.values()))
-    for file in sorted(first.iterdir()):
+    for file in sorted(folders[reference].iterdir()):
         if file.is_file() and file.suffix != ".safetensors" and file.name not in NOT_COPIED:
             shutil.copyfile(file, folder / file.name)
     configs = {
@@ -265,7 +275,7 @@ def copy_side_files(folder: Path, base: Path | None, models: Mapping[str, Path])
     if not configs:
         return {}
     differences = {}
-    merged = next(iter(configs.values()))
+    merged = configs.get(reference or "(base)") or next(iter(configs.values()))
     for key in sorted(set().union(*configs.values())):
         values = {name: config.get(key) for name, config in configs.items()}
         distinct = [json.loads(text) for text in {json.dumps(v, sort_keys=True) for v in values.values()}]

@@ -21,6 +21,8 @@ from unival.merging.method import METHODS, Method, normalized, pair, weights_of
 class Average(Method):
     """sum_i w_i theta_i / sum_i w_i; uniform by default ("soup", Wortsman et al. 2022, arXiv 2203.05482)."""
 
+    propagates = True
+
     def block(self, job: Job, state: Any, start: int, models: list[Tensor], base: Tensor) -> Tensor:
         return elementwise.linear(models, normalized(job))
 
@@ -38,6 +40,8 @@ class Interpolate(Method):
 
     Options = InterpolateOptions
     ordered = True
+
+    propagates = True
 
     def block(self, job: Job, state: Any, start: int, models: list[Tensor], base: Tensor) -> Tensor:
         first, second = pair(job, models)
@@ -57,6 +61,8 @@ class TaskArithmetic(Method):
 
     Options = ScaleOptions
     needs_base = True
+
+    propagates = True
 
     def block(self, job: Job, state: Any, start: int, models: list[Tensor], base: Tensor) -> Tensor:
         weights = [self.options.scale * job.scale * weight for weight in weights_of(job)]

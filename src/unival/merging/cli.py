@@ -1,0 +1,127 @@
+"""`unival merge run | verify | report`: merges from the command line, for any safetensors checkpoints."""
+
+import argparse
+import json
+from pathlib import Path
+from typing import Any
+
+from unival import config
+from unival.errors import UserError
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Fill the parser of the command `merge`; `run` executes what was parsed."""
+    actions = parser.add_subparsers(dest="action", required=True, metavar="<action>")
+
+    action = actions.add_parser("run", help="merge checkpoints into a new folder")
+    action.add_argument("recipe", type=Path, help="YAML: method, models, options, ... (see docs/merging.md)")
+    action.add_argument(
+        "--model", action="append", default=[], metavar="<name>=<path>", help="repeat per model"
+    )
+    action.add_argument("--base", type=Path, metavar="<path>", help="the common starting point")
+    action.add_argument("--statistics", action="append", default=[], metavar="<name>=<path>")
+    action.add_argument("--out", type=Path, required=True, metavar="<folder>")
+    action.add_argument("--threads", type=int, default=1)
+    action.add_argument("--device", default="cpu")
+    action.add_argument("--shard-mib", type=int, help="start another file before one grows beyond this")
+
+    action = actions.add_parser("verify", help="repeat a merge and compare every byte")
+    action.add_argument("folder", type=Path)
+    action.add_argument(
+        "--model", action="append", default=[], metavar="<name>=<path>", help="where it is now"
+    )
+    action.add_argument("--base", type=Path, metavar="<path>")
+
+    action = actions.add_parser("report", help="what a merge did, on one page")
+    action.add_argument("folder", type=Path)
+
+    action = actions.add_parser("geometry", help="cosines and norms of task vectors per module, as CSV")
+    action.add_argument("--model", action="append", default=[], metavar="<name>=<path>")
+    action.add_argument("--base", type=Path, required=True, metavar="<path>")
+    action.add_argument("--out", type=Path, required=True, metavar="<file.csv>")
+
+
+def run(options: argparse.Namespace) -> None:
+    """Execute one action.
+
+    Raises:
+        UserError: see `merge` and `verify`.
+    """
+    {"run": _run, "verify": _verify, "report": _report, "geometry": _geometry}[options.action](options)
+
+
+def _run(options: argparse.Namespace) -> None:
+    from unival.merging import as_recipe, merge
+
+    values = config.load(options.recipe)
+    inputs = named_paths(options.model, "--model")
+    values.setdefault("models", sorted(inputs))
+    record = merge(
+        as_recipe(values, str(options.recipe)),
+        inputs,
+        options.base,
+        options.out,
+        statistics=named_paths(options.statistics, "--statistics"),
+        threads=options.threads,
+        device=options.device,
+        shard_bytes=options.shard_mib * 2**20 if options.shard_mib else None,
+    )
+    print(page(record))
+
+
+def _verify(options: argparse.Namespace) -> None:
+    from unival.merging import verify
+
+    verify(options.folder, named_paths(options.model, "--model"), options.base)
+    print(f"{options.folder}: inputs and output are the recorded ones, and the merge repeats byte for byte")
+
+
+def _report(options: argparse.Namespace) -> None:
+    from unival.merging.record import RECORD
+
+    try:
+        print(page(json.loads((options.folder / RECORD).read_text(encoding="utf-8"))))
+    except (OSError, ValueError) as error:
+        raise UserError(f"{options.folder}: no readable {RECORD}: this is not a merge") from error
+
+
+def _geometry(options: argparse.Namespace) -> None:
+    from unival.merging.geometry import geometry, write_csv
+
+    rows = geometry(named_paths(options.model, "--model"), options.base)
+    write_csv(options.out, rows)
+    print(f"{options.out}: {len(rows)} rows")
+
+
+def named_paths(pairs: list[str], option: str) -> dict[str, Path]:
+    """name=path arguments as a dictionary.
+
+    Raises:
+        UserError: not of this form, or a name given twice.
+    """
+    found: dict[str, Path] = {}
+    for pair in pairs:
+        name, equals, path = pair.partition("=")
+        if not (name and equals and path):
+            raise UserError(f"{option} {pair}: expected <name>=<path>")
+        if name in found:
+            raise UserError(f"{option}: '{name}' is given twice")
+        found[name] = Path(path)
+    return found
+
+
+def page(record: dict[str, Any]) -> str:
+    """The record of a merge on one page."""
+    recipe, tensors = record["recipe"], record["tensors"]
+    lines = [
+        f"{recipe['method']} of {', '.join(recipe['models'])}   recipe {record['recipe_digest']}",
+        f"options: {json.dumps(recipe['options'])}   weights: {json.dumps(recipe['weights'])}",
+        f"merged: {tensors['merged_parameters']:,} parameters, seed {recipe['seed']}",
+    ]
+    lines += [f"rule {rule}: {count} tensors" for rule, count in sorted(tensors["rules"].items())]
+    lines += [f"copied from {owner}: {count} tensors" for owner, count in sorted(tensors["copied"].items())]
+    lines += [f"tied: {name} = {first}" for name, first in sorted(tensors["tied"].items())]
+    lines += [f"note: {what}: {value}" for what, value in sorted(record["notes"].items())]
+    lines += [f"configuration differs: {key}" for key in sorted(record["config_differences"])]
+    lines += [f"wrote {name}: sha256 {digest}" for name, digest in sorted(record["outputs"].items())]
+    return "\n".join(lines)

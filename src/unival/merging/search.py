@@ -1,0 +1,223 @@
+"""Search for merge coefficients on a selection split, by number of evaluations, with a memory.
+
+`Objective` evaluates coefficients (names to numbers) once each and counts; results are kept in a JSON file
+under the digest of what was evaluated, so a search that is started again does not repeat work. The reporting
+split is a different object: `report_once` refuses the selection split and a second reading.
+"""
+
+import contextlib
+import itertools
+import json
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from unival import files
+from unival.errors import UserError
+
+Coefficients = dict[str, float]
+
+
+class BudgetSpentError(Exception):
+    """The evaluations of a search are used up."""
+
+
+@dataclass
+class Objective:
+    """A score to maximise, evaluated on the selection split.
+
+    Args:
+        evaluate: coefficients -> score.
+        split: the name of the selection split.
+        context: what else decides the score (recipe, input digests, rows); part of the key of the memory.
+        budget: how many evaluations may be made; those remembered are free.
+        cache: a JSON file, or None for memory only.
+    """
+
+    evaluate: Callable[[Coefficients], float]
+    split: str
+    context: Any = None
+    budget: int | None = None
+    cache: Path | None = None
+    evaluations: int = 0
+    history: list[tuple[Coefficients, float]] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        self._known: dict[str, float] = {}
+        if self.cache is not None and self.cache.is_file():
+            self._known = json.loads(self.cache.read_text(encoding="utf-8"))
+
+    def __call__(self, coefficients: Mapping[str, float]) -> float:
+        """The score; raises `BudgetSpentError` when it would need one evaluation too many."""
+        point = {name: float(value) for name, value in sorted(coefficients.items())}
+        key = files.digest({"at": point, "split": self.split, "context": self.context})
+        if key not in self._known:
+            if self.budget is not None and self.evaluations >= self.budget:
+                raise BudgetSpentError
+            self.evaluations += 1
+            self._known[key] = float(self.evaluate(point))
+            if self.cache is not None:
+                files.write_json(self.cache, self._known)
+        self.history.append((point, self._known[key]))
+        return self._known[key]
+
+    @property
+    def best(self) -> tuple[Coefficients, float]:
+        """The best point so far; of equal ones the first."""
+        if not self.history:
+            raise UserError("search: the budget allows no evaluation: raise it")
+        return max(self.history, key=lambda entry: entry[1])
+
+
+def grid(objective: Objective, axes: Mapping[str, Sequence[float]]) -> tuple[Coefficients, float]:
+    """Every combination of the values of each coefficient, until the budget is spent."""
+    return _spend(objective, lambda: [
+        objective(dict(zip(axes, values, strict=True))) for values in itertools.product(*axes.values())
+    ])  # fmt: skip
+
+
+def greedy_soup(
+    objective: Objective, models: Sequence[str], strict: bool = True
+) -> tuple[Coefficients, float]:
+    """Greedy soup (Wortsman et al. 2022, arXiv 2203.05482): models from best to worst; one that improves the
+    mean stays.
+
+    Args:
+        objective: takes the weight of each model (0 or 1 over the number of ingredients).
+        strict: accept on > (that paper); else on >= (DiWA, Rame et al. 2022).
+    """
+
+    def run() -> None:
+        alone = {model: objective(_uniform([model], models)) for model in sorted(models)}
+        order = sorted(alone, key=lambda model: (-alone[model], model))
+        soup, score = [order[0]], alone[order[0]]
+        for model in order[1:]:
+            found = objective(_uniform([*soup, model], models))
+            if found > score or (not strict and found == score):
+                soup, score = [*soup, model], found
+        objective(_uniform(soup, models))  # remembered: makes the soup the last entry, and the best of equals
+
+    return _spend(objective, run)
+
+
+def _uniform(soup: Sequence[str], models: Sequence[str]) -> Coefficients:
+    return {model: 1 / len(soup) if model in soup else 0.0 for model in models}
+
+
+def coordinate(
+    objective: Objective,
+    bounds: Mapping[str, tuple[float, float]],
+    start: Mapping[str, float] | None = None,
+    rounds: int = 4,
+) -> tuple[Coefficients, float]:
+    """Coordinate steps, then a quadratic surrogate of all points seen, with a step that halves.
+
+    Each round evaluates both sides of the best point along each coefficient, fits a quadratic (with as many
+    terms as the points determine, ridge for the rest) and evaluates its best point inside the bounds.
+    """
+    names = sorted(bounds)
+    low, high = (np.array([bounds[name][side] for name in names]) for side in (0, 1))
+    middle = np.array([start[name] for name in names]) if start else (low + high) / 2
+
+    def at(point: np.ndarray) -> float:
+        return objective(dict(zip(names, np.round(point, 6).tolist(), strict=True)))
+
+    def run() -> None:
+        at(middle)
+        step = (high - low) / 4
+        for _ in range(rounds):
+            for axis in range(len(names)):
+                for side in (-1, 1):
+                    centre = _vector(objective.best[0], names)
+                    move = np.zeros(len(names))
+                    move[axis] = side * step[axis]
+                    at(np.clip(centre + move, low, high))
+            at(_surrogate_best(objective.history, names, low, high))
+            step = step / 2
+
+    return _spend(objective, run)
+
+
+def _vector(point: Mapping[str, float], names: Sequence[str]) -> np.ndarray:
+    return np.array([point[name] for name in names])
+
+
+def _features(points: np.ndarray) -> np.ndarray:
+    """1, x_i, x_i^2 and x_i x_j of points scaled to [-1, 1]."""
+    pairs = [points[:, i] * points[:, j] for i, j in itertools.combinations(range(points.shape[1]), 2)]
+    return np.column_stack([np.ones(len(points)), points, points**2, *pairs])
+
+
+def _surrogate_best(
+    history: Sequence[tuple[Coefficients, float]], names: Sequence[str], low: np.ndarray, high: np.ndarray
+) -> np.ndarray:
+    """The best of many places under a ridge fit of a quadratic to the history."""
+    width = np.where(high > low, high - low, 1)
+    points = np.array([_vector(point, names) for point, _ in history])
+    scaled = 2 * (points - low) / width - 1
+    values = np.array([score for _, score in history])
+    design = _features(scaled)
+    spread = values.std() or 1.0
+    weights = np.exp((values - values.max()) / spread)  # near the top the fit matters most
+    system = design.T * weights @ design + 1e-3 * np.eye(design.shape[1])
+    fit = np.linalg.solve(system, design.T @ (weights * (values - values.mean())))
+    generator = np.random.default_rng(0)
+    places = np.vstack([generator.uniform(-1, 1, (4096, len(names))), scaled])
+    place = places[int(np.argmax(_features(places) @ fit))]
+    return low + (place + 1) / 2 * width
+
+
+def optuna_search(
+    objective: Objective, bounds: Mapping[str, tuple[float, float]], trials: int, seed: int = 0
+) -> tuple[Coefficients, float]:
+    """Optuna's TPE sampler through ask and tell, seeded.
+
+    Raises:
+        UserError: Optuna is not installed.
+    """
+    try:
+        import optuna
+    except ImportError as error:
+        raise UserError("search: Optuna is not installed: pip install 'optuna>=4'") from error
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    study = optuna.create_study(direction="maximize", sampler=optuna.samplers.TPESampler(seed=seed))
+
+    def run() -> None:
+        for _ in range(trials):
+            trial = study.ask()
+            point = {name: trial.suggest_float(name, *bounds[name]) for name in sorted(bounds)}
+            study.tell(trial, objective(point))
+
+    return _spend(objective, run)
+
+
+def _spend(objective: Objective, run: Callable[[], Any]) -> tuple[Coefficients, float]:
+    """Run a strategy until it ends or the budget does; the best point it met."""
+    with contextlib.suppress(BudgetSpentError):
+        run()
+    return objective.best
+
+
+@dataclass
+class Report:
+    """The reporting split: read once, and never the split that coefficients were chosen on."""
+
+    split: str
+    evaluate: Callable[[Coefficients], Any]
+    _read: bool = False
+
+    def once(self, objective: Objective, coefficients: Mapping[str, float]) -> Any:
+        """Evaluate the chosen coefficients.
+
+        Raises:
+            UserError: the split is the selection split, or was read before.
+        """
+        if self.split == objective.split:
+            raise UserError(f"search: '{self.split}' chose the coefficients: report on another split")
+        if self._read:
+            raise UserError(f"search: split '{self.split}' was read before: a second choice would fit to it")
+        self._read = True
+        return self.evaluate(dict(coefficients))
