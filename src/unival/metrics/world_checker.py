@@ -27,9 +27,9 @@ ACTIONS = {
 }  # fmt: skip
 MOVES = ("moves", "moving", "goes", "going")
 FILLERS = frozenset(
-    ("a", "an", "the", "is", "are", "there", "image", "picture", "clip", "sound", "recording", "drawing", "of",
-     "with", "shows", "contains", "and", "to", "this", "we", "you", "see", "seen", "hear", "heard", "can", "be",
-     "being", "here", "that", "in", "steady", "burst")
+    ("a", "an", "the", "is", "are", "there", "image", "picture", "clip", "sound", "recording", "drawing",
+     "of", "with", "shows", "contains", "and", "to", "this", "we", "you", "see", "seen", "hear", "heard",
+     "can", "be", "being", "here", "that", "in", "steady", "burst")
 )  # fmt: skip
 
 

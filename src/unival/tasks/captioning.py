@@ -9,6 +9,7 @@ import numpy as np
 
 from unival.errors import UserError
 from unival.metrics import caption as metric
+from unival.metrics.world_checker import check_caption
 from unival.record import Record
 from unival.tasks.base import POSITIVE, PRETRAIN_WORDS, TASKS, Example, Task, Value, other
 from unival.tasks.text import mentions, normalise_caption, replace_mention, strip_punctuation
@@ -21,7 +22,7 @@ OBJECT_NEGATIVES = 0.4
 class Captioning(Task):
     """Describe the medium. `references` holds the captions, `objects` what is in the medium."""
 
-    metrics = ("cider", "rouge_l", "bleu_1", "bleu_2", "bleu_3", "bleu_4", "exact")
+    metrics = ("cider", "rouge_l", "bleu_1", "bleu_2", "bleu_3", "bleu_4", "exact", "correct")
 
     def training(self, record: Record, rng: np.random.Generator) -> list[Example]:
         """Caption and matching; the pair is true with probability 0.5."""
@@ -58,7 +59,11 @@ class Captioning(Task):
             value.lower() in {strip_punctuation(reference).lower() for reference in row}
             for value, row in zip(captions, references, strict=True)
         ]
-        return {**metric.row_scores(captions, references), "exact": np.array(exact, dtype=np.float64)}
+        scores = {**metric.row_scores(captions, references), "exact": np.array(exact, dtype=np.float64)}
+        if all(record.facts for record in records):
+            right = [check_caption(text, row.facts) for text, row in zip(captions, records, strict=True)]
+            scores["correct"] = np.array(right, dtype=np.float64)
+        return scores
 
     def corpus(self, values: Sequence[Value], records: Sequence[Record]) -> dict[str, tuple[np.ndarray, Any]]:
         statistics = metric.bleu_statistics(

@@ -1,7 +1,6 @@
 """Captions of a still scene, and scenes that a caption is false of.
 
-Every function draws from a `random.Random`, so a row is a function of its seed. `phrasing` is "usual" or
-"unseen": the second holds the templates of `ood-phrasing`, which occur in no other split.
+Every function draws from a `random.Random`, so a row is a function of its seed.
 """
 
 from collections import Counter
@@ -30,29 +29,31 @@ def _mentions(rng: Random, scene: Scene, sized: bool) -> list[str]:
     return phrases
 
 
-_OPENINGS = {
-    "usual": ("{}", "{}", "there is {}", "an image of {}", "a picture with {}", "the image shows {}"),
-    "unseen": ("we see {}", "{} can be seen here", "this drawing contains {}"),
-}
+_OPENINGS = ("{}", "{}", "there is {}", "an image of {}", "a picture with {}", "the image shows {}")
 
 
-def captions(rng: Random, scene: Scene, count: int = 5, phrasing: str = "usual") -> tuple[str, ...]:
+def captions(rng: Random, scene: Scene, count: int = 5) -> tuple[str, ...]:
     """Different reference captions; each names every object with its colour, and the numbers."""
     found: dict[str, None] = {}
-    plain = pick(rng, _OPENINGS[phrasing])
+    plain = pick(rng, _OPENINGS)
     writers: list[Callable[[], str]] = [
-        lambda: plain.format(joined(_mentions(rng, scene, False))),
-        lambda: pick(rng, _OPENINGS[phrasing]).format(joined(_mentions(rng, scene, False))),
-        lambda: pick(rng, _OPENINGS[phrasing]).format(joined(_mentions(rng, scene, True))),
+        lambda: _opened(plain, _mentions(rng, scene, False)),
+        lambda: _opened(pick(rng, _OPENINGS), _mentions(rng, scene, False)),
+        lambda: _opened(pick(rng, _OPENINGS), _mentions(rng, scene, True)),
         lambda: _counted(rng, scene),
         lambda: _related(rng, scene),
-        lambda: pick(rng, _OPENINGS[phrasing]).format(joined(shuffled(rng, _mentions(rng, scene, False)))),
+        lambda: _opened(pick(rng, _OPENINGS), shuffled(rng, _mentions(rng, scene, False))),
     ]
     for attempt in range(60):
         found.setdefault(writers[attempt % len(writers)]())
         if len(found) == count:
             break
     return tuple(found)
+
+
+def _opened(opening: str, phrases: list[str]) -> str:
+    plural = phrases[0].split()[0] in NUMBERS
+    return opening.format(joined(phrases)).replace("there is", "there are" if plural else "there is")
 
 
 def _counted(rng: Random, scene: Scene) -> str:

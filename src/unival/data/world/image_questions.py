@@ -1,4 +1,8 @@
-"""Questions about a still scene, with the soft answers of annotators."""
+"""Questions about a still scene, with the soft answers of annotators.
+
+`phrasing` is "usual" or "unseen", here and for regions, statements, clips and sounds; "unseen" are the
+templates of `ood-phrasing`, which occur in no other split.
+"""
 
 from collections.abc import Callable
 from dataclasses import dataclass
