@@ -18,7 +18,7 @@ QUESTION = "which sound is it?"
 
 @reader(
     "audiocaps",
-    expects="{train,val,test}.csv (audiocap_id,youtube_id,start_time,caption), and the sounds by either id",
+    expects="{train,val,test}.csv (audiocap_id,youtube_id,start_time,caption), sounds by either id",
     licence="AudioCaps: academic use; sounds belong to their owners",
     counts={"train/audio_caption": 49_838, "val/audio_caption": 495, "test/audio_caption": 975},
 )
@@ -43,7 +43,7 @@ def read_audiocaps(root: Path) -> Iterator[Item]:
                 youtube,
                 f"Y{youtube}",
                 f"{youtube}_{start}",
-                f"{youtube}_{int(float(start)) * 1000}",
+                f"{youtube}_{start}000",
             )
             name = next((media.name_of(stem) for stem in names if media.name_of(stem)), f"{youtube}.wav")
             key = f"{youtube}_{start}"
@@ -55,7 +55,7 @@ def read_audiocaps(root: Path) -> Iterator[Item]:
 
 @reader(
     "clotho",
-    expects="clotho_captions_{development,validation,evaluation}.csv (file_name,caption_1..5), and the sounds",
+    expects="clotho_captions_*.csv (file_name,caption_1..caption_5), and the sounds",
     licence="Clotho: Tampere University licence, non-commercial; sounds as at Freesound",
     counts={"train/audio_caption": 3_839, "val/audio_caption": 1_045, "test/audio_caption": 1_045},
 )
@@ -129,7 +129,7 @@ def read_esc(root: Path) -> Iterator[Item]:
 
 @reader(
     "vggsound",
-    expects="vggsound.csv without header (youtube id, start second, label, split), and {id}_{start:06d} sounds",
+    expects="vggsound.csv (youtube id, start second, label, split; no header), {id}_{start:06d} sounds",
     licence="VGGSound: CC-BY 4.0; sounds belong to their owners",
     counts={"train/audio_qa": 183_730, "test/audio_qa": 15_446},
 )

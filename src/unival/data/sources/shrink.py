@@ -10,8 +10,8 @@ from unival.data import media
 from unival.errors import UserError
 
 
-def image(data: bytes, name: str, longest: int) -> tuple[bytes, float]:
-    """A JPEG whose longer side is at most `longest` pixels, and the factor its boxes take.
+def image(data: bytes, name: str, longest: int) -> tuple[bytes, tuple[float, float]]:
+    """A JPEG of at most `longest` pixels a side, and what x and y of its boxes are multiplied with.
 
     Raises:
         UserError: it cannot be decoded.
@@ -21,7 +21,7 @@ def image(data: bytes, name: str, longest: int) -> tuple[bytes, float]:
     factor = min(1.0, longest / max(height, width))
     size = (max(round(width * factor), 1), max(round(height * factor), 1))
     smaller = Image.fromarray(pixels_HWC).resize(size, Image.Resampling.BICUBIC)
-    return media.encode_image(np.asarray(smaller), ".jpg", quality=92), factor
+    return media.encode_image(np.asarray(smaller), ".jpg", quality=92), (size[0] / width, size[1] / height)
 
 
 def frames(clip_THWC: np.ndarray, width: int, height: int) -> np.ndarray:

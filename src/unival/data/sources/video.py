@@ -28,7 +28,7 @@ ID = (int, str)
 
 @reader(
     "msrvtt",
-    expects="*.json with `videos` and `sentences` (train_val_videodatainfo.json, ...), and any folder of clips",
+    expects="*.json with `videos` and `sentences` (as train_val_videodatainfo.json), and the clips",
     licence=f"MSR-VTT: {RESEARCH}",
     counts={"train/video_caption": 6_513, "val/video_caption": 497, "test/video_caption": 2_990},
 )
@@ -118,7 +118,7 @@ def read_msvd_qa(root: Path) -> Iterator[Item]:
 
 @reader(
     "msvd",
-    expects="AllVideoDescriptions.txt (clip caption), or *label*.json ([{id, caption: [...]}]), and the clips",
+    expects="AllVideoDescriptions.txt, or *label*.json ([{id, caption: [...]}]), and the clips",
     licence=f"Microsoft Research Video Description Corpus: {RESEARCH}",
     counts={"train/video_caption": 1_970},
 )
@@ -152,7 +152,7 @@ def read_msvd(root: Path) -> Iterator[Item]:
     counts={"train/video_caption": 37_421, "val/video_caption": 17_505},
 )
 def read_activitynet(root: Path) -> Iterator[Item]:
-    """One row per described segment; its times in seconds are in `extra`. val_2 repeats val_1's videos: skipped."""
+    """One row per described segment, its seconds in `extra`. val_2 repeats val_1's videos and is skipped."""
     media = MediaFolder(root)
     for path in require(root, "train.json", "val_1.json", "*/train.json", "*/val_1.json"):
         split = split_of(path.stem)
