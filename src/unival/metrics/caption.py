@@ -1,4 +1,4 @@
-"""Caption metrics without Java: CIDEr(-D), ROUGE-L and BLEU of pycocoevalcap on text tokenised in Python.
+"""Caption metrics without Java: CIDEr-D, and ROUGE-L and BLEU of pycocoevalcap, on text tokenised in Python.
 
 With the tokenisation of Stanford's PTBTokenizer the same functions give the official numbers (`java.py`), under
 other names (`cider_ptb`): two tokenisers never share a metric name. Values are not scaled (papers print x100).
@@ -9,6 +9,7 @@ from functools import lru_cache
 
 import numpy as np
 
+from unival.metrics.cider import prepared
 from unival.metrics.tokenise import tokenise
 
 ORDERS = 4
@@ -23,15 +24,9 @@ def row_scores(candidates: Sequence[str], references: Sequence[Sequence[str]]) -
 def cider(
     candidates: Sequence[str], references: Sequence[Sequence[str]], tokens: Tokenise = tokenise
 ) -> np.ndarray:
-    """CIDEr-D of every row (Vedantam et al. 2015; n up to 4, sigma 6, times 10), float64 (rows,)."""
-    from pycocoevalcap.cider.cider_scorer import CiderScorer
-
-    if not candidates:
-        return np.zeros(0)
-    scorer = CiderScorer(n=ORDERS, sigma=6.0)
-    for candidate, row in zip(candidates, references, strict=True):
-        scorer += (tokens(candidate), [tokens(reference) for reference in row])
-    return np.asarray(scorer.compute_score()[1], dtype=np.float64)
+    """CIDEr-D of every row (n up to 4, sigma 6, times 10), float64 (rows,)."""
+    tokenised = tuple(tuple(tokens(reference) for reference in row) for row in references)
+    return prepared(tokenised).scores([tokens(candidate) for candidate in candidates])
 
 
 def rouge_l(

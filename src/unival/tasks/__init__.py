@@ -12,7 +12,14 @@ from unival.tasks.base import TASKS, Boxes, DecodeConfig, Example, ImageSizes, T
 __all__ = ["TASKS", "DecodeConfig", "Example", "Task", "TaskConfig", "Value", "build"]
 
 
-def build(name: str, config: TaskConfig, boxes: Boxes, sizes: ImageSizes, train: Sequence[Record]) -> Task:
+def build(
+    name: str,
+    config: TaskConfig,
+    boxes: Boxes,
+    sizes: ImageSizes,
+    train: Sequence[Record],
+    train_sizes: ImageSizes | None = None,
+) -> Task:
     """Make the task `name`.
 
     Args:
@@ -20,8 +27,9 @@ def build(name: str, config: TaskConfig, boxes: Boxes, sizes: ImageSizes, train:
         boxes: the processor (boxes to location tokens and back).
         sizes: the media store of the rows the task will see (image sizes).
         train: the rows of the task's training split: answers, negatives and constants come from them.
+        train_sizes: the media store of these, where it is another one.
 
     Raises:
         UserError: an unknown kind, or a metric the kind does not have.
     """
-    return TASKS[config.kind](name, config, boxes, sizes, train)
+    return TASKS[config.kind](name, config, boxes, sizes, train, train_sizes)

@@ -121,7 +121,13 @@ class Task(ABC):
     """Names that `scores` may give; `config.metric` is one of them."""
 
     def __init__(
-        self, name: str, config: TaskConfig, boxes: Boxes, sizes: ImageSizes, train: Sequence[Record]
+        self,
+        name: str,
+        config: TaskConfig,
+        boxes: Boxes,
+        sizes: ImageSizes,
+        train: Sequence[Record],
+        train_sizes: ImageSizes | None = None,
     ) -> None:
         if config.metric not in self.metrics:
             raise UserError(
@@ -132,6 +138,7 @@ class Task(ABC):
         self.boxes = boxes
         self.sizes = sizes
         self.train = train
+        self.train_sizes = train_sizes or sizes
 
     @property
     def primary(self) -> str:
@@ -173,6 +180,10 @@ class Task(ABC):
     @property
     def majority(self) -> Value:
         """The prediction that is best, on the training rows, for every row."""
+        raise NotImplementedError
+
+    def random(self, record: Record, rng: np.random.Generator) -> Value:
+        """A random prediction, where that is a baseline."""
         raise NotImplementedError
 
     def media(self, record: Record) -> tuple[tuple[Medium, str], ...]:

@@ -15,6 +15,8 @@ from unival.tasks.text import normalise_caption, strip_punctuation
 
 GRID = 8
 """Steps a side of the grid on which the best constant box is searched."""
+SAMPLE = 2000
+"""Training rows it is searched on."""
 
 
 @TASKS.register("grounding")
@@ -52,17 +54,21 @@ class Grounding(Task):
     def constant(self, record: Record) -> Value:
         return self._scaled(record, self._constant_box)
 
-    @property
-    def majority(self) -> Value:
-        raise UserError(f"task '{self.name}': a box has no majority")
-
     @cached_property
     def _constant_box(self) -> np.ndarray:
-        """The box, in shares of the image, with the best Acc@0.5 on the training rows; of equals the best IoU."""
-        step = max(len(self.train) // 2000, 1)
-        rows = [self.train[index] for index in range(0, len(self.train), step)]
-        truth_N4 = np.array([record.box for record in rows]) / np.array([self._size(row) * 2 for row in rows])
-        return metric.best_constant(truth_N4, GRID)
+        """The best box for all training rows, in shares of the image: by Acc@0.5, of equals by IoU."""
+        step = max(len(self.train) // SAMPLE, 1)
+        shares = [self._share(self.train[index]) for index in range(0, len(self.train), step)]
+        return metric.best_constant(np.array(shares), GRID)
+
+    def random(self, record: Record, rng: np.random.Generator) -> Value:
+        """The box of a random training row, brought to the size of this one's image."""
+        return self._scaled(record, self._share(self.train[int(rng.integers(len(self.train)))]))
+
+    def _share(self, train: Record) -> np.ndarray:
+        if train.box is None or train.image is None:
+            raise UserError(f"row '{train.id}': task '{self.name}' needs an image and a box")
+        return np.array(train.box) / np.array(self.train_sizes.image_size(train.image) * 2)
 
     def _scaled(self, record: Record, share_4: np.ndarray) -> tuple[float, float, float, float]:
         x0, y0, x1, y1 = (float(value) for value in share_4 * np.array(self._size(record) * 2))
