@@ -117,7 +117,7 @@ class Benchmark:
     def task(self, name: str, config: TaskConfig, processor: UnivalProcessor, split: str) -> Task:
         """A task that will see the rows of `split`."""
         train = self.split(TRAIN).records(name)
-        return build_task(name, config, processor, self.split(split).store, train)
+        return build_task(name, config, processor, self.split(split).store, train, self.split(TRAIN).store)
 
     def sources(self, tasks: Mapping[str, TaskConfig], processor: UnivalProcessor) -> dict[str, Source]:
         """Training rows of each task."""
