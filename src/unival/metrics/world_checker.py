@@ -14,8 +14,9 @@ from dataclasses import dataclass
 from itertools import permutations
 from typing import Any
 
+from unival.metrics.digit_checker import NUMBERS, check_digits
+
 COLORS = ("red", "blue", "green", "yellow", "purple", "orange")
-NUMBERS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
 SHAPES = ("circle", "square", "triangle", "star", "cross", "heart")
 PLURALS = {"crosses": "cross", **{f"{shape}s": shape for shape in SHAPES}}
 RELATIONS = {"left": (0, -1), "right": (0, 1), "above": (1, -1), "below": (1, 1)}
@@ -41,9 +42,12 @@ def check_caption(text: str, facts: str | dict[str, Any]) -> bool:
     """Whether a caption names everything in the facts and nothing else.
 
     Args:
-        facts: `Record.facts` of a row of the embedded benchmark: JSON with `medium` image, video or audio.
+        facts: `Record.facts` of a row of the embedded benchmark: JSON with `medium` image, video or audio;
+            with `digits` of a row of the benchmark of real digits.
     """
     known: dict[str, Any] = json.loads(facts) if isinstance(facts, str) else facts
+    if "digits" in known:
+        return check_digits(text, known)
     words = re.findall(r"[a-z]+", text.lower())
     try:
         return bool(words) and _READERS[known["medium"]](words, known)
