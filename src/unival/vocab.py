@@ -30,7 +30,7 @@ class UnivalTokenizer(PreTrainedTokenizerFast):
     Build one with `from_original`, `from_bart` or `train`; keep it with `save_pretrained`.
     """
 
-    model_input_names = ("input_ids", "attention_mask")
+    model_input_names = ["input_ids", "attention_mask"]  # noqa: RUF012  (transformers wants a list)
 
     def encode_text(self, text: str, symbols: bool = True) -> list[int]:
         """Token ids of `text` without BOS and EOS.
@@ -50,7 +50,8 @@ class UnivalTokenizer(PreTrainedTokenizerFast):
             ids += self._encode_running_text(text[start : match.start()])
             ids.append(symbol)
             start = match.end()
-        return ids + self._encode_running_text(text[start:])
+        rest = text[start:]
+        return ids if ids and not rest.strip() else ids + self._encode_running_text(rest)
 
     def _encode_running_text(self, text: str) -> list[int]:
         if not text:
@@ -118,7 +119,7 @@ class UnivalTokenizer(PreTrainedTokenizerFast):
             model = _read_json(folder / "tokenizer.json").get("model", {})
             vocab = model.get("vocab", {})
             merges = [
-                tuple(merge.split(" ")) if isinstance(merge, str) else (merge[0], merge[1])
+                tuple(merge.split(" ") if isinstance(merge, str) else merge)
                 for merge in model.get("merges", [])
             ]
         tokens = sorted(vocab, key=lambda token: vocab[token])
@@ -149,7 +150,10 @@ class UnivalTokenizer(PreTrainedTokenizerFast):
         learner = Tokenizer(BPE())
         learner.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
         trainer = trainers.BpeTrainer(
-            vocab_size=size - len(SPECIALS) - 1, initial_alphabet=alphabet, show_progress=False, min_frequency=2
+            vocab_size=size - len(SPECIALS) - 1,
+            initial_alphabet=alphabet,
+            show_progress=False,
+            min_frequency=2,
         )
         learner.train_from_iterator(texts, trainer)
         model = json.loads(learner.to_str())["model"]

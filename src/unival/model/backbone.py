@@ -79,6 +79,6 @@ def read_spec(spec: Mapping[str, Any], types: Mapping[str, type[T]], where: str)
         UserError: unknown type or key (the nearest valid one is named), or a value of the wrong type.
     """
     kind = spec.get("type")
-    if kind not in types:
+    if not isinstance(kind, str) or kind not in types:
         raise UserError(f"{where}: unknown type {kind!r}: {nearest(str(kind), types)}")
     return config.build(types[kind], spec, where)

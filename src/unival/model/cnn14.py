@@ -1,7 +1,8 @@
 """Audio encoder: log-mel front-end and the CNN14 / CNN10 / CNN6 of PANNs (Kong et al., 2020), without heads.
 
-The front-end always runs in float32, whatever precision the model has: a Hann STFT (centred, reflected), power,
-Slaney mel filters, decibels. Its window and filters are functions of the specification, kept out of the weights.
+The front-end always runs in float32, whatever precision the model has: a Hann STFT (centred, reflected),
+power, Slaney mel filters, decibels. Its window and filters are functions of the specification, kept out of
+the weights.
 
 M clips, S samples, F frames, B mel bins, C channels.
 """
@@ -39,8 +40,8 @@ class Cnn14Spec(BackboneSpec):
     fmax: float = 14000.0
     """Lowest and highest frequency of the mel filters, in Hz."""
     mel_sampling_rate: int | None = None
-    """Rate that the mel filters assume when it differs from the audio's. The released UnIVAL weights were trained
-    with the filters of 32 kHz on audio of 48 kHz: 32000 reproduces that."""
+    """Rate that the mel filters assume when it differs from the audio's. The released UnIVAL weights were
+    trained with the filters of 32 kHz on audio of 48 kHz: 32000 reproduces that."""
     dropout: float = 0.2
     """After each block but the last, in training."""
     time_stripes: int = 2
@@ -55,7 +56,9 @@ class Cnn14Spec(BackboneSpec):
         if min(self.sampling_rate, self.n_fft, self.hop, self.mels) < 1:
             raise ValueError("sampling_rate, n_fft, hop and mels must be positive")
         if not 0 <= self.fmin < self.fmax <= (self.mel_sampling_rate or self.sampling_rate) / 2:
-            raise ValueError(f"fmin {self.fmin:g} and fmax {self.fmax:g} must lie between 0 and half the rate")
+            raise ValueError(
+                f"fmin {self.fmin:g} and fmax {self.fmax:g} must lie between 0 and half the rate"
+            )
 
 
 @dataclass(frozen=True)

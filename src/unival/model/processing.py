@@ -1,7 +1,7 @@
 """From media and text as people have them to the tensors of the model, and boxes to location tokens and back.
 
-What the original does is kept to the rounding (reference 1.5, 1.6, 3.4); where it draws at random in evaluation
-(crops of long sounds), the processor takes the middle unless it is given a random generator.
+What the original does is kept to the rounding (reference 1.5, 1.6, 3.4); where it draws at random in
+evaluation (crops of long sounds), the processor takes the middle unless it is given a random generator.
 
 M media, T frames, H, W pixels, C colours, S samples, B rows, L tokens, K media of a row.
 """
@@ -38,14 +38,15 @@ class ProcessorSettings:
     """Mean and spread of pixels in 0..1, for images and video frames."""
     image_std: tuple[float, ...] = (0.5, 0.5, 0.5)
     bin_scale: int | None = None
-    """Pixels of the resized image that the last location bin stands for; null: `image_size`. The released UnIVAL
-    weights need 512 also at 384 pixels, where they use the bins 0..749 only."""
+    """Pixels of the resized image that the last location bin stands for; null: `image_size`. The released
+    UnIVAL weights need 512 also at 384 pixels, where they use the bins 0..749 only."""
     video_frames: int = 8
     video_size: int = 224
-    """Frames are cropped in the middle to so many pixels on both sides, smaller ones are padded with black."""
+    """Frames are cropped in the middle to so many pixels on both sides, smaller ones are padded with
+    black."""
     video_fit: Literal["resize", "crop"] = "resize"
-    """`resize` brings the shorter side to `video_size` before the crop; `crop` does not, like the original, whose
-    videos were brought to that size in advance."""
+    """`resize` brings the shorter side to `video_size` before the crop; `crop` does not, like the original,
+    whose videos were brought to that size in advance."""
     sampling_rate: int = 48000
     audio_seconds: float = 10.0
     """Length that all sounds are brought to."""
@@ -56,7 +57,9 @@ class ProcessorSettings:
         if min(self.image_size, self.video_frames, self.video_size, self.sampling_rate) < 1:
             raise ValueError("image_size, video_frames, video_size and sampling_rate must be positive")
         if len(self.image_mean) != 3 or len(self.image_std) != 3 or min(self.image_std) <= 0:
-            raise ValueError("image_mean and image_std are three numbers, one per colour; image_std is positive")
+            raise ValueError(
+                "image_mean and image_std are three numbers, one per colour; image_std is positive"
+            )
         if round(self.sampling_rate * self.audio_seconds) < 1:
             raise ValueError("audio_seconds must be positive")
 
@@ -143,8 +146,8 @@ class UnivalProcessor(ProcessorMixin):
     # Boxes
 
     def box_to_bins(self, box: Sequence[float], size: tuple[int, int]) -> str:
-        """` <bin_a> <bin_b> <bin_c> <bin_d>` of a box (x0, y0, x1, y1) in pixels of an image of `size` (width,
-        height)."""
+        """` <bin_a> <bin_b> <bin_c> <bin_d>` of a box (x0, y0, x1, y1) in pixels of an image of `size`
+        (width, height)."""
         corners = np.asarray(box, np.float32) * self._scale(size) / np.float32(self.bin_scale)
         last = self.tokenizer.num_bins - 1
         bins = np.clip(np.round(corners * np.float32(last)), 0, last).astype(int)

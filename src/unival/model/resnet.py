@@ -71,7 +71,9 @@ class TimmEncoder(Backbone):
             raise UserError(f"image_encoder: timm has no network '{spec.name}': {near}")
         network = timm.create_model(spec.name, pretrained=False, features_only=True, out_indices=(-1,))
         if not isinstance(network, FeatureListNet):
-            raise UserError(f"image_encoder: '{spec.name}' is not a plain convolutional network: take a ResNet")
+            raise UserError(
+                f"image_encoder: '{spec.name}' is not a plain convolutional network: take a ResNet"
+            )
         self.out_channels = network.feature_info.channels()[-1]
         self.body = list(network.keys())
         for name, module in network.items():

@@ -1,7 +1,7 @@
 """Video encoder: the 3D ResNeXt of Hara et al. (CVPR 2018), grouped bottlenecks over time and space.
 
-The full one (depths 3-4-23-3, width 128, cardinality 32) has time stride 16 and space stride 32, as in UnIVAL;
-kernels and strides are free so that a few small frames keep a usable grid in the tiny model.
+The full one (depths 3-4-23-3, width 128, cardinality 32) has time stride 16 and space stride 32, as in
+UnIVAL; kernels and strides are free so that a few small frames keep a usable grid in the tiny model.
 
 M videos, C channels, T frames, H, W pixels; triples are (time, height, width).
 """
@@ -17,7 +17,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from unival.model.backbone import Backbone, BackboneSpec, init_batch_norm, read_spec
 
-Triple = tuple[int, ...]
+Triple = tuple[int, int, int]
 
 
 @dataclass(frozen=True)
@@ -27,7 +27,8 @@ class ResNeXt3DSpec(BackboneSpec):
     depths: tuple[int, ...] = (3, 4, 23, 3)
     """Blocks of each stage."""
     width: int = 128
-    """Width of the grouped convolution in the first stage, doubling with each stage; the output is twice it."""
+    """Width of the grouped convolution in the first stage, doubling with each stage; the output is twice
+    it."""
     cardinality: int = 32
     """Groups of the middle convolution."""
     stem_width: int = 64
@@ -62,7 +63,8 @@ class ResNeXt3D(Backbone):
 
     def __init__(self, spec: ResNeXt3DSpec) -> None:
         super().__init__(spec)
-        padding = tuple(size // 2 for size in spec.stem_kernel)
+        time, height, width = spec.stem_kernel
+        padding = (time // 2, height // 2, width // 2)
         self.conv1 = nn.Conv3d(3, spec.stem_width, spec.stem_kernel, spec.stem_stride, padding, bias=False)
         self.bn1 = nn.BatchNorm3d(spec.stem_width)
         self.relu = nn.ReLU(inplace=True)
@@ -73,7 +75,7 @@ class ResNeXt3D(Backbone):
             inner = spec.width * 2**index
             blocks = []
             for block in range(depth):
-                stride = spec.stage_strides[index] if block == 0 else (1, 1, 1)
+                stride: Triple = spec.stage_strides[index] if block == 0 else (1, 1, 1)
                 blocks.append(Bottleneck3D(channels, inner, spec.cardinality, stride))
                 channels = 2 * inner
             self.add_module(name, nn.Sequential(*blocks))
@@ -81,7 +83,8 @@ class ResNeXt3D(Backbone):
         self.finish()
 
     def init_weights(self) -> None:
-        """Normal convolutions of variance 2 / (kernel time x kernel height x channels out), as the original."""
+        """Normal convolutions of variance 2 / (kernel time x kernel height x channels out), as the
+        original."""
         for module in self.modules():
             if isinstance(module, nn.Conv3d):
                 fan = module.kernel_size[0] * module.kernel_size[1] * module.out_channels

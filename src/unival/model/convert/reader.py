@@ -1,10 +1,11 @@
 """Reads PyTorch checkpoint files without executing anything in them.
 
-A `.pt` file is a pickle, and unpickling runs whatever the file names. This reader resolves names itself, and only
-to things of this module: containers, tensors (as references that are read later), and inert records that stand
-for the configuration objects that such files carry (argparse, OmegaConf, fairseq and the original's own classes,
-NumPy scalars). None of these packages is imported. Any other name is refused, and so is every pickle feature that
-checkpoints have no use for. Both layouts are read: zip archives (PyTorch >= 1.6) and the older stream of pickles.
+A `.pt` file is a pickle, and unpickling runs whatever the file names. This reader resolves names itself, and
+only to things of this module: containers, tensors (as references that are read later), and inert records
+that stand for the configuration objects that such files carry (argparse, OmegaConf, fairseq and the
+original's own classes, NumPy scalars). None of these packages is imported. Any other name is refused, and so
+is every pickle feature that checkpoints have no use for. Both layouts are read: zip archives (PyTorch >=
+1.6) and the older stream of pickles.
 """
 
 import io
@@ -111,6 +112,7 @@ class _Maker:
     """A callable that a pickle can call and nothing else: it has no attributes to overwrite."""
 
     __slots__ = ("_function",)
+    _function: Callable[..., Any]
 
     def __init__(self, function: Callable[..., Any]) -> None:
         object.__setattr__(self, "_function", function)
@@ -184,7 +186,9 @@ _KNOWN: dict[str, Any] = {
     "torch._utils._rebuild_tensor": _Maker(_tensor),
     "torch._utils._rebuild_tensor_v2": _Maker(_tensor),
     "torch._utils._rebuild_parameter": _Maker(_parameter),
-    **{f"{module}.{name}": kind for name, kind in _BUILTINS.items() for module in ("builtins", "__builtin__")},
+    **{
+        f"{module}.{name}": kind for name, kind in _BUILTINS.items() for module in ("builtins", "__builtin__")
+    },
     **{f"torch.{name}": dtype for name, dtype in STORAGES.items()},
     **{str(dtype): dtype for dtype in STORAGES.values()},
     "torch.storage.UntypedStorage": torch.uint8,
@@ -204,13 +208,15 @@ class _Unpickler(pickle.Unpickler):
         if full in INERT_NAMES or module.split(".")[0] in INERT_ROOTS:
             return type("Inert", (Inert,), {"name": full})
         raise UserError(
-            f"{self.where}: refuses to load '{full}': only tensors, plain containers and configuration objects are "
-            "read, since anything else could run code: do not open this file with torch.load either"
+            f"{self.where}: refuses to load '{full}': only tensors, plain containers and configuration "
+            "objects are read, since anything else could run code: do not open this file with torch.load either"
         )
 
     def persistent_load(self, pid: Any) -> Storage:
         if not (isinstance(pid, tuple) and len(pid) >= 5 and pid[0] == "storage"):
-            raise UserError(f"{self.where}: refuses the persistent id {str(pid)[:80]!r}: not a tensor storage")
+            raise UserError(
+                f"{self.where}: refuses the persistent id {str(pid)[:80]!r}: not a tensor storage"
+            )
         dtype, key, _, length = pid[1:5]
         if not (isinstance(dtype, torch.dtype) and type(key) is str and key.isalnum() and _natural(length)):
             raise UserError(f"{self.where}: refuses a tensor storage with impossible type, name or length")
@@ -221,12 +227,12 @@ class _Unpickler(pickle.Unpickler):
 
 def _check_pickle(stream: BinaryIO, where: str) -> None:
     """Walk the opcodes of the next pickle: no extension codes or buffers, no memory bombs by memo index."""
-    count = 0
-    for opcode, argument, _ in pickletools.genops(stream):
-        count += 1
+    for count, (opcode, argument, _) in enumerate(pickletools.genops(stream)):
         if opcode.name in _FORBIDDEN:
-            raise UserError(f"{where}: refuses the pickle opcode {opcode.name}: checkpoints have no use for it")
-        if opcode.name in ("PUT", "BINPUT", "LONG_BINPUT") and int(argument) > count:
+            raise UserError(
+                f"{where}: refuses the pickle opcode {opcode.name}: checkpoints have no use for it"
+            )
+        if opcode.name in ("PUT", "BINPUT", "LONG_BINPUT") and int(argument or 0) > count:
             raise UserError(f"{where}: refuses a pickle whose memo index {argument} is out of proportion")
 
 
@@ -312,7 +318,8 @@ class Checkpoint:
         return int(entry.header_offset + 30 + name_length + extra_length)
 
     def _read_stream(self, handle: BinaryIO) -> Any:
-        """Pickles of magic number, protocol, machine, content and storage keys; then each storage's numbers."""
+        """Pickles of magic number, protocol, machine, content and storage keys; then each storage's
+        numbers."""
         where, used = str(self.path), dict[str, Storage]()
 
         def storage(wanted: Storage) -> None:
@@ -355,7 +362,9 @@ class Checkpoint:
         if len(content) != length * itemsize:
             raise UserError(f"{self.path}: the numbers of storage '{storage.key}' are cut off")
         if self.swap and itemsize > 1:
-            content = bytearray(torch.frombuffer(content, dtype=torch.uint8).view(-1, itemsize).flip(1).numpy().tobytes())
+            content = bytearray(
+                torch.frombuffer(content, dtype=torch.uint8).view(-1, itemsize).flip(1).numpy().tobytes()
+            )
         numbers = torch.frombuffer(content, dtype=storage.dtype)
         return torch.as_strided(numbers, reference.shape, reference.stride).contiguous()
 
@@ -366,7 +375,9 @@ class Checkpoint:
             UserError: it is something else.
         """
         if not isinstance(mapping, dict) or not mapping:
-            raise UserError(f"{self.path}: {where}: expected names and tensors, found {type(mapping).__name__}")
+            raise UserError(
+                f"{self.path}: {where}: expected names and tensors, found {type(mapping).__name__}"
+            )
         references = {}
         for name, value in dict.items(mapping):
             if type(name) is not str or type(value) is not TensorRef:
