@@ -1,4 +1,4 @@
-"""Are the digits of a caption right? For the benchmark of real digits, whose facts are `digits` and `motion`."""
+"""Are the digits of a caption right? For real digits, whose facts are `digits` and `motion`."""
 
 import re
 from typing import Any
@@ -11,7 +11,7 @@ MOTIONS = {
 
 
 def digit_share(text: str, facts: dict[str, Any]) -> float:
-    """Share of digits that the caption names in their place, from left to right; missing and extra ones count.
+    """Share of digits that the caption names in their place, left to right; missing and extra ones count.
 
     A picture of `three five` called "a three and a nine" scores 1/2, called "a three" 1/2, called "a five" 0.
     """

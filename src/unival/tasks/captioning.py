@@ -1,5 +1,6 @@
 """Captioning of images, videos and sound; in pretraining with matching (reference 2.4, 2.5, 3.2)."""
 
+import json
 from collections import Counter
 from collections.abc import Sequence
 from functools import cached_property
@@ -9,6 +10,7 @@ import numpy as np
 
 from unival.errors import UserError
 from unival.metrics import caption as metric
+from unival.metrics.digit_checker import digit_share
 from unival.metrics.world_checker import check_caption
 from unival.record import Record
 from unival.tasks.base import POSITIVE, PRETRAIN_WORDS, TASKS, Example, Task, Value, other
@@ -22,7 +24,7 @@ OBJECT_NEGATIVES = 0.4
 class Captioning(Task):
     """Describe the medium. `references` holds the captions, `objects` what is in the medium."""
 
-    metrics = ("cider", "rouge_l", "bleu_1", "bleu_2", "bleu_3", "bleu_4", "exact", "correct")
+    metrics = ("cider", "rouge_l", "bleu_1", "bleu_2", "bleu_3", "bleu_4", "exact", "correct", "digits")
 
     def training(self, record: Record, rng: np.random.Generator) -> list[Example]:
         """Caption and matching; the pair is true with probability 0.5."""
@@ -63,6 +65,10 @@ class Captioning(Task):
         if all(record.facts for record in records):
             right = [check_caption(text, row.facts) for text, row in zip(captions, records, strict=True)]
             scores["correct"] = np.array(right, dtype=np.float64)
+            facts = [json.loads(row.facts) for row in records]
+            if all("digits" in row for row in facts):
+                shares = [digit_share(text, row) for text, row in zip(captions, facts, strict=True)]
+                scores["digits"] = np.array(shares, dtype=np.float64)
         return scores
 
     def corpus(self, values: Sequence[Value], records: Sequence[Record]) -> dict[str, tuple[np.ndarray, Any]]:
