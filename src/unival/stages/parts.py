@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from transformers.utils import logging
 
 from unival import files
 from unival.data.manifest import Records, read_records
@@ -29,6 +30,8 @@ from unival.tasks import build as build_task
 from unival.vocab import UnivalTokenizer
 
 TRAIN, VAL = "train", "val"
+
+logging.disable_progress_bar()  # of transformers: a bar per small file says nothing
 
 
 def load_model(folder: str | Path) -> tuple[UnivalForConditionalGeneration, UnivalProcessor]:
@@ -151,6 +154,8 @@ def validation(
             name: validation_score(model, processor, task, rows[name], split.store, cache=cache)
             for name, task in built.items()
         }
+        if len(found) == 1:
+            return next(iter(found.values()))
         scores = {f"{name}/{key}": value for name, means in found.items() for key, value in means.items()}
         return {**scores, "score": sum(means["score"] for means in found.values()) / len(found)}
 
