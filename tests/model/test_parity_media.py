@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 import torch
-from reference import RecordedSet, cases, decoder_inputs, inputs, official_parameters, valid_rows
+from reference import RecordedSet, cases, decoder_inputs, inputs, official_parameters, sets, valid_rows
 from test_parity_generation import assert_same, options
 from torch import Tensor
 
@@ -59,25 +59,39 @@ def test_raw_media(case: tuple[Path, str], load: Any) -> None:
     torch.testing.assert_close(logits, expected["logits"], atol=TOLERANCE, rtol=0)
 
 
+def media_gradients(
+    model: UnivalForConditionalGeneration, given: dict[str, Tensor], smoothing: float, dtype: torch.dtype
+) -> tuple[float, int, dict[str, Tensor]]:
+    """Loss, tokens and gradients by official name, computed in `dtype`."""
+    model.to(dtype).zero_grad()
+    given = {name: tensor.to(dtype) if tensor.is_floating_point() else tensor for name, tensor in given.items()}
+    logits = model(**inputs(given), **decoder_inputs(given)).logits
+    loss, count = sequence_loss(logits, given["target"], ignore_id=1, smoothing=smoothing)
+    loss.backward()
+    gradients = {name: p.grad.float() for name, p in official_parameters(model).items() if p.grad is not None}
+    model.to(torch.float32).zero_grad()
+    return loss.item(), int(count), gradients
+
+
 @pytest.mark.parametrize("case", E2E_GRADIENTS)
 def test_gradients_of_backbones(case: tuple[Path, dict[str, Any]], load: Any, request: pytest.FixtureRequest) -> None:
+    """Within 1e-4 of the largest entry, and what float32 itself loses against float64: in a deep ReLU network
+    rounding moves units across zero, differently on every machine."""
     folder, recorded = case
     name = request.node.callspec.id.removeprefix(f"{folder.name}-")
     model, files = load(folder), RecordedSet(folder)
     given = files.tensors("e2e.safetensors", f"{name}.in.")
     smoothing = json.loads((folder / "config.json").read_text())["label_smoothing"]
-    model.zero_grad()
-    logits = model(**inputs(given), **decoder_inputs(given)).logits
-    loss, count = sequence_loss(logits, given["target"], ignore_id=1, smoothing=smoothing)
-    assert loss.item() == pytest.approx(recorded["loss"], rel=1e-5)
-    assert count.item() == recorded["sample_size"]
-    loss.backward()
-    parameters = official_parameters(model)
+    loss, count, gradients = media_gradients(model, given, smoothing, torch.float32)
+    assert loss == pytest.approx(recorded["loss"], rel=1e-5)
+    assert count == recorded["sample_size"]
+    _, _, exact = media_gradients(model, given, smoothing, torch.float64)
     for key, theirs in files.tensors("e2e.safetensors", f"{name}.grad.").items():
-        ours = parameters[key].grad
-        tolerance = 1e-4 * theirs.abs().max().item() + 1e-6
-        torch.testing.assert_close(ours, theirs, atol=tolerance, rtol=0, msg=f"{key}: {{}}".format)
-    model.zero_grad()
+        largest = theirs.abs().max().item()
+        rounding = (gradients[key] - exact[key]).abs().max().item()
+        assert rounding < 5e-3 * largest, key
+        tolerance = 1e-4 * largest + 1e-6 + rounding
+        torch.testing.assert_close(gradients[key], theirs, atol=tolerance, rtol=0, msg=f"{key}: {{}}".format)
 
 
 @pytest.mark.parametrize("case", BASE)
@@ -113,8 +127,6 @@ def test_base_generation(case: tuple[Path, dict[str, Any]], load: Any) -> None:
 )
 def test_parameter_totals(modalities: tuple[str, ...], total: int) -> None:
     """The original's totals; they count a ResNet head and mel matrices that ours does not have."""
-    from reference import sets
-
     for folder in sets("base.json"):
         config = RecordedSet(folder).config(identity=False)
         for name in {"image", "video", "audio"} - set(modalities):

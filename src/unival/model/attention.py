@@ -85,4 +85,4 @@ def attention_scale(config: UnivalConfig, heads: int) -> float:
 
 def drop_path_rates(highest: float, layers: int) -> list[float]:
     """Linear from 0 at the first layer to `highest` at the last."""
-    return torch.linspace(0.0, highest, layers).tolist()
+    return [highest * index / max(layers - 1, 1) for index in range(layers)]

@@ -146,7 +146,7 @@ class CnnEncoder(Backbone):
     def __init__(self, spec: Cnn14Spec) -> None:
         super().__init__(spec)
         self.spec = spec
-        self.bn0 = nn.BatchNorm2d(spec.mels)
+        self.bn0 = nn.BatchNorm1d(spec.mels)  # torch's 2d one has wrong gradients for such strides in evaluation
         channels = 1
         self.blocks = [f"conv_block{index + 1}" for index in range(len(spec.channels))]
         block_type = ConvBlock5x5 if isinstance(spec, Cnn6Spec) else ConvBlock
@@ -167,7 +167,7 @@ class CnnEncoder(Backbone):
     def forward(self, values: Tensor) -> Tensor:
         """Waveforms (M, S) to features (M, C, time, mel)."""
         mel_M1FB = log_mel(values, self.spec).to(self.bn0.weight.dtype)
-        features = self.bn0(mel_M1FB.transpose(1, 3)).transpose(1, 3)
+        features = self.bn0(mel_M1FB.squeeze(1).transpose(1, 2)).transpose(1, 2).unsqueeze(1)
         if self.training:
             features = silence_stripes(features, 2, self.spec.time_stripes, self.spec.time_stripe_width)
             features = silence_stripes(features, 3, self.spec.mel_stripes, self.spec.mel_stripe_width)

@@ -17,6 +17,7 @@ from torch import Tensor
 from torch.nn import functional as F
 from transformers.cache_utils import DynamicCache, EncoderDecoderCache
 
+from unival.model.loss import at_least_float
 from unival.model.modeling import UnivalForConditionalGeneration
 
 
@@ -206,7 +207,7 @@ class _Search:
         if length:
             forced_BP = self.prefix_BP[:, :length]
             hidden = self._decode(torch.cat([self.tokens_RT, forced_BP[:, :-1]], dim=1))
-            logits_BPV = F.linear(hidden, self.head).float() / self.options.temperature
+            logits_BPV = at_least_float(F.linear(hidden, self.head)) / self.options.temperature
             scores_BP = logits_BPV.gather(2, forced_BP[..., None])[..., 0] - logits_BPV.logsumexp(2)
             self.tokens_RT = torch.cat([self.tokens_RT, forced_BP], dim=1)
             self.cumulative_RT = scores_BP.cumsum(1)
@@ -221,7 +222,7 @@ class _Search:
             self.ids_V = self.constraint.vocabulary.to(self.device)
             self.head = self.head.index_select(0, self.ids_V)
         hidden_RD = self._decode(self.tokens_RT[:, -1:])[:, -1]
-        scores_RV = F.linear(hidden_RD, self.head).float()
+        scores_RV = at_least_float(F.linear(hidden_RD, self.head))
         if self.options.temperature != 1.0:
             scores_RV /= self.options.temperature
         last = step == self.options.max_tokens

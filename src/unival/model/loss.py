@@ -48,7 +48,7 @@ def sequence_loss(
     if plain:
         return _plain_loss(logits_BTV, targets_BT, ignore_id, smoothing)
     counted_BT = targets_BT != ignore_id
-    logits_NV, targets_N = logits_BTV[counted_BT].float(), targets_BT[counted_BT]
+    logits_NV, targets_N = at_least_float(logits_BTV[counted_BT]), targets_BT[counted_BT]
     allowed_NV = None
     if allowed_BTV is not None:
         allowed_NV = allowed_BTV.expand(logits_BTV.shape)[counted_BT]
@@ -72,13 +72,18 @@ def _plain_loss(logits_BTV: Tensor, targets_BT: Tensor, ignore_id: int, smoothin
     """The same loss by torch's fused kernel, whose smoothing spreads over all V tokens instead of the V - 1 others."""
     vocabulary = logits_BTV.shape[-1]
     loss = F.cross_entropy(
-        logits_BTV.flatten(0, 1).float(),
+        at_least_float(logits_BTV.flatten(0, 1)),
         targets_BT.flatten(),
         ignore_index=ignore_id,
         reduction="sum",
         label_smoothing=smoothing * vocabulary / (vocabulary - 1),
     )
     return loss, (targets_BT != ignore_id).sum()
+
+
+def at_least_float(logits: Tensor) -> Tensor:
+    """Half precisions to float32; the others as they are."""
+    return logits.float() if logits.dtype in (torch.bfloat16, torch.float16) else logits
 
 
 def _smoothed(logp_NV: Tensor, targets_N: Tensor, smoothing: float, allowed_NV: Tensor | None) -> Tensor:
