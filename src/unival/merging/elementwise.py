@@ -17,16 +17,34 @@ def linear(tensors: Sequence[Tensor], weights: Sequence[float]) -> Tensor:
     """sum_i w_i theta_i, written around the tensor with the largest weight: W a + sum_i w_i (theta_i - a).
 
     W is the sum of the weights. So equal tensors, a single tensor and a weight of one come out bit-exact when
-    W = 1, and for finetunings of one base the differences are small and nearly free of rounding.
+    W = 1, and for finetunings of one base the differences are small and nearly free of rounding. Equal
+    weights are applied by one division, so a mean that is a number of the type is that number.
     """
+    used = [i for i, weight in enumerate(weights) if weight != 0] or [0]
+    anchor = max(used, key=lambda i: abs(weights[i]))
     total = math.fsum(weights)
-    anchor = max(range(len(weights)), key=lambda i: abs(weights[i]))
-    out = tensors[anchor].clone() if abs(total - 1) < 1e-9 else tensors[anchor] * total
-    difference = torch.empty_like(out)
-    for i, weight in enumerate(weights):
-        if i != anchor and weight != 0:
-            torch.sub(tensors[i], tensors[anchor], out=difference)
-            out.add_(difference, alpha=weight)
+    affine = abs(total - 1) < 1e-9
+    others = [i for i in used if i != anchor]
+    if affine and others and len({weights[i] for i in used}) == 1:
+        out = _changes(tensors, anchor, others, [1.0] * len(others))
+        return out.div_(len(used)).add_(tensors[anchor])
+    start = tensors[anchor] if affine else tensors[anchor] * total
+    if not others:
+        return start.clone()
+    return _changes(tensors, anchor, others, [weights[i] for i in others]).add_(start)
+
+
+def _changes(
+    tensors: Sequence[Tensor], anchor: int, others: Sequence[int], weights: Sequence[float]
+) -> Tensor:
+    """sum_i w_i (theta_i - a)."""
+    out = tensors[others[0]] - tensors[anchor]
+    if weights[0] != 1:
+        out.mul_(weights[0])
+    change = torch.empty_like(out)
+    for i, weight in zip(others[1:], weights[1:], strict=True):
+        torch.sub(tensors[i], tensors[anchor], out=change)
+        out.add_(change, alpha=weight)
     return out
 
 
@@ -127,6 +145,12 @@ def emr_unified(deltas: Sequence[Tensor]) -> Tensor:
 
 
 def emr_mask(delta: Tensor, unified: Tensor) -> Tensor:
-    """Where a task vector has the sign of the unified one; its scale is sum |tau_t| / sum |mask * unified|,
-    both sums over the whole model."""
+    """Where a task vector has the sign of the unified one."""
     return delta * unified > 0
+
+
+def emr_scale(deltas: Sequence[Tensor], unified: Sequence[Tensor]) -> float:
+    """sum |tau_t| / sum |mask_t * unified| of one task, both over all its tensors (given one by one)."""
+    own = sum(float(delta.double().abs().sum()) for delta in deltas)
+    masked = sum(float(u.double().abs()[emr_mask(d, u)].sum()) for d, u in zip(deltas, unified, strict=True))
+    return own / masked if masked else 1.0

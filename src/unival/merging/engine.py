@@ -38,13 +38,13 @@ class Plan:
 
     def __post_init__(self) -> None:
         kind = METHODS[self.recipe.method]
-        self.settings.dtype = getattr(torch, self.recipe.accumulate)
         self._check_models(kind)
         order = self.recipe.models if kind.ordered else sorted(self.recipe.models)
         self.models = {name: self.models[name] for name in order}
         options: Any = config.build(kind.Options, self.recipe.options, "merge recipe: options")
         self.method = kind(options, self.recipe.seed, self.statistics)
         self.assignments = align(self.recipe, self.models, self.base, kind.needs_base)
+        self.settings.dtype = self._arithmetic()
         self.tied = tied_names(self.models, self.assignments)
         table = coefficients(self.recipe, [found.name for found in self.assignments])
         self.jobs = {
@@ -53,12 +53,27 @@ class Plan:
             if found.copy_from is None and found.name not in self.tied
         }
 
+    def _arithmetic(self) -> torch.dtype:
+        """Means of 16-bit numbers are often halfway between two of them: float64 decides these rightly."""
+        if self.recipe.accumulate is not None:
+            return torch.float32 if self.recipe.accumulate == "float32" else torch.float64
+        specs = [spec for source in self.models.values() for spec in source.specs.values()]
+        short = any(spec.dtype.is_floating_point and spec.dtype.itemsize < 4 for spec in specs)
+        long = any(spec.dtype == torch.float64 for spec in specs)
+        return torch.float64 if short or long else torch.float32
+
     def _check_models(self, kind: type[Method]) -> None:
         missing = sorted(set(self.recipe.models) - set(self.models))
         if missing:
             raise UserError(f"merge recipe: no checkpoint was given for {', '.join(missing)}")
         if kind.needs_base and self.base is None:
             raise UserError(f"merge recipe: method '{self.recipe.method}' needs a base checkpoint: give one")
+        lacking = sorted(set(self.recipe.models) - set(self.statistics)) if kind.needs_statistics else []
+        if lacking:
+            raise UserError(
+                f"merge recipe: method '{self.recipe.method}' needs statistics of {', '.join(lacking)}: "
+                "collect them (unival.merging.collect) and give them"
+            )
         uses_scale = self.recipe.depth is not None or any(rule.scale != 1 for rule in self.recipe.modules)
         if uses_scale and not kind.needs_base:
             raise UserError(

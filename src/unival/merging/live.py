@@ -66,7 +66,7 @@ class Interpolation:
         for name, inner in self.inner.items():
             exact = end.get(name)
             if exact is None:
-                exact = inner[0] if len(inner) == 1 else interpolate(inner[0].float(), inner[1].float(), t)
+                exact = inner[0] if len(inner) == 1 else _between(inner[0], inner[1], t)
             self.targets[name].copy_(exact)
         return self.model
 
@@ -149,3 +149,9 @@ def _load(source: Source, found: Assignment) -> Tensor:
     return source.read(found.name, 0, spec.count, torch.empty(spec.nbytes, dtype=torch.uint8)).view(
         spec.shape
     )
+
+
+def _between(first: Tensor, second: Tensor, t: float) -> Tensor:
+    """A point on the line in the arithmetic of `merge`: float64 for 16-bit tensors, else float32."""
+    kind = torch.float32 if first.dtype == torch.float32 else torch.float64
+    return interpolate(first.to(kind), second.to(kind), t)

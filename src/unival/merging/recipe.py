@@ -93,7 +93,8 @@ class Recipe:
     vocabulary: VocabularyRule | None = None
     dtype: Literal["float32", "bfloat16", "float16", "float64"] | None = None
     """Of the floating tensors of the output; None: as in the inputs."""
-    accumulate: Literal["float32", "float64"] = "float32"
+    accumulate: Literal["float32", "float64"] | None = None
+    """Type of the arithmetic, rounded once at the end; None: float64 for 16-bit models, else float32."""
     seed: int = 0
 
     def __post_init__(self) -> None:
