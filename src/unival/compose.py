@@ -183,14 +183,21 @@ def merge(values: dict[str, Any], over: Mapping[str, Any]) -> None:
 
 
 def _prune(values: dict[str, Any]) -> None:
-    """Keep only the tasks that a stage trains and the recipes it uses: editing another must not rerun it."""
-    used = {stream["task"] for stream in values.get("train", {}).get("mixture", {}).get("streams", [])}
-    for key, names in (("tasks", used), ("recipes", values.get("merges", []))):
-        if names and key in values:
-            for name in names:
-                if name not in values[key]:
-                    raise UserError(f"{CONF}: unknown {key.rstrip('s')} '{name}': {nearest(name, values[key])}")
-            values[key] = {name: value for name, value in values[key].items() if name in names}
+    """Keep only the recipes and tasks that a stage uses: editing another must not make it run again."""
+    if "recipes" in values:
+        _keep(values, "recipes", values["merges"])
+    if values["stage"] in ("pretrain", "finetune"):
+        _keep(values, "tasks", [stream["task"] for stream in values["train"]["mixture"]["streams"]])
+    if values["stage"] == "merge":
+        searched = [values["recipes"][name] for name in values["search"] if name in values["recipes"]]
+        _keep(values, "tasks", [task for recipe in searched for task in recipe["models"]])
+
+
+def _keep(values: dict[str, Any], key: str, names: Sequence[str]) -> None:
+    for name in names:
+        if name not in values[key]:
+            raise UserError(f"{CONF}: unknown name '{name}' among the {key}: {nearest(name, values[key])}")
+    values[key] = {name: value for name, value in values[key].items() if name in names}
 
 
 def to_plain(value: Any) -> Any:
