@@ -21,9 +21,9 @@ from unival.record import MEDIA, Answer, Record
 
 TASKS = (
     "caption", "vqa", "grounding", "entailment", "video_caption", "video_qa", "audio_caption",
-    "matching", "grounded_caption", "video_matching", "audio_qa",
+    "matching", "grounded_caption", "video_matching", "audio_qa", "text",
 )  # fmt: skip
-"""The task files a split may hold; the first seven are finetuned."""
+"""The task files a split may hold; the first seven are finetuned. `text` holds captions without media."""
 
 SCHEMA = pa.schema(
     [

@@ -40,6 +40,7 @@ NEEDS: dict[str, tuple[str, ...]] = {
     "grounded_caption": ("image", "box", "references"),
     "video_matching": ("video", "text", "answers"),
     "audio_qa": ("audio", "text", "answers"),
+    "text": ("references",),
 }
 """Fields that a row of each task must have."""
 LABELS = {"entailment": ("yes", "no", "maybe"), "matching": ("yes", "no"), "video_matching": ("yes", "no")}
@@ -170,7 +171,8 @@ class _Writer:
             data = item.data if isinstance(item.data, bytes) else _read(item.data)
             width, height = media.describe(kind, data, file)
         except UserError as error:
-            self.bad_keys.add((item.split, item.key))
+            if item.key not in shard.keys:  # a second medium under a used key does not spoil the first
+                self.bad_keys.add((item.split, item.key))
             self.rejected.append(BadItem(file, item.row, kind, str(error).removeprefix(f"{file}: ")))
             return
         shard.add(item.key, kind, suffix.lower(), data)

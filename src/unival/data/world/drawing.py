@@ -60,7 +60,7 @@ def digit_mask(stroke_HW: np.ndarray, height: int) -> np.ndarray:
     """Coverage of a handwritten digit (uint8, cropped to its strokes) scaled to `height` pixels."""
     width = max(round(height * stroke_HW.shape[1] / stroke_HW.shape[0]), 4)
     grey = Image.fromarray(stroke_HW).resize((width, height), Image.Resampling.BICUBIC)
-    return tight(np.clip(np.asarray(grey, np.float32) * (1.7 / 255) - 0.25, 0, 1), 0.1)
+    return tight(np.clip(np.asarray(grey, np.float32) * (1.7 / 255) - 0.25, 0, 1))
 
 
 def cloth_mask(width: int, height: int) -> np.ndarray:

@@ -1,0 +1,144 @@
+import io
+import wave
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from unival.data import media
+from unival.errors import UserError
+
+RNG = np.random.default_rng(0)
+IMAGE = RNG.integers(0, 256, (20, 30, 3), dtype=np.uint8)
+GRADIENT = np.linspace(0, 250, 32, dtype=np.uint8)[None, :, None].repeat(32, 0).repeat(3, 2)
+
+
+def clip(frames: int) -> np.ndarray:
+    """Frames of growing brightness: frame t has level 10 + 20 t."""
+    return np.stack([np.full((32, 32, 3), 10 + 20 * t, np.uint8) for t in range(frames)])
+
+
+def test_png_is_lossless_and_its_bytes_repeat() -> None:
+    data = media.encode_image(IMAGE)
+    assert (media.decode_image(data, "x") == IMAGE).all()
+    assert data == media.encode_image(IMAGE)
+
+
+@pytest.mark.parametrize("mode", ["L", "RGBA", "P", "1", "CMYK"])
+def test_other_colour_modes_become_rgb(mode: str) -> None:
+    buffer = io.BytesIO()
+    Image.fromarray(IMAGE).convert(mode).save(buffer, "TIFF")
+    assert media.decode_image(buffer.getvalue(), "x").shape == (20, 30, 3)
+
+
+def test_exif_orientation_is_applied() -> None:
+    image = Image.fromarray(IMAGE)
+    exif = image.getexif()
+    exif[0x0112] = 6  # turned by a quarter
+    buffer = io.BytesIO()
+    image.save(buffer, "PNG", exif=exif)
+    assert media.decode_image(buffer.getvalue(), "x").shape == (30, 20, 3)
+
+
+@pytest.mark.parametrize("total, wanted", [(8, 4), (8, 8), (7, 3), (3, 8), (1, 4), (120, 16)])
+def test_segments_are_ordered_and_cover(total: int, wanted: int) -> None:
+    middle = media.segment_frames(total, wanted)
+    drawn = media.segment_frames(total, wanted, np.random.default_rng(0))
+    for indices in (middle, drawn):
+        assert len(indices) == wanted and indices == sorted(indices)
+        assert indices[0] >= 0 and indices[-1] < total
+    assert middle == media.segment_frames(total, wanted)
+
+
+def test_random_frames_stay_in_their_segment() -> None:
+    for seed in range(30):
+        indices = media.segment_frames(16, 4, np.random.default_rng(seed))
+        assert [index // 4 for index in indices] == [0, 1, 2, 3]
+
+
+def test_video_round_trip_in_order() -> None:
+    data = media.encode_video(clip(8))
+    frames = media.decode_video(data, "x")
+    assert frames.shape == (8, 32, 32, 3) and frames.dtype == np.uint8
+    assert np.abs(frames.astype(int) - clip(8)).mean() < 3
+    four = media.decode_video(data, "x", 4)
+    assert np.abs(four[:, 0, 0, 0].astype(int) - [10, 50, 90, 130]).max() <= 3
+    assert media.encode_video(clip(8)) == data
+
+
+def test_more_frames_than_there_are_repeat() -> None:
+    assert media.decode_video(media.encode_video(clip(2)), "x", 6).shape[0] == 6
+
+
+def test_audio_round_trip_and_resampling() -> None:
+    tone = 0.5 * np.sin(2 * np.pi * 440 * np.arange(8000) / 8000)
+    data = media.encode_wav(tone, 8000)
+    samples = media.decode_audio(data, "x", 8000)
+    assert samples.dtype == np.float32 and np.abs(samples - tone).max() < 1e-4
+    doubled = media.decode_audio(data, "x", 16000)
+    assert abs(len(doubled) - 16000) < 200
+    spectrum = np.abs(np.fft.rfft(doubled))
+    assert abs(np.argmax(spectrum) * 16000 / len(doubled) - 440) < 5
+
+
+def test_stereo_becomes_mono() -> None:
+    buffer = io.BytesIO()
+    with wave.open(buffer, "wb") as writer:
+        writer.setnchannels(2)
+        writer.setsampwidth(2)
+        writer.setframerate(8000)
+        writer.writeframes(RNG.integers(-9000, 9000, (4000, 2)).astype("<i2").tobytes())
+    assert media.decode_audio(buffer.getvalue(), "x", 8000).ndim == 1
+
+
+@pytest.mark.fault
+@pytest.mark.parametrize("kind", ["image", "video", "audio"])
+@pytest.mark.parametrize("damage", ["empty", "text", "cut", "zeros"])
+def test_damaged_media_name_the_file(kind: str, damage: str) -> None:
+    good = {
+        "image": media.encode_image(IMAGE),
+        "video": media.encode_video(clip(4)),
+        "audio": media.encode_wav(np.zeros(800), 8000),
+    }[kind]
+    data = {"empty": b"", "text": b"not a medium at all" * 9, "cut": good[:40], "zeros": bytes(500)}[damage]
+    with pytest.raises(UserError, match=r"^the/file\.x: "):
+        media.describe(kind, data, "the/file.x")  # type: ignore[arg-type]
+
+
+@pytest.mark.fault
+def test_nan_sound_and_sound_without_samples_are_refused() -> None:
+    with pytest.raises(UserError, match="no samples"):
+        media.decode_audio(media.encode_wav(np.zeros(0), 8000), "x")
+    buffer = io.BytesIO()
+    import av
+
+    with av.open(buffer, "w", format="wav") as container:
+        stream = container.add_stream("pcm_f32le", rate=8000)
+        frame = av.AudioFrame.from_ndarray(np.full((1, 400), np.nan, np.float32), "flt", "mono")
+        frame.sample_rate = 8000
+        container.mux(stream.encode(frame))
+        container.mux(stream.encode(None))
+    with pytest.raises(UserError, match="NaN"):
+        media.decode_audio(buffer.getvalue(), "x")
+
+
+@pytest.mark.fault
+def test_a_picture_is_no_video_and_a_sound_has_no_frames() -> None:
+    with pytest.raises(UserError, match="no video stream"):
+        media.decode_video(media.encode_wav(np.zeros(800), 8000), "x")
+    with pytest.raises(UserError, match="no audio stream"):
+        media.decode_audio(media.encode_video(clip(4)), "x")
+
+
+@pytest.mark.fault
+def test_huge_dimensions_are_refused_before_decoding(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(media, "MAX_PIXELS", 500)
+    with pytest.raises(UserError, match="30x20"):
+        media.decode_image(media.encode_image(IMAGE), "x")
+    with pytest.raises(UserError, match="32x32"):
+        media.decode_video(media.encode_video(clip(2)), "x")
+
+
+def test_unknown_suffix_lists_the_known() -> None:
+    with pytest.raises(UserError, match=r"suffix '\.txt'.*\.png"):
+        media.kind_of(".txt", "a.txt")

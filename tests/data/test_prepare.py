@@ -1,0 +1,175 @@
+import json
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+
+from unival.data import media
+from unival.data.manifest import read_records
+from unival.data.prepare import REJECTED, PrepareConfig, TokenizerConfig, prepare
+from unival.data.source import SOURCES, BadItem, MediaItem, RowItem, Source
+from unival.data.store import MediaStore
+from unival.errors import UserError
+
+PNG = media.encode_image(np.full((8, 10, 3), 90, np.uint8))
+ITEMS: list[Any] = []
+
+
+@SOURCES.register("for the tests")
+def _source(options: Mapping[str, Any], where: str) -> Source:
+    def items() -> Iterator[Any]:
+        yield from ITEMS
+
+    return Source(items(), "none", {"image_size": 10})
+
+
+CONFIG = PrepareConfig("tests", "for the tests", {}, 0.0)
+
+
+def caption(number: int, **changes: Any) -> RowItem:
+    row = {"id": f"r{number}", "image": "k", "references": ["a red circle"], **changes}
+    return RowItem("train", "caption", row, "rows.jsonl", f"line {number}")
+
+
+def run(out: Path, items: list[Any], config: PrepareConfig = CONFIG) -> dict[str, Any]:
+    ITEMS[:] = items
+    return prepare(config, out, "here.yaml")
+
+
+def rejected(out: Path) -> list[dict[str, str]]:
+    return pq.read_table(out / REJECTED).to_pylist()
+
+
+GOOD = [MediaItem("train", "k", PNG, ".png"), caption(1), caption(2)]
+
+
+def test_good_items_are_written_and_described(tmp_path: Path) -> None:
+    out = tmp_path / "p"
+    description = run(out, GOOD)
+    assert description["splits"]["train"]["rows"] == {"caption": 2}
+    assert description["splits"]["train"]["media"] == {"image": 1}
+    assert json.loads((out / "benchmark.json").read_text()) == description
+    assert len(read_records(out / "train", "caption")) == 2 and rejected(out) == []
+    assert MediaStore(out / "train").bytes("k") == PNG
+    assert [path.name for path in tmp_path.iterdir()] == ["p"]
+
+
+def test_media_come_from_files_too(tmp_path: Path) -> None:
+    path = tmp_path / "photo.PNG"
+    path.write_bytes(PNG)
+    run(tmp_path / "p", [MediaItem("train", "k", path), caption(1)])
+    assert MediaStore(tmp_path / "p" / "train").bytes("k") == PNG
+
+
+@pytest.mark.fault
+def test_all_bad_rows_are_listed_in_one_go(tmp_path: Path) -> None:
+    out = tmp_path / "p"
+    broken, missing = tmp_path / "broken.png", tmp_path / "missing.png"
+    broken.write_bytes(PNG[:30])
+    bad = [
+        MediaItem("train", "b", broken),
+        MediaItem("train", "m", missing),
+        MediaItem("train", "k", PNG, ".png"),
+        MediaItem("train", "z", PNG, ".xyz", "file.xyz"),
+        caption(3, image="b"),
+        caption(4, image="nowhere"),
+        caption(1),
+        caption(5, references=[]),
+        caption(6, txet="x"),
+        caption(7, id=7),
+        RowItem("train", "captions", {"id": "r8"}, "rows.jsonl", "line 8"),
+        RowItem("train", "vqa", {"id": "r9", "image": "k", "text": "?"}, "rows.jsonl", "line 9"),
+        RowItem("train", "entailment", entailed("perhaps"), "rows.jsonl", "line 10"),
+        RowItem("train", "grounding", boxed(11.0), "rows.jsonl", "line 11"),
+        caption(12, image=None, video="k"),
+        BadItem("other.jsonl", "line 13", "json", "not JSON"),
+    ]
+    with pytest.raises(UserError, match=r"rejected\.parquet: 16 of 19 rows and media are bad \(84\.2%"):
+        run(out, [*GOOD, *bad])
+    assert [path.name for path in out.iterdir()] == [REJECTED]
+    table = {(row["row"], row["field"]): row for row in rejected(out)}
+    for number, field, reason in [
+        (3, "image", "was rejected"),
+        (4, "image", "no medium with key 'nowhere'"),
+        (1, "id", "used twice"),
+        (5, "references", "empty"),
+        (6, "txet", "did you mean 'text'"),
+        (7, "id", "expected text"),
+        (8, "task", "unknown task 'captions'"),
+        (9, "answers", "needs it"),
+        (10, "answers", "no label"),
+        (11, "box", "outside the 10x8"),
+        (12, "image", "needs it"),
+        (12, "video", "kind image"),
+        (13, "json", "not JSON"),
+    ]:
+        assert reason in table[f"line {number}", field]["reason"], (number, field)
+    by_file = {row["file"]: row for row in rejected(out)}
+    assert by_file[str(broken)]["reason"].startswith("not a readable image")
+    assert by_file[str(missing)]["reason"].startswith("cannot read")
+    assert "unknown media suffix" in by_file["file.xyz"]["reason"]
+
+
+def entailed(label: str) -> dict[str, Any]:
+    return {"id": "e", "image": "k", "text": "it is", "answers": [{"text": label}]}
+
+
+def boxed(right: float) -> dict[str, Any]:
+    return {"id": "g", "image": "k", "text": "it", "box": [0.0, 0.0, right, 4.0]}
+
+
+@pytest.mark.fault
+def test_a_few_bad_rows_are_left_out_and_listed(tmp_path: Path) -> None:
+    out = tmp_path / "p"
+    description = run(out, [*GOOD, caption(3, image="none")], replace(CONFIG, max_rejected=0.3))
+    assert description["rejected"] == 1 and len(rejected(out)) == 1
+    assert len(read_records(out / "train", "caption")) == 2
+
+
+@pytest.mark.fault
+def test_an_empty_source_and_an_unwritable_folder_are_named(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="no rows"):
+        run(tmp_path / "p", [])
+    (tmp_path / "file").write_text("")
+    with pytest.raises(UserError, match="file: cannot write here"):
+        run(tmp_path / "file" / "p", GOOD)
+
+
+@pytest.mark.fault
+def test_unknown_source_and_options_name_the_nearest(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="unknown data source 'wrld': did you mean 'world'"):
+        prepare(replace(CONFIG, source="wrld"), tmp_path / "p")
+    with pytest.raises(UserError, match=r"here\.yaml: options: unknown key 'sed': did you mean 'seed'"):
+        prepare(replace(CONFIG, source="world", options={"sed": 1}), tmp_path / "p", "here.yaml")
+
+
+def test_a_source_that_fails_leaves_nothing_behind(tmp_path: Path) -> None:
+    def failing() -> Iterator[Any]:
+        yield from GOOD
+        raise UserError("source: it fails")
+
+    with pytest.raises(UserError, match="it fails"):
+        run(tmp_path / "p", failing())  # type: ignore[arg-type]
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_the_old_folder_is_replaced_whole(tmp_path: Path) -> None:
+    out = tmp_path / "p"
+    out.mkdir()
+    (out / "stale").write_text("")
+    run(out, GOOD)
+    assert not (out / "stale").exists()
+
+
+def test_the_vocabulary_knows_the_training_text(tmp_path: Path) -> None:
+    from unival.vocab import UnivalTokenizer
+
+    config = replace(CONFIG, tokenizer=TokenizerConfig(320, 0, 8, ["what does the image describe?"]))
+    many = [*GOOD[:1], *(caption(number) for number in range(30))]
+    run(tmp_path / "p", many, config)
+    tokenizer = UnivalTokenizer.from_pretrained(tmp_path / "p" / "tokenizer")
+    assert tokenizer.num_bins == 8 and len(tokenizer.encode_text(" a red circle")) <= 6

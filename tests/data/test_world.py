@@ -1,0 +1,299 @@
+"""What the embedded benchmark promises: equal bytes for a seed, no leaks, true texts, nothing won blindly."""
+
+import hashlib
+import json
+import os
+import subprocess
+import sys
+from collections import Counter, defaultdict
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from unival.data.contact_sheet import contact_sheet
+from unival.data.manifest import read_records
+from unival.data.store import MediaStore
+from unival.data.world.concepts import names_held_out
+from unival.data.world.digits import PORTIONS, bank_from_arrays, bundled, bundled_bank
+from unival.data.world.splits import ALL_TASKS as TASKS
+from unival.errors import UserError
+from unival.metrics.world_checker import check_caption
+from unival.record import Record
+
+SPLITS = ("train", "val", "test", "ood-composition", "ood-crowding", "ood-phrasing", "ood-speed")
+EVALUATED = SPLITS[1:]
+
+
+def rows(folder: Path, split: str, task: str) -> list[Record]:
+    path = folder / split / f"{task}.parquet"
+    return list(read_records(folder / split, task)) if path.is_file() else []
+
+
+def texts(record: Record) -> list[str]:
+    return [record.text, *record.references, *(answer.text for answer in record.answers)]
+
+
+def test_every_task_is_in_the_main_splits(world_dir: Path) -> None:
+    for split in ("train", "val", "test"):
+        assert all(rows(world_dir, split, task) for task in TASKS)
+        for task in TASKS:
+            ids = read_records(world_dir / split, task).ids
+            assert len(set(ids)) == len(ids)
+
+
+# --- determinism ---
+
+SCRIPT = """
+import hashlib, sys
+from unival.data.source import MediaItem
+from unival import config
+from unival.data.world.source import make_source
+from unival.data.world.splits import WorldOptions
+import json
+source = make_source(config.build(WorldOptions, json.loads(sys.argv[1]), "test"))
+state = hashlib.sha256()
+for item in source.items:
+    state.update(item.data if isinstance(item, MediaItem) else repr(item).encode())
+print(state.hexdigest())
+"""
+
+
+def digest_in_new_process(hash_seed: str, seed: int = 0) -> str:
+    amounts = {"images": 12, "videos": 6, "sounds": 6}
+    options = {
+        "seed": seed, "size": "s", "sizes": {"s": dict.fromkeys(("train", "val", "test", "shift"), amounts)},
+        "image_size": 48, "video_size": 40, "video_frames": 8, "questions": 2, "regions": 2,
+    }  # fmt: skip
+    environment = {
+        **os.environ,
+        "PYTHONHASHSEED": hash_seed,
+        "PYTHONPATH": os.pathsep.join(["src", *sys.path]),
+    }
+    command = [sys.executable, "-c", SCRIPT, json.dumps(options)]
+    return subprocess.run(command, env=environment, check=True, capture_output=True, text=True).stdout
+
+
+def test_a_seed_gives_the_same_bytes_in_any_process() -> None:
+    assert digest_in_new_process("1") == digest_in_new_process("2") != digest_in_new_process("1", seed=1)
+
+
+# --- leakage ---
+
+
+def test_no_digit_sample_is_in_two_splits() -> None:
+    strokes, _ = bundled()
+    banks = [bundled_bank(portion) for portion in PORTIONS]
+    assert sum(len(bank.strokes) for bank in banks) == len(strokes)
+    seen = [{stroke.tobytes() for stroke in bank.strokes} for bank in banks]
+    assert not (seen[0] & seen[1] or seen[0] & seen[2] or seen[1] & seen[2])
+
+
+def test_no_medium_of_training_is_evaluated(world_dir: Path) -> None:
+    hashes = {}
+    for split in SPLITS:
+        store = MediaStore(world_dir / split)
+        hashes[split] = {hashlib.sha256(store.bytes(key)).hexdigest() for key in store.keys()}  # noqa: SIM118
+        assert len(hashes[split]) == len(store)
+    for split in EVALUATED:
+        assert not hashes["train"] & hashes[split]
+    assert not hashes["val"] & hashes["test"]
+
+
+def test_no_scene_of_training_is_evaluated(world_dir: Path) -> None:
+    for task in ("caption",):
+        train = {record.facts for record in rows(world_dir, "train", task)}
+        for split in EVALUATED:
+            assert not train & {record.facts for record in rows(world_dir, split, task)}
+
+
+def test_held_out_pairs_are_only_in_their_split(world_dir: Path) -> None:
+    for split in SPLITS:
+        said = {
+            text
+            for task in TASKS
+            for record in rows(world_dir, split, task)
+            for text in (*texts(record), *record.objects)
+        }
+        assert any(map(names_held_out, said)) == (split == "ood-composition"), split
+    shown = rows(world_dir, "ood-composition", "caption") + rows(
+        world_dir, "ood-composition", "video_caption"
+    )
+    assert all(any(names_held_out(name) for name in record.objects) for record in shown)
+
+
+def test_unseen_phrasing_is_unseen(world_dir: Path) -> None:
+    for task in ("vqa", "entailment", "video_qa", "audio_qa"):
+        usual = {record.text for split in ("train", "val", "test") for record in rows(world_dir, split, task)}
+        unseen = [record.text for record in rows(world_dir, "ood-phrasing", task)]
+        assert unseen and not usual & set(unseen), task
+
+
+def test_unseen_phrasing_asks_about_the_test_media(world_dir: Path) -> None:
+    test, shifted = MediaStore(world_dir / "test"), MediaStore(world_dir / "ood-phrasing")
+    assert all(test.bytes(key) == shifted.bytes(key) for key in shifted.keys())  # noqa: SIM118
+
+
+# --- truth ---
+
+
+@pytest.mark.parametrize("task", ["caption", "video_caption", "audio_caption"])
+def test_every_reference_passes_the_checker(world_dir: Path, task: str) -> None:
+    for split in SPLITS:
+        for record in rows(world_dir, split, task):
+            assert len(set(record.references)) == 5
+            for reference in record.references:
+                assert check_caption(reference, record.facts), (split, reference, record.facts)
+                assert check_caption(reference.replace(",", "").replace(":", ""), record.facts)
+
+
+@pytest.mark.parametrize("task", ["caption", "video_caption", "audio_caption"])
+def test_captions_of_other_rows_fail_the_checker(world_dir: Path, task: str) -> None:
+    records = rows(world_dir, "test", task)
+    swapped = [check_caption(records[i - 1].references[0], records[i].facts) for i in range(len(records))]
+    assert np.mean(swapped) < 0.1
+
+
+@pytest.mark.parametrize("task, captions", [("matching", "caption"), ("video_matching", "video_caption")])
+def test_matching_labels_are_right(world_dir: Path, task: str, captions: str) -> None:
+    for split in ("train", "test", "ood-composition"):
+        facts = {record.id: record.facts for record in rows(world_dir, split, captions)}
+        for record in rows(world_dir, split, task):
+            assert check_caption(record.text, facts[record.id]) == (record.answers[0].text == "yes")
+
+
+def test_statements_are_true_false_or_open(world_dir: Path) -> None:
+    """`exist` and `under` statements against the facts, by their own words."""
+    for split in ("test", "ood-composition", "ood-phrasing"):
+        facts = {record.image: json.loads(record.facts) for record in rows(world_dir, "test", "caption")}
+        facts |= {r.image: json.loads(r.facts) for r in rows(world_dir, split, "caption")}
+        for record in rows(world_dir, split, "entailment"):
+            scene = facts[record.image]
+            names = {f"{t['color']} {t['kind']}" for t in scene["things"]}
+            said = any(name in record.text.replace("digit ", "") for name in names)
+            hidden = "maybe" if scene["cloth"] else "no"
+            if record.form == "exist":
+                assert record.answers[0].text == ("yes" if said else hidden)
+            if record.form == "under":
+                assert record.answers[0].text == hidden
+
+
+def test_boxes_fit_their_objects(world_dir: Path) -> None:
+    store = MediaStore(world_dir / "test")
+    for record in rows(world_dir, "test", "grounding")[:40]:
+        x0, y0, x1, y1 = map(int, record.box or ())
+        pixels = store.image(record.image or "").astype(int)
+        paper = np.median(pixels.reshape(-1, 3), axis=0)
+        inside = np.abs(pixels - paper).sum(2)[y0:y1, x0:x1]
+        assert min(edge.max() for edge in (inside[0], inside[-1], inside[:, 0], inside[:, -1])) > 30
+
+
+def test_soft_answers_start_with_the_truth(world_dir: Path) -> None:
+    for task in ("vqa", "video_qa", "audio_qa"):
+        for record in rows(world_dir, "test", task):
+            weights = [answer.weight for answer in record.answers]
+            assert weights[0] == 1 and set(weights) <= {0.3, 0.6, 0.9, 1.0}
+            assert len({answer.text for answer in record.answers}) == len(weights)
+    forms = {
+        task: {r.form for r in rows(world_dir, "test", task)} for task in ("vqa", "video_qa", "audio_qa")
+    }
+    assert all(len(names) >= 5 for names in forms.values())
+
+
+# --- nothing is won blindly ---
+
+
+def score(record: Record, answer: str | None) -> float:
+    return next((item.weight for item in record.answers if item.text == answer), 0.0)
+
+
+def blind(train: list[Record], test: list[Record], key: str) -> float:
+    """Score of the best constant answer per question form, or per exact question."""
+    totals: dict[str, Counter[str]] = defaultdict(Counter)
+    for record in train:
+        for answer in record.answers:
+            totals[getattr(record, key)][answer.text] += answer.weight  # type: ignore[assignment]
+    best = {group: counts.most_common(1)[0][0] for group, counts in totals.items()}
+    return float(np.mean([score(record, best.get(getattr(record, key))) for record in test]))
+
+
+@pytest.mark.parametrize("task, bound", [("vqa", 0.5), ("video_qa", 0.5), ("audio_qa", 0.55)])
+@pytest.mark.parametrize("key", ["form", "text"])
+def test_questions_are_not_answered_blindly(world_dir: Path, task: str, bound: float, key: str) -> None:
+    assert blind(rows(world_dir, "train", task), rows(world_dir, "test", task), key) <= bound
+
+
+def test_labels_are_balanced(world_dir: Path) -> None:
+    for task, bound in (("entailment", 0.40), ("matching", 0.60), ("video_matching", 0.60)):
+        records = rows(world_dir, "train", task) + rows(world_dir, "test", task)
+        counts = Counter(record.answers[0].text for record in records)
+        assert max(counts.values()) / len(records) <= bound, (task, counts)
+
+
+def overlap(a: tuple[float, ...], b: tuple[float, ...]) -> float:
+    wide = max(0.0, min(a[2], b[2]) - max(a[0], b[0]))
+    high = max(0.0, min(a[3], b[3]) - max(a[1], b[1]))
+    areas = [(box[2] - box[0]) * (box[3] - box[1]) for box in (a, b)]
+    return wide * high / (sum(areas) - wide * high)
+
+
+def test_a_random_box_seldom_fits(world_dir: Path) -> None:
+    """Boxes of other rows, and the constant box that fits the most training rows."""
+    train = [r.box for r in rows(world_dir, "train", "grounding") if r.box]
+    test = [r.box for r in rows(world_dir, "test", "grounding") if r.box]
+    hits = [overlap(box, train[(7 * i) % len(train)]) >= 0.5 for i, box in enumerate(test)]
+    assert np.mean(hits) <= 0.10
+    best = max(train[:200], key=lambda box: sum(overlap(box, other) >= 0.5 for other in train))
+    assert np.mean([overlap(best, box) >= 0.5 for box in test]) <= 0.10
+
+
+def test_the_language_is_small(world_dir: Path) -> None:
+    words = {
+        word
+        for task in TASKS
+        for record in rows(world_dir, "train", task)
+        for text in texts(record)
+        for word in text.replace(",", " ").replace("?", " ").replace(":", " ").split()
+    }
+    assert len(words) < 250
+
+
+# --- other handwriting, contact sheets, options ---
+
+
+def test_a_bank_from_other_images(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    from unival import config
+    from unival.data.source import HANDWRITING, MediaItem
+    from unival.data.world.source import make_source
+    from unival.data.world.splits import WorldOptions
+
+    images = np.zeros((20, 16, 16), np.uint8)
+    images[:, 3:12, 5:9] = 255
+    HANDWRITING.register("blocks")(lambda folder: (images, np.arange(20) % 10))
+    amounts = {"images": 4, "videos": 4, "sounds": 4}
+    options = {
+        "seed": 0, "size": "s", "sizes": {"s": dict.fromkeys(("train", "val", "test", "shift"), amounts)},
+        "image_size": 48, "video_size": 40, "video_frames": 8, "questions": 1, "regions": 1,
+        "handwriting": ["blocks"],
+    }  # fmt: skip
+    built = config.build(WorldOptions, options, "test")
+    monkeypatch.delenv("UNIVAL_DATA", raising=False)
+    assert "ood-handwriting" not in {item.split for item in make_source(built).items}
+    monkeypatch.setenv("UNIVAL_DATA", str(tmp_path))
+    found = [item for item in make_source(built).items if item.split == "ood-handwriting"]
+    assert sum(isinstance(item, MediaItem) for item in found) == 8
+    captions = [item.row for item in found if not isinstance(item, MediaItem) and item.task == "caption"]
+    assert all(any("digit" in name for name in record.objects) for record in captions)
+    with pytest.raises(UserError, match="all ten digits"):
+        bank_from_arrays(images, np.zeros(20, int), "zeros")
+
+
+@pytest.mark.parametrize("task", ["grounding", "video_qa", "audio_caption"])
+def test_contact_sheets_show_each_medium(world_dir: Path, tmp_path: Path, task: str) -> None:
+    from PIL import Image
+
+    path = tmp_path / "sheet.png"
+    contact_sheet(world_dir / "test", task, path, rows=6)
+    with Image.open(path) as sheet:
+        assert sheet.width == 1200 and sheet.height > 200
+        assert len(sheet.convert("L").getcolors() or []) > 20
