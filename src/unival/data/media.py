@@ -6,7 +6,6 @@ Axes: H height, W width, T time, C = 3 channels (RGB). Pixels are uint8, sound i
 
 import io
 import itertools
-import math
 import wave
 from typing import Any
 
@@ -67,16 +66,17 @@ def encode_image(image_HWC: np.ndarray, suffix: str = ".png", quality: int = 95)
 def segment_frames(total: int, wanted: int, rng: np.random.Generator | None = None) -> list[int]:
     """Indices of `wanted` frames out of `total`: one per equal segment, its middle one, or a random one.
 
-    Where there are fewer frames than wanted, frames repeat in order. Sampling per segment as in the original
-    (reference 1.6); the middle frame makes evaluation deterministic, which the original's was not.
+    As the original samples them (reference 1.6): a segment's last frame is never drawn, and where there are
+    fewer frames than wanted the last one repeats. The middle makes evaluation deterministic, which the
+    original's was not.
     """
-    edges = [segment * total / wanted for segment in range(wanted + 1)]
-    indices = []
-    for start, end in itertools.pairwise(edges):
-        first, last = math.floor(start), max(math.ceil(end) - 1, math.floor(start))
-        index = (first + last) // 2 if rng is None else int(rng.integers(first, last + 1))
-        indices.append(min(index, total - 1))
-    return indices
+    edges = np.linspace(0, total, min(wanted, total) + 1).astype(int).tolist()
+    segments = [(start, end - 1) for start, end in itertools.pairwise(edges)]
+    if rng is None:
+        indices = [(first + last) // 2 for first, last in segments]
+    else:
+        indices = [int(rng.integers(first, max(last, first + 1))) for first, last in segments]
+    return indices + indices[-1:] * (wanted - len(indices))
 
 
 def decode_video(

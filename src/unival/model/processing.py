@@ -141,6 +141,7 @@ class UnivalProcessor(ProcessorMixin):
         return filled
 
     def _normalise(self, pixels: np.ndarray) -> Tensor:
+        pixels = pixels if pixels.flags.writeable else pixels.copy()  # PyTorch warns of read-only memory
         return torch.from_numpy(pixels).to(torch.float32).mul_(self._factor_C).add_(self._shift_C)
 
     # Boxes

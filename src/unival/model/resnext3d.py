@@ -40,9 +40,15 @@ class ResNeXt3DSpec(BackboneSpec):
     """Stride of each stage's first block; as many are used as there are stages."""
 
     def __post_init__(self) -> None:
-        triples = [self.stem_kernel, self.stem_stride, self.pool_stride or (1, 1, 1), *self.stage_strides]
-        if any(len(triple) != 3 or min(triple) < 1 for triple in triples):
-            raise ValueError("kernels and strides must be three positive numbers: time, height, width")
+        triples = {
+            "stem_kernel": [self.stem_kernel],
+            "stem_stride": [self.stem_stride],
+            "pool_stride": [self.pool_stride or (1, 1, 1)],
+            "stage_strides": self.stage_strides,
+        }
+        for key, values in triples.items():
+            if any(len(triple) != 3 or min(triple) < 1 for triple in values):
+                raise ValueError(f"{key} must be three positive numbers: time, height, width")
         if not self.depths or min(self.depths) < 1 or len(self.stage_strides) < len(self.depths):
             raise ValueError("depths must be positive, with a stride in stage_strides for each stage")
         if self.width % self.cardinality:

@@ -10,20 +10,26 @@ _LEADING = ",.!?*#:;~"
 def normalise(text: str, max_words: int) -> str:
     """Lower case, no leading punctuation, no hyphens and slashes, single spaces, at most `max_words` words.
 
-    Questions, expressions, hypotheses, and captions in pretraining.
+    Questions, expressions, hypotheses, and captions in pretraining. A single tab stays, as in the original.
     """
     text = text.lower().lstrip(_LEADING).replace("-", " ").replace("/", " ")
-    return " ".join(text.split()[:max_words])
+    return _first_words(text, max_words)
 
 
 def normalise_caption(text: str, max_words: int) -> str:
     """`normalise` with CC3M's `<person>` read as a word."""
     text = text.lower().lstrip(_LEADING).replace("-", " ").replace("/", " ").replace("<person>", "person")
-    return " ".join(text.split()[:max_words])
+    return _first_words(text, max_words)
+
+
+def _first_words(text: str, max_words: int) -> str:
+    text = re.sub(r"\s{2,}", " ", text).rstrip("\n").strip(" ")
+    return " ".join(text.split(" ")[:max_words])
 
 
 def strip_punctuation(text: str, max_words: int | None = None) -> str:
-    """Without ASCII punctuation, case kept, at most `max_words` words: captions in finetuning, and outputs."""
+    """Without ASCII punctuation, case kept, at most `max_words` words: captions in finetuning, and
+    outputs."""
     return " ".join(text.translate(_PUNCTUATION).split()[:max_words])
 
 

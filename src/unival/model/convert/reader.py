@@ -208,8 +208,9 @@ class _Unpickler(pickle.Unpickler):
         if full in INERT_NAMES or module.split(".")[0] in INERT_ROOTS:
             return type("Inert", (Inert,), {"name": full})
         raise UserError(
-            f"{self.where}: refuses to load '{full}': only tensors, plain containers and configuration "
-            "objects are read, since anything else could run code: do not open this file with torch.load either"
+            f"{self.where}: refuses to load '{full}': only tensors, plain containers and "
+            "configuration objects are read, since anything else could run code: do not open this file with "
+            "torch.load either"
         )
 
     def persistent_load(self, pid: Any) -> Storage:

@@ -1,0 +1,317 @@
+"""The processor: the recorded preprocessing, boxes, batches with rows of any media, files."""
+
+import inspect
+import json
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import reference
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from PIL import Image
+
+from unival.data.media import segment_frames
+from unival.errors import UserError
+from unival.model.cnn14 import Cnn14Spec, log_mel, mel_filters
+from unival.model.processing import UnivalProcessor
+from unival.tasks import text as normalisation
+from unival.vocab import UnivalTokenizer
+
+FILE = "preproc.json"
+IMAGENET = {"image_mean": [0.485, 0.456, 0.406], "image_std": [0.229, 0.224, 0.225]}
+PIXELS = 1e-5
+
+
+def recorded(key: str, name: Any = None, keep: Any = lambda case: True) -> list[Any]:
+    """Recorded cases of a kind, one parameter each."""
+
+    def read(content: dict[str, Any]) -> list[tuple[str, Any]]:
+        found = enumerate(content.get(key, []))
+        return [(name(case) if name else f"{key}{n}", (case, content)) for n, case in found if keep(case)]
+
+    return reference.cases(FILE, read)
+
+
+def tensors(folder: Path) -> dict[str, np.ndarray]:
+    """Everything stored beside the cases."""
+    return {key: value.numpy() for key, value in _tensors(folder).items()}
+
+
+@cache
+def _tensors(folder: Path) -> dict[str, torch.Tensor]:
+    return reference.RecordedSet(folder).tensors("preproc.safetensors", "")
+
+
+@cache
+def original(parity: Path) -> UnivalTokenizer:
+    return UnivalTokenizer.from_original(parity / "vocab")
+
+
+def pixels(case: dict[str, Any]) -> dict[str, Any]:
+    return IMAGENET if case.get("mean_std") == "imagenet" else {}
+
+
+@pytest.mark.parity
+@pytest.mark.parametrize("found", recorded("images", lambda c: c["key"], lambda c: c.get("stored")))
+def test_recorded_image(found: Any) -> None:
+    folder, (case, _) = found
+    stored = tensors(folder)
+    processor = UnivalProcessor(original(folder.parent), image_size=case["patch_image_size"], **pixels(case))
+    image = processor.image(stored[f"image{case['image']}.uint8_hwc"])
+    assert np.abs(image.numpy() - stored[case["key"] + ".patch_image"]).max() < PIXELS
+
+
+@pytest.mark.parity
+@pytest.mark.parametrize("found", recorded("refcoco", lambda c: c["key"]))
+def test_recorded_grounding(found: Any) -> None:
+    folder, (case, _) = found
+    stored, tokenizer = tensors(folder), original(folder.parent)
+    size = case["patch_image_size"]
+    processor = UnivalProcessor(tokenizer, image_size=size, bin_scale=case["max_image_size"], **pixels(case))
+    height, width = case["image_hw"]
+    box = [float(corner) for corner in case["box_xyxy"].split(",")]
+    bins = tokenizer.encode_text(processor.box_to_bins(box, (width, height)))
+    assert [token - tokenizer.bin_offset for token in bins] == case["bins"]
+    assert [*bins, tokenizer.eos_token_id] == case["target"]
+    decoded = processor.bins_to_box([*bins, tokenizer.eos_token_id], (width, height))
+    assert np.allclose(decoded, case["box_decoded"], atol=1e-4)
+    prompt = f' which region does the text " {normalisation.normalise_caption(case["text"], 30)} " describe?'
+    assert processor.text([prompt])["input_ids"][0].tolist() == case["source"]
+    if case["stored"]:
+        image = processor.image(stored[f"image{case['image']}.uint8_hwc"])
+        assert np.abs(image.numpy() - stored[case["key"] + ".patch_image"]).max() < PIXELS
+
+
+@pytest.mark.parity
+@pytest.mark.parametrize("found", recorded("video", lambda c: c["key"]))
+def test_recorded_video(found: Any) -> None:
+    folder, (case, _) = found
+    stored, key = tensors(folder), case["key"]
+    frames = stored[key + ".frames_uint8_tchw"].transpose(0, 2, 3, 1)
+    settings_ = {"video_frames": len(frames), "video_size": case["patch_frame_size"], "video_fit": "crop"}
+    video = UnivalProcessor(original(folder.parent), **settings_).video(frames).numpy()
+    assert np.abs(video - stored[key + ".patch_video"]).max() < PIXELS
+    other = UnivalProcessor(original(folder.parent), **settings_, **IMAGENET).video(frames).numpy()
+    assert np.abs(other[:, 0] - stored[key + ".patch_video_imnet_frame0"]).max() < PIXELS
+
+
+class Recorded:
+    """Gives the recorded start of a random crop."""
+
+    def __init__(self, start: int) -> None:
+        self.start = start
+
+    def integers(self, low: int, high: int) -> int:
+        return self.start
+
+
+@pytest.mark.parity
+@pytest.mark.parametrize("found", recorded("audio", lambda c: c["key"]))
+def test_recorded_audio(found: Any) -> None:
+    folder, (case, content) = found
+    stored, key, facts = tensors(folder), case["key"], content["audio_cfg"]
+    rate = facts["sample_rate"]
+    processor = UnivalProcessor(
+        original(folder.parent),
+        sampling_rate=rate,
+        audio_seconds=case["max_audio_len"] / rate,
+        audio_fill=case["data_filling"],
+    )
+    crop: Any = Recorded(case["trunc_start_numpy_seed5"]) if case["longer"] else None
+    waveform = processor.audio(stored[key.split("_")[0] + ".raw_f64"], crop)
+    assert len(waveform) == case["out_len"]
+    parts = {"waveform": slice(None), "waveform_head64": slice(64), "waveform_tail64": slice(-64, None)}
+    for name, part in parts.items():
+        if f"{key}.{name}" in stored:
+            assert np.abs(waveform[part].numpy() - stored[f"{key}.{name}"]).max() < PIXELS
+    if key + ".logmel" in stored:
+        spec = Cnn14Spec(
+            "cnn14",
+            sampling_rate=rate,
+            n_fft=facts["window_size"],
+            hop=facts["hop_size"],
+            mels=facts["mel_bins"],
+            fmin=facts["fmin"],
+            fmax=facts["fmax"],
+        )
+        assert np.abs(log_mel(waveform[None], spec)[0, 0].numpy() - stored[key + ".logmel"]).max() < 5e-4
+        assert np.abs(mel_filters(spec).numpy() - stored["mel_filterbank_melW"]).max() < 1e-7
+
+
+@pytest.mark.parity
+@pytest.mark.parametrize("found", recorded("frame_sampling"))
+def test_recorded_frames(found: Any) -> None:
+    _, (case, _) = found
+    total, wanted = case["vlen"], case["num_frames"]
+    assert segment_frames(total, wanted) == case["middle"]
+    for seed in range(20):
+        drawn = segment_frames(total, wanted, np.random.default_rng(seed))
+        for index, (first, last) in zip(drawn, case["rand_ranges_half_open"], strict=False):
+            assert first <= index < max(last, first + 1)
+
+
+@pytest.mark.parity
+@pytest.mark.parametrize(
+    "found",
+    reference.cases(
+        "tokenizer.json",
+        lambda content: [
+            (f"{kind}{n}", (kind, case))
+            for kind in ("pre_caption", "pre_question")
+            for n, case in enumerate(content[kind])
+        ],
+    ),
+)
+def test_recorded_normalisation(found: Any) -> None:
+    _, (kind, case) = found
+    normalise = {"pre_caption": normalisation.normalise_caption, "pre_question": normalisation.normalise}[
+        kind
+    ]
+    assert normalise(case["text"], case["max_words"] or 1000) == case["out"]
+
+
+@cache
+def tiny() -> UnivalTokenizer:
+    return UnivalTokenizer.train([" what is this?"] * 3, 280, num_codes=0, num_bins=100)
+
+
+def processor(**changes: Any) -> UnivalProcessor:
+    small = {
+        "image_size": 16,
+        "video_frames": 4,
+        "video_size": 8,
+        "sampling_rate": 1000,
+        "audio_seconds": 0.5,
+    }
+    return UnivalProcessor(tiny(), **{**small, **changes})
+
+
+def noise(*shape: int) -> np.ndarray:
+    return np.random.default_rng(0).integers(0, 256, shape, dtype=np.uint8)
+
+
+def test_image_of_the_right_size_is_only_normalised() -> None:
+    image = noise(16, 16, 3)
+    wanted = (torch.from_numpy(image).permute(2, 0, 1) / 255 - 0.5) / 0.5
+    assert torch.allclose(processor().image(image), wanted, atol=1e-6)
+    assert torch.equal(processor().image(Image.fromarray(image)), processor().image(image))
+    assert processor().image(noise(9, 30)).shape == (3, 16, 16)
+
+
+@settings(max_examples=200, deadline=None)
+@given(st.data())
+def test_boxes_come_back_within_half_a_bin(data: st.DataObject) -> None:
+    width, height = data.draw(st.integers(1, 900)), data.draw(st.integers(1, 900))
+    x0, x1 = sorted(data.draw(st.tuples(st.floats(0, width), st.floats(0, width))))
+    y0, y1 = sorted(data.draw(st.tuples(st.floats(0, height), st.floats(0, height))))
+    text = processor().box_to_bins((x0, y0, x1, y1), (width, height))
+    ids = tiny().encode_text(text)
+    assert len(ids) == 4 and min(ids) >= tiny().bin_offset
+    for given_ in (text, ids, tiny().decode_text(ids)):
+        back = processor().bins_to_box(given_, (width, height))
+        assert back is not None
+        half = np.array([width, height, width, height]) / 99 / 2
+        assert (np.abs(np.array(back) - [x0, y0, x1, y1]) <= half * 1.001 + 1e-3).all()
+
+
+FOUR = "<bin_1><bin_2><bin_3><bin_4>"
+
+
+@pytest.mark.parametrize(
+    "text", ["", "a cat", FOUR[:21], FOUR + "<bin_5>", FOUR + " a", "a " + FOUR, FOUR[:21] + "<bin_100>"]
+)
+def test_what_is_not_four_bins_is_no_box(text: str) -> None:
+    assert processor().bins_to_box(text, (10, 10)) is None
+
+
+def test_corners_are_put_in_order() -> None:
+    box = processor().bins_to_box("<bin_99><bin_99><bin_0><bin_0>", (10, 20))
+    assert box == pytest.approx((0, 0, 10, 20))
+
+
+def test_grounding_scale_of_the_release_uses_the_lower_bins() -> None:
+    whole = processor(image_size=384, bin_scale=512).box_to_bins((0, 0, 10, 10), (10, 10))
+    assert whole == " <bin_0> <bin_0> <bin_74> <bin_74>"
+    assert processor(image_size=384).box_to_bins((0, 0, 10, 10), (10, 10)).endswith("<bin_99> <bin_99>")
+
+
+def test_video_fits() -> None:
+    frames = noise(4, 16, 24, 3)
+    assert processor().video(frames).shape == (3, 4, 8, 8)
+    cropped = processor(video_fit="crop").video(frames)
+    wanted = torch.from_numpy(frames[:, 4:12, 8:16]).permute(3, 0, 1, 2) / 127.5 - 1
+    assert torch.allclose(cropped, wanted, atol=1e-6)
+    short = processor().video(noise(2, 8, 8, 3))
+    assert torch.equal(short[:, 1], short[:, 3]) and not torch.equal(short[:, 0], short[:, 1])
+    for wrong in (noise(5, 8, 8, 3), noise(0, 8, 8, 3)):
+        with pytest.raises(UserError, match="frames"):
+            processor().video(wrong)
+
+
+def test_audio_is_filled_or_cropped() -> None:
+    short = np.linspace(-1, 1, 200)
+    for fill, tail in (("repeatpad", np.zeros(100)), ("repeat", short[:100]), ("pad", np.zeros(300))):
+        filled = processor(audio_fill=fill).audio(short).numpy()
+        assert len(filled) == 500 and np.allclose(filled[500 - len(tail) :], tail, atol=1e-4)
+    long = np.arange(700) / 32767
+    assert np.allclose(processor().audio(long), long[100:600])
+    starts = {float(processor().audio(long, np.random.default_rng(seed))[0]) for seed in range(20)}
+    assert len(starts) > 5
+    stereo = np.stack([short, -short], axis=1)
+    assert processor().audio(stereo).abs().max() == 0
+    with pytest.raises(UserError, match="audio"):
+        processor().audio(np.zeros(0))
+
+
+def test_batch_of_any_media() -> None:
+    image, clip, wave = noise(16, 16, 3), noise(4, 8, 8, 3), np.zeros(500)
+    batch = processor()(
+        text=[" what", " what is this?", " this"],
+        images=[image, None, [image, image]],
+        videos=[None, clip, None],
+        audio=[[wave], None, [wave]],
+    )
+    assert batch["input_ids"].shape == batch["attention_mask"].shape
+    assert batch["input_ids"][:, 0].tolist() == [0, 0, 0]
+    assert torch.equal(batch["attention_mask"] == 0, batch["input_ids"] == 1)
+    assert batch["pixel_values"].shape == (3, 3, 16, 16)
+    assert batch["pixel_index"].tolist() == [[0, -1], [-1, -1], [1, 2]]
+    assert batch["video_values"].shape == (1, 3, 4, 8, 8)
+    assert batch["video_index"].tolist() == [[-1], [0], [-1]]
+    assert batch["audio_values"].shape == (2, 500)
+    assert batch["audio_index"].tolist() == [[0], [-1], [1]]
+    one = processor()(text=" what", images=image, return_tensors="pt")
+    assert one["pixel_values"].shape == (1, 3, 16, 16) and one["pixel_index"].tolist() == [[0]]
+
+
+def test_wrong_use_is_named(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="resample to 1000 Hz"):
+        processor()(audio=np.zeros(5), sampling_rate=44100)
+    with pytest.raises(UserError, match="PyTorch"):
+        processor()(text="a", return_tensors="np")
+    with pytest.raises(UserError, match=r"image_sise.*image_size"):
+        processor(image_sise=3)
+    with pytest.raises(UserError, match="uint8"):
+        processor().image(np.zeros((16, 16, 3)))
+    with pytest.raises(UserError, match="no processor"):
+        UnivalProcessor.from_pretrained(tmp_path)
+
+
+def test_files_give_the_same_processor(tmp_path: Path) -> None:
+    first = processor(bin_scale=20, audio_fill="pad")
+    first.save_pretrained(tmp_path)
+    again = UnivalProcessor.from_pretrained(tmp_path)
+    assert again.settings == first.settings and again.tokenizer.get_vocab() == tiny().get_vocab()
+    assert UnivalProcessor.from_pretrained(tmp_path, image_size=32).image_size == 32
+    saved = json.loads((tmp_path / "processor_config.json").read_text())
+    assert saved["processor_class"] == "UnivalProcessor"
+
+
+def test_evaluation_draws_nothing() -> None:
+    """Every random choice needs a generator that the caller gives."""
+    source = inspect.getsource(inspect.getmodule(UnivalProcessor))  # type: ignore[arg-type]
+    assert "np.random.rand" not in source and "import random" not in source
