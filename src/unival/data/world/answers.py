@@ -22,11 +22,11 @@ SLIPS: tuple[tuple[str, ...], ...] = (
 """A slip is another word of the same set."""
 
 
-def soft_answers(rng: Random, form: str, truth: str, also: str = "") -> tuple[Answer, ...]:
+def soft_answers(rng: Random, truth: str) -> tuple[Answer, ...]:
     """Distinct answers of ten annotators, the truth first, weighted as VQA does.
 
     The weight is the mean over leave-one-out subsets of min(1, count / 3): 0.3, 0.6, 0.9, 1 for one, two,
-    three, four and more annotators (VQA evaluation; reference 3.3). `also` is a second correct wording.
+    three, four and more annotators (VQA evaluation; reference 3.3).
     """
     others = next((group for group in SLIPS if truth in group), ())
     votes: Counter[str] = Counter()
@@ -36,8 +36,6 @@ def soft_answers(rng: Random, form: str, truth: str, also: str = "") -> tuple[An
             votes[SYNONYMS[truth]] += 1
         elif chance < SYNONYM_SHARE + SLIP_SHARE and others:
             votes[pick(rng, others)] += 1
-        elif also and chance > 0.85:
-            votes[also] += 1
         else:
             votes[truth] += 1
     votes[truth] = max(votes[truth], 4)

@@ -97,7 +97,7 @@ _SOME = {"tone": "a tone", "sweep": "a sweep", "beeps": "a beep", "dial": "a dia
 
 def _ask(rng: Random, form: str, phrasing: str, answer: str, *parts: str) -> Question:
     text = pick(rng, _QUESTIONS[form][phrasing]).format(*parts)
-    return Question(form, text, soft_answers(rng, form, answer))
+    return Question(form, text, soft_answers(rng, answer))
 
 
 def _of_kind(sound: Sound, *kinds: str) -> list[Event]:

@@ -31,8 +31,8 @@ SYNONYMS = {
     "up": "upward",
     "down": "downward",
     "yes": "yeah",
-    "rising": "going up",
-    "falling": "going down",
+    "rising": "ascending",
+    "falling": "descending",
     "noise": "hiss",
     **{word: str(value) for value, word in enumerate(NUMBERS)},
 }

@@ -71,9 +71,9 @@ _QUESTIONS: dict[str, dict[str, tuple[str, ...]]] = {
 }
 
 
-def _ask(rng: Random, form: str, phrasing: str, answer: str, *parts: str, also: str = "") -> Question:
+def _ask(rng: Random, form: str, phrasing: str, answer: str, *parts: str) -> Question:
     text = pick(rng, _QUESTIONS[form][phrasing]).format(*parts)
-    return Question(form, mend_articles(text), soft_answers(rng, form, answer, also))
+    return Question(form, mend_articles(text), soft_answers(rng, answer))
 
 
 def _color(rng: Random, scene: Scene, phrasing: str, pairs: Pairs) -> Question | None:
@@ -152,7 +152,7 @@ def _neighbor(rng: Random, scene: Scene, phrasing: str, pairs: Pairs) -> Questio
     if not options:
         return None
     a, relation, b = pick(rng, options)
-    return _ask(rng, "neighbor", phrasing, a.kind, "", relation, b.name, also=f"{a.color} {a.kind}")
+    return _ask(rng, "neighbor", phrasing, a.kind, "", relation, b.name)
 
 
 _ASKERS: dict[str, Callable[[Random, Scene, str, Pairs], Question | None]] = {

@@ -133,9 +133,9 @@ BARE = {
 }
 
 
-def _ask(rng: Random, form: str, phrasing: str, answer: str, *parts: str, also: str = "") -> Question:
+def _ask(rng: Random, form: str, phrasing: str, answer: str, *parts: str) -> Question:
     text = pick(rng, _QUESTIONS[form][phrasing]).format(*parts)
-    return Question(form, mend_articles(text), soft_answers(rng, form, answer, also))
+    return Question(form, mend_articles(text), soft_answers(rng, answer))
 
 
 def _direction(rng: Random, clip: Clip, phrasing: str) -> Question | None:
@@ -151,9 +151,7 @@ def _actor(rng: Random, clip: Clip, phrasing: str) -> Question | None:
     if len(clip.actors) < 2:
         return None
     actor = pick(rng, clip.actors)
-    return _ask(
-        rng, "actor", phrasing, actor.kind, pick(rng, DOES[actor.action]), also=f"{actor.color} {actor.kind}"
-    )
+    return _ask(rng, "actor", phrasing, actor.kind, pick(rng, DOES[actor.action]))
 
 
 def _color(rng: Random, clip: Clip, phrasing: str) -> Question | None:
@@ -183,7 +181,7 @@ def _order(rng: Random, clip: Clip, phrasing: str) -> Question | None:
     text = pick(rng, _QUESTIONS["order"][phrasing]).format(*parts)
     before = "before" in text.split() or text.startswith("before")
     truth = "yes" if before == (a.order < b.order) else "no"
-    return Question("order", mend_articles(text), soft_answers(rng, "order", truth))
+    return Question("order", mend_articles(text), soft_answers(rng, truth))
 
 
 def _change(rng: Random, clip: Clip, phrasing: str) -> Question | None:
@@ -204,7 +202,7 @@ def _first(rng: Random, clip: Clip, phrasing: str) -> Question | None:
     if not clip.ordered or any(a.action not in MOTIONS for a in clip.actors):
         return None
     actor = clip.actors[0]
-    return _ask(rng, "first", phrasing, actor.kind, "moves", also=f"{actor.color} {actor.kind}")
+    return _ask(rng, "first", phrasing, actor.kind, "moves")
 
 
 _ASKERS: dict[str, Callable[[Random, Clip, str], Question | None]] = {
