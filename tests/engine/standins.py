@@ -68,6 +68,9 @@ class Store:
         offset = 0 if rng is None else int(rng.integers(0, 40))
         return np.stack([np.minimum(self.image(key), 215) + offset] * num_frames).astype(np.uint8)
 
+    def bytes(self, key):
+        return bytes(100_000)
+
     def audio(self, key, sampling_rate):
         colour, number = key.split("-")
         noise = np.random.default_rng(int(number)).normal(0, 0.1, sampling_rate)
@@ -88,7 +91,11 @@ class Task:
     """Name the colour; then say whether a colour is the right one."""
 
     def finetuning(self, record, rng):
-        return [Example("what is it", record.references[0], weight=0.5 + rng.random(), media=tuple(record.media()))]
+        return [
+            Example(
+                "what is it", record.references[0], weight=0.5 + rng.random(), media=tuple(record.media())
+            )
+        ]
 
     def training(self, record, rng):
         colour = record.references[0].split()[0]
@@ -111,20 +118,32 @@ class Model(nn.Module):
         self.lm_head = nn.Linear(width, len(WORDS), bias=False)
         self.lm_head.weight = self.embed.weight
 
-    def forward(self, input_ids, attention_mask, decoder_input_ids, use_cache=False, **media):
-        state_BD = (self.embed(input_ids) * attention_mask[..., None]).mean(1)
-        for kind, encoder in (
-            ("pixel", self.image_encoder),
-            ("video", self.video_encoder),
-            ("audio", self.audio_encoder),
-        ):
-            if f"{kind}_values" in media:
-                features_MD = encoder(media[f"{kind}_values"])
-                if features_MD.dim() > 2:
-                    features_MD = features_MD.flatten(2).mean(2)
-                index_BK = media[f"{kind}_index"]
-                used_BK = (index_BK >= 0)[..., None]
-                state_BD = state_BD + (features_MD[index_BK.clamp(min=0)] * used_BK).sum(1)
+    @property
+    def encoder(self):
+        """Where the media are embedded."""
+        return self
+
+    def embed_media(self, **values):
+        encoders = {
+            "pixel": self.image_encoder,
+            "video": self.video_encoder,
+            "audio": self.audio_encoder,
+        }
+        features = {}
+        for name, media in values.items():
+            kind = name.removesuffix("_values")
+            found = encoders[kind](media)
+            features[kind] = found.flatten(2).mean(2) if found.dim() > 2 else found
+        return features
+
+    def forward(self, input_ids, attention_mask, decoder_input_ids, media_tokens, use_cache=False, **index):
+        state_BD = (self.embed(input_ids) * attention_mask[..., None]).sum(1) / attention_mask.sum(
+            1, keepdim=True
+        )
+        for name, index_BK in index.items():
+            features_MD = media_tokens[name.removesuffix("_index")]
+            used_BK = (index_BK >= 0)[..., None]
+            state_BD = state_BD + (features_MD[index_BK.clamp(min=0)] * used_BK).sum(1)
         state_BTD = state_BD[:, None] + self.embed(decoder_input_ids)
         state_BTD = self.dropout(torch.tanh(self.hidden(state_BTD)))
         return SimpleNamespace(logits=self.lm_head(state_BTD))
@@ -149,7 +168,9 @@ def records(kind, count):
     for number in range(count):
         colour = COLOURS[number % 4]
         key = f"{colour}-{number}"
-        media = {kind: key} if kind != "mixed" else {"image": key, **({"audio": key} if number % 3 == 0 else {})}
+        media = (
+            {kind: key} if kind != "mixed" else {"image": key, **({"audio": key} if number % 3 == 0 else {})}
+        )
         text = " ".join([colour, *["and", "it"][: number % 3]])
         rows.append(Record(id=f"{kind}{number}", references=(text,), **media))
     return rows

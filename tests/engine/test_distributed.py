@@ -64,7 +64,9 @@ def test_a_medium_in_few_steps_only(tmp_path):
 def test_figures_are_those_of_all_ranks(tmp_path, alone):
     def losses(error):
         lines = [line.split() for line in error.splitlines() if "grad_norm" in line]
-        return [[line[line.index(name) + 1] for name in ("loss", "loss/mixed", "loss/video")] for line in lines]
+        return [
+            [line[line.index(name) + 1] for name in ("loss", "loss/mixed", "loss/video")] for line in lines
+        ]
 
     assert losses(alone[1]) == losses(weights(tmp_path / "two", UNEQUAL, 2)[1])
     assert len(losses(alone[1])) == 4

@@ -104,7 +104,10 @@ def test_dealing_keeps_the_share_of_every_task():
 @pytest.mark.parametrize(
     ("mixture", "message"),
     [
-        ({"rows": 9, "streams": [{"task": "a", "rows": 4}, {"task": "b", "rows": 4}]}, "a 4 \\+ b 4 = 8, but rows is 9"),
+        (
+            {"rows": 9, "streams": [{"task": "a", "rows": 4}, {"task": "b", "rows": 4}]},
+            "a 4 \\+ b 4 = 8, but rows is 9",
+        ),
         ({"rows": 4, "streams": []}, "streams is empty"),
         ({"rows": 4, "streams": [{"task": "a", "rows": 4, "every": 2}]}, "give one of them"),
         ({"rows": 0, "streams": [{"task": "a", "every": 2}]}, "first stream 'a' is the main one"),

@@ -7,9 +7,11 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from unival.engine.mixture import MixtureConfig, StreamConfig
+from unival.engine import collate
+from unival.engine.mixture import Mixture, MixtureConfig, StreamConfig
 from unival.engine.optim import OptimizerConfig
 from unival.engine.runtime import Runtime
+from unival.engine.sampler import Sampler
 from unival.engine.settings import LossConfig, SelectionConfig
 from unival.engine.train import train
 from unival.errors import UserError
@@ -42,7 +44,16 @@ def run(config, tmp_path, name="out", sizes=None, model=None, **options):
     """Train a fresh tiny model; returns its published weights."""
     data = standins.sources(**(sizes or {"image": 24, "video": 9}))
     model = model or standins.model()
-    train(config, model, standins.Processor(), data, tmp_path / name, tmp_path / f"{name}-scratch", CPU, **options)
+    train(
+        config,
+        model,
+        standins.Processor(),
+        data,
+        tmp_path / name,
+        tmp_path / f"{name}-scratch",
+        CPU,
+        **options,
+    )
     return load_file(tmp_path / name / "model.safetensors")
 
 
@@ -57,11 +68,19 @@ def same(first, second, relative=0.0):
 
 def test_learns_and_tells(tmp_path):
     recorder = Recorder()
-    config = standins.config({"image": 8, "video": 4}, steps=150, optimizer=OptimizerConfig(lr=0.03), log_every=10)
+    config = standins.config(
+        {"image": 8, "video": 4}, steps=150, optimizer=OptimizerConfig(lr=0.03), log_every=10
+    )
     run(config, tmp_path, callbacks=[recorder])
     first, last = recorder.logs[0][1], recorder.logs[-1][1]
     assert last["train/loss"] < 0.5 * first["train/loss"]
-    assert {"train/loss/image", "train/loss/video", "train/grad_norm", "train/lr", "perf/data_wait"} <= last.keys()
+    assert {
+        "train/loss/image",
+        "train/loss/video",
+        "train/grad_norm",
+        "train/lr",
+        "perf/data_wait",
+    } <= last.keys()
     assert {"perf/tokens_per_second", "perf/examples_per_second", "perf/memory_mib"} <= last.keys()
     assert recorder.calls[0] == "start" and recorder.calls[-1] == "end" and "checkpoint 4" in recorder.calls
     summary = json.loads((tmp_path / "out/training.json").read_text())
@@ -157,7 +176,9 @@ def test_frozen_batch_norm_keeps_statistics(tmp_path):
 @pytest.mark.parametrize("precision", ["float32", "bfloat16"])
 def test_options_run(tmp_path, precision):
     loss = LossConfig(smoothing=0.1, encouraging=True)
-    weights = run(standins.config({"image": 4, "audio": 2}, precision=precision, loss=loss), tmp_path, sizes=BOTH)
+    weights = run(
+        standins.config({"image": 4, "audio": 2}, precision=precision, loss=loss), tmp_path, sizes=BOTH
+    )
     assert all(tensor.dtype != torch.bfloat16 for tensor in weights.values())
 
 
@@ -165,8 +186,8 @@ BOTH = {"image": 24, "audio": 9}
 
 
 @pytest.mark.fault
-def test_stops_at_a_bad_loss_with_the_rows(tmp_path, monkeypatch):
-    data = standins.sources(image=24)
+def test_stops_at_a_bad_loss_with_the_rows(tmp_path):
+    data = standins.sources(image=48)
     wrong = standins.Processor()
     processed = []
 
@@ -177,7 +198,9 @@ def test_stops_at_a_bad_loss_with_the_rows(tmp_path, monkeypatch):
 
     wrong.image = image
     config = standins.config({"image": 4}, steps=12, checkpoint_every=2)
-    with pytest.raises(UserError, match=r"step 7: the loss is nan: rows image:image\d+, .*step-00000006") as error:
+    with pytest.raises(
+        UserError, match=r"step 7: the loss is nan: rows image:image\d+, .*step-00000006"
+    ) as error:
         train(config, standins.model(), wrong, data, tmp_path / "out", tmp_path / "scratch", CPU)
     listed = json.loads((tmp_path / "scratch/checkpoints/bad-step-7.json").read_text())
     assert len(listed["rows"]) == 4 and listed["rows"][0] in str(error.value)
@@ -206,3 +229,23 @@ def test_bad_requests(tmp_path):
     with pytest.raises(UserError, match="no data for stream 'imago'"):
         mixture = MixtureConfig(2, [StreamConfig("imago", 2)])
         run(dataclasses.replace(standins.config({"image": 2}), mixture=mixture), tmp_path)
+
+
+def test_groups_hold_little_padding_and_compute_the_same(tmp_path, monkeypatch):
+    config = standins.config({"mixed": 12, "video": 8, "image": 4}, steps=10, optimizer=SGD)
+    sizes = {"mixed": 24, "video": 9, "image": 24}
+    weights = []
+    for cost in (-1, 10, 10**9):
+        monkeypatch.setattr(collate, "PART_COST", cost)
+        data = standins.sources(**sizes)
+        mixture = Mixture(config.mixture, sizes)
+        collator = collate.Collator(data, standins.Processor(), 0, "pretraining")
+        batch = collator(Sampler(mixture, 0).global_rows(3), 3)
+        assert batch.num_examples == 48 == sum(len(part.labels_BT) for part in batch.parts)
+        assert len(batch.media["pixel_values"]) <= 16
+        weights.append((len(batch.parts), run(config, tmp_path, f"cost{cost}", sizes)))
+    numbers = [number for number, _ in weights]
+    # whatever the cost, rows that show different kinds of media stay apart
+    assert numbers[0] > numbers[2] >= 3 and numbers[0] >= numbers[1] >= numbers[2]
+    for _, other in weights[1:]:
+        same(weights[0][1], other, relative=1e-4)

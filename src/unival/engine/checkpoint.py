@@ -160,7 +160,9 @@ class Checkpoints:
         """
         load_weights(model, path / WEIGHTS)
         if meta["architecture"] != architecture(model):
-            raise UserError(f"{path}: a checkpoint of another architecture: delete {self.folder} to start anew")
+            raise UserError(
+                f"{path}: a checkpoint of another architecture: delete {self.folder} to start anew"
+            )
         return torch.load(path / STATE, map_location="cpu", weights_only=True)
 
     def clear(self) -> None:

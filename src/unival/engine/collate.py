@@ -1,31 +1,38 @@
 """From the rows of a micro-batch to tensors.
 
 Media are stored once per micro-batch and examples point at them: the two examples of a row, and rows on the
-same image, encode it once; nothing is padded with dummy media.
+same image, encode it once; nothing is padded with dummy media. Examples of like lengths then go through the
+transformer together (`Part`): a caption of 20 tokens beside a `yes` would else be nine tenths padding.
 
-Shapes: B examples, L prompt tokens, T target tokens, K media of one kind per example, M media of that kind,
-V vocabulary.
+Shapes: B examples of a part, L prompt tokens, T target tokens, K media of one kind per example, M media of that
+kind, V vocabulary.
 """
 
 import zlib
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import lru_cache
+from itertools import combinations
 from typing import Any, Literal
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from unival.data.media import segment_frames
 from unival.engine.sampler import RowRef
 from unival.record import MEDIA, Medium, Record
 
 IGNORED = -100
 VALUES = {"image": "pixel_values", "video": "video_values", "audio": "audio_values"}
 INDEX = {"image": "pixel_index", "video": "video_index", "audio": "audio_index"}
-CACHE_BYTES = 192 * 1024**2
+CACHE_BYTES = 256 * 1024**2
 CACHED_ITEM_BYTES = 1024**2
+CACHED_CLIP_BYTES = 64 * 1024
+"""Videos of this encoded size are decoded whole and kept; of larger ones only the frames in use are read."""
+PART_COST = 150
+"""What a further group of examples costs, in tokens."""
 
 Allowed = Callable[[list[int]], Sequence[int]]
 """Which tokens may follow a target prefix."""
@@ -45,27 +52,42 @@ class Source:
 
 
 @dataclass
+class Part:
+    """Examples that go through the transformer together."""
+
+    inputs: dict[str, Tensor]
+    """Arguments of the model's forward beside the media. The media index stays on the host, which reads it."""
+    labels_BT: Tensor
+    """Token to predict at each place; -100: not scored."""
+    weights_B: Tensor | None
+    """Confidence of each example's target; scales its loss. None: all 1."""
+    task_B: Tensor
+    """Number of the example's task in the mixture."""
+    allowed_BTV: Tensor | None = None
+    """Tokens that an answer may have at each place; None: any."""
+
+    def to(self, move: Callable[[Tensor], Tensor]) -> "Part":
+        """The same part with its tensors moved."""
+        host = INDEX.values()
+        return Part(
+            {name: tensor if name in host else move(tensor) for name, tensor in self.inputs.items()},
+            move(self.labels_BT),
+            None if self.weights_B is None else move(self.weights_B),
+            move(self.task_B),
+            None if self.allowed_BTV is None else move(self.allowed_BTV),
+        )
+
+
+@dataclass
 class Batch:
     """One micro-batch."""
 
-    inputs: dict[str, Tensor]
-    """Arguments of the model's forward, without labels."""
-    labels_BT: Tensor
-    """Token to predict at each place; -100: not scored."""
-    weights_B: Tensor
-    """Confidence of each example's target; scales its loss."""
-    task_B: Tensor
-    """Number of the example's task in the mixture."""
+    media: dict[str, Tensor]
+    """Values of each kind of medium, each medium once."""
+    parts: list[Part]
     num_tokens: int
     """Scored target tokens."""
-    rows: list[str] = field(default_factory=list)
-    """task:row id of each row, for messages."""
-    allowed_BTV: Tensor | None = None
-
-    @property
-    def num_examples(self) -> int:
-        """B"""
-        return len(self.weights_B)
+    num_examples: int
 
     def to(self, device: torch.device) -> "Batch":
         """The same batch on a device; copies do not wait for each other."""
@@ -75,27 +97,20 @@ class Batch:
         def move(tensor: Tensor) -> Tensor:
             return tensor.pin_memory().to(device, non_blocking=True)
 
-        return Batch(
-            {name: move(tensor) for name, tensor in self.inputs.items()},
-            move(self.labels_BT),
-            move(self.weights_B),
-            move(self.task_B),
-            self.num_tokens,
-            self.rows,
-            None if self.allowed_BTV is None else move(self.allowed_BTV),
-        )
+        media = {name: move(tensor) for name, tensor in self.media.items()}
+        return Batch(media, [part.to(move) for part in self.parts], self.num_tokens, self.num_examples)
 
 
 class MediaCache:
-    """Small decoded media, least recently used out first; a pass over a small data set decodes it once."""
+    """Small media, decoded or ready for the model, least recently used out first."""
 
     def __init__(self, limit: int = CACHE_BYTES) -> None:
         self.limit = limit
         self.bytes = 0
-        self._items: OrderedDict[tuple[Any, ...], np.ndarray] = OrderedDict()
+        self._items: OrderedDict[tuple[Any, ...], Any] = OrderedDict()
 
-    def get(self, key: tuple[Any, ...], load: Callable[[], np.ndarray]) -> np.ndarray:
-        """The cached array, else what `load` gives."""
+    def get(self, key: tuple[Any, ...], load: Callable[[], Any]) -> Any:
+        """The cached array or tensor, else what `load` gives."""
         if key in self._items:
             self._items.move_to_end(key)
             return self._items[key]
@@ -129,119 +144,163 @@ class Collator:
     def __call__(self, refs: Iterable[RowRef], step: int) -> Batch | None:
         """The batch of these rows at this step; None when there are no rows."""
         media = _Media(self, step)
-        prompts: list[list[int]] = []
-        targets: list[_Target] = []
-        rows: list[str] = []
+        encoded: list[_Encoded] = []
         for ref in refs:
             source = self.sources[ref.task]
-            record = source.records[ref.index]
-            rows.append(f"{ref.task}:{record.id}")
             make = source.task.training if self.examples == "pretraining" else source.task.finetuning
-            for example in make(record, ref.rng(self.seed)):
-                prompts.append(self.tokens(example.prompt))
-                targets.append(self._target(example, ref.task))
-                media.add(ref.task, example.media)
-        return self._tensors(prompts, targets, media, rows) if rows else None
+            for number, example in enumerate(make(source.records[ref.index], ref.rng(self.seed))):
+                prefix = self.tokens(example.decoder_prompt)
+                encoded.append(
+                    _Encoded(
+                        (ref.task, number),
+                        self.tokens(example.prompt),
+                        prefix,
+                        self.tokens(example.target),
+                        len(prefix) + example.skip_target_tokens,
+                        example.weight,
+                        media.add(source.store, example.media),
+                    )
+                )
+        if not encoded:
+            return None
+        present = [medium for medium, arrays in media.arrays.items() if arrays]
+        parts = [self._part(group, present) for group in group_by_length(encoded)]
+        tokens = sum(int((part.labels_BT != IGNORED).sum()) for part in parts)
+        return Batch(media.values(), parts, tokens, len(encoded))
 
-    def _target(self, example: Any, task: str) -> "_Target":
-        prefix, target = self.tokens(example.decoder_prompt), self.tokens(example.target)
-        return _Target(task, prefix, target, len(prefix) + example.skip_target_tokens, example.weight)
-
-    def _tensors(
-        self, prompts: list[list[int]], targets: list["_Target"], media: "_Media", rows: list[str]
-    ) -> Batch:
+    def _part(self, group: list["_Encoded"], present: Iterable[Medium]) -> Part:
         tokenizer = self.processor.tokenizer
         bos, eos, pad = tokenizer.bos_token_id, tokenizer.eos_token_id, tokenizer.pad_token_id
-        input_ids_BL = pad_rows([[bos, *prompt, eos] for prompt in prompts], pad)
-        decoder_BT = pad_rows([[bos, *target.prefix, *target.tokens] for target in targets], pad)
-        labels = [[*target.prefix, *target.tokens, eos] for target in targets]
-        for row, target in zip(labels, targets, strict=True):
-            row[: target.unscored] = [IGNORED] * min(target.unscored, len(row) - 1)
-        labels_BT = pad_rows(labels, IGNORED)
+        input_ids_BL = pad_rows([[bos, *example.prompt, eos] for example in group], pad)
         inputs = {
             "input_ids": input_ids_BL,
             "attention_mask": (input_ids_BL != pad).long(),
-            "decoder_input_ids": decoder_BT,
-            "decoder_attention_mask": (decoder_BT != pad).long(),
-            **media.tensors(),
+            "decoder_input_ids": pad_rows([[bos, *e.prefix, *e.target] for e in group], pad),
         }
-        return Batch(
+        for medium in present:
+            inputs[INDEX[medium]] = pad_rows([example.media[medium] or [-1] for example in group], -1)
+        labels = [[*example.prefix, *example.target, eos] for example in group]
+        for row, example in zip(labels, group, strict=True):
+            row[: example.unscored] = [IGNORED] * min(example.unscored, len(row) - 1)
+        labels_BT = pad_rows(labels, IGNORED)
+        weights = [example.weight for example in group]
+        return Part(
             inputs,
             labels_BT,
-            torch.tensor([target.weight for target in targets], dtype=torch.float32),
-            torch.tensor([self.tasks[target.task] for target in targets]),
-            int((labels_BT != IGNORED).sum()),
-            rows,
-            self._allowed(targets, labels_BT),
+            torch.tensor(weights, dtype=torch.float32) if any(weight != 1 for weight in weights) else None,
+            torch.tensor([self.tasks[example.kind[0]] for example in group]),
+            self._allowed(group, labels_BT),
         )
 
-    def _allowed(self, targets: list["_Target"], labels_BT: Tensor) -> Tensor | None:
-        if all(self.sources[target.task].allowed is None for target in targets):
+    def _allowed(self, group: list["_Encoded"], labels_BT: Tensor) -> Tensor | None:
+        if all(self.sources[example.kind[0]].allowed is None for example in group):
             return None
         size = len(self.processor.tokenizer)
         allowed_BTV = torch.ones(*labels_BT.shape, size, dtype=torch.bool)
-        for row, target in enumerate(targets):
-            follow = self.sources[target.task].allowed
+        for row, example in enumerate(group):
+            follow = self.sources[example.kind[0]].allowed
             if follow is None:
                 continue
-            for place in range(len(target.tokens) + 1):
-                column = len(target.prefix) + place
+            for place in range(len(example.target) + 1):
+                column = len(example.prefix) + place
                 allowed_BTV[row, column] = False
-                allowed_BTV[row, column, list(follow(target.tokens[:place]))] = True
+                allowed_BTV[row, column, list(follow(example.target[:place]))] = True
         return allowed_BTV
 
 
 @dataclass(frozen=True, slots=True)
-class _Target:
-    task: str
+class _Encoded:
+    """An example as token ids and places of its media."""
+
+    kind: tuple[str, int]
+    """Task, and which of the row's examples: such examples are alike in length."""
+    prompt: list[int]
     prefix: list[int]
-    tokens: list[int]
+    target: list[int]
     unscored: int
     weight: float
+    media: dict[Medium, list[int]]
+
+    @property
+    def lengths(self) -> tuple[int, int]:
+        """Tokens for the encoder and for the decoder."""
+        return len(self.prompt) + 2, len(self.prefix) + len(self.target) + 1
+
+
+def group_by_length(encoded: list[_Encoded]) -> list[list[_Encoded]]:
+    """Groups that together hold little padding, but are few: each costs about as much as `PART_COST` tokens.
+
+    Starts from one group for each kind of example on the same kinds of media, and joins two as long as it pays.
+    The order of the result depends on nothing but the examples and their order.
+    """
+    groups: dict[Any, list[_Encoded]] = {}
+    for example in encoded:
+        shown = tuple(len(example.media[medium]) for medium in MEDIA)
+        groups.setdefault((shown, example.kind), []).append(example)
+    found = [(shown, group, _cost(group)) for (shown, _), group in groups.items()]
+    while len(found) > 1:
+        best: tuple[int, int, int, list[_Encoded]] | None = None
+        for first, second in combinations(range(len(found)), 2):
+            if found[first][0] == found[second][0]:
+                joined = found[first][1] + found[second][1]
+                change = _cost(joined) - found[first][2] - found[second][2]
+                if best is None or change < best[0]:
+                    best = (change, first, second, joined)
+        if best is None or best[0] > PART_COST:
+            break
+        _, first, second, joined = best
+        found[first] = (found[first][0], joined, _cost(joined))
+        del found[second]
+    return [group for _, group, _ in found]
+
+
+def _cost(group: list[_Encoded]) -> int:
+    source, target = (max(lengths) for lengths in zip(*(example.lengths for example in group), strict=True))
+    return len(group) * (source + target)
 
 
 class _Media:
-    """Collects the media of a batch, each once, and which example uses which."""
+    """Collects the media of a batch, each once."""
 
     def __init__(self, collator: Collator, step: int) -> None:
         self.collator = collator
         self.step = step
-        self.values: dict[Medium, list[Tensor]] = {medium: [] for medium in MEDIA}
+        self.arrays: dict[Medium, list[np.ndarray]] = {medium: [] for medium in MEDIA}
         self.places: dict[tuple[int, str, str], int] = {}
-        self.uses: dict[Medium, list[list[int]]] = {medium: [] for medium in MEDIA}
 
-    def add(self, task: str, media: Iterable[tuple[Medium, str]]) -> None:
-        """Enter the media of the next example."""
-        for uses in self.uses.values():
-            uses.append([])
-        store = self.collator.sources[task].store
+    def add(self, store: Any, media: Iterable[tuple[Medium, str]]) -> dict[Medium, list[int]]:
+        """Enter the media of an example; returns their places."""
+        uses: dict[Medium, list[int]] = {medium: [] for medium in MEDIA}
         for medium, key in media:
-            place = (id(store), medium, key)
-            if place not in self.places:
-                self.places[place] = len(self.values[medium])
-                self.values[medium].append(self._load(store, medium, key))
-            self.uses[medium][-1].append(self.places[place])
+            name = (id(store), medium, key)
+            if name not in self.places:
+                self.places[name] = len(self.arrays[medium])
+                self.arrays[medium].append(self._load(store, name).numpy())
+            uses[medium].append(self.places[name])
+        return uses
 
-    def _load(self, store: Any, medium: Medium, key: str) -> Tensor:
+    def _load(self, store: Any, name: tuple[int, Medium, str]) -> Tensor:
         processor, cache = self.collator.processor, self.collator.cache
-        name = (id(store), medium, key)
+        _, medium, key = name
         if medium == "image":
-            return processor.image(cache.get(name, lambda: store.image(key)))
+            return cache.get(name, lambda: processor.image(store.image(key)))
         if medium == "audio":
-            rate = processor.sampling_rate
-            return processor.audio(cache.get(name, lambda: store.audio(key, rate)))
-        # random frames, the same for every example and split of the step
+            return cache.get(name, lambda: processor.audio(store.audio(key, processor.sampling_rate)))
+        # random frames, the same for all examples of the step however they are dealt to ranks
         rng = np.random.default_rng((self.collator.seed, self.step, zlib.crc32(key.encode())))
-        return processor.video(store.video(key, processor.video_frames, rng))
+        if len(store.bytes(key)) > CACHED_CLIP_BYTES:
+            return processor.video(store.video(key, processor.video_frames, rng))
+        frames_THWC = cache.get(name, lambda: store.video(key))
+        return processor.video(frames_THWC[segment_frames(len(frames_THWC), processor.video_frames, rng)])
 
-    def tensors(self) -> dict[str, Tensor]:
-        """Values and index of each kind of medium that occurs."""
-        tensors = {}
-        for medium, values in self.values.items():
-            if values:
-                tensors[VALUES[medium]] = torch.stack(values)
-                tensors[INDEX[medium]] = pad_rows(self.uses[medium], -1)
-        return tensors
+    def values(self) -> dict[str, Tensor]:
+        """Stacked values of each kind of medium that occurs."""
+        # by NumPy: the loader's thread must not start a second team of PyTorch's threads
+        return {
+            VALUES[medium]: torch.from_numpy(np.stack(arrays))
+            for medium, arrays in self.arrays.items()
+            if arrays
+        }
 
 
 def pad_rows(rows: Sequence[Sequence[int]], fill: int) -> Tensor:

@@ -9,7 +9,9 @@ from datetime import timedelta
 import torch
 import torch.distributed as dist
 
-TIMEOUT = timedelta(minutes=30)  # others wait in a collective while rank 0 evaluates; torchrun ends them if it dies
+TIMEOUT = timedelta(
+    minutes=30
+)  # others wait in a collective while rank 0 evaluates; torchrun ends them if it dies
 
 
 @dataclass(frozen=True)

@@ -57,7 +57,9 @@ class Window:
 class Monitor:
     """Progress bar and callbacks; silent on ranks other than 0."""
 
-    def __init__(self, title: str, start: int, steps: int, callbacks: Sequence[Callback], shown: bool) -> None:
+    def __init__(
+        self, title: str, start: int, steps: int, callbacks: Sequence[Callback], shown: bool
+    ) -> None:
         self.callbacks = callbacks if shown else ()
         self.steps = steps
         self.title = title

@@ -26,7 +26,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from unival import files
 from unival.engine.checkpoint import Checkpoints, atomic_folder, load_weights
-from unival.engine.collate import IGNORED, Batch, Collator, Source
+from unival.engine.collate import IGNORED, Batch, Collator, Part, Source
 from unival.engine.distributed import World, world
 from unival.engine.loader import Loader, StepBatches
 from unival.engine.mixture import Mixture
@@ -62,7 +62,7 @@ class TrainResult:
 
 
 class LossModule(nn.Module):
-    """The model together with its loss: what DDP and torch.compile wrap."""
+    """The model together with its loss: what DDP wraps."""
 
     def __init__(self, model: nn.Module, loss: LossConfig, num_tasks: int) -> None:
         super().__init__()
@@ -72,26 +72,33 @@ class LossModule(nn.Module):
 
     def forward(self, batch: Batch, by_task: bool) -> tuple[Tensor, Tensor | None]:
         """Summed token loss, and with `by_task` (tasks, 2): plain negative log-likelihood and token count."""
-        logits_BTV = self.model(**batch.inputs, use_cache=False).logits
-        loss, _ = sequence_loss(
-            logits_BTV,
-            batch.labels_BT,
-            weights_B=batch.weights_B,
-            smoothing=self.loss.smoothing,
-            encouraging=self.loss.encouraging,
-            allowed_BTV=batch.allowed_BTV,
-        )
-        return loss, self._by_task(logits_BTV.detach(), batch) if by_task else None
+        total, sums_N2 = batch.parts[0].labels_BT.new_zeros((), dtype=torch.float32), None
+        media_tokens = self.model.encoder.embed_media(**batch.media)  # type: ignore[union-attr, operator]
+        for part in batch.parts:
+            logits_BTV = self.model(**part.inputs, media_tokens=media_tokens, use_cache=False).logits
+            loss, _ = sequence_loss(
+                logits_BTV,
+                part.labels_BT,
+                weights_B=part.weights_B,
+                smoothing=self.loss.smoothing,
+                encouraging=self.loss.encouraging,
+                allowed_BTV=part.allowed_BTV,
+            )
+            total = total + loss
+            if by_task:
+                sums = self._by_task(logits_BTV.detach(), part)
+                sums_N2 = sums if sums_N2 is None else sums_N2 + sums
+        return total, sums_N2
 
     @torch.no_grad()
-    def _by_task(self, logits_BTV: Tensor, batch: Batch) -> Tensor:
-        labels_BT = batch.labels_BT
+    def _by_task(self, logits_BTV: Tensor, part: Part) -> Tensor:
+        labels_BT = part.labels_BT
         nll_BT = F.cross_entropy(
             logits_BTV.float().transpose(1, 2), labels_BT, ignore_index=IGNORED, reduction="none"
         )
         sums_B2 = torch.stack([nll_BT.sum(1), (labels_BT != IGNORED).sum(1).float()], dim=1)
         zeros_N2 = torch.zeros(self.num_tasks, 2, device=sums_B2.device)
-        return zeros_N2.index_add_(0, batch.task_B, sums_B2)
+        return zeros_N2.index_add_(0, part.task_B, sums_B2)
 
 
 def train(
@@ -165,7 +172,7 @@ class Trainer:
 
     def _wrap(self, module: nn.Module) -> nn.Module:
         if self.config.compile:
-            module = torch.compile(module, dynamic=True)  # type: ignore[assignment]
+            self.model.compile(dynamic=True)
         if self.ranks.size == 1:
             return module
         ids = [self.ranks.device.index] if self.ranks.device.type == "cuda" else None

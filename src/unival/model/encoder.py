@@ -75,6 +75,18 @@ class MediaEmbedding(nn.Module):
 
 
 @dataclass
+class MediaTokens:
+    """Embedded media of a batch, which several calls on parts of its rows can share."""
+
+    tokens: list[Tensor]
+    """Normalised tokens (M, tokens, D) of each modality present."""
+    grids: dict[str, tuple[int, ...]]
+    """Their feature maps."""
+    counts: dict[str, int]
+    """M of each modality."""
+
+
+@dataclass
 class MediaPlan:
     """Which media tokens each row shows: made on the host from the index tensors."""
 
@@ -170,12 +182,13 @@ class UnivalEncoder(nn.Module):
         video_index: Tensor | None = None,
         audio_values: Tensor | None = None,
         audio_index: Tensor | None = None,
+        media_tokens: MediaTokens | None = None,
         **_: Any,
     ) -> UnivalEncoderOutput:
         """Encode a batch; see `UnivalForConditionalGeneration.forward` for the arguments."""
-        values = {"image": pixel_values, "video": video_values, "audio": audio_values}
         indices = {"image": pixel_index, "video": video_index, "audio": audio_index}
-        tokens, grids, counts = self._encode_media(values)
+        media = media_tokens or self.embed_media(pixel_values, video_values, audio_values)
+        tokens, grids, counts = media.tokens, media.grids, media.counts
         rows = len(input_ids) if input_ids is not None else _rows(indices, counts)
         plan = plan_media(grids, counts, {name: indices[name] for name in grids}, rows, self.config.image_bucket_size)
         states_BLD, mask_BL = self._assemble(tokens, plan, input_ids, attention_mask, rows)
@@ -189,10 +202,14 @@ class UnivalEncoder(nn.Module):
             states_BLD = layer(states_BLD, bias)
         return UnivalEncoderOutput(self.final_norm(states_BLD), mask_BL, positions)
 
-    def _encode_media(
-        self, values: dict[str, Tensor | None]
-    ) -> tuple[list[Tensor], dict[str, tuple[int, ...]], dict[str, int]]:
-        """Each medium once: normalised tokens (M, tokens, D) by modality, with the grids and the numbers of media."""
+    def embed_media(
+        self,
+        pixel_values: Tensor | None = None,
+        video_values: Tensor | None = None,
+        audio_values: Tensor | None = None,
+    ) -> MediaTokens:
+        """Each medium once, by its backbone."""
+        values = {"image": pixel_values, "video": video_values, "audio": audio_values}
         tokens, grids, counts = [], {}, {}
         for name, media in values.items():
             if media is None or len(media) == 0:
@@ -202,7 +219,7 @@ class UnivalEncoder(nn.Module):
             embedded, grids[name] = self.media[name](media)
             tokens.append(self.media_norm(embedded + self.type_embedding.weight[1]))
             counts[name] = len(media)
-        return tokens, grids, counts
+        return MediaTokens(tokens, grids, counts)
 
     def _assemble(
         self, tokens: list[Tensor], plan: MediaPlan, input_ids: Tensor | None, text_mask: Tensor | None, rows: int

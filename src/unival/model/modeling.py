@@ -15,7 +15,7 @@ from transformers.modeling_outputs import Seq2SeqLMOutput
 from unival.model.attention import Attention
 from unival.model.configuration import UnivalConfig
 from unival.model.decoder import UnivalDecoder
-from unival.model.encoder import UnivalEncoder, UnivalEncoderOutput
+from unival.model.encoder import MediaTokens, UnivalEncoder, UnivalEncoderOutput
 from unival.model.loss import sequence_loss
 
 IGNORED = -100  # label of a position without loss
@@ -95,6 +95,7 @@ class UnivalForConditionalGeneration(PreTrainedModel, GenerationMixin):
         video_index: Tensor | None = None,
         audio_values: Tensor | None = None,
         audio_index: Tensor | None = None,
+        media_tokens: MediaTokens | None = None,
         decoder_input_ids: Tensor | None = None,
         decoder_attention_mask: Tensor | None = None,
         labels: Tensor | None = None,
@@ -116,6 +117,7 @@ class UnivalForConditionalGeneration(PreTrainedModel, GenerationMixin):
             video_index: as `pixel_index`.
             audio_values: (M, samples) waveforms.
             audio_index: as `pixel_index`.
+            media_tokens: of `encoder.embed_media`, in place of the values; several calls can share it.
             decoder_input_ids: (B, T), starting with BOS; by default the labels shifted by one.
             decoder_attention_mask: (B, T), 0 at padding; padding at the end needs none.
             labels: (B, T) targets, -100 where there is no loss.
@@ -135,6 +137,7 @@ class UnivalForConditionalGeneration(PreTrainedModel, GenerationMixin):
                 video_index=video_index,
                 audio_values=audio_values,
                 audio_index=audio_index,
+                media_tokens=media_tokens,
             )
         if decoder_input_ids is None:
             if labels is None:

@@ -1,0 +1,135 @@
+"""Constrained decoding: nothing outside the set, whatever the logits; searches that agree."""
+
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+from transformers.cache_utils import DynamicCache, EncoderDecoderCache  # noqa: F401
+
+from unival.engine.constraints import Candidates, Locations
+from unival.model.generation import SearchOptions, Trie, beam_search
+
+BOS, PAD, EOS, VOCABULARY, WIDTH = 0, 1, 2, 40, 6
+
+
+class RandomModel:
+    """A decoder whose states depend on the row and on all tokens so far, and nothing else."""
+
+    def __init__(self, seed, rows, scale=3.0):
+        generator = torch.Generator().manual_seed(seed)
+        self.config = SimpleNamespace(pad_token_id=PAD, eos_token_id=EOS, decoder_start_token_id=BOS)
+        self.lm_head = SimpleNamespace(weight=torch.randn(VOCABULARY, WIDTH, generator=generator) * scale)
+        self.embed = torch.randn(VOCABULARY, WIDTH, generator=generator)
+        self.encoded = SimpleNamespace(last_hidden_state=torch.randn(rows, 1, WIDTH, generator=generator))
+
+    def decoder(self, tokens, encoded, mask=None, code_mask=None, cache=None):
+        rows = encoded.last_hidden_state[:, 0].repeat_interleave(len(tokens) // len(encoded.last_hidden_state), 0)
+        past = None
+        if cache is not None:
+            steps = tokens.shape[1]
+            keys = self.embed[tokens][:, None]
+            keys, _ = cache.self_attention_cache.update(keys, keys, 0)
+            past, states = keys[:, 0], keys[:, 0].cumsum(1)[:, -steps:]
+        else:
+            states = self.embed[tokens].cumsum(1)
+        del past
+        return torch.tanh(states + rows[:, None])
+
+
+def random_answers(rng):
+    count = int(rng.integers(1, 9))
+    sequences = {tuple(rng.integers(4, 14, int(rng.integers(1, 5))).tolist()) for _ in range(count)}
+    return sorted(sequences)
+
+
+def generated(tokens):
+    row = [int(token) for token in tokens]
+    return tuple(row[: row.index(EOS)])
+
+
+@pytest.mark.parametrize("beams", [1, 3])
+def test_a_trie_yields_members_only(beams):
+    """2,500 random models and tries (with the next test: 10,000 logit tensors of four rows each)."""
+    rng = np.random.default_rng(beams)
+    for seed in range(300):
+        answers = random_answers(rng)
+        model = RandomModel(seed, rows=4, scale=float(rng.uniform(0.1, 30)))
+        found = beam_search(
+            model, {"encoder_outputs": model.encoded}, SearchOptions(beams, 6, normalised=False),
+            constraint=Trie(answers, EOS),
+        )  # fmt: skip
+        for row in range(4):
+            for beam in range(beams):
+                if found.scores[row, beam] > -torch.inf:
+                    assert generated(found.tokens[row, beam]) in answers
+
+
+def test_beams_and_candidates_agree_when_the_beams_suffice():
+    rng = np.random.default_rng(0)
+    for seed in range(300):
+        answers = random_answers(rng)
+        model = RandomModel(seed, rows=4)
+        scores_BC = Candidates(answers, EOS, PAD).score(model, model.encoded)
+        torch.testing.assert_close(scores_BC.exp().sum(1), torch.ones(4), atol=1e-4, rtol=0)
+        found = beam_search(
+            model, {"encoder_outputs": model.encoded}, SearchOptions(len(answers) + 1, 6, normalised=False),
+            constraint=Trie(answers, EOS),
+        )  # fmt: skip
+        for row in range(4):
+            best = answers[int(scores_BC[row].argmax())]
+            assert generated(found.tokens[row, 0]) == best
+            assert float(found.scores[row, 0]) == pytest.approx(float(scores_BC[row].max()), abs=1e-4)
+
+
+def test_candidate_scores_are_the_renormalised_products():
+    answers = [(5,), (5, 6), (7, 8, 9), (7, 8, 10), (11,)]
+    model = RandomModel(1, rows=3)
+    scores_BC = Candidates(answers, EOS, PAD).score(model, model.encoded)
+    for row in range(3):
+        one = SimpleNamespace(last_hidden_state=model.encoded.last_hidden_state[row : row + 1])
+        for place, answer in enumerate(answers):
+            total = 0.0
+            for depth, token in enumerate([*answer, EOS]):
+                children = {([*other, EOS])[depth] for other in answers if other[:depth] == answer[:depth]}
+                tokens = torch.tensor([[BOS, *answer[:depth]]])
+                logits = model.decoder(tokens, one)[0, -1] @ model.lm_head.weight.T
+                total += float(logits[token] - logits[sorted(children)].logsumexp(0))
+            assert float(scores_BC[row, place]) == pytest.approx(total, abs=1e-4)
+
+
+def test_candidates_after_prompts_of_unequal_length(monkeypatch):
+    answers = [(5,), (5, 6), (7, 8, 9), (12,)]
+    model = RandomModel(2, rows=3)
+    prefix_BP = torch.tensor([[20, 21, 22], [23, PAD, PAD], [PAD, PAD, PAD]])
+    scores_BC = Candidates(answers, EOS, PAD).score(model, model.encoded, prefix_BP)
+    for row, length in enumerate((3, 1, 0)):
+        one = SimpleNamespace(last_hidden_state=model.encoded.last_hidden_state[row : row + 1])
+        prefix = prefix_BP[row : row + 1, :length] if length else None
+        alone = Candidates(answers, EOS, PAD).score(model, one, prefix)
+        torch.testing.assert_close(scores_BC[row], alone[0])
+    monkeypatch.setattr("unival.engine.constraints.CHUNK_TOKENS", 1)
+    monkeypatch.setattr("unival.engine.constraints.CHUNK_SCORES", 1)
+    torch.testing.assert_close(Candidates(answers, EOS, PAD).score(model, model.encoded, prefix_BP), scores_BC)
+
+
+def test_one_candidate_is_certain():
+    model = RandomModel(0, rows=2)
+    scores_BC = Candidates([(5, 6)], EOS, PAD).score(model, model.encoded)
+    assert scores_BC.tolist() == [[0.0], [0.0]]
+    with pytest.raises(ValueError, match="distinct"):
+        Candidates([(5,), (5,)], EOS, PAD)
+
+
+@pytest.mark.parametrize("beams", [1, 4])
+def test_locations_yield_exactly_four_bins(beams):
+    for seed in range(100):
+        model = RandomModel(seed, rows=4, scale=20.0)
+        found = beam_search(
+            model, {"encoder_outputs": model.encoded}, SearchOptions(beams, 4, 4, normalised=False),
+            constraint=Locations(30, 10, EOS),
+        )  # fmt: skip
+        for row in range(4):
+            for beam in range(beams):
+                tokens = generated(found.tokens[row, beam])
+                assert len(tokens) == 4 and all(30 <= token < 40 for token in tokens)

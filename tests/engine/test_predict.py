@@ -1,0 +1,138 @@
+"""Prediction and evaluation on a tiny model: every task, determinism, batches, baselines."""
+
+import json
+
+import numpy as np
+import pytest
+import torch
+
+from tests.tasks import world
+from unival.engine import evaluate
+from unival.engine.evaluate import blind_baselines, evaluate_cell, score_cell, swap_media, swapped_baseline
+from unival.engine.predict import predict
+from unival.errors import UserError
+
+STORE = world.Store()
+
+
+def run(name, rows=None, store=STORE, changes=None, **options):
+    task = world.task(name, **(changes or {}))
+    return predict(world.model(), world.processor(), task, rows or world.records(name), store, **options)
+
+
+@pytest.mark.parametrize("name", world.TASKS)
+def test_every_task_is_evaluated_end_to_end(name, tmp_path):
+    task, rows = world.task(name), world.records(name)
+    cell = evaluate_cell(world.model(), world.processor(), task, rows, STORE, batch_size=7, resamples=200)
+    assert cell.n == len(rows) and cell.value.low <= cell.value.value <= cell.value.high
+    assert cell.value.value == pytest.approx(cell.scores[cell.primary].mean())
+    for prediction in cell.predictions:
+        if task.config.constraint == "answers":
+            assert prediction.value in task.answers() and 0 < prediction.score <= 1 + 1e-5
+        if task.config.constraint == "boxes":
+            x0, y0, x1, y1 = prediction.value
+            assert 0 <= x0 <= x1 <= 32.1 and 0 <= y0 <= y1 <= 32.1
+    path = tmp_path / "predictions.jsonl"
+    evaluate.write_predictions(path, cell, rows)
+    lines = [json.loads(line) for line in path.read_text().splitlines()]
+    assert [line["id"] for line in lines] == cell.ids
+    assert cell.primary in lines[0]["scores"]
+    baselines = blind_baselines(task, rows, 100)
+    baselines["swapped"] = swapped_baseline(
+        world.model(), world.processor(), task, rows, STORE, resamples=100
+    )
+    best, interval = evaluate.best_blind(baselines, cell.primary)
+    assert all(interval.value >= entry.metrics[cell.primary].value for entry in baselines.values()), best
+
+
+@pytest.mark.parametrize("name", ["caption", "vqa", "grounding", "entailment", "video_qa"])
+def test_predictions_depend_neither_on_the_batch_nor_on_the_call(name):
+    first = run(name, batch_size=24)
+    for size in (1, 5):
+        again = run(name, batch_size=size)
+        assert [p.text for p in again] == [p.text for p in first]
+        np.testing.assert_allclose([p.score for p in again], [p.score for p in first], rtol=1e-3, atol=1e-6)
+    assert run(name, batch_size=24) == first
+
+
+def test_media_shared_by_rows_are_encoded_once(monkeypatch):
+    model = world.model()
+    seen = []
+    original = model.encoder.media["image"].forward
+    monkeypatch.setattr(
+        model.encoder.media["image"], "forward", lambda values: seen.append(len(values)) or original(values)
+    )
+    run("vqa", batch_size=24)
+    assert seen == [12]
+
+
+@pytest.mark.parametrize("prompt_type", ["none", "prev_output"])
+def test_beam_in_the_trie_agrees_with_all_candidates(prompt_type):
+    exact = run("vqa", changes={"prompt_type": prompt_type}, alternatives=3)
+    beams = run("vqa", changes={"prompt_type": prompt_type, "decode": {"search": "beam", "beams": 12}}, alternatives=3)
+    assert [p.value for p in beams] == [p.value for p in exact]
+    np.testing.assert_allclose([p.score for p in beams], [p.score for p in exact], rtol=2e-3)
+    for one, other in zip(exact, beams, strict=True):
+        assert [text for text, _ in one.alternatives] == [text for text, _ in other.alternatives]
+
+
+def test_candidate_scores_equal_the_forward_pass():
+    task, (row, *_) = world.task("entailment"), world.records("entailment")
+    processor, model = world.processor(), world.model()
+    (prediction,) = predict(model, processor, task, [row], STORE, alternatives=2)
+    inputs = processor(images=[STORE.image(row.image)], text=[task.inference(row).prompt])
+    tokens = [processor.tokenizer.encode_text(f" {answer}") for answer in task.answers()]
+    assert all(len(answer) == 1 for answer in tokens)
+    with torch.no_grad():
+        logits = model(**inputs, decoder_input_ids=torch.tensor([[0]])).logits[0, 0]
+    expected = logits[[answer[0] for answer in tokens]].softmax(0)
+    found = dict([(prediction.text, prediction.score), *prediction.alternatives])
+    np.testing.assert_allclose([found[a] for a in task.answers()], expected.tolist(), rtol=1e-4)
+
+
+def test_greedy_captions_equal_generate_of_transformers():
+    task, rows = world.task("caption", decode={"max_tokens": 8}), world.records("caption", 6)
+    processor, model = world.processor(), world.model()
+    texts = [p.text for p in predict(model, processor, task, rows, STORE)]
+    inputs = processor(images=[STORE.image(r.image) for r in rows], text=[task.inference(r).prompt for r in rows])
+    ids = model.generate(**inputs, do_sample=False, max_new_tokens=9, min_new_tokens=2)
+    for text, expected in zip(texts, processor.batch_decode(ids), strict=True):
+        assert expected.startswith(text) or text == expected
+
+
+def test_swapped_media_are_a_derangement_of_the_split():
+    rows = world.records("vqa")
+    swapped = swap_media(rows, world.task("vqa"))
+    assert all(one.image != other.image for one, other in zip(rows, swapped, strict=True))
+    assert {row.image for row in swapped} == {row.image for row in rows}
+    assert [row.text for row in swapped] == [row.text for row in rows]
+    same = [row for row in rows if row.image == "0"]
+    with pytest.raises(UserError, match="cannot swap"):
+        swap_media(same, world.task("vqa"))
+
+
+def test_a_shift_reaches_the_model():
+    rows = world.records("caption")
+    seen = []
+
+    def corrupt(medium, array, key):
+        seen.append((medium, key))
+        return np.zeros_like(array)
+
+    run("caption", rows, corrupt=corrupt)
+    assert set(seen) == {("image", row.image) for row in rows}
+
+
+def test_predictions_of_other_rows_are_refused():
+    task, rows = world.task("vqa"), world.records("vqa")
+    predictions = run("vqa", rows)
+    with pytest.raises(UserError, match="other rows"):
+        score_cell(task, rows[::-1], predictions)
+    with pytest.raises(UserError, match="no rows"):
+        score_cell(task, [], [])
+
+
+def test_progress_counts_rows():
+    done = []
+    run("vqa", batch_size=10, progress=done.append)
+    assert done == [10, 10, 4]
