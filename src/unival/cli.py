@@ -8,7 +8,6 @@ from pathlib import Path
 from unival.errors import UserError
 from unival.stages import STAGES
 
-
 TRAINING = ("pretrain", "finetune")
 """Stages that may run on several ranks."""
 
@@ -32,7 +31,9 @@ def main(arguments: list[str] | None = None) -> None:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="unival", description="One model for text, images, video and audio.")
+    parser = argparse.ArgumentParser(
+        prog="unival", description="One model for text, images, video and audio."
+    )
     commands = parser.add_subparsers(title="commands", required=True, metavar="<command>")
 
     command = commands.add_parser("compose", help="write build/config/ from params.yaml and conf/")
@@ -41,7 +42,7 @@ def _parser() -> argparse.ArgumentParser:
     command = commands.add_parser("run", help="run one stage from its resolved file")
     command.add_argument("stage", choices=STAGES, metavar="<stage>", help=", ".join(STAGES))
     command.add_argument("--config", type=Path, required=True, metavar="<file>", help="from build/config/")
-    command.add_argument("--out", type=Path, default=Path("."), metavar="<folder>", help="outs go below it")
+    command.add_argument("--out", type=Path, default=Path(), metavar="<folder>", help="outs go below it")
     command.set_defaults(command=_run)
 
     commands.add_parser("sweep", help="Hydra multirun: unival sweep -m +sweep=<preset> | stage=... key=a,b")

@@ -111,7 +111,11 @@ def overrides_of(params: Params) -> list[str]:
         f"pretrained={params.pretrained}",
         f"chosen_tasks={params.tasks}",
         *(f"+starts.{name}={start or 'null'}" for name, start in params.starts().items()),
-        *(f"+{group}@{plural}.{name}={name}" for group, plural in COLLECTED.items() for name in options(group)),
+        *(
+            f"+{group}@{plural}.{name}={name}"
+            for group, plural in COLLECTED.items()
+            for name in options(group)
+        ),
     ]
 
 

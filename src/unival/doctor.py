@@ -34,14 +34,29 @@ def _checks() -> list[tuple[str, bool, bool, str]]:
     free = shutil.disk_usage(".").free // 2**30
     return [
         ("python", sys.version_info >= (3, 11), True, f"{version} (3.11 or newer)"),
-        ("packages", not missing, True, f"missing {', '.join(missing)}: make setup" if missing else "all there"),
+        (
+            "packages",
+            not missing,
+            True,
+            f"missing {', '.join(missing)}: make setup" if missing else "all there",
+        ),
         ("git", shutil.which("git") is not None, True, shutil.which("git") or "install git"),
         ("dvc", shutil.which("dvc") is not None, True, shutil.which("dvc") or "put .venv/bin first on PATH"),
-        ("folder", repository, True, str(Path.cwd()) if repository else "run from the root of the repository"),
+        (
+            "folder",
+            repository,
+            True,
+            str(Path.cwd()) if repository else "run from the root of the repository",
+        ),
         ("disk", free >= 5, True, f"{free} GiB free (5 needed)"),
         ("memory", True, False, f"{os.sysconf('SC_PAGE_SIZE') * os.sysconf('SC_PHYS_PAGES') // 2**30} GiB"),
         ("gpu", *_gpu()),
-        ("java", shutil.which("java") is not None, False, shutil.which("java") or "METEOR and SPICE are left out"),
+        (
+            "java",
+            shutil.which("java") is not None,
+            False,
+            shutil.which("java") or "METEOR and SPICE are left out",
+        ),
         ("UNIVAL_DATA", bool(data), False, data or "not set: the digits and photos benchmarks need it"),
         ("UNIVAL_RUNTIME", True, False, os.environ.get("UNIVAL_RUNTIME", "auto")),
     ]

@@ -97,7 +97,17 @@ def _job(tree: Any) -> None:
     changed = [word for word in state.overrides.task if word not in fixed]
     label = " ".join(word.lstrip("+").removeprefix("set.") for word in changed)
     environment = {**os.environ, "UNIVAL_RUN_NAME": label, "UNIVAL_OVERRIDES": " ".join(changed)}
-    command = [sys.executable, "-m", "unival", "run", values["stage"], "--config", str(path), "--out", str(folder)]
+    command = [
+        sys.executable,
+        "-m",
+        "unival",
+        "run",
+        values["stage"],
+        "--config",
+        str(path),
+        "--out",
+        str(folder),
+    ]
     with (folder / "log.txt").open("w", encoding="utf-8") as log:
         done = subprocess.run(command, env=environment, stdout=log, stderr=subprocess.STDOUT, check=False)
     if done.returncode:
@@ -109,7 +119,12 @@ def _start_parent(stage: str, sweep_id: str, given: Sequence[str]) -> str | None
     if os.environ.get("UNIVAL_TRACKING") == "off":
         return None
     client, experiment = tracking.connect(stage)
-    tags = {**provenance.tags(), "unival.stage": stage, "sweep.id": sweep_id, "hydra.overrides": " ".join(given)}
+    tags = {
+        **provenance.tags(),
+        "unival.stage": stage,
+        "sweep.id": sweep_id,
+        "hydra.overrides": " ".join(given),
+    }
     return str(client.create_run(experiment, run_name=sweep_id, tags=tags).info.run_id)
 
 
@@ -118,7 +133,9 @@ def _end_parent(stage: str, parent: str | None, status: str) -> None:
     if parent is None:
         return
     client, experiment = tracking.connect(stage)
-    children = client.search_runs([experiment], f"tags.mlflow.parentRunId = '{parent}'", order_by=["start_time"])
+    children = client.search_runs(
+        [experiment], f"tags.mlflow.parentRunId = '{parent}'", order_by=["start_time"]
+    )
     rows = [
         {"run": child.info.run_name, "status": child.info.status}
         | {key: value for key, value in sorted(child.data.metrics.items()) if key.startswith("summary/")}

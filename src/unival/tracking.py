@@ -173,7 +173,9 @@ class MlflowTracker:
         from mlflow.entities import Dataset, DatasetInput, InputTag
 
         dataset = Dataset(name, digest[:36], "local", json.dumps({"uri": source}))
-        self.client.log_inputs(self.run_id, [DatasetInput(dataset, [InputTag("mlflow.data.context", context)])])
+        self.client.log_inputs(
+            self.run_id, [DatasetInput(dataset, [InputTag("mlflow.data.context", context)])]
+        )
 
     def table(self, rows: Sequence[Mapping[str, Any]], name: str) -> None:
         """A table of samples, shown in the UI under Artifacts and in the evaluation view."""

@@ -57,7 +57,9 @@ class Study:
 
     def __post_init__(self) -> None:
         if self.baseline not in self.variants:
-            raise ValueError(f"baseline '{self.baseline}' is no variant: {nearest(self.baseline, self.variants)}")
+            raise ValueError(
+                f"baseline '{self.baseline}' is no variant: {nearest(self.baseline, self.variants)}"
+            )
 
 
 @dataclass(frozen=True)
@@ -117,7 +119,9 @@ class Laboratory:
         for study in config.studies.values():
             for name, variant in study.variants.items():
                 for seed in config.seeds:
-                    self._phases(study, name, seed)  # every configuration is checked before the first one runs
+                    self._phases(
+                        study, name, seed
+                    )  # every configuration is checked before the first one runs
                     self.wanted.setdefault(self._key(variant, seed), set()).update(
                         task for task in study.tasks if benchmark.has("train", task)
                     )
@@ -152,7 +156,15 @@ class Laboratory:
         init = files.file_digest(Path(variant.init) / "model.safetensors") if variant.init else None
         data = [self.benchmark.digest(split) for split in ("train", "test")]
         tasks = json.loads(json.dumps(self.config.tasks, default=vars))
-        parts = [variant.phases, init, seed, data, self.config.train, self.config.model, self.config.processor]
+        parts = [
+            variant.phases,
+            init,
+            seed,
+            data,
+            self.config.train,
+            self.config.model,
+            self.config.processor,
+        ]
         return files.digest([*parts, tasks])
 
     def _phases(self, study: Study, name: str, seed: int) -> list[TrainConfig]:
@@ -177,7 +189,9 @@ class Laboratory:
         streams = [dict(stream) for stream in mixture["streams"]]
         for stream in streams:
             if stream["task"] not in self.config.tasks:
-                raise UserError(f"{where}: unknown task '{stream['task']}': {nearest(stream['task'], self.config.tasks)}")
+                raise UserError(
+                    f"{where}: unknown task '{stream['task']}': {nearest(stream['task'], self.config.tasks)}"
+                )
         kept = [stream for stream in streams if self.benchmark.has("train", stream["task"])]
         return {**mixture, "streams": kept, "rows": sum(stream.get("rows", 0) for stream in kept)}
 
@@ -224,7 +238,9 @@ def _rows(name: str, study: Study, results: Results, resamples: int) -> Iterator
             against = results.get((study.baseline, seed), {}).get(task)
             paired: tuple[Any, ...] = ("", "", "")
             if against is not None and variant != study.baseline:
-                paired = tuple(round(v, 6) for v in difference(result.scores, against.scores, resamples=resamples))
+                paired = tuple(
+                    round(v, 6) for v in difference(result.scores, against.scores, resamples=resamples)
+                )
             value = tuple(round(v, 6) for v in result.value)
             yield name, variant, study.baseline, seed, task, result.primary, *value, result.n, *paired
 

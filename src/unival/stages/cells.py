@@ -77,7 +77,12 @@ class Cells:
     """Computes cells of one benchmark, or reads them from the scratch folder."""
 
     def __init__(
-        self, folder: Path, benchmark: Benchmark, tasks: dict[str, TaskConfig], batch_size: int, resamples: int
+        self,
+        folder: Path,
+        benchmark: Benchmark,
+        tasks: dict[str, TaskConfig],
+        batch_size: int,
+        resamples: int,
     ) -> None:
         self.folder = folder
         self.benchmark = benchmark
@@ -131,7 +136,14 @@ class Cells:
     ) -> dict[str, Interval]:
         found = blind_baselines(task, rows, self.resamples)
         found["swapped"] = swapped_baseline(
-            model, processor, task, rows, store, batch_size=self.batch_size, cache=cache, resamples=self.resamples
+            model,
+            processor,
+            task,
+            rows,
+            store,
+            batch_size=self.batch_size,
+            cache=cache,
+            resamples=self.resamples,
         )
         return {name: baseline.metrics[task.primary] for name, baseline in found.items()}
 

@@ -146,7 +146,10 @@ def _shifted(config: Config, benchmark: Any, own: "Spec") -> list["Spec"]:
 
 def _digest(folder: Path) -> list[str]:
     """What identifies a model: its weights, its sizes and its processor."""
-    return [files.file_digest(folder / name) for name in ("model.safetensors", "config.json", "processor_config.json")]
+    return [
+        files.file_digest(folder / name)
+        for name in ("model.safetensors", "config.json", "processor_config.json")
+    ]
 
 
 def _once(folder: Path) -> Any:
@@ -186,7 +189,10 @@ def _curves(config: Config, cells: "Cells") -> list[tuple[str, str, float, "Resu
 
 
 def _write(
-    config: Config, results: Sequence["Result"], curves: Sequence[tuple[str, str, float, "Result"]], io: StageIO
+    config: Config,
+    results: Sequence["Result"],
+    curves: Sequence[tuple[str, str, float, "Result"]],
+    io: StageIO,
 ) -> None:
     folder = io.out("reports/metrics/tasks.json").parent
     tasks = {result.spec.task: _task_row(result) for result in results if result.baselines}
@@ -247,7 +253,11 @@ def _comparisons(config: Config, results: Sequence["Result"]) -> Iterator[tuple[
     """Merged models against the expert of each task, on the same rows."""
     from unival.metrics.bootstrap import difference
 
-    place = {(r.spec.task, r.spec.split, r.spec.shift, r.spec.severity): r for r in results if r.spec.kind == "finetuned"}
+    place = {
+        (r.spec.task, r.spec.split, r.spec.shift, r.spec.severity): r
+        for r in results
+        if r.spec.kind == "finetuned"
+    }
     for result in results:
         spec = result.spec
         expert = place.get((spec.task, spec.split, spec.shift, spec.severity))
@@ -286,5 +296,8 @@ def _log(tasks: Mapping[str, Any], results: Sequence["Result"], io: StageIO) -> 
         if result.baselines:
             lines = result.predictions.read_text(encoding="utf-8").splitlines()[:50]
             rows = [json.loads(line) for line in lines]
-            shown = [{key: json.dumps(row.get(key)) for key in ("id", "text", "prediction", "scores")} for row in rows]
+            shown = [
+                {key: json.dumps(row.get(key)) for key in ("id", "text", "prediction", "scores")}
+                for row in rows
+            ]
             io.tracker.table(shown, f"predictions/{result.spec.task}")

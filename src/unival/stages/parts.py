@@ -174,7 +174,9 @@ class Curve:
         """Forget what came after the checkpoint."""
         kept = [line for line in self._lines() if line["step"] <= info["start"]]
         files.write_text(self.path, "".join(json.dumps(line) + "\n" for line in kept))
-        self.io.tracker.params({key: info[key] for key in ("parameters", "trained_parameters", "device", "ranks")})
+        self.io.tracker.params(
+            {key: info[key] for key in ("parameters", "trained_parameters", "device", "ranks")}
+        )
 
     def on_log(self, step: int, values: dict[str, float]) -> None:
         """Append one line."""
@@ -226,7 +228,18 @@ def train_and_publish(
     """
     finished, curve = io.scratch / "finished", Curve(io)
     if not (finished / "training.json").is_file():
-        train(config, model, processor, sources, finished, io.scratch, load_runtime(), [curve], evaluate, io.name)
+        train(
+            config,
+            model,
+            processor,
+            sources,
+            finished,
+            io.scratch,
+            load_runtime(),
+            [curve],
+            evaluate,
+            io.name,
+        )
     if io.main:
         curve.write(json.loads((finished / "training.json").read_text(encoding="utf-8")))
         io.publish(finished, out)

@@ -27,8 +27,12 @@ def run(config: Config, io: StageIO) -> None:
         "tasks": json.loads(Path("reports/metrics/tasks.json").read_text(encoding="utf-8")),
         "ood": [row for row in _table("reports/metrics/cells.csv") if row["split"] != "test" or row["shift"]],
         "merges": [row for row in _table("reports/metrics/cells.csv") if row["kind"] == "merged"],
-        "ablations": [row for path in sorted(Path("reports/ablations").glob("*.csv")) for row in _table(path)],
-        "stages": {path.stem: json.loads(path.read_text()) for path in sorted(Path("reports/runs").glob("*.json"))},
+        "ablations": [
+            row for path in sorted(Path("reports/ablations").glob("*.csv")) for row in _table(path)
+        ],
+        "stages": {
+            path.stem: json.loads(path.read_text()) for path in sorted(Path("reports/runs").glob("*.json"))
+        },
         "provenance": provenance.describe(),
     }
     files.write_json(io.out("reports/summary.json"), summary)
