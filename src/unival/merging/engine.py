@@ -38,10 +38,10 @@ class Plan:
 
     def __post_init__(self) -> None:
         kind = METHODS[self.recipe.method]
+        options: Any = config.build(kind.Options, self.recipe.options, "merge recipe: options")
         self._check_models(kind)
         order = self.recipe.models if kind.ordered else sorted(self.recipe.models)
         self.models = {name: self.models[name] for name in order}
-        options: Any = config.build(kind.Options, self.recipe.options, "merge recipe: options")
         self.method = kind(options, self.recipe.seed, self.statistics)
         self.assignments = align(self.recipe, self.models, self.base, kind.needs_base)
         self.settings.dtype = self._arithmetic()

@@ -167,9 +167,11 @@ def new_folder(out: Path) -> Iterator[Path]:
         raise UserError(f"{out.parent}: cannot write here: {error.strerror}") from error
     try:
         yield folder
+        old = out.with_name(f".{out.name}.old.{os.getpid()}.part")
         if out.exists():
-            shutil.rmtree(out)
+            out.rename(old)
         folder.rename(out)
+        shutil.rmtree(old, ignore_errors=True)
     finally:
         shutil.rmtree(folder, ignore_errors=True)
 

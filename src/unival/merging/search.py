@@ -90,7 +90,9 @@ def greedy_soup(
         strict: accept on > (that paper); else on >= (DiWA, Rame et al. 2022).
     """
 
-    def run() -> None:
+    soup: list[str] = []
+    score = -float("inf")
+    with contextlib.suppress(BudgetSpentError):
         alone = {model: objective(_uniform([model], models)) for model in sorted(models)}
         order = sorted(alone, key=lambda model: (-alone[model], model))
         soup, score = [order[0]], alone[order[0]]
@@ -98,9 +100,7 @@ def greedy_soup(
             found = objective(_uniform([*soup, model], models))
             if found > score or (not strict and found == score):
                 soup, score = [*soup, model], found
-        objective(_uniform(soup, models))  # remembered: makes the soup the last entry, and the best of equals
-
-    return _spend(objective, run)
+    return (_uniform(soup, models), score) if soup else objective.best
 
 
 def _uniform(soup: Sequence[str], models: Sequence[str]) -> Coefficients:
