@@ -141,7 +141,7 @@ def initialise(
     import torch
 
     from unival.model.configuration import UnivalConfig
-    from unival.model.convert.initialise import start_encoder, start_from_bart
+    from unival.model.convert.public import start_encoder, start_from_bart
     from unival.model.modeling import UnivalForConditionalGeneration
 
     content = config.load(settings)
