@@ -3,12 +3,12 @@
 Reading order: `write_all` (the DVC stage `compose`) -> `resolve` (one file) -> `compose` (Hydra).
 
 `conf/stage/<stage>.yaml` is the shape of the resolved file: it takes its parts from the groups (model, task,
-phase, ...) by interpolation. Overlays follow: the edition's budgets (`conf/edition/`), what the benchmark needs
-(`set` in `conf/benchmark/`), and `set` of `params.yaml` or of a sweep's command line. An overlay is
+phase, ...) by interpolation. Overlays follow: the edition's budgets (`conf/edition/`), what the benchmark
+needs (`set` in `conf/benchmark/`), and `set` of `params.yaml` or of a sweep's command line. An overlay is
 `{<stage>: {values...}}`, with values for one item (for a stage without items: for one benchmark) under
-`{<stage>: {items: {<item>: {values...}}}}`. The result is built into the stage's dataclass, which refuses unknown
-keys and wrong types, and is written back from it, so that defaults of the code show in the file too. Settings of
-the machine (`conf/runtime/`) never enter.
+`{<stage>: {items: {<item>: {values...}}}}`. The result is built into the stage's dataclass, which refuses
+unknown keys and wrong types, and is written back from it, so that defaults of the code show in the file too.
+Settings of the machine (`conf/runtime/`) never enter.
 """
 
 import dataclasses

@@ -3,8 +3,8 @@
     unival sweep -m stage=finetune item=vqa set.finetune.train.optimizer.lr=3e-4,1e-3
     unival sweep -m +sweep=t3_balancing hydra/launcher=joblib hydra.launcher.n_jobs=2
 
-The tree is the one of `params.yaml`; `set.<stage>...` changes any value. A job resolves its configuration into
-its own folder below `multirun/` and runs `python -m unival run` there in a process of its own, so that a sweep
+The tree is the one of `params.yaml`; `set.<stage>...` changes any value. A job resolves its configuration
+into its own folder below `multirun/` and runs `python -m unival run` in a process of its own, so that a sweep
 and the pipeline execute the same code; its outs stay in that folder.
 """
 

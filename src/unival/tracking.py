@@ -30,7 +30,8 @@ TABLE_ROWS = 200
 class Tracker(Protocol):
     """What a stage may log. All of it is optional knowledge: no result is read back from here."""
 
-    run_id: str | None
+    @property
+    def run_id(self) -> str | None: ...
 
     def metrics(self, values: Mapping[str, float], step: int = 0) -> None: ...
     def params(self, values: Mapping[str, Any]) -> None: ...
@@ -102,13 +103,12 @@ class MlflowTracker:
     def __init__(self, experiment: str, name: str, state: Path, tags: Mapping[str, str]) -> None:
         self.client, self.experiment_id = connect(experiment)
         self.state, self._buffer, self._flushed_at = state, [], time.monotonic()  # type: tuple[Path, list[Any], float]
-        self.run_id: str | None = None
         saved = self._saved()
         self._last_step: int = saved.get("last_step", -1)
         self._resumed_until = self._last_step
         resumed = bool(saved) and self._exists(saved["run_id"])
         if resumed:
-            self.run_id = saved["run_id"]
+            self.run_id: str = saved["run_id"]
             self.client.update_run(self.run_id, status="RUNNING")
         else:
             self._last_step = self._resumed_until = -1
@@ -169,7 +169,7 @@ class MlflowTracker:
         self.client.log_batch(self.run_id, tags=[RunTag(key, value) for key, value in values.items()])
 
     def dataset(self, name: str, digest: str, source: str, context: str) -> None:
-        """Note a data set that was read; `digest` is the one of its manifest, so that DVC and the UI agree."""
+        """Note a data set that was read; `digest` is that of its files."""
         from mlflow.entities import Dataset, DatasetInput, InputTag
 
         dataset = Dataset(name, digest[:36], "local", json.dumps({"uri": source}))

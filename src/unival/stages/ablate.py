@@ -2,10 +2,8 @@
 
 A study trains variants under the same budget and compares each with the study's baseline on the same rows. A
 variant is a list of phases, each a change to the study's common training configuration; equal variants of
-different studies are trained once. Results are kept in the scratch folder under a digest of all they depend on.
-
-Written files: reports/ablations/<study>.csv, a line per variant x seed x task:
-    study, variant, baseline, seed, task, metric, value, low, high, n, difference, difference_low, difference_high
+different studies are trained once. Results are kept in the scratch folder under a digest of all they depend
+on. Written files: reports/ablations/<study>.csv, a line per variant x seed x task (columns: COLUMNS).
 """
 
 import json

@@ -1,8 +1,8 @@
 """Cells of the results table: model x task x split x shift, each computed once.
 
-A cell is kept in the scratch folder under the digest of all it depends on (weights, task, data, rows, shift), so a
-killed evaluation goes on where it was, and a new expert makes only its own cells run again. `Cells.run` takes the
-cells of one model after the other: a model is loaded once, and decoded media are shared.
+A cell is kept in the scratch folder under the digest of all it depends on (weights, task, data, rows, shift),
+so a killed evaluation goes on where it was, and a new expert makes only its own cells run again. `Cells.run`
+takes the cells of one model after the other: a model is loaded once, and decoded media are shared.
 """
 
 import json
@@ -93,7 +93,7 @@ class Cells:
         self.computed = 0
 
     def run(self, specs: Iterable[Spec], weights: Any, load: Loader) -> list[Result]:
-        """The cells of one model. `weights`: what identifies them (a digest, or digests and a coefficient)."""
+        """The cells of one model. `weights`: what identifies them (digests, and a coefficient)."""
         results = []
         for spec in specs:
             path = self.folder / f"{self._key(spec, weights)}.json"

@@ -1,17 +1,19 @@
 """Every model on its tasks, in and out of distribution, in one process.
 
 Written files:
-    reports/metrics/tasks.json          task -> metric, value, low, high, n, blind, majority (and which blind it is)
+    reports/metrics/tasks.json          task -> metric, value, low, high, n, blind (which kind), majority
     reports/metrics/cells.csv           a line per model x task x split x shift x metric, with its interval
-    reports/metrics/interpolation.csv   a line per pair x point x task: primary metric on the way from one to the other
+    reports/metrics/interpolation.csv   a line per pair x point x task: primary metric from one to the other
     reports/metrics/comparisons.csv     a merged model against the expert of the task: paired differences
     reports/predictions/<model>/<task>/<split>[-<shift>-<severity>].jsonl   a line per row, with its scores
 """
 
 import csv
+import json
 import os
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from functools import cache, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -130,9 +132,7 @@ def _plan(config: Config, benchmark: Any) -> Iterator[tuple[Path, list["Spec"]]]
 
 
 def _shifted(config: Config, benchmark: Any, own: "Spec") -> list["Spec"]:
-    """The cell out of distribution: on the stored splits that hold the task, and under the shifts of its medium."""
-    from dataclasses import replace
-
+    """The cell out of distribution: stored splits that hold the task, and the shifts of its medium."""
     stored = [split for split in benchmark.shifts if benchmark.has(split, own.task)]
     specs = [replace(own, split=split, rows=config.shift_rows, blind=False) for split in stored]
     medium = config.tasks[own.task].medium
@@ -154,8 +154,6 @@ def _digest(folder: Path) -> list[str]:
 
 def _once(folder: Path) -> Any:
     """A loader that reads the model when it is first asked for."""
-    from functools import cache
-
     from unival.stages.parts import load_model
 
     return cache(lambda: load_model(folder))
@@ -183,9 +181,13 @@ def _curves(config: Config, cells: "Cells") -> list[tuple[str, str, float, "Resu
                     for task in (first, second)
                 ]
                 weights = [_digest(ends[0]), _digest(ends[1]), number, last]
-                for result in cells.run(specs, weights, lambda alpha=alpha: (path.move(alpha), processor)):  # type: ignore[misc]
-                    found.append((first, second, alpha, result))
+                load = partial(_moved, path, alpha, processor)
+                found += [(first, second, alpha, result) for result in cells.run(specs, weights, load)]
     return found
+
+
+def _moved(path: Any, alpha: float, processor: Any) -> tuple[Any, Any]:
+    return path.move(alpha), processor
 
 
 def _write(
@@ -279,9 +281,7 @@ def _write_predictions(results: Sequence["Result"], io: StageIO) -> None:
 
 
 def _log(tasks: Mapping[str, Any], results: Sequence["Result"], io: StageIO) -> None:
-    """A child run per model, so that selecting two compares an expert with its merge; samples of each task."""
-    import json
-
+    """A child run per model, so that selecting two compares an expert with its merge; samples per task."""
     io.tracker.metrics({f"summary/{task}": row["value"] for task, row in tasks.items()})
     io.tracker.metrics({f"blind/{task}": row["blind"] for task, row in tasks.items()})
     by_model: dict[str, dict[str, float]] = {}

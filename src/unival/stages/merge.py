@@ -1,5 +1,6 @@
-"""Merge the experts: one folder per recipe. A coefficient may be chosen on validation rows, never on test rows."""
+"""Merge the experts, a folder per recipe. Coefficients are chosen on validation rows, never on test rows."""
 
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -111,6 +112,4 @@ def _expert_score(folder: Path, name: str, task: TaskConfig, benchmark: "Benchma
 
 
 def _summary(record: Mapping[str, Any]) -> str:
-    import json
-
     return json.dumps(record, indent=2, sort_keys=True, default=str)

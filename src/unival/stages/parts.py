@@ -202,7 +202,8 @@ class Curve:
             writer = csv.DictWriter(handle, columns, lineterminator="\n")
             writer.writeheader()
             writer.writerows(lines)
-        summary = {"summary/loss": line["train/loss"] for line in lines if "train/loss" in line}
+        losses = [line["train/loss"] for line in lines if "train/loss" in line]
+        summary = {"summary/loss": losses[-1]} if losses else {}
         if result["score"] is not None:
             summary |= {"best/score": result["score"], "best/step": result["best_step"]}
         self.io.tracker.metrics(summary, result["steps"])
