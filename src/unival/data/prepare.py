@@ -262,12 +262,17 @@ def _make_folder(path: Path) -> None:
 
 
 def _replace_folder(part: Path, out: Path, only: str | None = None) -> None:
-    shutil.rmtree(out, ignore_errors=True)
-    if only is None:
-        part.rename(out)
-    else:
-        out.mkdir()
-        (part / only).rename(out / only)
+    """Put `part` (or one file of it) in the place of `out`."""
+    try:
+        if out.exists():
+            shutil.rmtree(out)
+        if only is None:
+            part.rename(out)
+        else:
+            out.mkdir()
+            (part / only).rename(out / only)
+    except OSError as error:
+        raise UserError(f"{out}: cannot replace the folder: {error.strerror}") from error
 
 
 def _write_rejected(path: Path, rejected: list[BadItem]) -> None:
