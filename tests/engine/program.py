@@ -10,7 +10,6 @@ import signal
 import socket
 import sys
 import time
-from pathlib import Path
 
 from unival.engine import checkpoint, train
 from unival.engine.optim import OptimizerConfig
@@ -86,9 +85,15 @@ def main(folder, options, environment, slow, die_in):
 
     _interfere(slow, die_in)
     train.train(
-        config, standins.model(dropout=dropout), standins.Processor(), standins.sources(**sizes), folder / "out",
-        folder / "scratch", Runtime(device="cpu", threads=1), evaluate=evaluate if config.selection else None,
-    )  # fmt: skip
+        config,
+        standins.model(dropout=dropout),
+        standins.Processor(),
+        standins.sources(**sizes),
+        folder / "out",
+        folder / "scratch",
+        Runtime(device="cpu", threads=1),
+        evaluate=evaluate if config.selection else None,
+    )
 
 
 def _interfere(slow, die_in):

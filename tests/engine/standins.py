@@ -1,4 +1,4 @@
-"""A tiny model, task and media store with the interfaces of the real ones, so that the engine is tested alone."""
+"""A tiny model, task and media store with the interfaces of the real ones, to test the engine alone."""
 
 import dataclasses
 from pathlib import Path

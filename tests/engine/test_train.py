@@ -214,7 +214,7 @@ def test_stops_at_a_jump_of_the_loss(tmp_path):
     calm = standins.config({"image": 4}, steps=40, log_every=5, optimizer=SGD)
     run(calm, tmp_path, "calm")
     wild = dataclasses.replace(calm, optimizer=dataclasses.replace(SGD, lr=200.0, clip=0.0, warmup=1.0))
-    with pytest.raises(UserError, match="the loss jumped to|the loss is|gradient norm is"):
+    with pytest.raises(UserError, match=r"the loss jumped to|the loss is|gradient norm is"):
         run(wild, tmp_path, "wild")
 
 

@@ -1,7 +1,7 @@
 """Checkpoints of a run: whole or absent, and readable without executing anything in them.
 
-A checkpoint is the folder `step-00001234`: `model.safetensors` (weights and buffers), `state.pt` (optimiser and
-average; loads with weights_only) and `meta.json` (step, what the run needs to go on, digests of the other
+A checkpoint is the folder `step-00001234`: `model.safetensors` (weights and buffers), `state.pt` (optimiser
+and average; loads with weights_only) and `meta.json` (step, what the run needs to go on, digests of the other
 files). It is written beside its place, synced to disk and renamed, so a crash or a full disk at any moment
 leaves the previous one valid. A damaged checkpoint is passed over for the one before it.
 """

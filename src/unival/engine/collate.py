@@ -4,8 +4,7 @@ Media are stored once per micro-batch and examples point at them: the two exampl
 same image, encode it once; nothing is padded with dummy media. Examples of like lengths then go through the
 transformer together (`Part`): a caption of 20 tokens beside a `yes` would else be nine tenths padding.
 
-Shapes: B examples of a part, L prompt tokens, T target tokens, K media of one kind per example, M media of that
-kind, V vocabulary.
+Shapes: B examples of a part, L prompt tokens, T target tokens, K media of one kind per example, V vocabulary.
 """
 
 import zlib
@@ -56,7 +55,7 @@ class Part:
     """Examples that go through the transformer together."""
 
     inputs: dict[str, Tensor]
-    """Arguments of the model's forward beside the media. The media index stays on the host, which reads it."""
+    """Arguments of the model's forward beside the media; the media index stays on the host."""
     labels_BT: Tensor
     """Token to predict at each place; -100: not scored."""
     weights_B: Tensor | None
@@ -230,8 +229,8 @@ class _Encoded:
 def group_by_length(encoded: list[_Encoded]) -> list[list[_Encoded]]:
     """Groups that together hold little padding, but are few: each costs about as much as `PART_COST` tokens.
 
-    Starts from one group for each kind of example on the same kinds of media, and joins two as long as it pays.
-    The order of the result depends on nothing but the examples and their order.
+    Starts from one group for each kind of example on the same kinds of media, and joins two while it pays. The
+    order of the result depends on nothing but the examples and their order.
     """
     groups: dict[Any, list[_Encoded]] = {}
     for example in encoded:

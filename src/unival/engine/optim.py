@@ -37,7 +37,7 @@ class OptimizerConfig:
     warmup: float = 0.01
     """Share of the horizon in which the rate rises linearly."""
     horizon: int | None = None
-    """Step at which the rate would reach 0; None: the length of training. The original stops far before it."""
+    """Step at which the rate would reach 0; None: the length of training."""
     lr_scale: dict[str, float] = field(default_factory=dict)
     """Pattern of parameter names -> factor on the rate; the first that matches counts."""
 
@@ -82,7 +82,7 @@ def freeze(model: nn.Module, patterns: Iterable[str], batch_norm: bool) -> list[
             modules[name].requires_grad_(False)
         for parameter in parameters:
             parameter.requires_grad_(False)
-    held = []
+    held: list[nn.Module] = []
     for module in modules.values():
         if isinstance(module, BATCH_NORMS):
             if batch_norm:

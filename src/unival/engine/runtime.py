@@ -1,7 +1,7 @@
 """The machine: device, threads, workers and processes.
 
-`conf/runtime/$UNIVAL_RUNTIME.yaml` (default `auto`) holds it. It never changes what is computed, is never part
-of a resolved configuration, and so never makes a stage run again.
+`conf/runtime/$UNIVAL_RUNTIME.yaml` (default `auto`) holds it. It never changes what is computed, is never
+part of a resolved configuration, and so never makes a stage run again.
 """
 
 import os

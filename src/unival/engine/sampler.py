@@ -1,9 +1,9 @@
 """The stateless sampler: the rows of a step are a pure function of (seed, step, rank, world size, mixture).
 
-A stream is endless: pass e over its n rows is a permutation that depends on (seed, stream, e) alone, so no row
-repeats before all were seen, resuming needs one integer, and the global batch of a step is the same for every
-number of ranks and of accumulated micro-batches. The global batch is dealt to them in turn, so that each gets
-its share of every task.
+A stream is endless: pass e over its n rows is a permutation that depends on (seed, stream, e) alone. So no
+row repeats before all were seen, resuming needs one integer, and the global batch of a step is the same for
+every number of ranks and of accumulated micro-batches. It is dealt to them in turn, so that each gets its
+share of every task.
 """
 
 import zlib
@@ -54,7 +54,7 @@ class Sampler:
         return refs
 
     def rows(self, step: int, rank: int = 0, world: int = 1, accumulate: int = 1) -> list[list[RowRef]]:
-        """The micro-batches of one rank: `accumulate` lists of rows. Some are empty when there are too few rows."""
+        """The micro-batches of one rank: `accumulate` lists of rows, empty where rows are few."""
         refs = self.global_rows(step)
         parts = world * accumulate
         return [refs[micro * world + rank :: parts] for micro in range(accumulate)]

@@ -1,4 +1,4 @@
-"""What a training run is: every value changes the result, so all of it is part of the resolved configuration."""
+"""What a training run is: all of it changes the result, so it is part of the resolved configuration."""
 
 from dataclasses import dataclass, field
 from typing import Literal

@@ -4,8 +4,8 @@ Reading order: `train` -> `Trainer.run` -> `Trainer._update` -> `LossModule`. Ev
 function of (configuration, weights, step): rows and media by the stateless sampler, dropout by a seed per
 step, so that a run killed at any moment goes on from its last checkpoint to the same bits.
 
-The loss of an update is the sum of token losses over all ranks and micro-batches divided by the number of scored
-tokens in all of them; train-mode batch norm and dropout are the only things that depend on how rows are dealt.
+The loss of an update is the sum of token losses over all ranks and micro-batches divided by the number of
+scored tokens in all of them; only train-mode batch norm and dropout depend on how rows are dealt.
 """
 
 import json
@@ -118,8 +118,8 @@ def train(
     Goes on from the newest checkpoint in `scratch_dir`. `data`: one source per task of the mixture.
 
     Raises:
-        UserError: no data for a stream, a checkpoint of another run or architecture, a loss that is not finite,
-            a full disk.
+        UserError: no data for a stream, a checkpoint of another run or architecture, a loss that is not
+            finite, a full disk.
         SystemExit: SIGTERM came; the checkpoint was saved.
     """
     with world(runtime.apply()) as ranks:
@@ -304,7 +304,7 @@ class Trainer:
                 kept = self.checkpoints.path(latest[-1]) if latest else "none yet"
                 raise UserError(
                     f"step {step}: {problem}: rows {', '.join(rows[:8])}{', ...' * (len(rows) > 8)} "
-                    f"(all in {path}); last good checkpoint: {kept}: lower the learning rate or check the rows"
+                    f"(all in {path}); last good checkpoint: {kept}: lower the rate or check the rows"
                 )
         self.unchecked.clear()
 
@@ -420,7 +420,7 @@ class Trainer:
         return signal.signal(signal.SIGTERM, lambda *_: self.stop.set())
 
     def _publish(self, out_dir: Path, result: TrainResult) -> None:
-        """Write the model folder: the best weights where there was a selection, else the last (or averaged)."""
+        """Write the model folder: the best weights after a selection, else the last (or averaged)."""
         if self.ranks.is_main:
             if self.best_step:
                 load_weights(self.model, self.checkpoints.best)
