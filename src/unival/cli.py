@@ -20,6 +20,18 @@ def main(arguments: list[str] | None = None) -> None:
             from unival import sweep
 
             sweep.main(arguments[1:])
+        elif arguments[:1] == ["import"]:
+            from unival.data.sources import importing
+
+            importing.main(arguments[1:])
+        elif arguments[:1] == ["export"]:
+            from unival.data.sources import ofa_tsv
+
+            ofa_tsv.main(arguments[1:])
+        elif arguments[:1] == ["convert"]:  # has actions of its own
+            from unival.model import convert
+
+            convert.main(arguments[1:])
         else:
             options = _parser().parse_args(arguments)
             options.command(options)
@@ -47,9 +59,19 @@ def _parser() -> argparse.ArgumentParser:
 
     commands.add_parser("sweep", help="Hydra multirun: unival sweep -m +sweep=<preset> | stage=... key=a,b")
 
-    command = commands.add_parser("convert", help="original .pt checkpoints to a model folder")
-    command.add_argument("arguments", nargs=argparse.REMAINDER, help="see `unival convert --help`")
-    command.set_defaults(command=_convert)
+    commands.add_parser(
+        "convert", help="original .pt checkpoints and public weights to a model folder, and back"
+    )
+
+    command = commands.add_parser(
+        "import", help="an official data set as shards and manifests", add_help=False
+    )
+    command.add_argument("arguments", nargs=argparse.REMAINDER, help="see `unival import --help`")
+    command.set_defaults(command=_import)
+
+    command = commands.add_parser("export", help="prepared rows as OFA's TSV", add_help=False)
+    command.add_argument("arguments", nargs=argparse.REMAINDER, help="see `unival export --help`")
+    command.set_defaults(command=_export)
 
     command = commands.add_parser("list", help="what can be chosen")
     command.add_argument("group", nargs="?", metavar="<group>", help="a folder of conf/")
@@ -79,12 +101,6 @@ def _run(options: argparse.Namespace) -> None:
     base.run(options.stage, options.config, options.out)
 
 
-def _convert(options: argparse.Namespace) -> None:
-    from unival.model import convert
-
-    convert.main(options.arguments)
-
-
 def _list(options: argparse.Namespace) -> None:
     from unival import compose
 
@@ -95,6 +111,12 @@ def _list(options: argparse.Namespace) -> None:
         raise UserError(f"{compose.CONF}: no group '{options.group}': {nearest(options.group, groups)}")
     for group in [options.group] if options.group else groups:
         print(f"{group}: {' '.join(compose.options(group))}")
+    if options.group is None:
+        from unival.data.prepare import load_sources
+        from unival.data.sources.reader import READERS
+
+        load_sources()
+        print(f"data sets to import: {' '.join(READERS.names())}")
 
 
 def _doctor(options: argparse.Namespace) -> None:

@@ -1,4 +1,4 @@
-"""Read pickled plain data (numbers, texts, lists, tuples, sets, dictionaries) without executing anything.
+"""Read pickled plain data (numbers, texts, lists, tuples, dictionaries) without executing anything.
 
 A pickle is a program: its GLOBAL opcodes import names and its REDUCE opcodes call them. Here every name that
 is not on the caller's list is an error before anything is imported, so nothing can be called.

@@ -61,6 +61,8 @@ class ReaderOptions:
 
     root: str | None = None
     """Folder of the data set; where null, the folder of the same name under UNIVAL_DATA."""
+    text_only: bool = False
+    """Captions alone, as rows of the task `text`; no medium is looked for."""
 
 
 def reader(
@@ -73,13 +75,25 @@ def reader(
 
         def source(options: Mapping[str, Any], where: str) -> Source:
             chosen = config.build(ReaderOptions, options, where)
-            root = folder(Path(chosen.root)) if chosen.root else data_folder() / name
-            return Source(read(root), licence)
+            root = Path(chosen.root) if chosen.root else data_folder() / name
+            items = read(root if root.is_file() else folder(root))
+            return Source(_texts(items) if chosen.text_only else items, licence)
 
         SOURCES.register(name)(source)
         return read
 
     return enter
+
+
+def _texts(items: Iterable[Item]) -> Iterator[Item]:
+    """Of a data set's items the captions, one row each."""
+    for item in items:
+        if isinstance(item, BadItem):
+            yield item
+        elif isinstance(item, RowItem) and isinstance(item.row, Record):
+            for number, text in enumerate(item.row.references):
+                row = Record(f"{item.task}-{item.row.id}-{number}", references=(text,))
+                yield RowItem(item.split, "text", row, item.file, item.number)
 
 
 def data_folder() -> Path:

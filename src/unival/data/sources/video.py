@@ -129,7 +129,7 @@ def read_msvd(root: Path) -> Iterator[Item]:
     def convert(row: Any) -> Iterator[Made]:
         name = value(row, "id").removesuffix(".avi")
         yield from media.item("train", name, name if media.name_of(name) else f"{name}.avi")
-        references = tuple(dict.fromkeys(text.strip() for text in value(row, "caption", list)))
+        references = tuple(text.strip() for text in value(row, "caption", list))
         yield "train", "video_caption", Record(name, video=name, references=references)
 
     for path in require(root, "AllVideoDescriptions.txt", "*label*.json"):

@@ -1,0 +1,221 @@
+"""The TSV files of OFA and UnIVAL, both ways: the 8-column pretraining form and the forms of the tasks.
+
+No header; several references or answers are joined by `&&`, an answer is `confidence|!+text`, a box is
+`x0,y0,x1,y1` in pixels; an image is base64 (the URL-safe alphabet or the usual one) or a path (reference 2.3
+and section 3). The form of a row is known by its columns.
+"""
+
+import argparse
+import base64
+import binascii
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+from unival.data.manifest import read_records
+from unival.data.media import SUFFIXES
+from unival.data.source import BadItem, MediaItem
+from unival.data.sources.media_folder import MediaFolder
+from unival.data.sources.reader import Item, Made, Row, each, is_text, lines_of, reader, require, split_of
+from unival.data.store import MediaStore
+from unival.errors import UserError, nearest
+from unival.files import atomic
+from unival.record import Answer, Record
+
+JOIN, MARK = "&&", "|!+"
+MAGIC = {b"\xff\xd8\xff": ".jpg", b"\x89PNG": ".png", b"RIFF": ".webp", b"BM": ".bmp", b"GIF8": ".gif"}
+LABELS = {"entailment": "yes", "contradiction": "no", "neutral": "maybe"}
+LABEL_NAMES = {label: name for name, label in LABELS.items()}
+KINDS = {
+    "caption": ("caption", "image"),
+    "qa": ("vqa", "image"),
+    "visual_grounding": ("grounding", "image"),
+    "video_caption": ("video_caption", "video"),
+    "video_qa": ("video_qa", "video"),
+    "audio_caption": ("audio_caption", "audio"),
+}
+"""Column `type` of the pretraining form -> task and medium."""
+
+
+@reader(
+    "ofa_tsv",
+    expects="*.tsv of OFA or UnIVAL (pretraining, caption, VQA, RefCOCO, SNLI-VE); media inline or below it",
+    licence="as its owner says",
+)
+def read(root: Path) -> Iterator[Item]:
+    """One row per line; the split is in the file's name."""
+    media = MediaFolder(root)
+    for path in require(root, "*.tsv", "*/*.tsv"):
+        given: set[str] = set()
+
+        def convert(
+            columns: list[str], split: str = split_of(path.stem), given: set[str] = given
+        ) -> Iterator[Made]:
+            task, source, record = _parsed(columns)
+            key = record.media()[0][1]
+            yield from _medium(media, split, key, source, given)
+            yield split, task, record
+            if task == "grounding":
+                yield split, "grounded_caption", record
+
+        yield from each(path, _lines(path), convert)
+
+
+def _lines(path: Path) -> Iterator[Row]:
+    for number, line in enumerate(lines_of(path), 1):
+        if not is_text(line):
+            yield BadItem(str(path), f"line {number}", "row", "not UTF-8 text: convert the file to UTF-8")
+        elif line.strip():
+            yield f"line {number}", line.rstrip("\r\n").split("\t")
+
+
+def _parsed(columns: list[str]) -> tuple[str, str, Record]:
+    """Task, base64 or path of the medium, and the row."""
+    if len(columns) == 8:
+        return _pretraining(columns)
+    if len(columns) == 5 and _is_box(columns[3]):
+        row_id, image, text, box, source = columns
+        made = Record(row_id, image=image, text=text, references=(text,), box=_box(box))
+        return "grounding", source, made
+    if len(columns) == 5:
+        row_id, image, captions, objects, source = columns
+        medium = SUFFIXES.get(Path(source).suffix.lower(), "image") if len(source) < 512 else "image"
+        task = "caption" if medium == "image" else f"{medium}_caption"
+        return task, source, _captioned(row_id, medium, image, captions, objects)
+    if len(columns) == 6 and columns[5] in LABELS:
+        row_id, image, source, text, premise, label = columns
+        answers, extra = (Answer(LABELS[label]),), {"premise": premise}
+        record = Record(row_id, image=image, text=text, answers=answers, extra=extra)
+        return "entailment", source, record
+    if len(columns) == 6 and MARK in columns[3]:
+        row_id, image, question, answer, objects, source = columns
+        medium = SUFFIXES.get(Path(source).suffix.lower(), "image") if len(source) < 512 else "image"
+        record = _asked(row_id, medium, image, question, answer, objects)
+        return ("vqa" if medium == "image" else f"{medium}_qa"), source, record
+    raise UserError(f"{len(columns)} columns of no known form (8, 5: caption or box, 6: VQA or SNLI-VE)")
+
+
+def _pretraining(columns: list[str]) -> tuple[str, str, Record]:
+    row_id, source, captions, question, answer, objects, dataset, kind = columns
+    if kind not in KINDS:
+        raise UserError(f"type '{kind}' is unknown: {nearest(kind, KINDS)}")
+    task, medium = KINDS[kind]
+    key = source if len(source) < 512 else row_id
+    if task == "grounding":
+        record = Record(row_id, image=key, text=captions, references=(captions,), box=_box(answer))
+    elif task.endswith("qa"):
+        record = _asked(row_id, medium, key, question, answer, objects)
+    else:
+        record = _captioned(row_id, medium, key, captions, objects)
+    record.extra["dataset"] = dataset
+    return task, source, record
+
+
+def _captioned(row_id: str, medium: str, key: str, captions: str, objects: str) -> Record:
+    references = tuple(text.strip() for text in captions.split(JOIN))
+    fields: dict[str, Any] = {medium: key}
+    return Record(row_id, references=references, objects=_objects(objects), **fields)
+
+
+def _asked(row_id: str, medium: str, key: str, question: str, answer: str, objects: str) -> Record:
+    answers = []
+    for item in answer.split(JOIN):
+        confidence, mark, text = item.partition(MARK)
+        try:
+            answers.append(Answer(text.strip(), float(confidence)))
+        except ValueError as error:
+            raise UserError(f"answer '{item[:60]}' is not confidence{MARK}text") from error
+        if not mark or not 0 < answers[-1].weight <= 1:
+            raise UserError(f"answer '{item[:60]}': needs {MARK} and a confidence in (0, 1]")
+    fields: dict[str, Any] = {medium: key}
+    return Record(row_id, text=question, answers=tuple(answers), objects=_objects(objects), **fields)
+
+
+def _objects(text: str) -> tuple[str, ...]:
+    return tuple(name.strip() for name in text.split(JOIN) if name.strip())
+
+
+def _is_box(text: str) -> bool:
+    parts = text.split(",")
+    return len(parts) == 4 and all(
+        part.strip().replace(".", "", 1).replace("-", "", 1).isdecimal() for part in parts
+    )
+
+
+def _box(text: str) -> tuple[float, float, float, float]:
+    if not _is_box(text):
+        raise UserError(f"box '{text[:60]}' is not x0,y0,x1,y1")
+    x0, y0, x1, y1 = map(float, text.split(","))
+    if not (0 <= x0 < x1 and 0 <= y0 < y1):
+        raise UserError(f"box '{text}' is empty or has a negative corner")
+    return x0, y0, x1, y1
+
+
+def _medium(
+    media: MediaFolder, split: str, key: str, source: str, given: set[str]
+) -> Iterator[MediaItem | BadItem]:
+    if Path(source).suffix.lower() in SUFFIXES and len(source) < 512:
+        yield from media.item(split, key, source)
+        return
+    if key in given:
+        return
+    given.add(key)
+    try:
+        data = base64.b64decode(source.translate(str.maketrans("-_", "+/")), validate=True)
+    except (binascii.Error, ValueError) as error:
+        raise UserError(f"the image is neither a path nor base64: {error}") from error
+    suffix = next((suffix for magic, suffix in MAGIC.items() if data.startswith(magic)), None)
+    if suffix is None:
+        raise UserError("the base64 column holds no image that is known by its first bytes")
+    yield MediaItem(split, key, data, suffix)
+
+
+# ----------------------------------------------------------------------------------------------- writing
+
+Columns = Callable[[Record, str, str], list[str]]
+"""(row, media key, base64) -> columns."""
+WRITERS: dict[str, Columns] = {
+    "caption": lambda row, key, image: [
+        row.id, key, JOIN.join(row.references), JOIN.join(row.objects), image,
+    ],
+    "vqa": lambda row, key, image: [row.id, key, row.text, _answers(row), JOIN.join(row.objects), image],
+    "grounding": lambda row, key, image: [row.id, key, row.text, ",".join(map(repr, row.box or ())), image],
+    "entailment": lambda row, key, image: [
+        row.id, key, image, row.text, row.extra.get("premise", ""), LABEL_NAMES[row.answers[0].text],
+    ],
+}  # fmt: skip
+
+
+def _answers(row: Record) -> str:
+    return JOIN.join(f"{answer.weight!r}{MARK}{answer.text}" for answer in row.answers)
+
+
+def write_tsv(split_dir: Path | str, task: str, path: Path | str) -> int:
+    """Write the rows of a task of a prepared split as OFA's TSV with base64 images; returns their number.
+
+    Raises:
+        UserError: the task has no such form, a text holds a tab or line break, or `path` cannot be written.
+    """
+    if task not in WRITERS:
+        raise UserError(f"task '{task}' has no TSV form: {nearest(task, WRITERS)}")
+    records, store = read_records(split_dir, task), MediaStore(split_dir)
+    with atomic(path) as part, part.open("w", encoding="utf-8", newline="\n") as handle:
+        for record in records:
+            key = record.media()[0][1]
+            columns = WRITERS[task](record, key, base64.urlsafe_b64encode(store.bytes(key)).decode())
+            if any(letter in column for column in columns for letter in "\t\n\r"):
+                raise UserError(f"{split_dir}: {task}: row '{record.id}': a text holds a tab or line break")
+            handle.write("\t".join(columns) + "\n")
+    return len(records)
+
+
+def main(arguments: list[str]) -> None:
+    """`unival export`: rows of a prepared split as OFA's TSV."""
+    parser = argparse.ArgumentParser(prog="unival export", description="Prepared rows as OFA's TSV.")
+    parser.add_argument(
+        "--split", type=Path, required=True, metavar="<folder>", help="as data/processed/x/val"
+    )
+    parser.add_argument("--task", choices=WRITERS, required=True, metavar="<task>", help=", ".join(WRITERS))
+    parser.add_argument("--out", type=Path, required=True, metavar="<file>")
+    options = parser.parse_args(arguments)
+    print(f"{write_tsv(options.split, options.task, options.out)} rows in {options.out}")

@@ -1,0 +1,401 @@
+"""Readers of official formats, on small files written here; what is damaged is named with its reason."""
+
+import base64
+import gzip
+import io
+import json
+import pickle
+import struct
+import tarfile
+import zipfile
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+
+from unival import safe_pickle
+from unival.data import media
+from unival.data.manifest import read_records
+from unival.data.prepare import PrepareConfig, load_sources, prepare
+from unival.data.sources.importing import import_dataset
+from unival.data.sources.ofa_tsv import write_tsv
+from unival.data.sources.reader import READERS, data_folder, split_of
+from unival.data.sources.refcoco import corners
+from unival.data.sources.vqa import soft_answers
+from unival.data.store import MediaStore
+from unival.errors import UserError
+
+PIXELS = np.random.default_rng(0).integers(0, 255, (24, 32, 3), dtype=np.uint8)
+PNG = media.encode_image(PIXELS)
+JPG = media.encode_image(PIXELS, ".jpg")
+
+
+def write(path: Path, content: Any) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    if isinstance(content, bytes):
+        path.write_bytes(content)
+    else:
+        path.write_text(content if isinstance(content, str) else json.dumps(content), encoding="utf-8")
+    return path
+
+
+def faults(out: Path) -> list[tuple[str, str, str]]:
+    rows = pq.read_table(out / "rejected.parquet").to_pylist()
+    return [(Path(row["file"]).name, row["row"], row["reason"]) for row in rows]
+
+
+def coco(root: Path) -> Path:
+    for number in (1, 2):
+        write(root / "photos" / f"{number:012d}.jpg", JPG)
+    images = [{"id": n, "file_name": f"{n:012d}.jpg", "width": 32, "height": 24} for n in (1, 2)]
+    rows = [{"id": n, "image_id": 1 + n % 2, "caption": f"caption {n}"} for n in range(10)]
+    write(root / "annotations" / "captions_train2017.json", {"images": images, "annotations": rows})
+    boxes = [{"id": 7, "image_id": 1, "bbox": [1, 2, 10.5, 12], "category_id": 3}]
+    categories = [{"id": 3, "name": "dog"}]
+    content = {"images": images, "annotations": boxes, "categories": categories}
+    write(root / "refcoco" / "instances.json", content)
+    return root
+
+
+def test_coco_captions_keep_bytes_and_captions(tmp_path: Path) -> None:
+    description = import_dataset("coco_captions", coco(tmp_path / "coco"), tmp_path / "out")
+    assert description["splits"]["train"]["rows"] == {"caption": 2}
+    assert description["complete"]["train/caption"] == {"rows": 2, "complete_set": 113_287}
+    record = read_records(tmp_path / "out" / "train", "caption")[0]
+    assert len(record.references) == 5
+    assert MediaStore(tmp_path / "out" / "train").bytes("coco-1") == JPG
+
+
+def test_karpathy_split_puts_restval_into_train(tmp_path: Path) -> None:
+    write(tmp_path / "val2014" / "a.jpg", JPG)
+    image = {"filename": "a.jpg", "cocoid": 5, "split": "restval", "sentences": [{"raw": "A dog. "}]}
+    write(tmp_path / "dataset_coco.json", {"images": [image, {**image, "cocoid": 6, "split": "nowhere"}]})
+    import_dataset("coco_captions", tmp_path, tmp_path / "out", max_rejected=0.5)
+    assert read_records(tmp_path / "out" / "train", "caption")[0].references == ("A dog.",)
+    assert "unknown split 'nowhere'" in faults(tmp_path / "out")[0][2]
+
+
+def refs(**changes: Any) -> list[dict[str, Any]]:
+    sentences = [{"sent": "the dog", "raw": "The dog", "tokens": ["the", "dog"], "sent_id": 1}]
+    ref = {
+        "ref_id": 9,
+        "ann_id": 7,
+        "image_id": 1,
+        "category_id": 3,
+        "split": "testA",
+        "sentences": sentences,
+    }
+    return [{**ref, "file_name": "COCO_train2014_000000000001_0.jpg", "sent_ids": [1], **changes}]
+
+
+def test_refcoco_reads_the_pickle_and_the_corners(tmp_path: Path) -> None:
+    root = coco(tmp_path / "coco")
+    write(root / "refcoco" / "refs(unc).p", pickle.dumps(refs(), protocol=2))
+    import_dataset("refcoco", root, tmp_path / "out")
+    record = read_records(tmp_path / "out" / "testA", "grounding")[0]
+    assert (record.text, record.box, record.objects) == ("the dog", (1.0, 2.0, 11.5, 14.0), ("dog",))
+
+
+class Bomb:
+    def __reduce__(self) -> tuple[Any, ...]:
+        return (Path.touch, (Path("/tmp/unival-bomb"),))
+
+
+@pytest.mark.parametrize("protocol", range(pickle.HIGHEST_PROTOCOL + 1))
+def test_pickles_execute_nothing(tmp_path: Path, protocol: int) -> None:
+    root = coco(tmp_path / "coco")
+    write(root / "refcoco" / "refs(unc).p", pickle.dumps([Bomb()], protocol=protocol))
+    with pytest.raises(UserError, match=r"refs\(unc\)\.p: refused"):
+        import_dataset("refcoco", root, tmp_path / "out")
+    assert not Path("/tmp/unival-bomb").exists()
+
+
+def test_safe_pickle_gives_plain_data_back() -> None:
+    value = [{"a": (1, 2.5, None, True, "é"), "b": [10**12]}]
+    for protocol in range(pickle.HIGHEST_PROTOCOL + 1):
+        assert safe_pickle.loads(pickle.dumps(value, protocol), "x") == value
+    for damaged in (b"", b"\x80", b"garbage", pickle.dumps([1] * 100)[:40], b"\x80\x04" + b"\xff" * 20):
+        with pytest.raises(UserError, match="not a readable pickle"):
+            safe_pickle.loads(damaged, "x")
+
+
+def test_corners_stay_inside() -> None:
+    assert corners([-2, 3, 10, 40], (20, 30)) == (0.0, 3.0, 8.0, 30.0)
+    for bad in ([0, 0, 0, 5], [30, 0, 5, 5], "1,2,3,4", [1, 2, 3], [1, 2, 3, None]):
+        with pytest.raises(UserError):
+            corners(bad, (20, 30))
+
+
+def test_vqa_soft_scores_are_the_official_ones() -> None:
+    answers = {a.text: a.weight for a in soft_answers(["yes"] * 5 + ["no"] * 3 + ["maybe"] * 2)}
+    assert answers == {"yes": 1.0, "no": 0.9, "maybe": 0.6}
+    assert soft_answers(["a"])[0].weight == 1.0
+    with pytest.raises(UserError):
+        soft_answers([])
+
+
+def test_vqav2_joins_questions_and_annotations(tmp_path: Path) -> None:
+    write(tmp_path / "val2014" / "COCO_val2014_000000000042.jpg", JPG)
+    question = {"image_id": 42, "question": "Is it?", "question_id": 420}
+    given = [{"answer": "yes", "answer_confidence": "yes", "answer_id": n} for n in range(10)]
+    annotation = {"question_id": 420, "image_id": 42, "question_type": "is it", "answers": given}
+    write(
+        tmp_path / "v2_OpenEnded_mscoco_val2014_questions.json",
+        {"questions": [question, {**question, "question_id": 1}]},
+    )
+    write(tmp_path / "v2_mscoco_val2014_annotations.json", {"annotations": [annotation]})
+    import_dataset("vqav2", tmp_path, tmp_path / "out", max_rejected=0.5)
+    record = read_records(tmp_path / "out" / "val", "vqa")[0]
+    assert (record.text, record.answers[0].text, record.form) == ("Is it?", "yes", "is it")
+    assert len(json.loads(record.extra["answers"])) == 10
+    assert "question 1 is not in" in faults(tmp_path / "out")[0][2]
+
+
+def test_snli_ve_labels_and_premise(tmp_path: Path) -> None:
+    write(tmp_path / "flickr30k" / "12.jpg", JPG)
+    row = {
+        "gold_label": "neutral",
+        "pairID": "12.jpg#1",
+        "sentence1": "A.",
+        "sentence2": "B.",
+        "Flikr30kID": "12",
+    }
+    rows = [row, {**row, "gold_label": "-", "pairID": "2"}]
+    write(tmp_path / "snli_ve_dev.jsonl", "\n".join(map(json.dumps, rows)) + "\nnot json\n")
+    import_dataset("snli_ve", tmp_path, tmp_path / "out", max_rejected=0.6)
+    record = read_records(tmp_path / "out" / "val", "entailment")[0]
+    assert (record.answers[0].text, record.text, record.extra["premise"]) == ("maybe", "B.", "A.")
+    assert [row for _, row, _ in faults(tmp_path / "out")] == ["line 2", "line 3"]
+
+
+def test_msvd_qa_maps_numbers_to_clips(tmp_path: Path) -> None:
+    clip = media.encode_video(np.zeros((4, 16, 16, 3), np.uint8))
+    write(tmp_path / "clips" / "abc_1_2.mp4", clip)
+    write(tmp_path / "youtube_mapping.txt", "abc_1_2 vid7\n")
+    row = {"id": 3, "video_id": 7, "question": "what?", "answer": "cat"}
+    write(tmp_path / "test_qa.json", [row, {**row, "video_id": 8, "id": 4}])
+    import_dataset("msvd_qa", tmp_path, tmp_path / "out", max_rejected=0.5)
+    assert read_records(tmp_path / "out" / "test", "video_qa")[0].video == "abc_1_2"
+    assert "vid8 is not in" in faults(tmp_path / "out")[0][2]
+
+
+def test_audiocaps_groups_captions_and_finds_sounds(tmp_path: Path) -> None:
+    write(tmp_path / "val" / "Yxyz.wav", media.encode_wav(np.zeros(800, np.float32) + 0.1, 8000))
+    lines = ["audiocap_id,youtube_id,start_time,caption", *(f'{n},xyz,30,"a, {n}"' for n in range(5))]
+    write(tmp_path / "val.csv", "\n".join(lines))
+    import_dataset("audiocaps", tmp_path, tmp_path / "out")
+    assert read_records(tmp_path / "out" / "val", "audio_caption")[0].references[4] == "a, 4"
+    import_dataset("audiocaps", tmp_path, tmp_path / "text", text_only=True, expect={"val/text": 5})
+
+
+def test_media_are_read_from_zips(tmp_path: Path) -> None:
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w") as archive:
+        archive.writestr("images/0.png", PNG)
+    write(tmp_path / "train" / "images.zip", buffer.getvalue())
+    write(
+        tmp_path / "train" / "questions.json",
+        [["what?", "circle", 0], ["what?", 3, 0], ["what?", "circle", 1]],
+    )
+    import_dataset("easy_vqa", tmp_path, tmp_path / "out", max_rejected=0.9)
+    assert MediaStore(tmp_path / "out" / "train").bytes("easy-0") == PNG
+    assert len(faults(tmp_path / "out")) == 3  # a wrong type, a missing image, and the row that needs it
+
+
+def test_webdataset(tmp_path: Path) -> None:
+    with tarfile.open(tmp_path / "cc-train-0.tar", "w") as archive:
+        for name, data in (
+            ("1.jpg", JPG),
+            ("1.txt", b"a dog"),
+            ("2.txt", b"alone"),
+            ("3.jpg", JPG),
+            ("3.txt", b"b"),
+        ):
+            member = tarfile.TarInfo(name)
+            member.size = len(data)
+            archive.addfile(member, io.BytesIO(data))
+    import_dataset("webdataset", tmp_path, tmp_path / "out", max_rejected=0.5)
+    assert len(read_records(tmp_path / "out" / "train", "caption")) == 2
+    assert faults(tmp_path / "out")[0][1] == "2"
+
+
+def mnist(root: Path, count: int = 3, cut: int = 0, label: int = 4) -> Path:
+    pixels = np.random.default_rng(1).integers(0, 255, (count, 28, 28), dtype=np.uint8).tobytes()
+    data = struct.pack(">4B3I", 0, 0, 8, 3, count, 28, 28) + pixels
+    write(root / "train-images-idx3-ubyte.gz", gzip.compress(data[: len(data) - cut]))
+    write(root / "train-labels-idx1-ubyte", struct.pack(">4BI", 0, 0, 8, 1, count) + bytes([label] * count))
+    return root
+
+
+def test_mnist(tmp_path: Path) -> None:
+    import_dataset("mnist", mnist(tmp_path / "m"), tmp_path / "out")
+    assert read_records(tmp_path / "out" / "train", "caption")[0].references[0] == "a handwritten four"
+    for changes, reason in (({"cut": 5}, "the header says"), ({"label": 12}, "is no digit")):
+        with pytest.raises(UserError, match=reason):
+            import_dataset("mnist", mnist(tmp_path / "bad", **changes), tmp_path / "out2")
+
+
+ROWS = [
+    {"id": "1", "image": "a.png", "references": ["a dog", "one dog"]},
+    {"id": "2", "image": "a.png", "references": ["a cat"], "objects": ["cat"]},
+]
+
+
+@pytest.mark.parametrize("suffix", ["jsonl", "csv", "parquet"])
+def test_tables(tmp_path: Path, suffix: str) -> None:
+    import pyarrow as pa
+
+    write(tmp_path / "media" / "a.png", PNG)
+    path = tmp_path / "val" / f"caption.{suffix}"
+    if suffix == "jsonl":
+        write(path, "\n".join(map(json.dumps, ROWS)))
+    elif suffix == "csv":
+        write(path, 'id,image,references\n1,a.png,"[""a dog"", ""one dog""]"\n2,a.png,"[""a cat""]"\n')
+    else:
+        path.parent.mkdir()
+        pq.write_table(pa.Table.from_pylist(ROWS), path)
+    import_dataset("table", tmp_path, tmp_path / "out", expect={"val/caption": 2})
+    assert read_records(tmp_path / "out" / "val", "caption")[0].references == ("a dog", "one dog")
+
+
+def test_ofa_tsv_both_ways(tmp_path: Path) -> None:
+    image = base64.urlsafe_b64encode(JPG).decode()
+    lines = {
+        "caption_val.tsv": ["1", "i1", "a dog&&one dog", "dog&&ball", image],
+        "vqa_val.tsv": ["2", "i2", "what?", "0.9|!+dog&&0.3|!+cat", "dog", image],
+        "refcoco_val.tsv": ["3", "i3", "the dog", "1.5,2.0,10.0,12.0", image],
+        "snli_ve_val.tsv": ["4", "i4", image, "B", "A", "neutral"],
+    }
+    for name, columns in lines.items():
+        write(tmp_path / "tsv" / name, "\t".join(columns) + "\n")
+    import_dataset("ofa_tsv", tmp_path / "tsv", tmp_path / "out")
+    tasks = ("caption", "vqa", "grounding", "entailment")
+    for task, (name, columns) in zip(tasks, lines.items(), strict=True):
+        assert write_tsv(tmp_path / "out" / "val", task, tmp_path / name) == 1
+        assert (tmp_path / name).read_text() == "\t".join(columns) + "\n"
+
+
+def test_ofa_pretraining_tsv(tmp_path: Path) -> None:
+    write(tmp_path / "img" / "x.jpg", JPG)
+    rows = [
+        ["1", "img/x.jpg", "a dog", "", "", "dog", "coco", "caption"],
+        ["2", "img/x.jpg", "", "what?", "1.0|!+dog", "", "vqa", "qa"],
+        ["3", "img/x.jpg", "the dog", "", "1,2,30,20", "", "refcoco", "visual_grounding"],
+        ["4", "img/x.jpg", "the dog", "", "1,2,30", "", "refcoco", "visual_grounding"],
+        ["5", "img/x.jpg", "", "what?", "dog", "", "vqa", "qa"],
+        ["6", "img/x.jpg", "a", "", "", "", "coco", "captions"],
+        ["7", "too few"],
+        ["8", "k", "a dog", "", "%%%not base64"],
+    ]
+    write(tmp_path / "vision_language_train.tsv", "\n".join("\t".join(row) for row in rows) + "\n")
+    import_dataset("ofa_tsv", tmp_path, tmp_path / "out", max_rejected=0.6)
+    found = faults(tmp_path / "out")
+    assert [row for _, row, _ in found] == ["line 4", "line 5", "line 6", "line 7", "line 8"]
+    assert "did you mean 'caption'" in found[2][2]
+    assert read_records(tmp_path / "out" / "train", "grounding")[0].box == (1.0, 2.0, 30.0, 20.0)
+
+
+DAMAGE: dict[str, Any] = {
+    "truncated JSON": '{"images": [',
+    "a list": [],
+    "no annotations": {"images": []},
+    "not UTF-8": b'{"images": "\xff\xfe"}',
+    "empty": b"",
+    "deep": "[" * 100_000,
+}
+
+
+@pytest.mark.fault
+@pytest.mark.parametrize("content", DAMAGE.values(), ids=DAMAGE)
+def test_damaged_annotations_name_the_file(tmp_path: Path, content: Any) -> None:
+    root = coco(tmp_path / "coco")
+    write(root / "annotations" / "captions_train2017.json", content)
+    with pytest.raises(UserError, match=r"captions_train2017\.json"):
+        import_dataset("coco_captions", root, tmp_path / "out")
+
+
+BAD_CAPTIONS: dict[str, Any] = {
+    "no object": 5,
+    "no image": {"id": 1, "caption": "x"},
+    "other image": {"id": 1, "image_id": 77, "caption": "x"},
+    "number": {"id": 1, "image_id": 1, "caption": 3},
+    "null": {"id": 1, "image_id": 1, "caption": None},
+    "blank": {"id": 1, "image_id": 1, "caption": "  "},
+    "true": {"id": 1, "image_id": True, "caption": "x"},
+}
+
+
+@pytest.mark.fault
+@pytest.mark.parametrize("row", BAD_CAPTIONS.values(), ids=BAD_CAPTIONS)
+def test_bad_rows_are_listed(tmp_path: Path, row: Any) -> None:
+    root = coco(tmp_path / "coco")
+    path = root / "annotations" / "captions_train2017.json"
+    content = json.loads(path.read_text())
+    content["annotations"].insert(3, row)
+    write(path, content)
+    import_dataset("coco_captions", root, tmp_path / "out", max_rejected=0.5)
+    ((file, where, reason),) = faults(tmp_path / "out")
+    assert (file, where) == ("captions_train2017.json", "annotations[3]")
+    assert reason
+
+
+BAD_PHOTOS = {
+    "empty": b"",
+    "text": b"not a photo",
+    "truncated": JPG[:200],
+    "other": media.encode_wav(np.zeros(10, np.float32), 8000),
+    "huge": PNG[:16] + struct.pack(">II", 10**6, 10**6) + PNG[24:],
+}
+
+
+@pytest.mark.fault
+@pytest.mark.parametrize("data", [*BAD_PHOTOS.values(), None], ids=[*BAD_PHOTOS, "missing"])
+def test_bad_photos_are_listed(tmp_path: Path, data: bytes | None) -> None:
+    root = coco(tmp_path / "coco")
+    path = root / "photos" / "000000000001.jpg"
+    path.unlink()
+    if data is not None:
+        write(path, data)
+    import_dataset("coco_captions", root, tmp_path / "out", max_rejected=0.5)
+    (photo, row) = faults(tmp_path / "out")
+    assert photo[0] == path.name
+    assert "was rejected" in row[2]
+
+
+def test_counts_are_checked(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="train/caption: 2 rows, expected 3"):
+        import_dataset(
+            "coco_captions", coco(tmp_path / "coco"), tmp_path / "out", expect={"train/caption": 3}
+        )
+
+
+def test_missing_things_are_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(UserError, match="did you mean 'coco_captions'"):
+        import_dataset("coco_caption", tmp_path, tmp_path / "out")
+    with pytest.raises(UserError, match="no such folder"):
+        import_dataset("coco_captions", tmp_path / "nothing", tmp_path / "out")
+    with pytest.raises(UserError, match=r"no file .*captions_\*\.json"):
+        import_dataset("coco_captions", tmp_path, tmp_path / "out")
+    load_sources()
+    options: dict[str, Any] = {"root": None}
+    monkeypatch.delenv("UNIVAL_DATA", raising=False)
+    with pytest.raises(UserError, match="UNIVAL_DATA is not set"):
+        prepare(PrepareConfig("x", "mnist", options, 0.0), tmp_path / "out")
+    monkeypatch.setenv("UNIVAL_DATA", str(tmp_path / "nowhere"))
+    with pytest.raises(UserError, match="no such folder"):
+        data_folder()
+
+
+def test_split_words() -> None:
+    names = {"train2017": "train", "clotho_captions_evaluation": "test", "validation": "val", "dev": "val"}
+    assert {name: split_of(name) for name in names} == names
+    assert split_of("clotho_captions_development") == "train"
+
+
+def test_every_reader_says_what_it_expects() -> None:
+    load_sources()
+    assert len(READERS.names()) >= 30
+    for name in READERS.names():
+        assert READERS[name].expects and READERS[name].licence

@@ -1,0 +1,200 @@
+"""The readers and the two real benchmarks on the folder UNIVAL_DATA; counts are those of its README."""
+
+import csv
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from unival import config
+from unival.data.manifest import read_records
+from unival.data.prepare import PrepareConfig, load_sources, prepare
+from unival.data.source import HANDWRITING
+from unival.data.sources.importing import import_dataset
+from unival.data.store import MediaStore
+from unival.record import Record
+
+DATA = Path(os.environ.get("UNIVAL_DATA", ""))
+BENCHMARKS = Path(__file__).parents[2] / "conf" / "benchmark"
+pytestmark = pytest.mark.skipif(
+    not os.environ.get("UNIVAL_DATA"), reason="UNIVAL_DATA names no folder with the real data"
+)
+
+COUNTS: dict[str, tuple[str, dict[str, int]]] = {
+    "coco_captions": ("coco", {"train/caption": 80, "val/caption": 159}),
+    "vqav2": ("coco", {"train/vqa": 826 + 571, "val/vqa": 585}),
+    "refcoco": ("coco", {"train/grounding": 206 + 160, "val/grounding": 165}),
+    "flickr8k": ("flickr8k_1000", {"train/caption": 700}),
+    "snli_ve": ("flickr8k_1000", {"val/entailment": 428, "test/entailment": 542}),
+    "esc50": ("esc10", {"train/audio_caption": 240, "val/audio_caption": 80}),
+    "fsdd": ("fsdd", {"train/audio_caption": 1800}),
+    "msrvtt": ("demo_videos", {"train/video_caption": 23}),
+    "msvd_qa": ("demo_videos", {"train/video_qa": 22}),
+    "msrvtt_qa": ("moving_digits", {"train/video_qa": 1440}),
+    "nlvr": ("nlvr", {"val/entailment": 989, "test/entailment": 990}),
+    "sign_digits": ("sign_digits", {"train/caption": 1444}),
+    "cc12m": ("cc12m_mini", {"train/caption": 22}),
+    "webdataset": ("cc12m_mini", {"train/caption": 22}),
+}
+LARGE: dict[str, tuple[str, dict[str, int]]] = {
+    "clotho": ("esc10", {"train/audio_caption": 320}),
+    "easy_vqa": ("easy_vqa", {"train/vqa": 38_575}),
+    "usps": ("usps", {"train/caption": 7_291}),
+    "mnist": ("mnist", {"train/caption": 60_000}),
+}
+TEXTS: dict[str, tuple[str, dict[str, int]]] = {
+    "audiocaps": ("audiocaps_csv", {"train/text": 49_838, "val/text": 2_475}),
+    "msvd": ("msvd_captions_text", {"train/text": 19_368}),
+    "text_captions": ("coco/annotations/captions_val2017_rest_textonly.json", {"val/text": 23_598}),
+}
+
+
+@pytest.mark.parametrize("name", COUNTS)
+def test_counts(name: str, tmp_path: Path) -> None:
+    folder, expect = COUNTS[name]
+    description = import_dataset(name, DATA / folder, tmp_path / "out", max_rejected=0.0, expect=expect)
+    assert description["rejected"] == 0
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", LARGE)
+def test_large_counts(name: str, tmp_path: Path) -> None:
+    folder, expect = LARGE[name]
+    import_dataset(name, DATA / folder, tmp_path / "out", max_rejected=0.0, expect=expect)
+
+
+@pytest.mark.parametrize("name", TEXTS)
+def test_text_only(name: str, tmp_path: Path) -> None:
+    folder, expect = TEXTS[name]
+    text_only = name != "text_captions"
+    import_dataset(
+        name, DATA / folder, tmp_path / "out", max_rejected=0.0, text_only=text_only, expect=expect
+    )
+
+
+def test_media_come_back_byte_for_byte(tmp_path: Path) -> None:
+    import_dataset("fsdd", DATA / "fsdd", tmp_path / "out")
+    store = MediaStore(tmp_path / "out" / "train")
+    for key in store.keys()[::97]:
+        assert store.bytes(key) == (DATA / "fsdd" / "recordings" / f"{key}.wav").read_bytes()
+
+
+def benchmark(name: str, out: Path) -> dict[str, Any]:
+    values = yaml.safe_load((BENCHMARKS / f"{name}.yaml").read_text())
+    values.pop("set", None)
+    values["options"]["size"] = "smoke"
+    return prepare(config.build(PrepareConfig, values, name), out / name)
+
+
+@pytest.fixture(scope="module")
+def digits(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, Any]]:
+    out = tmp_path_factory.mktemp("digits")
+    return out / "digits", benchmark("digits", out)
+
+
+@pytest.fixture(scope="module")
+def photos(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, Any]]:
+    out = tmp_path_factory.mktemp("photos")
+    return out / "photos", benchmark("photos", out)
+
+
+SEVEN = ("caption", "vqa", "grounding", "entailment", "video_caption", "video_qa", "audio_caption")
+MORE = ("matching", "grounded_caption", "video_matching", "audio_qa")
+
+
+@pytest.mark.parametrize("name", ["digits", "photos"])
+def test_every_task_in_every_split(name: str, request: pytest.FixtureRequest) -> None:
+    _, description = request.getfixturevalue(name)
+    assert description["rejected"] == 0
+    for split in ("train", "val", "test"):
+        assert set(description["splits"][split]["rows"]) == {*SEVEN, *MORE}
+
+
+def rows(folder: Path, splits: tuple[str, ...]) -> dict[str, list[Record]]:
+    return {
+        split: [
+            record
+            for path in sorted((folder / split).glob("*.parquet"))
+            if path.stem != "media"
+            for record in read_records(folder / split, path.stem)
+        ]
+        for split in splits
+    }
+
+
+def test_digits_share_no_sample_between_splits(digits: tuple[Path, dict[str, Any]]) -> None:
+    splits = ("train", "val", "test", "ood-handwriting", "ood-speakers")
+    samples = {
+        split: {sample for record in records for sample in record.extra["samples"].split()}
+        for split, records in rows(digits[0], splits).items()
+    }
+    for first in splits:
+        for second in splits:
+            assert first == second or not samples[first] & samples[second]
+    assert all(sample.startswith("usps:") for sample in samples["ood-handwriting"])
+
+
+def test_digits_labels_are_those_of_the_sources(digits: tuple[Path, dict[str, Any]]) -> None:
+    from unival.data.sources.mnist import NUMBERS, read_part
+
+    labels = read_part(DATA / "mnist", "train")[1]
+    for record in read_records(digits[0] / "test", "caption"):
+        said = json.loads(record.facts)["digits"]
+        drawn = [NUMBERS[labels[int(sample.split(":")[1])]] for sample in record.extra["samples"].split()]
+        assert drawn == said == list(record.objects)
+
+
+def test_digits_speakers(digits: tuple[Path, dict[str, Any]]) -> None:
+    held_out = {
+        record.extra["speaker"] for record in read_records(digits[0] / "ood-speakers", "audio_caption")
+    }
+    known = {record.extra["speaker"] for record in read_records(digits[0] / "train", "audio_caption")}
+    assert held_out == {"theo"}
+    assert "theo" not in known
+
+
+def test_digits_statements_depend_on_the_picture(digits: tuple[Path, dict[str, Any]]) -> None:
+    records = read_records(digits[0] / "train", "entailment")
+    labels = [record.answers[0].text for record in records]
+    assert all(0.25 < labels.count(label) / len(labels) < 0.42 for label in ("yes", "no", "maybe"))
+    for record in records:
+        assert json.loads(record.facts)["patch"] or record.answers[0].text != "maybe"
+
+
+def test_photos_split_by_medium(photos: tuple[Path, dict[str, Any]]) -> None:
+    splits = ("train", "val", "test")
+    media = {
+        split: {key for record in records for _, key in record.media()}
+        for split, records in rows(photos[0], splits).items()
+    }
+    assert not (
+        media["train"] & media["val"] or media["train"] & media["test"] or media["val"] & media["test"]
+    )
+    persons = {
+        split: {key[:2] for key in keys if key.endswith(("_orig", "_mirror"))}
+        for split, keys in media.items()
+    }
+    assert persons["test"] == {"p5"}
+    assert persons["val"] == {"p4"}
+
+
+def test_photos_labels_are_those_of_the_people(photos: tuple[Path, dict[str, Any]]) -> None:
+    names = {"entailment": "yes", "neutral": "maybe", "contradiction": "no"}
+    with (DATA / "flickr8k_1000" / "esnlive_pairs.csv").open(newline="") as handle:
+        truth = {row["pairID"]: names[row["gold_label"]] for row in csv.DictReader(handle)}
+    for record in read_records(photos[0] / "test", "entailment"):
+        assert record.answers[0].text == truth[record.id]
+
+
+def test_handwriting_for_the_world() -> None:
+    load_sources()
+    for name in ("usps", "mnist"):
+        found = HANDWRITING[name](DATA)
+        assert found is not None
+        images, labels = found
+        assert images.shape == (2000, 16, 16)
+        assert set(labels.tolist()) == set(range(10))
+        assert HANDWRITING[name](DATA / "fsdd") is None
