@@ -63,15 +63,8 @@ def _parser() -> argparse.ArgumentParser:
         "convert", help="original .pt checkpoints and public weights to a model folder, and back"
     )
 
-    command = commands.add_parser(
-        "import", help="an official data set as shards and manifests", add_help=False
-    )
-    command.add_argument("arguments", nargs=argparse.REMAINDER, help="see `unival import --help`")
-    command.set_defaults(command=_import)
-
-    command = commands.add_parser("export", help="prepared rows as OFA's TSV", add_help=False)
-    command.add_argument("arguments", nargs=argparse.REMAINDER, help="see `unival export --help`")
-    command.set_defaults(command=_export)
+    commands.add_parser("import", help="an official data set as shards and manifests")
+    commands.add_parser("export", help="prepared rows as OFA's TSV")
 
     command = commands.add_parser("list", help="what can be chosen")
     command.add_argument("group", nargs="?", metavar="<group>", help="a folder of conf/")
