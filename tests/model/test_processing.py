@@ -13,9 +13,11 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
+from transformers import AutoProcessor, AutoTokenizer
 
 from unival.data.media import segment_frames
 from unival.errors import UserError
+from unival.model import UnivalConfig
 from unival.model.cnn14 import Cnn14Spec, log_mel, mel_filters
 from unival.model.processing import UnivalProcessor
 from unival.tasks import text as normalisation
@@ -307,6 +309,10 @@ def test_files_give_the_same_processor(tmp_path: Path) -> None:
     again = UnivalProcessor.from_pretrained(tmp_path)
     assert again.settings == first.settings and again.tokenizer.get_vocab() == tiny().get_vocab()
     assert UnivalProcessor.from_pretrained(tmp_path, image_size=32).image_size == 32
+    UnivalConfig().save_pretrained(tmp_path)
+    auto = AutoProcessor.from_pretrained(tmp_path)
+    assert isinstance(auto, UnivalProcessor) and auto.settings == first.settings
+    assert isinstance(AutoTokenizer.from_pretrained(tmp_path), UnivalTokenizer)
     saved = json.loads((tmp_path / "processor_config.json").read_text())
     assert saved["processor_class"] == "UnivalProcessor"
 

@@ -2,5 +2,6 @@
 
 from unival.model.configuration import UnivalConfig
 from unival.model.modeling import UnivalForConditionalGeneration
+from unival.model.processing import UnivalProcessor
 
-__all__ = ["UnivalConfig", "UnivalForConditionalGeneration"]
+__all__ = ["UnivalConfig", "UnivalForConditionalGeneration", "UnivalProcessor"]

@@ -17,10 +17,11 @@ from typing import Any, Literal
 import numpy as np
 import torch
 from torch import Tensor
-from transformers import BatchFeature, ProcessorMixin
+from transformers import AutoProcessor, AutoTokenizer, BatchFeature, ProcessorMixin
 
 from unival import config, files
 from unival.errors import UserError
+from unival.model.configuration import UnivalConfig
 from unival.vocab import UnivalTokenizer
 
 SETTINGS_FILE = "processor_config.json"
@@ -321,3 +322,7 @@ def _stack_media(name: str, values: Any, transform: Any, rank: int) -> dict[str,
         index_BK[number, : len(row)] = torch.arange(place, place + len(row))
         place += len(row)
     return {f"{name}_values": torch.stack(media), f"{name}_index": index_BK}
+
+
+AutoTokenizer.register(UnivalConfig, fast_tokenizer_class=UnivalTokenizer)
+AutoProcessor.register(UnivalConfig, UnivalProcessor)
