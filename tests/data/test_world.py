@@ -297,3 +297,44 @@ def test_contact_sheets_show_each_medium(world_dir: Path, tmp_path: Path, task: 
     with Image.open(path) as sheet:
         assert sheet.width == 1200 and sheet.height > 200
         assert len(sheet.convert("L").getcolors() or []) > 20
+
+
+@pytest.mark.fault
+@pytest.mark.parametrize(
+    "change, message",
+    [
+        ({"size": "big"}, "size 'big' is none of"),
+        ({"image_size": 20}, "at least 40 pixels"),
+        ({"video_size": 41}, "an even number"),
+        ({"video_frames": 2}, "at least 4 frames"),
+        ({"questions": 0}, "at least 1"),
+        ({"colours": 3}, "unknown key 'colours'"),
+        ({"seed": "a"}, "seed: expected int"),
+        ({"sizes": {"s": {"train": {"images": 0, "videos": 1, "sounds": 1}}}}, "missing key"),
+    ],
+)
+def test_bad_options_are_explained(change: dict, message: str) -> None:
+    from unival import config
+    from unival.data.world.splits import WorldOptions
+
+    amounts = {"images": 4, "videos": 4, "sounds": 4}
+    options = {
+        "seed": 0, "size": "s", "sizes": {"s": dict.fromkeys(("train", "val", "test", "shift"), amounts)},
+        "image_size": 48, "video_size": 40, "video_frames": 8, "questions": 1, "regions": 1, **change,
+    }  # fmt: skip
+    with pytest.raises(UserError, match=f"world.yaml: .*{message}"):
+        config.build(WorldOptions, options, "world.yaml")
+
+
+def test_the_shipped_configuration_builds() -> None:
+    from unival import config
+    from unival.data.prepare import PrepareConfig
+    from unival.data.shifts import SHIFTS
+    from unival.data.world.splits import WorldOptions
+
+    path = Path(__file__).parents[2] / "conf" / "benchmark" / "world.yaml"
+    built = config.build(PrepareConfig, config.load(path), str(path))
+    for size in ("smoke", "quick", "full"):
+        options = config.build(WorldOptions, {**built.options, "size": size}, str(path))
+        assert size == "smoke" or options.sizes[size].test.sounds >= 500
+    assert sorted(file.stem for file in path.parents[1].glob("shift/*.yaml")) == SHIFTS.names()
