@@ -229,8 +229,8 @@ class _Encoded:
 def group_by_length(encoded: list[_Encoded]) -> list[list[_Encoded]]:
     """Groups that together hold little padding, but are few: each costs about as much as `PART_COST` tokens.
 
-    Starts from one group for each kind of example on the same kinds of media, and joins two while it pays. The
-    order of the result depends on nothing but the examples and their order.
+    Starts from one group for each kind of example on the same kinds of media, and joins two while it pays.
+    The order of the result depends on nothing but the examples and their order.
     """
     groups: dict[Any, list[_Encoded]] = {}
     for example in encoded:

@@ -1,0 +1,99 @@
+"""Checkpoints are whole or absent; the last ones are kept; wrong ones are refused with a reason."""
+
+import dataclasses
+import errno
+
+import pytest
+import torch
+
+from unival.engine import checkpoint
+from unival.engine.checkpoint import Checkpoints, atomic_folder, load_weights
+from unival.engine.runtime import Runtime
+from unival.engine.train import train
+from unival.errors import UserError
+
+from . import standins
+
+
+def saved(tmp_path, steps=(3,), keep=2):
+    folder = Checkpoints(tmp_path / "checkpoints", keep)
+    model = standins.model()
+    for step in steps:
+        folder.save(step, model, {"optimizer": {"state": {0: torch.ones(2)}}}, {"identity": "x"})
+    return folder, model
+
+
+def test_round_trip_with_tied_weights(tmp_path):
+    folder, model = saved(tmp_path)
+    path, meta = folder.latest()
+    other = standins.model(seed=1)
+    state = folder.restore(path, meta, other)
+    assert meta["step"] == 3 and torch.equal(state["optimizer"]["state"][0], torch.ones(2))
+    for name, tensor in model.state_dict().items():
+        assert torch.equal(tensor, other.state_dict()[name]), name
+    assert other.lm_head.weight.data_ptr() == other.embed.weight.data_ptr()
+
+
+def test_the_last_are_kept(tmp_path):
+    folder, _ = saved(tmp_path, steps=(3, 6, 9, 12))
+    assert folder.steps() == [9, 12]
+    folder.clear()
+    assert folder.steps() == [] and folder.latest() is None
+
+
+@pytest.mark.fault
+def test_full_disk_leaves_the_old_one(tmp_path, monkeypatch):
+    folder, model = saved(tmp_path)
+
+    def full(*_):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(checkpoint, "save_file", full)
+    with pytest.raises(UserError, match="step-00000006: cannot write: No space left on device"):
+        folder.save(6, model, {}, {"identity": "x"})
+    assert folder.latest()[1]["step"] == 3
+    assert sorted(path.name for path in folder.folder.iterdir()) == ["step-00000003"]
+
+
+@pytest.mark.fault
+def test_folder_is_replaced_whole_or_not_at_all(tmp_path):
+    target = tmp_path / "out"
+    with atomic_folder(target) as part:
+        (part / "a").write_text("1")
+    with pytest.raises(RuntimeError), atomic_folder(target) as part:
+        (part / "a").write_text("2")
+        raise RuntimeError
+    assert (target / "a").read_text() == "1"
+    with atomic_folder(target) as part:
+        (part / "b").write_text("3")
+    assert [path.name for path in target.iterdir()] == ["b"]
+    assert [path.name for path in tmp_path.iterdir()] == ["out"]
+
+
+@pytest.mark.fault
+def test_other_architectures_are_refused(tmp_path):
+    folder, _ = saved(tmp_path)
+    path, meta = folder.latest()
+    mismatch = r"'embed.weight' is \(16, 16\), the model wants \(16, 8\)"
+    with pytest.raises(UserError, match=mismatch):
+        folder.restore(path, meta, standins.model(width=8))
+    smaller = standins.model()
+    del smaller.audio_encoder
+    with pytest.raises(UserError, match=r"the model has no 'audio_encoder\."):
+        load_weights(smaller, path / checkpoint.WEIGHTS)
+    (path / checkpoint.WEIGHTS).write_bytes(b"no weights")
+    with pytest.raises(UserError, match="not a readable weights file"):
+        load_weights(smaller, path / checkpoint.WEIGHTS)
+
+
+@pytest.mark.fault
+def test_another_configuration_does_not_go_on(tmp_path, monkeypatch):
+    config = standins.config({"image": 4}, steps=6)
+    arguments = (standins.Processor(), standins.sources(image=9), tmp_path / "out", tmp_path / "scratch")
+    monkeypatch.setattr("unival.engine.train.Trainer._publish", lambda *_: None)
+    train(config, standins.model(), *arguments, Runtime(device="cpu"))
+    changed = dataclasses.replace(config, seed=8)
+    with pytest.raises(UserError, match="a checkpoint of another configuration or of other data: delete"):
+        train(changed, standins.model(), *arguments, Runtime(device="cpu"))
+    with pytest.raises(UserError, match="another architecture"):
+        train(config, standins.model(width=8), *arguments, Runtime(device="cpu"))
