@@ -142,3 +142,26 @@ def test_huge_dimensions_are_refused_before_decoding(monkeypatch: pytest.MonkeyP
 def test_unknown_suffix_lists_the_known() -> None:
     with pytest.raises(UserError, match=r"suffix '\.txt'.*\.png"):
         media.kind_of(".txt", "a.txt")
+
+
+@pytest.mark.fault
+def test_hundreds_of_damaged_files_give_user_errors_only() -> None:
+    good = [
+        ("image", media.encode_image(IMAGE)),
+        ("image", media.encode_image(IMAGE, ".jpg")),
+        ("video", media.encode_video(clip(4))),
+        ("audio", media.encode_wav(np.sin(np.arange(2000)), 8000)),
+    ]
+    refused = 0
+    for number in range(400):
+        kind, data = good[number % len(good)]
+        damaged = np.frombuffer(data, np.uint8).copy()
+        at = RNG.integers(0, min(len(data), 200 if number % 3 else len(data)), 12)
+        damaged[at] = RNG.integers(0, 256, 12)
+        cut = len(data) if number % 5 else int(RNG.integers(0, len(data)))
+        try:
+            media.describe(kind, damaged[:cut].tobytes(), "x")  # type: ignore[arg-type]
+        except UserError as error:
+            refused += 1
+            assert str(error).startswith("x: ")
+    assert refused > 100

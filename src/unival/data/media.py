@@ -10,7 +10,7 @@ import wave
 from typing import Any
 
 import numpy as np
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 
 from unival.errors import UserError
 from unival.record import Medium
@@ -39,7 +39,9 @@ def decode_image(data: bytes, name: str) -> np.ndarray:
 
                 return np.asarray(ImageOps.exif_transpose(image).convert("RGB"))
             return np.asarray(image.convert("RGB"))
-    except (UnidentifiedImageError, OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
+    except UserError:
+        raise
+    except Exception as error:  # see _reason
         raise UserError(f"{name}: not a readable image: {_reason(error)}") from error
 
 
@@ -49,7 +51,9 @@ def image_size(data: bytes, name: str) -> tuple[int, int]:
         with Image.open(io.BytesIO(data)) as image:
             sideways = image.getexif().get(0x0112, 1) >= 5
             return (image.height, image.width) if sideways else (image.width, image.height)
-    except (UnidentifiedImageError, OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
+    except UserError:
+        raise
+    except Exception as error:  # see _reason
         raise UserError(f"{name}: not a readable image: {_reason(error)}") from error
 
 
@@ -91,7 +95,9 @@ def decode_video(
             total = stream.frames if num_frames and stream.frames else _count_frames(container, stream)
             wanted = segment_frames(total, num_frames, rng) if num_frames and total else list(range(total))
             frames = _convert_frames(container, stream, set(wanted))
-    except (av.FFmpegError, ValueError, OverflowError) as error:
+    except UserError:
+        raise
+    except Exception as error:  # see _reason
         raise UserError(f"{name}: not a readable video: {_reason(error)}") from error
     if not frames:
         raise UserError(f"{name}: not a readable video: it has no frames")
@@ -103,6 +109,8 @@ def _video_stream(container: Any, name: str) -> Any:
     if not container.streams.video:
         raise UserError(f"{name}: has no video stream")
     stream = container.streams.video[0]
+    if stream.codec_context is None:
+        raise UserError(f"{name}: not a readable video: its codec is unknown")
     if (stream.width or 0) * (stream.height or 0) > MAX_PIXELS:
         raise UserError(f"{name}: frames of {stream.width}x{stream.height}: more than {MAX_PIXELS} pixels")
     stream.thread_count = 1  # a pool of decoder threads costs more than a small clip
@@ -164,12 +172,16 @@ def decode_audio(data: bytes, name: str, sampling_rate: int | None = None) -> np
             if not container.streams.audio:
                 raise UserError(f"{name}: has no audio stream")
             stream = container.streams.audio[0]
+            if stream.codec_context is None:
+                raise UserError(f"{name}: not readable as sound: its codec is unknown")
             if stream.duration and stream.time_base and stream.duration * stream.time_base > MAX_SECONDS:
                 raise UserError(f"{name}: longer than {MAX_SECONDS:.0f} s")
             resampler = av.AudioResampler("flt", "mono", sampling_rate or stream.rate)
             chunks = [out for frame in container.decode(stream) for out in resampler.resample(frame)]
             chunks += resampler.resample(None)
-    except (av.FFmpegError, ValueError, OverflowError) as error:
+    except UserError:
+        raise
+    except Exception as error:  # see _reason
         raise UserError(f"{name}: not readable as sound: {_reason(error)}") from error
     if not chunks:
         raise UserError(f"{name}: not readable as sound: it has no samples")
@@ -187,7 +199,7 @@ def _decode_pcm16(data: bytes, sampling_rate: int | None) -> np.ndarray | None:
             if sampling_rate not in (None, reader.getframerate()):
                 return None
             samples = np.frombuffer(reader.readframes(reader.getnframes()), "<i2")
-    except (wave.Error, EOFError, ValueError):
+    except Exception:  # FFmpeg has the last word
         return None
     return samples.astype(np.float32) / 32768.0
 
@@ -230,7 +242,9 @@ def _video_size(data: bytes, name: str) -> tuple[int, int]:
         with av.open(io.BytesIO(data), "r") as container:
             stream = _video_stream(container, name)
             sizes = {(frame.width, frame.height) for frame in container.decode(stream)}
-    except (av.FFmpegError, ValueError, OverflowError) as error:
+    except UserError:
+        raise
+    except Exception as error:  # see _reason
         raise UserError(f"{name}: not a readable video: {_reason(error)}") from error
     if not sizes:
         raise UserError(f"{name}: not a readable video: it has no frames")
@@ -246,5 +260,10 @@ def kind_of(suffix: str, name: str) -> Medium:
 
 
 def _reason(error: Exception) -> str:
+    """The first line of a decoder's complaint.
+
+    Parsers of other libraries meet arbitrary bytes here and fail with whatever their code happens to raise
+    (struct.error, RuntimeError, AttributeError, ...), so each call of one catches every Exception.
+    """
     text = str(error).strip() or type(error).__name__
     return text.splitlines()[0][:200]
