@@ -29,13 +29,15 @@ def sets(file: str) -> list[Path]:
 
 
 def cases(file: str, read: Any) -> list[Any]:
-    """One pytest parameter per case that `read` yields as (id, value) from each set's `file`; else one skip."""
+    """A pytest parameter per case that `read` yields as (id, value) from each set's `file`; else a skip."""
     found = [
         pytest.param((folder, value), id=f"{folder.name}-{name}")
         for folder in sets(file)
         for name, value in read(json.loads((folder / file).read_text()))
     ]
-    skip = pytest.param(None, id="absent", marks=pytest.mark.skip("UNIVAL_PARITY names no folder with " + file))
+    skip = pytest.param(
+        None, id="absent", marks=pytest.mark.skip("UNIVAL_PARITY names no folder with " + file)
+    )
     return found or [skip]
 
 
@@ -95,7 +97,9 @@ class RecordedSet:
             specs["video"] = {"type": "resnext3d", "depths": depths, "width": grouped[0]}
             specs["video"]["cardinality"] = grouped[0] // grouped[1]
         if "encoder.embed_audios.bn0.weight" in self.shapes:
-            blocks = sorted(k for k in self.shapes if k.endswith("conv2.weight") and "embed_audios.conv_block" in k)
+            blocks = sorted(
+                k for k in self.shapes if k.endswith("conv2.weight") and "embed_audios.conv_block" in k
+            )
             described = self.json("config.json" if (self.folder / "config.json").exists() else "base.json")
             hop = described["hop_size"] if "hop_size" in described else described["audio_cfg"]["hop_size"]
             channels = [self.shapes[key][0] for key in blocks]
@@ -110,7 +114,8 @@ class RecordedSet:
         specs = self.backbones()
         if identity:
             specs = {
-                name: {"type": "identity", "out_channels": shapes[f"encoder.{name}_proj.weight"][1]} for name in specs
+                name: {"type": "identity", "out_channels": shapes[f"encoder.{name}_proj.weight"][1]}
+                for name in specs
             }
         return UnivalConfig(
             vocab_size=vocabulary,

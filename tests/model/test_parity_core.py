@@ -1,4 +1,4 @@
-"""The core of the model against recorded numbers of the original: states, logits, with and without a cache."""
+"""The core of the model against recorded numbers of the original: states, logits, cached decoding."""
 
 import hashlib
 import json
@@ -18,9 +18,13 @@ TOLERANCE = 1e-4
 CASES = cases("cases.json", lambda content: [(case["name"], case["name"]) for case in content["cases"]])
 
 
-def recorded_case(case: tuple[Path, str]) -> tuple[UnivalForConditionalGeneration, dict[str, Tensor], dict[str, Tensor]]:
+def recorded_case(
+    case: tuple[Path, str],
+) -> tuple[UnivalForConditionalGeneration, dict[str, Tensor], dict[str, Tensor]]:
     folder, name = case
-    given, expected = (RecordedSet(folder).tensors("cases.safetensors", f"{name}.{side}.") for side in ("in", "out"))
+    given, expected = (
+        RecordedSet(folder).tensors("cases.safetensors", f"{name}.{side}.") for side in ("in", "out")
+    )
     return core_model(folder), given, expected
 
 
@@ -65,11 +69,18 @@ def test_states_of_each_layer(case: tuple[Path, str]) -> None:
         pytest.skip("no states recorded for this case")
     seen: dict[str, list[Tensor]] = {"encoder": [], "decoder": []}
     attended: list[tuple[Any, ...]] = []
-    hooks = [model.decoder.layers[-1].cross_attn.register_forward_pre_hook(lambda _, args: attended.append(args))]
+    hooks = [
+        model.decoder.layers[-1].cross_attn.register_forward_pre_hook(lambda _, args: attended.append(args))
+    ]
     for stack, states in seen.items():
         layers = getattr(model, stack).layers
-        hooks.append(layers[0].register_forward_pre_hook(lambda _, args, states=states: states.append(args[0])))
-        hooks += [layer.register_forward_hook(lambda _, a, out, states=states: states.append(out)) for layer in layers]
+        hooks.append(
+            layers[0].register_forward_pre_hook(lambda _, args, states=states: states.append(args[0]))
+        )
+        hooks += [
+            layer.register_forward_hook(lambda _, a, out, states=states: states.append(out))
+            for layer in layers
+        ]
     with torch.no_grad():
         model(**inputs(given), **decoder_inputs(given))
     for hook in hooks:
@@ -103,4 +114,6 @@ def test_buckets(folder: Path) -> None:
         assert list(ours.shape) == recorded[name]["shape"]
         assert hashlib.sha256(ours.contiguous().numpy().tobytes()).hexdigest() == recorded[name]["sha256"]
     width = config.code_image_size // 8
-    assert code_ids(width**2 + 1, width, grid).tolist() == recorded["image_position_idx"]["head"][: width**2 + 1]
+    assert (
+        code_ids(width**2 + 1, width, grid).tolist() == recorded["image_position_idx"]["head"][: width**2 + 1]
+    )

@@ -19,7 +19,9 @@ TOLERANCE = 1e-4
 E2E = cases("e2e.json", lambda content: [(case["name"], case["name"]) for case in content["cases"]])
 E2E_GRADIENTS = cases("e2e.json", lambda content: content["gradients"].items())
 BASE = cases("base.json", lambda content: [(case["name"], case["name"]) for case in content["cases"]])
-BASE_SEARCHES = cases("base.json", lambda content: [(search["name"], search) for search in content["generation"]])
+BASE_SEARCHES = cases(
+    "base.json", lambda content: [(search["name"], search) for search in content["generation"]]
+)
 
 
 @pytest.fixture(scope="module")
@@ -64,7 +66,9 @@ def media_gradients(
 ) -> tuple[float, int, dict[str, Tensor]]:
     """Loss, tokens and gradients by official name, computed in `dtype`."""
     model.to(dtype).zero_grad()
-    given = {name: tensor.to(dtype) if tensor.is_floating_point() else tensor for name, tensor in given.items()}
+    given = {
+        name: tensor.to(dtype) if tensor.is_floating_point() else tensor for name, tensor in given.items()
+    }
     logits = model(**inputs(given), **decoder_inputs(given)).logits
     loss, count = sequence_loss(logits, given["target"], ignore_id=1, smoothing=smoothing)
     loss.backward()
@@ -74,7 +78,9 @@ def media_gradients(
 
 
 @pytest.mark.parametrize("case", E2E_GRADIENTS)
-def test_gradients_of_backbones(case: tuple[Path, dict[str, Any]], load: Any, request: pytest.FixtureRequest) -> None:
+def test_gradients_of_backbones(
+    case: tuple[Path, dict[str, Any]], load: Any, request: pytest.FixtureRequest
+) -> None:
     """Within 1e-4 of the largest entry, and what float32 itself loses against float64: in a deep ReLU network
     rounding moves units across zero, differently on every machine."""
     folder, recorded = case
@@ -123,7 +129,11 @@ def test_base_generation(case: tuple[Path, dict[str, Any]], load: Any) -> None:
 
 @pytest.mark.parametrize(
     ("modalities", "total"),
-    [(("image",), 200_038_704), (("image", "video"), 250_489_072), (("image", "video", "audio"), 329_979_120)],
+    [
+        (("image",), 200_038_704),
+        (("image", "video"), 250_489_072),
+        (("image", "video", "audio"), 329_979_120),
+    ],
 )
 def test_parameter_totals(modalities: tuple[str, ...], total: int) -> None:
     """The original's totals; they count a ResNet head and mel matrices that ours does not have."""

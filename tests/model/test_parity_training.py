@@ -89,13 +89,17 @@ def test_gradients(folder: Path, kind: str) -> None:
     loss, _ = sequence_loss(logits_of(model, given), targets, **arguments)
     loss.backward()
     parameters = official_parameters(model)
-    expected = RecordedSet(folder).tensors("cases.safetensors", {"ce": "grad_ce.", "encouraging": "grad_el."}[kind])
+    expected = RecordedSet(folder).tensors(
+        "cases.safetensors", {"ce": "grad_ce.", "encouraging": "grad_el."}[kind]
+    )
     assert expected
     for name, theirs in expected.items():
         ours = parameters[name].grad
         assert ours is not None, name
         tolerance = 1e-4 * theirs.abs().max().item() + 1e-6
-        torch.testing.assert_close(ours[: len(theirs)], theirs, atol=tolerance, rtol=0, msg=f"{name}: {{}}".format)
+        torch.testing.assert_close(
+            ours[: len(theirs)], theirs, atol=tolerance, rtol=0, msg=f"{name}: {{}}".format
+        )
         assert not ours[len(theirs) :].any(), name
     without = {name for name, parameter in parameters.items() if parameter.grad is None}
     assert without == set(recorded[kind]["no_grad"])
@@ -140,4 +144,6 @@ def test_three_updates(folder: Path) -> None:
     expected = RecordedSet(folder).tensors("cases.safetensors", "train3.")
     ours = official_parameters(model)
     for name in recorded["params"]:
-        torch.testing.assert_close(ours[name].detach(), expected[name], atol=1e-5, rtol=0, msg=f"{name}: {{}}".format)
+        torch.testing.assert_close(
+            ours[name].detach(), expected[name], atol=1e-5, rtol=0, msg=f"{name}: {{}}".format
+        )

@@ -8,8 +8,8 @@ from transformers import PreTrainedConfig
 class UnivalConfig(PreTrainedConfig):
     """Sizes of the encoder-decoder; the defaults are those of `unival_base` (UnIVAL paper, sec. 3).
 
-    `image_encoder`, `video_encoder` and `audio_encoder` are specifications of the backbones, or None where the
-    model lacks the modality. `{"type": "identity", "out_channels": n}` takes ready feature maps instead of media.
+    `image_encoder`, `video_encoder` and `audio_encoder` are specifications of the backbones, or None where
+    the model lacks the modality. `{"type": "identity", "out_channels": n}` takes ready feature maps.
     The position tables hold two rows more than `max_*_positions`, as those of the original do.
     """
 

@@ -65,7 +65,9 @@ class DecoderLayer(GradientCheckpointingLayer):
         states_BTD = self.residual(states_BTD, self.cross_attn_out_norm(attended))
         return self.residual(states_BTD, self.ffn(self.ffn_norm(states_BTD)))
 
-    def _encoder_keys_values(self, encoder_BSD: Tensor, cache: EncoderDecoderCache | None) -> tuple[Tensor, Tensor]:
+    def _encoder_keys_values(
+        self, encoder_BSD: Tensor, cache: EncoderDecoderCache | None
+    ) -> tuple[Tensor, Tensor]:
         if cache is None:
             return self.cross_attn.keys_values(encoder_BSD)
         if not cache.is_updated.get(self.index):
@@ -86,7 +88,10 @@ class UnivalDecoder(nn.Module):
         self.embed_norm, self.code_embed_norm = nn.LayerNorm(width, eps=eps), nn.LayerNorm(width, eps=eps)
         self.positions = nn.Embedding(config.max_target_positions + 2, width)
         self.code_positions = nn.Embedding(config.image_bucket_size**2 + 1, width)
-        self.position_norm, self.code_position_norm = nn.LayerNorm(width, eps=eps), nn.LayerNorm(width, eps=eps)
+        self.position_norm, self.code_position_norm = (
+            nn.LayerNorm(width, eps=eps),
+            nn.LayerNorm(width, eps=eps),
+        )
         self.self_bias = AbsoluteBias(width, heads, attention_scale(config, heads))
         self.cross_bias = AbsoluteBias(width, heads, attention_scale(config, heads))
         self.relative_bias = RelativeTables(config, config.decoder_layers, heads)
@@ -118,22 +123,30 @@ class UnivalDecoder(nn.Module):
         """
         encoder_BSD, positions = encoder_outputs.last_hidden_state, encoder_outputs.positions
         if encoder_BSD is None or positions is None:
-            raise ValueError("encoder_outputs lack the position states: take them from the model's own encoder")
+            raise ValueError(
+                "encoder_outputs lack the position states: take them from the model's own encoder"
+            )
         start = past_key_values.get_seq_length() if past_key_values is not None else 0
         rows, steps = input_ids.shape
-        code_B111 = None if code_mask is None else code_mask.to(input_ids.device, torch.bool)[:, None, None, None]
+        code_B111 = (
+            None if code_mask is None else code_mask.to(input_ids.device, torch.bool)[:, None, None, None]
+        )
         states_BTD = self._embed(input_ids, code_B111)
         self_biases = self._self_biases(start, start + steps, code_B111)
         group = rows // len(encoder_BSD)
         shared_code = None if code_B111 is None else code_B111[::group]
-        cross_bias = self._cross_bias(positions, start, start + steps, len(encoder_BSD), shared_code, encoder_outputs.attention_mask)
+        cross_bias = self._cross_bias(
+            positions, start, start + steps, len(encoder_BSD), shared_code, encoder_outputs.attention_mask
+        )
         if steps > 1 and group > 1:
             cross_bias = cross_bias.repeat(1, 1, group, 1)
         for layer, self_bias in zip(self.layers, self_biases, strict=True):
             if attention_mask is not None:
                 padding = attention_mask.to(self_bias.device)[:, None, None, :] == 0
                 self_bias = self_bias.masked_fill(padding, mask_value(self_bias.dtype))
-            states_BTD = layer(states_BTD, self_bias, cross_bias, encoder_BSD, past_key_values=past_key_values)
+            states_BTD = layer(
+                states_BTD, self_bias, cross_bias, encoder_BSD, past_key_values=past_key_values
+            )
         return self.final_norm(states_BTD)
 
     def _embed(self, input_ids: Tensor, code_B111: Tensor | None) -> Tensor:
@@ -150,14 +163,16 @@ class UnivalDecoder(nn.Module):
             ids = code_ids(stop, width, self.config.image_bucket_size).to(self.code_positions.weight.device)
             return self.code_position_norm(F.embedding(ids, self.code_positions.weight))[None]
         if stop > self.config.max_target_positions:
-            raise ValueError(f"{stop} target tokens, but max_target_positions is {self.config.max_target_positions}")
+            raise ValueError(
+                f"{stop} target tokens, but max_target_positions is {self.config.max_target_positions}"
+            )
         return self.position_norm(self.positions.weight[:stop])[None]
 
     def _longest(self, codes: bool) -> int:
         return (self.config.code_image_size // 8) ** 2 + 1 if codes else self.config.max_target_positions
 
     def _rows(self, start: int, stop: int, codes: bool) -> tuple[int, int]:
-        """The positions to prepare for start..stop-1: whole chunks while decoding, exactly these while training."""
+        """The positions to prepare for start..stop-1: whole chunks while decoding, just these in training."""
         if torch.is_grad_enabled() or torch.compiler.is_compiling() or stop - start > CHUNK:
             return start, stop
         first = start // CHUNK * CHUNK
@@ -189,7 +204,10 @@ class UnivalDecoder(nn.Module):
 
         if code_B111 is None:
             return variant(False)
-        return [torch.where(code_B111, code, text) for code, text in zip(variant(True), variant(False), strict=True)]
+        return [
+            torch.where(code_B111, code, text)
+            for code, text in zip(variant(True), variant(False), strict=True)
+        ]
 
     def _cross_bias(
         self,
@@ -206,7 +224,7 @@ class UnivalDecoder(nn.Module):
             first, last = self._rows(start, stop, codes)
 
             def compute() -> Tensor:
-                return self.cross_bias(self._position_states(last, codes)[:, first:], positions.states_ULD)
+                return self.cross_bias(self._position_states(last, codes)[:, first:], positions.states)
 
             bias = positions.cache.get((first, last, codes), self._bias_parameters(), compute)
             return bias[:, :, start - first : stop - first]
@@ -219,7 +237,13 @@ class UnivalDecoder(nn.Module):
         return bias
 
     def _bias_parameters(self) -> Iterator[Tensor]:
-        modules = (self.position_norm, self.code_position_norm, self.self_bias, self.cross_bias, self.relative_bias)
+        modules = (
+            self.position_norm,
+            self.code_position_norm,
+            self.self_bias,
+            self.cross_bias,
+            self.relative_bias,
+        )
         for module in modules:
             yield from module.parameters()
         yield self.positions.weight

@@ -1,9 +1,10 @@
 """The encoder: text and any mix of media in one sequence.
 
-A row's sequence is [image tokens, video tokens, audio tokens, text]; the media part is padded to the longest row.
-Each medium is encoded once, however many rows show it.
+A row's sequence is [image tokens, video tokens, audio tokens, text]; the media part is padded to the longest
+row. Each medium is encoded once, however many rows show it.
 
-B rows, M media of one modality, K media per row, S text tokens, U distinct layouts, L = media + text tokens, D width.
+B rows, M media of one modality, K media per row, S text tokens, U distinct layouts, L = media + text tokens,
+D width.
 """
 
 import importlib
@@ -90,10 +91,14 @@ class MediaTokens:
 class MediaPlan:
     """Which media tokens each row shows: made on the host from the index tensors."""
 
-    layouts: list[Layout]  # U distinct
-    row_layout: list[int]  # B
-    token_index_BL: Tensor | None  # into all media tokens of the batch; None where rows show one medium each, in order
-    mask_BL: Tensor | None  # None where no row is shorter than another
+    layouts: list[Layout]
+    """The U distinct ones."""
+    row_layout: list[int]
+    """B indices into them."""
+    token_index: Tensor | None
+    """(B, L) into all media tokens of the batch; None where rows show one medium each, in order."""
+    mask: Tensor | None
+    """(B, L) bool, None where no row is shorter than another."""
     length: int
 
 
@@ -101,15 +106,17 @@ class MediaPlan:
 class EncoderPositions:
     """The normalised position states that the decoder's cross-attention bias needs."""
 
-    states_ULD: Tensor
-    row_layout_B: Tensor | None  # None where all rows share one layout
+    states: Tensor
+    """(U, L, D)."""
+    row_layout: Tensor | None
+    """(B,), None where all rows share one layout."""
     cache: BiasCache
 
     def rows(self, per_layout: Tensor, rows: int) -> Tensor:
-        """Expand (U, ...) to (rows, ...); with one layout it stays (1, ...). Rows may be repeated for beams."""
-        if self.row_layout_B is None:
+        """Expand (U, ...) to (rows, ...), or leave (1, ...). Rows may be repeated for beams."""
+        if self.row_layout is None:
             return per_layout
-        row_layout = self.row_layout_B.repeat_interleave(rows // len(self.row_layout_B))
+        row_layout = self.row_layout.repeat_interleave(rows // len(self.row_layout))
         return per_layout.index_select(0, row_layout.to(per_layout.device))
 
 
@@ -117,7 +124,7 @@ class EncoderPositions:
 class UnivalEncoderOutput(ModelOutput):
     """What the decoder needs of the encoder.
 
-    last_hidden_state: (B, L, D). attention_mask: (B, L) bool, False at padding, or None where nothing is padded.
+    last_hidden_state: (B, L, D). attention_mask: (B, L) bool, False at padding, or None without padding.
     positions: not a tensor, so that `generate` leaves it as it is when it repeats the rest for the beams.
     """
 
@@ -190,7 +197,9 @@ class UnivalEncoder(nn.Module):
         media = media_tokens or self.embed_media(pixel_values, video_values, audio_values)
         tokens, grids, counts = media.tokens, media.grids, media.counts
         rows = len(input_ids) if input_ids is not None else _rows(indices, counts)
-        plan = plan_media(grids, counts, {name: indices[name] for name in grids}, rows, self.config.image_bucket_size)
+        plan = plan_media(
+            grids, counts, {name: indices[name] for name in grids}, rows, self.config.image_bucket_size
+        )
         states_BLD, mask_BL = self._assemble(tokens, plan, input_ids, attention_mask, rows)
         text_length = states_BLD.shape[1] - plan.length
         positions, layer_biases = self._biases(plan, text_length)
@@ -215,27 +224,34 @@ class UnivalEncoder(nn.Module):
             if media is None or len(media) == 0:
                 continue
             if name not in self.media:
-                raise UserError(f"{name} given, but the model has no {name} encoder: {nearest(name, self.media)}")
+                raise UserError(
+                    f"{name} given, but the model has no {name} encoder: {nearest(name, self.media)}"
+                )
             embedded, grids[name] = self.media[name](media)
             tokens.append(self.media_norm(embedded + self.type_embedding.weight[1]))
             counts[name] = len(media)
         return MediaTokens(tokens, grids, counts)
 
     def _assemble(
-        self, tokens: list[Tensor], plan: MediaPlan, input_ids: Tensor | None, text_mask: Tensor | None, rows: int
+        self,
+        tokens: list[Tensor],
+        plan: MediaPlan,
+        input_ids: Tensor | None,
+        text_mask: Tensor | None,
+        rows: int,
     ) -> tuple[Tensor, Tensor | None]:
-        """The sequence (B, L, D) after dropout, zero at padding, and its mask (None where nothing is padded)."""
+        """The sequence (B, L, D) after dropout, zero at padding, and its mask (None without padding)."""
         parts = []
         if plan.length:
-            parts += tokens if plan.token_index_BL is None else [_gather(tokens, plan.token_index_BL)]
+            parts += tokens if plan.token_index is None else [_gather(tokens, plan.token_index)]
         if input_ids is not None:
             parts.append(self.embed_norm(self.embed_tokens(input_ids) + self.type_embedding.weight[0]))
         states_BLD = F.dropout(torch.cat(parts, dim=1), self.config.dropout, self.training)
-        if plan.mask_BL is None and text_mask is None:
+        if plan.mask is None and text_mask is None:
             return states_BLD, None
         mask_BL = torch.ones(states_BLD.shape[:2], dtype=torch.bool, device=states_BLD.device)
-        if plan.mask_BL is not None:
-            mask_BL[:, : plan.length] = plan.mask_BL.to(mask_BL.device)
+        if plan.mask is not None:
+            mask_BL[:, : plan.length] = plan.mask.to(mask_BL.device)
         if text_mask is not None:
             mask_BL[:, plan.length :] = text_mask.to(mask_BL.device, torch.bool)
         return states_BLD * mask_BL[..., None], mask_BL
@@ -243,10 +259,14 @@ class UnivalEncoder(nn.Module):
     def _position_states(self, layouts: list[Layout], media_length: int, text_length: int) -> Tensor:
         """Normalised position states (U, L, D), zero at padding."""
         if text_length > self.config.max_source_positions:
-            raise ValueError(f"{text_length} source tokens, but max_source_positions is {self.config.max_source_positions}")
+            raise ValueError(
+                f"{text_length} source tokens, but max_source_positions is {self.config.max_source_positions}"
+            )
         text_SD = self.position_norm(self.positions.weight[:text_length])
         grid, device = self.config.image_bucket_size, text_SD.device
-        segments = {segment: segment_ids(segment, grid).to(device) for layout in layouts for segment in layout}
+        segments = {
+            segment: segment_ids(segment, grid).to(device) for layout in layouts for segment in layout
+        }
         media = {
             segment: self.media_position_norm(F.embedding(ids, self.media[segment[0]].positions.weight))  # type: ignore[arg-type, union-attr]
             for segment, ids in segments.items()
@@ -275,7 +295,7 @@ class UnivalEncoder(nn.Module):
         return EncoderPositions(states_ULD, row_layout, cross_cache), biases
 
     def _relative_biases(self, plan: MediaPlan, text_length: int, device: torch.device) -> list[Tensor]:
-        """(U, H, L, L) for each layer. Without media the grid tables take no part, not even with zero gradients."""
+        """(U, H, L, L) for each layer. Without media the grid tables get no gradients, not even zeros."""
         sizes = (self.config.token_bucket_size, self.config.token_bucket_max_distance)
         if plan.length == 0:
             return self.relative_bias.text(text_relative_index(0, text_length, *sizes, device)[None])
@@ -319,8 +339,8 @@ def plan_media(
     Args:
         grids: the feature map's grid of each modality present, in the order of the sequence.
         counts: the number of media of each modality.
-        indices: (B, K) media shown by each row, -1 for none, or None for one medium per row, in order. Tensors on
-            a device are read by the host, which waits for it: leave them on the CPU.
+        indices: (B, K) media shown by each row, -1 for none, or None for one medium per row, in order. The
+            host reads them: leave them on the CPU.
         rows: B.
         grid_size: width of the position grid.
 
@@ -331,11 +351,14 @@ def plan_media(
     if not grids or all(index is None for index in indices.values()):
         for name, count in counts.items():
             if count != rows:
-                raise ValueError(f"{count} {name} media for {rows} rows: say with an index which row shows which")
+                raise ValueError(
+                    f"{count} {name} media for {rows} rows: say with an index which row shows which"
+                )
         layout = tuple(grids.items())
         return MediaPlan([layout], [0] * rows, None, None, sum(sizes.values()))
     shown = {
-        name: [[row] for row in range(rows)] if index is None else index.tolist() for name, index in indices.items()
+        name: [[row] for row in range(rows)] if index is None else index.tolist()
+        for name, index in indices.items()
     }
     layouts: dict[Layout, int] = {}
     row_layout, row_tokens = [], []

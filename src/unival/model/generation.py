@@ -1,8 +1,8 @@
 """Beam search with the semantics of the original's decoder (fairseq's), vectorised on the device.
 
-`generate` of transformers works too; this search reproduces the original's hypotheses and scores and is faster:
-the beams of a row share its encoder keys and values, nothing is computed per hypothesis on the host, and a
-constraint shrinks the output projection to the tokens it can ever allow.
+`generate` of transformers works too; this search reproduces the original's hypotheses and scores and is
+faster: the beams of a row share its encoder keys and values, nothing is computed per hypothesis on the host,
+and a constraint shrinks the output projection to the tokens it can ever allow.
 
 B rows, K beams, R rows of the decoder (B at first, then B * K), C candidates (2 K), V vocabulary, T tokens.
 """
@@ -70,7 +70,9 @@ class TokenRange:
     For image codes the specials are `only_at_end`: the original removes them after the softmax.
     """
 
-    def __init__(self, start: int, stop: int, specials: Sequence[int], only_at_end: Sequence[int] = ()) -> None:
+    def __init__(
+        self, start: int, stop: int, specials: Sequence[int], only_at_end: Sequence[int] = ()
+    ) -> None:
         self.vocabulary = torch.tensor(sorted({*specials, *range(start, stop)}))
         self.only_at_end = only_at_end
 
@@ -98,7 +100,9 @@ class Trie:
                     nodes.append({})
                 node = nodes[node][token]
             nodes[node][eos] = -1
-        edges = sorted((node, token, child) for node, children in enumerate(nodes) for token, child in children.items())
+        edges = sorted(
+            (node, token, child) for node, children in enumerate(nodes) for token, child in children.items()
+        )
         self.vocabulary = torch.tensor(sorted({token for _, token, _ in edges}))
         self.node_E, self.token_E, self.child_E = torch.tensor(edges).T.contiguous()
         self.column_E = torch.searchsorted(self.vocabulary, self.token_E)
@@ -143,8 +147,8 @@ def beam_search(
         model: in evaluation mode.
         inputs: of the encoder, or `encoder_outputs`; and `code_mask`.
         options: see `SearchOptions`.
-        prefix_BP: tokens that each row starts with (a decoder prompt), padded on the right. They count in lengths
-            and scores and are part of the result.
+        prefix_BP: tokens that each row starts with (a decoder prompt), padded on the right. They count in
+            lengths and scores and are part of the result.
         constraint: applied before the softmax, from the end of the prefix on.
     """
     return _Search(model, dict(inputs), options, prefix_BP, constraint).run()
@@ -170,7 +174,8 @@ class _Search:
         self.cache = EncoderDecoderCache(DynamicCache(), DynamicCache())
         self.live = 1  # beams of a row: 1 until they differ, then K
         self.tokens_RT = torch.full((self.rows, 1), model.config.decoder_start_token_id, device=self.device)
-        self.cumulative_RT = torch.zeros(self.rows, 0, device=self.device)
+        kind: Any = {"device": self.device, "dtype": torch.promote_types(states_BSD.dtype, torch.float32)}
+        self.cumulative_RT = torch.zeros(self.rows, 0, **kind)
         self.state_R = torch.zeros(self.rows, dtype=torch.long, device=self.device)
         self.head, self.ids_V = model.lm_head.weight, None
         self.prefix_BP = torch.empty(self.rows, 0, dtype=torch.long) if prefix_BP is None else prefix_BP
@@ -179,9 +184,9 @@ class _Search:
         self.ignored_BK = torch.zeros(self.rows, beams, dtype=torch.bool, device=self.device)
         self.count_B = torch.zeros(self.rows, dtype=torch.long, device=self.device)
         # one slot more than beams takes what is not to be kept
-        self.done_scores = torch.full((self.rows, beams + 1), -math.inf, device=self.device)
+        self.done_scores = torch.full((self.rows, beams + 1), -math.inf, **kind)
         self.done_tokens = torch.full((self.rows, beams + 1, length), self.pad, device=self.device)
-        self.done_cumulative = torch.zeros(self.rows, beams + 1, length, device=self.device)
+        self.done_cumulative = torch.zeros(self.rows, beams + 1, length, **kind)
 
     def run(self) -> Hypotheses:
         """Search to the end."""
@@ -214,7 +219,7 @@ class _Search:
         return length
 
     def _continuations(self, step: int) -> tuple[Tensor, Tensor | None]:
-        """Score of every continuation of every beam (R, V), and the forced tokens (R,) while there are some."""
+        """Score of every continuation of every beam (R, V), and the forced tokens (R,) while there are."""
         forced_R = None
         if step < self.prefix_BP.shape[1]:
             forced_R = self.prefix_BP[:, step].repeat_interleave(self.live)
@@ -269,15 +274,24 @@ class _Search:
             windows_RWn = self.tokens_RT.unfold(1, size, 1)
             start_Rn = self.tokens_RT[:, self.tokens_RT.shape[1] - size + 1 :]
             repeats_RW = (windows_RWn[..., :-1] == start_Rn[:, None]).all(2)
-            banned_RW = windows_RWn[..., -1] if self.ids_V is None else torch.searchsorted(self.ids_V, windows_RWn[..., -1])
-            penalty_RW = torch.zeros_like(repeats_RW, dtype=scores_RV.dtype).masked_fill_(repeats_RW, -math.inf)
+            banned_RW = (
+                windows_RWn[..., -1]
+                if self.ids_V is None
+                else torch.searchsorted(self.ids_V, windows_RWn[..., -1])
+            )
+            penalty_RW = torch.zeros_like(repeats_RW, dtype=scores_RV.dtype).masked_fill_(
+                repeats_RW, -math.inf
+            )
             scores_RV.scatter_add_(1, banned_RW, penalty_RW)
 
     def _candidates(self, scores_RV: Tensor, forced_R: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
         """The best 2 K continuations of each row: scores, beams and tokens, each (B, C)."""
-        vocabulary = scores_RV.shape[1]
-        count = min(2 * self.options.beams, self.live * vocabulary - 1)
-        scores_BC, index_BC = scores_RV.view(self.rows, -1).topk(count)
+        vocabulary, count = scores_RV.shape[1], 2 * self.options.beams
+        scores_BN = scores_RV.view(self.rows, -1)
+        if scores_BN.shape[1] < count:  # a small constraint: the rest are dead ends
+            scores_BN = F.pad(scores_BN, (0, count - scores_BN.shape[1]), value=-math.inf)
+        scores_BC, index_BC = scores_BN.topk(count)
+        index_BC = index_BC.clamp(max=self.live * vocabulary - 1)
         tokens_BC = index_BC % vocabulary
         if self.ids_V is not None:
             tokens_BC = self.ids_V[tokens_BC]
@@ -292,8 +306,12 @@ class _Search:
         slots_BK = torch.where(ends_BK, self.count_B[:, None] + ends_BK.cumsum(1) - 1, beams).clamp(max=beams)
         self.count_B = self.count_B + ends_BK.sum(1)
         scores_BK = scores_BC[:, :beams]
-        cumulative = torch.cat([self._of_beams(self.cumulative_RT, beams_BC[:, :beams]), scores_BK[..., None]], 2)
-        tokens = torch.cat([self._of_beams(self.tokens_RT[:, 1:], beams_BC[:, :beams]), tokens_BC[:, :beams, None]], 2)
+        cumulative = torch.cat(
+            [self._of_beams(self.cumulative_RT, beams_BC[:, :beams]), scores_BK[..., None]], 2
+        )
+        tokens = torch.cat(
+            [self._of_beams(self.tokens_RT[:, 1:], beams_BC[:, :beams]), tokens_BC[:, :beams, None]], 2
+        )
         if self.options.normalised:
             scores_BK = scores_BK / (step + 1) ** self.options.length_penalty
         slots_BKT = slots_BK[..., None].expand_as(tokens)
@@ -308,7 +326,9 @@ class _Search:
         rows_BK = torch.arange(self.rows, device=self.device)[:, None] * self.live + beams_BK
         return values_RT[rows_BK]
 
-    def _continue(self, step: int, over_BC: Tensor, scores_BC: Tensor, beams_BC: Tensor, tokens_BC: Tensor) -> None:
+    def _continue(
+        self, step: int, over_BC: Tensor, scores_BC: Tensor, beams_BC: Tensor, tokens_BC: Tensor
+    ) -> None:
         """Go on with the best K candidates that have not ended."""
         beams, count = self.options.beams, scores_BC.shape[1]
         rank_BC = over_BC * count + torch.arange(count, device=self.device)

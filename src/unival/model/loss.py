@@ -26,8 +26,8 @@ def sequence_loss(
 ) -> tuple[Tensor, Tensor]:
     """Label-smoothed cross-entropy, optionally with the "encouraging" bonus (reference: UnIVAL, sec. 4; OFA).
 
-    Per token: (1 - eps - e) * -log p(target) + e * sum_v -log p(v), with e = eps / (V - 1), or over the allowed
-    tokens only. The bonus adds log(1 - p), which keeps a gradient on confident tokens.
+    Per token: (1 - eps - e) * -log p(target) + e * sum_v -log p(v), with e = eps / (V - 1), or over the
+    allowed tokens only. The bonus adds log(1 - p), which keeps a gradient on confident tokens.
 
     Args:
         logits_BTV: unnormalised scores.
@@ -35,8 +35,8 @@ def sequence_loss(
         ignore_id: the padding id of the targets.
         weights_B: confidence of each row; multiplies its log-probabilities.
         smoothing: eps.
-        allowed_BTV: bool, the tokens a constraint leaves (the target among them); the softmax and the smoothing
-            live on these. (V,) or (B, 1, V) broadcast.
+        allowed_BTV: bool, the tokens a constraint leaves (the target among them); softmax and smoothing live
+            on these. (V,) or (B, 1, V) broadcast.
         encouraging: add the bonus.
         log_end: probability above which the bonus continues as its tangent; 1 switches the tangent off.
         drop_worst: share of the tokens with the largest loss to leave out (before the bonus).
@@ -68,8 +68,10 @@ def sequence_loss(
     return loss, torch.tensor(len(loss_N), device=loss.device)
 
 
-def _plain_loss(logits_BTV: Tensor, targets_BT: Tensor, ignore_id: int, smoothing: float) -> tuple[Tensor, Tensor]:
-    """The same loss by torch's fused kernel, whose smoothing spreads over all V tokens instead of the V - 1 others."""
+def _plain_loss(
+    logits_BTV: Tensor, targets_BT: Tensor, ignore_id: int, smoothing: float
+) -> tuple[Tensor, Tensor]:
+    """The same by torch's fused kernel, whose smoothing spreads over all V tokens, not the V - 1 others."""
     vocabulary = logits_BTV.shape[-1]
     loss = F.cross_entropy(
         at_least_float(logits_BTV.flatten(0, 1)),

@@ -5,7 +5,6 @@ B rows, K media per row, M media of one modality, S text tokens, T target tokens
 
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 from transformers import AutoConfig, AutoModel, AutoModelForSeq2SeqLM, GenerationMixin, PreTrainedModel
 from transformers import initialization as init
@@ -13,6 +12,7 @@ from transformers.cache_utils import DynamicCache, EncoderDecoderCache
 from transformers.modeling_outputs import Seq2SeqLMOutput
 
 from unival.model.attention import Attention
+from unival.model.backbone import Backbone
 from unival.model.configuration import UnivalConfig
 from unival.model.decoder import UnivalDecoder
 from unival.model.encoder import MediaTokens, UnivalEncoder, UnivalEncoderOutput
@@ -46,7 +46,7 @@ class UnivalForConditionalGeneration(PreTrainedModel, GenerationMixin):
         self.post_init()
 
     def _init_weights(self, module: nn.Module) -> None:
-        """The one place of initialisation: BERT's, also for the bias tables; convolutions keep their backbone's."""
+        """The one place of initialisation: BERT's, for the bias tables too; backbones know their own."""
         std = self.config.initializer_range
         if isinstance(module, nn.Linear | nn.Embedding):
             init.normal_(module.weight, mean=0.0, std=std)
@@ -60,6 +60,8 @@ class UnivalForConditionalGeneration(PreTrainedModel, GenerationMixin):
             init.zeros_(module.bias)
         elif isinstance(module, Attention):
             init.ones_(module.head_gain)
+        elif isinstance(module, Backbone):
+            module.init_weights()
 
     def get_encoder(self, modality: str | None = None) -> UnivalEncoder:
         """The encoder of text and all media."""
@@ -145,7 +147,9 @@ class UnivalForConditionalGeneration(PreTrainedModel, GenerationMixin):
             decoder_input_ids = self.prepare_decoder_input_ids_from_labels(labels)
         if use_cache and past_key_values is None and not self.training:
             past_key_values = EncoderDecoderCache(DynamicCache(), DynamicCache())
-        states_BTD = self.decoder(decoder_input_ids, encoder_outputs, decoder_attention_mask, code_mask, past_key_values)
+        states_BTD = self.decoder(
+            decoder_input_ids, encoder_outputs, decoder_attention_mask, code_mask, past_key_values
+        )
         logits_BTV = self.lm_head(states_BTD)
         loss = None
         if labels is not None:

@@ -48,7 +48,9 @@ RULES = [  # (official, ours); the first that matches wins
     (r"decoder.embed_tokens.weight", r"shared.weight"),
     (r"decoder.output_projection.weight", r"shared.weight"),
 ]
-_FROM_OFFICIAL = [(re.compile(official.replace(".", r"\.").replace(r"(\.+)", "(.+)")), ours) for official, ours in RULES]
+_FROM_OFFICIAL = [
+    (re.compile(official.replace(".", r"\.").replace(r"(\.+)", "(.+)")), ours) for official, ours in RULES
+]
 
 
 def ours(official: str) -> str | None:

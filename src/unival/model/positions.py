@@ -23,7 +23,7 @@ Segment = tuple[str, tuple[int, ...]]  # modality and the grid of its feature ma
 
 
 def token_bucket(distance: Tensor, size: int, max_distance: int) -> Tensor:
-    """Index into a table of 2 * size - 1 rows for query minus key position: exact up to size / 2, then logarithmic."""
+    """Index into a table of 2 * size - 1 rows for query minus key: exact up to size / 2, then logarithmic."""
     middle = size // 2
     magnitude = distance.abs().clamp(min=1)
     growth = torch.log(magnitude / middle) / math.log((max_distance - 1) / middle)
@@ -33,7 +33,7 @@ def token_bucket(distance: Tensor, size: int, max_distance: int) -> Tensor:
 
 
 def grid_bucket(queries: Tensor, keys: Tensor, size: int) -> Tensor:
-    """Index into a table of (2 * size - 1) ** 2 + 3 rows for ids on a grid `size` wide; id 0 is off the grid."""
+    """Index into a table of (2 * size - 1) ** 2 + 3 rows for ids on a grid `size` wide; 0 is off the grid."""
     query_Q1, key_1K = queries[:, None] - 1, keys[None, :] - 1
     rows = query_Q1.div(size, rounding_mode="floor") - key_1K.div(size, rounding_mode="floor")
     columns = query_Q1.remainder(size) - key_1K.remainder(size)
@@ -47,8 +47,8 @@ def grid_bucket(queries: Tensor, keys: Tensor, size: int) -> Tensor:
 def segment_ids(segment: Segment, size: int) -> Tensor:
     """Position ids of a medium's tokens on the grid `size` wide (1 is the upper left corner).
 
-    Images use their own grid; every time slot of a video repeats the same grid, so time has no position; audio
-    tokens, time-major, fill the rows of a square.
+    Images use their own grid; every time slot of a video repeats it, so time has no position; audio tokens,
+    time-major, fill the rows of a square.
 
     Raises:
         ValueError: the feature map is larger than the grid.
@@ -62,14 +62,18 @@ def segment_ids(segment: Segment, size: int) -> Tensor:
     else:
         index = torch.arange(height * width).repeat(grid[0] if len(grid) == 3 else 1)
     if max(height, width) > size:
-        raise ValueError(f"{kind} features of {'x'.join(map(str, grid))} do not fit the {size}x{size} position grid")
+        raise ValueError(
+            f"{kind} features of {'x'.join(map(str, grid))} do not fit the {size}x{size} position grid"
+        )
     return index // width * size + index % width + 1
 
 
 def code_ids(length: int, code_width: int, size: int) -> Tensor:
-    """Position ids of BOS (0) and image codes, row by row of a square `code_width` wide on the grid of `size`."""
+    """Position ids of BOS (0) and image codes, by rows of a square `code_width` wide, on the grid."""
     if length > code_width**2 + 1:
-        raise ValueError(f"{length} decoder positions, but an image has {code_width}x{code_width} codes after BOS")
+        raise ValueError(
+            f"{length} decoder positions, but an image has {code_width}x{code_width} codes after BOS"
+        )
     index = torch.arange(length - 1)
     return torch.cat([torch.zeros(1, dtype=torch.long), index // code_width * size + index % code_width + 1])
 
@@ -83,12 +87,16 @@ def text_relative_index(start: int, stop: int, size: int, max_distance: int, dev
 
 @lru_cache(maxsize=256)
 def encoder_relative_index(
-    layout: tuple[Segment, ...], media_length: int, text_length: int, config_key: tuple[int, int, int], device: torch.device
+    layout: tuple[Segment, ...],
+    media_length: int,
+    text_length: int,
+    config_key: tuple[int, int, int],
+    device: torch.device,
 ) -> Tensor:
     """(L, L) rows of the joined table [token rows, grid rows, one zero row] for one layout of an encoder row.
 
-    Text attends to text by token distance, a medium to itself by grid offset; all other pairs have no relative
-    term (the zero row).
+    Text attends to text by token distance, a medium to itself by grid offset; all other pairs have no
+    relative term (the zero row).
     """
     size, max_distance, grid = config_key
     token_rows, grid_rows = 2 * size - 1, (2 * grid - 1) ** 2 + 3
@@ -106,7 +114,7 @@ def encoder_relative_index(
 
 
 class RelativeTables(nn.Module):
-    """The learned relative biases of a stack: for each layer a token table and a grid table, a column per head."""
+    """The learned relative biases of a stack: each layer has a token and a grid table, a column per head."""
 
     def __init__(self, config: UnivalConfig, layers: int, heads: int) -> None:
         super().__init__()

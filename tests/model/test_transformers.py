@@ -1,0 +1,122 @@
+"""The model as a citizen of transformers: files, Auto classes, generation, precisions, checkpointing."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from test_mixed_batches import tensors, tiny_config, tiny_model
+from transformers import AutoConfig, AutoModel, AutoModelForSeq2SeqLM
+
+from unival.model import UnivalConfig, UnivalForConditionalGeneration
+from unival.model.generation import SearchOptions, TokenRange, Trie, beam_search
+
+BATCH = {
+    "counts": {"image": 2, "video": 1},
+    "shown": {"image": [[0, 1], [1, -1], [-1, -1]], "video": [[-1], [0], [-1]]},
+    "lengths": [3, 6, 2],
+    "seed": 3,
+}
+
+
+def batch(dtype: torch.dtype = torch.float32) -> dict[str, Any]:
+    arguments, _ = tensors(BATCH, torch.float32)
+    return {name: value.to(dtype) if value.is_floating_point() else value for name, value in arguments.items()}
+
+
+@pytest.mark.parametrize("loader", [UnivalForConditionalGeneration, AutoModel, AutoModelForSeq2SeqLM])
+def test_saved_and_loaded_bit_equal(tmp_path: Path, loader: Any) -> None:
+    model = tiny_model(dtype=torch.float32)
+    model.save_pretrained(tmp_path)
+    assert isinstance(AutoConfig.from_pretrained(tmp_path), UnivalConfig)
+    loaded = loader.from_pretrained(tmp_path)
+    assert type(loaded) is UnivalForConditionalGeneration
+    assert loaded.state_dict().keys() == model.state_dict().keys()
+    assert all(torch.equal(loaded.state_dict()[name], tensor) for name, tensor in model.state_dict().items())
+    assert loaded.lm_head.weight is loaded.encoder.embed_tokens.weight is loaded.decoder.embed_tokens.weight
+
+
+def test_loading_in_bf16(tmp_path: Path) -> None:
+    model = tiny_model(dtype=torch.float32)
+    model.save_pretrained(tmp_path)
+    loaded = UnivalForConditionalGeneration.from_pretrained(tmp_path, dtype=torch.bfloat16)
+    assert {parameter.dtype for parameter in loaded.parameters()} == {torch.bfloat16}
+    logits = loaded(**batch(torch.bfloat16), decoder_input_ids=torch.tensor([[0, 5]] * 3)).logits
+    expected = model(**batch(), decoder_input_ids=torch.tensor([[0, 5]] * 3)).logits
+    torch.testing.assert_close(logits.float(), expected, atol=0.1 * expected.abs().max().item(), rtol=0)
+
+
+@pytest.mark.parametrize(
+    "arguments", [{}, {"num_beams": 3}, {"num_beams": 3, "num_return_sequences": 2}], ids=str
+)
+def test_generation_with_and_without_cache(arguments: dict[str, Any]) -> None:
+    model = tiny_model(dtype=torch.float32)
+    with_cache = model.generate(**batch(), max_new_tokens=40, **arguments)
+    without = model.generate(**batch(), max_new_tokens=40, use_cache=False, **arguments)
+    assert torch.equal(with_cache, without)
+
+
+def test_sampling_and_processors() -> None:
+    model = tiny_model(dtype=torch.float32)
+    torch.manual_seed(0)
+    ids = model.generate(**batch(), do_sample=True, max_new_tokens=6, suppress_tokens=[7, 8])
+    assert ids.shape[0] == 3 and not torch.isin(ids, torch.tensor([7, 8])).any()
+    trie = {0: [5], 5: [6, 9], 6: [2], 9: [2], 2: [2], 1: [1]}
+    allowed = model.generate(
+        **batch(), num_beams=2, max_new_tokens=5, prefix_allowed_tokens_fn=lambda _, sent: trie[int(sent[-1])]
+    )
+    search = beam_search(
+        model, batch(), SearchOptions(2, 4, normalised=False), constraint=Trie([[5, 6], [5, 9]], 2)
+    )
+    assert torch.equal(allowed[:, 2:4], search.tokens[:, 0, 1:3])
+
+
+def test_greedy_search_equals_generate() -> None:
+    model = tiny_model(dtype=torch.float32)
+    theirs = model.generate(**batch(), max_new_tokens=12, min_new_tokens=12)
+    ours = beam_search(model, batch(), SearchOptions(1, max_tokens=12, min_tokens=12))
+    assert torch.equal(ours.tokens[:, 0, :12], theirs[:, 1:13])
+
+
+def test_a_prefix_is_scored_as_the_model_does() -> None:
+    """Rows with prompts of different length: each is forced, then continued as alone."""
+    model = tiny_model(dtype=torch.float64)
+    prefix = torch.tensor([[5, 6, 7], [8, 1, 1], [9, 10, 1]])
+    constraint = TokenRange(20, 30, range(4))
+    options = SearchOptions(3, max_tokens=6, normalised=False)
+    together = beam_search(model, batch(torch.float64), options, prefix_BP=prefix, constraint=constraint)
+    scores = model(
+        **batch(torch.float64), decoder_input_ids=torch.cat([torch.zeros(3, 1).long(), prefix], 1)
+    ).logits
+    for row, length in enumerate((3, 1, 2)):
+        assert together.tokens[row, 0, :length].tolist() == prefix[row, :length].tolist()
+        expected = scores[row].log_softmax(-1)[torch.arange(length), prefix[row, :length]]
+        torch.testing.assert_close(together.token_scores[row, 0, :length], expected, atol=1e-9, rtol=0)
+        rest = together.tokens[row, 0, length:]
+        assert ((rest < 4) | ((rest >= 20) & (rest < 30))).all()
+
+
+def test_gradient_checkpointing_changes_nothing() -> None:
+    torch.manual_seed(0)
+    model = UnivalForConditionalGeneration(
+        tiny_config(dropout=0.0, encoder_drop_path=0.0, decoder_drop_path=0.0)
+    )
+    labels = torch.randint(4, 40, (3, 5))
+    model.train()
+    model(**batch(), labels=labels).loss.backward()
+    plain = {name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None}
+    model.zero_grad()
+    model.activation_checkpointing_enable()
+    model(**batch(), labels=labels).loss.backward()
+    for name, gradient in plain.items():
+        torch.testing.assert_close(dict(model.named_parameters())[name].grad, gradient)
+
+
+def test_initial_values_are_berts() -> None:
+    torch.manual_seed(0)
+    model = UnivalForConditionalGeneration(tiny_config(d_model=64))
+    assert model.shared.weight.std().item() == pytest.approx(0.02, rel=0.1)
+    assert not model.shared.weight[model.config.pad_token_id].any()
+    assert model.encoder.relative_bias.grid[0].weight.std().item() == pytest.approx(0.02, rel=0.2)
+    assert not model.decoder.layers[0].ffn.fc1.bias.any()
+    assert (model.decoder.layers[0].cross_attn.head_gain == 1).all()
