@@ -9,6 +9,7 @@ import subprocess
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 
@@ -56,45 +57,47 @@ def ptb_tokenise(texts: Sequence[str]) -> dict[str, str]:
     }
 
 
-def row_scores(candidates: Sequence[str], references: Sequence[Sequence[str]]) -> dict[str, np.ndarray]:
-    """`cider_ptb`, `rouge_l_ptb`, `meteor_ptb` of every row, and `spice_ptb`, `spider_ptb` with SPICE's models."""
-    tokens = ptb_tokenise([*candidates, *(text for row in references for text in row)]).__getitem__
-    scores = {
+class Official(NamedTuple):
+    """Scores with the official tokeniser; all names end in `_ptb`."""
+
+    rows: dict[str, np.ndarray]
+    """name -> score of every row, (rows,)."""
+    corpus: dict[str, float]
+    """name -> official score of the whole; for BLEU and METEOR that is not the mean of the rows."""
+
+
+def scores(candidates: Sequence[str], references: Sequence[Sequence[str]]) -> Official:
+    """BLEU, ROUGE-L, CIDEr-D, METEOR; SPICE and SPIDEr too where SPICE's models are installed."""
+    table = ptb_tokenise([*candidates, *(text for row in references for text in row)])
+    tokens = table.__getitem__
+    rows = {
         "cider_ptb": caption.cider(candidates, references, tokens),
         "rouge_l_ptb": caption.rouge_l(candidates, references, tokens),
-        "meteor_ptb": _meteor(
-            [tokens(text) for text in candidates], [[tokens(text) for text in row] for row in references]
-        ),
     }
     if (_package() / SPICE_MODELS).exists():
-        scores["spice_ptb"] = _spice(candidates, references)
-        scores["spider_ptb"] = (scores["spice_ptb"] + scores["cider_ptb"]) / 2
-    return scores
+        rows["spice_ptb"] = _spice(candidates, references)
+        rows["spider_ptb"] = (rows["spice_ptb"] + rows["cider_ptb"]) / 2
+    corpus = {name: float(values.mean()) for name, values in rows.items()}
+    sums = caption.bleu_statistics(candidates, references, tokens).sum(0)
+    corpus |= {f"bleu_{order}_ptb": float(caption.bleu_of(order)(sums)) for order in (1, 2, 3, 4)}
+    corpus["meteor_ptb"], rows["meteor_ptb"] = _meteor(
+        [tokens(text) for text in candidates], [[tokens(text) for text in row] for row in references]
+    )
+    return Official(rows, corpus)
 
 
-def bleu_statistics(candidates: Sequence[str], references: Sequence[Sequence[str]]) -> np.ndarray:
-    """`caption.bleu_statistics` with Stanford's tokens."""
-    tokens = ptb_tokenise([*candidates, *(text for row in references for text in row)]).__getitem__
-    return caption.bleu_statistics(candidates, references, tokens)
+def corpus_scores(candidates: Sequence[str], references: Sequence[Sequence[str]]) -> dict[str, float]:
+    """The official scores, as papers print them (there times 100)."""
+    return scores(candidates, references).corpus
 
 
-def meteor_corpus(candidates: Sequence[str], references: Sequence[Sequence[str]]) -> float:
-    """METEOR of the whole corpus, which is not the mean of its rows."""
-    tokens = ptb_tokenise([*candidates, *(text for row in references for text in row)]).__getitem__
-    return _run_meteor([tokens(c) for c in candidates], [[tokens(r) for r in row] for row in references])[0]
-
-
-def _meteor(candidates: Sequence[str], references: Sequence[Sequence[str]]) -> np.ndarray:
-    return np.array(_run_meteor(candidates, references)[1])
-
-
-def _run_meteor(candidates: Sequence[str], references: Sequence[Sequence[str]]) -> tuple[float, list[float]]:
+def _meteor(candidates: Sequence[str], references: Sequence[Sequence[str]]) -> tuple[float, np.ndarray]:
     from pycocoevalcap.meteor.meteor import Meteor
 
     truth = {index: list(row) for index, row in enumerate(references)}
     guess = {index: [candidate] for index, candidate in enumerate(candidates)}
     corpus, rows = Meteor().compute_score(truth, guess)
-    return float(corpus), [float(row) for row in rows]
+    return float(corpus), np.array([float(row) for row in rows])
 
 
 def _spice(candidates: Sequence[str], references: Sequence[Sequence[str]]) -> np.ndarray:

@@ -1,0 +1,65 @@
+"""Intervals: coverage, pairing, determinism."""
+
+import numpy as np
+import pytest
+
+from unival.metrics.bootstrap import difference, interval, statistic
+from unival.metrics.classification import calibration
+
+
+def test_intervals_cover_the_truth_at_their_level():
+    rng = np.random.default_rng(0)
+    covered = 0
+    for trial in range(300):
+        low, high = interval((rng.random(120) < 0.3).astype(float), seed=trial, resamples=500)[1:]
+        covered += low <= 0.3 <= high
+    assert 0.90 <= covered / 300 <= 0.99
+
+
+def test_the_interval_of_a_mean_is_the_normal_one_for_many_rows():
+    scores = np.random.default_rng(1).normal(2.0, 1.0, 2000)
+    value, low, high = interval(scores)
+    error = scores.std() / np.sqrt(len(scores))
+    assert value == pytest.approx(scores.mean())
+    assert (low, high) == pytest.approx((value - 1.96 * error, value + 1.96 * error), abs=0.15 * error)
+
+
+def test_pairing_narrows_the_difference():
+    rng = np.random.default_rng(2)
+    hard = rng.normal(0, 1, 400)
+    first, second = hard + 0.05 + rng.normal(0, 0.05, 400), hard
+    value, low, high = difference(first, second)
+    assert 0 < low < value < high
+    single = interval(first)
+    assert high - low < 0.2 * (single.high - single.low)
+
+
+def test_the_same_seed_gives_the_same_interval_whatever_the_chunks(monkeypatch):
+    from unival.metrics import bootstrap
+
+    scores = np.random.default_rng(3).random(50)
+    expected = interval(scores)
+    monkeypatch.setattr(bootstrap, "_CHUNK", 500)
+    assert interval(scores) == expected
+
+
+def test_a_ratio_of_sums():
+    statistics = np.stack([np.arange(1, 11), np.full(10, 10)], axis=1).astype(float)
+    found = statistic(statistics, lambda sums: sums[..., 0] / sums[..., 1])
+    assert found.value == pytest.approx(0.55)
+    assert found.low < 0.55 < found.high
+
+
+def test_rows_must_match_and_exist():
+    with pytest.raises(ValueError, match="same rows"):
+        difference(np.zeros(3), np.zeros(4))
+    with pytest.raises(ValueError, match="no rows"):
+        interval(np.zeros(0))
+
+
+def test_calibration():
+    perfect = calibration(np.array([0.0, 1.0, 1.0]), np.array([0.0, 1.0, 1.0]))
+    assert perfect.ece == 0 and perfect.brier == 0
+    sure_and_wrong = calibration(np.full(4, 0.95), np.array([0.0, 0.0, 1.0, 0.0]))
+    assert sure_and_wrong.ece == pytest.approx(0.70)
+    assert sure_and_wrong.rows.sum() == 4
