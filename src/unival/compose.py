@@ -187,7 +187,9 @@ def merge(values: dict[str, Any], over: Mapping[str, Any]) -> None:
 
 
 def _prune(values: dict[str, Any]) -> None:
-    """Keep only the recipes and tasks that a stage uses: editing another must not make it run again."""
+    """Keep only the recipes, studies and tasks a stage uses: editing another must not make it run again."""
+    if "definitions" in values:
+        _keep(values, "definitions", values["studies"])
     if "recipes" in values:
         _keep(values, "recipes", values["merges"])
     if values["stage"] in ("pretrain", "finetune"):

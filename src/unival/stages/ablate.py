@@ -72,7 +72,10 @@ class Config:
     processor: dict[str, Any]
     train: dict[str, Any]
     """TrainConfig that every phase of every variant starts from."""
-    studies: dict[str, Study]
+    studies: list[str]
+    """Which are made."""
+    definitions: dict[str, Study]
+    """name -> study, of those that are made."""
     tasks: dict[str, TaskConfig]
     seeds: list[int]
     rows: int
@@ -81,6 +84,12 @@ class Config:
     """Variants to run, for a sweep with a variant per job; empty: all."""
     batch_size: int = 128
     resamples: int = 1000
+
+    def __post_init__(self) -> None:
+        known = {variant for study in self.definitions.values() for variant in study.variants}
+        for name in self.only:
+            if name not in known:
+                raise ValueError(f"only: '{name}' is no variant: {nearest(name, known)}")
 
 
 def run(config: Config, io: StageIO) -> None:
@@ -91,7 +100,7 @@ def run(config: Config, io: StageIO) -> None:
     benchmark.log(io, ["train", "test"])
     lab = Laboratory(config, benchmark, io)
     folder = io.scratch / "ablations"
-    for name, study in config.studies.items():
+    for name, study in config.definitions.items():
         study_tasks = [task for task in study.tasks if benchmark.has("train", task)]
         results = {
             (variant, seed): lab.results(study, variant, seed, study_tasks)
@@ -114,7 +123,7 @@ class Laboratory:
         self.config, self.benchmark, self.io = config, benchmark, io
         self.folder = io.shared_scratch / "variants"
         self.wanted: dict[str, set[str]] = {}
-        for study in config.studies.values():
+        for study in config.definitions.values():
             for name, variant in study.variants.items():
                 for seed in config.seeds:
                     self._phases(

@@ -172,7 +172,7 @@ def _curves(config: Config, cells: "Cells") -> list[tuple[str, str, float, "Resu
         if not all((end / "config.json").is_file() for end in ends):
             continue
         model, processor = load_model(ends[0])
-        with Interpolation(model, *ends, align_rules=rules, base=config.pretrained) as path:
+        with Interpolation(model, ends[0], ends[1], align_rules=rules, base=config.pretrained) as path:
             last = config.interpolation.points + 1
             for number in range(last + 1):
                 alpha = number / last

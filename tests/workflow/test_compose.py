@@ -1,0 +1,118 @@
+"""Resolved configurations: complete, strict, and changed only where they should be."""
+
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import yaml
+
+from unival import compose
+from unival.errors import UserError
+from unival.stages import STAGES
+
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.fixture
+def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A copy of what compose reads."""
+    shutil.copytree(ROOT / "conf", tmp_path / "conf")
+    shutil.copy(ROOT / "params.yaml", tmp_path)
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def written(project: Path) -> dict[str, str]:
+    shutil.rmtree(project / "build", ignore_errors=True)
+    return {str(path.relative_to(compose.BUILD)): path.read_text() for path in compose.write_all()}
+
+
+def edit(path: Path, change: Callable[[dict], None]) -> None:
+    values = yaml.safe_load(path.read_text())
+    change(values)
+    path.write_text(yaml.safe_dump(values, sort_keys=False))
+
+
+def test_every_edition_and_model_composes(project: Path) -> None:
+    for edition in compose.options("edition"):
+        for model in compose.options("model"):
+            edit(project / "params.yaml", lambda v, e=edition, m=model: v.update(edition=e, model=m))
+            found = written(project)
+            assert {name.split("/")[0].removesuffix(".yaml") for name in found} == set(STAGES)
+
+
+@pytest.mark.parametrize("benchmark", sorted(path.stem for path in (ROOT / "conf/benchmark").glob("*.yaml")))
+def test_every_benchmark_composes(project: Path, benchmark: str) -> None:
+    edit(project / "params.yaml", lambda v: v.update(benchmark=benchmark))
+    assert yaml.safe_load(written(project)["prepare.yaml"])["benchmark"]["name"] == benchmark
+
+
+def test_the_committed_files_are_those_of_the_committed_choice(project: Path) -> None:
+    if not (ROOT / "build/config").exists():
+        pytest.skip("build/config is not written yet: dvc repro compose")
+    for name, text in written(project).items():
+        assert (ROOT / "build/config" / name).read_text() == text, f"{name}: run `dvc repro compose`"
+
+
+def test_no_machine_setting_enters(project: Path) -> None:
+    for name, text in written(project).items():
+        for key in ("device", "workers", "launcher", "threads"):
+            assert f"{key}:" not in text, f"{name} holds {key}"
+
+
+def test_a_comment_changes_nothing(project: Path) -> None:
+    before = written(project)
+    path = project / "conf/task/vqa.yaml"
+    path.write_text("# a remark\n" + path.read_text())
+    assert written(project) == before
+
+
+def test_one_value_of_one_task_changes_only_what_uses_it(project: Path) -> None:
+    before = written(project)
+    edit(
+        project / "params.yaml",
+        lambda v: v["set"].update(finetune={"items": {"vqa": {"train": {"steps": 7}}}}),
+    )
+    after = written(project)
+    assert [name for name in before if before[name] != after[name]] == ["finetune/vqa.yaml"]
+
+
+def test_overlays_apply_to_all_items_and_then_to_one(project: Path) -> None:
+    over = {"train": {"steps": 9}, "items": {"caption": {"train": {"steps": 3}}}}
+    edit(project / "params.yaml", lambda v: v["set"].update(finetune=over))
+    found = written(project)
+    assert yaml.safe_load(found["finetune/caption.yaml"])["train"]["steps"] == 3
+    assert yaml.safe_load(found["finetune/vqa.yaml"])["train"]["steps"] == 9
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda v: v.update(benchmark="wrold"), "did you mean 'world'"),
+        (lambda v: v.update(edition="quik"), "did you mean 'quick'"),
+        (lambda v: v.update(benchmrk="world"), "did you mean 'benchmark'"),
+        (lambda v: v.update(seed="zero"), "expected int"),
+        (lambda v: v["tasks"].append("vqas"), "did you mean 'vqa'"),
+        (lambda v: v["set"].update(finetun={}), "did you mean 'finetune'"),
+        (lambda v: v["set"].update(finetune={"train": {"stepz": 1}}), "did you mean 'steps'"),
+        (lambda v: v["set"].update(finetune={"train": {"optimizer": {"lrr": 1.0}}}), "unknown key 'lrr'"),
+        (lambda v: v["set"].update(pretrain={"train": {"precision": "float64"}}), "is not a valid value"),
+        (lambda v: v["set"].update(merge={"merges": ["avrage"]}), "did you mean 'average'"),
+        (lambda v: v["set"].update(ablate={"only": ["balancd"]}), "did you mean 'balanced'"),
+    ],
+)
+def test_mistakes_name_the_thing_and_the_fix(
+    project: Path, change: Callable[[dict], None], message: str
+) -> None:
+    edit(project / "params.yaml", change)
+    with pytest.raises(UserError, match=message):
+        compose.write_all()
+    assert not (project / "build").exists(), "nothing is written when one file is wrong"
+
+
+def test_the_first_phase_starts_new_and_the_second_from_the_first(project: Path) -> None:
+    found = {name: yaml.safe_load(text) for name, text in written(project).items()}
+    assert found["pretrain/image_text.yaml"]["init"] is None
+    assert found["pretrain/video_text.yaml"]["init"] == "models/pretrain/image_text"
+    assert found["finetune/vqa.yaml"]["init"] == "models/pretrain/video_text"
