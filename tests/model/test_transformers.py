@@ -21,7 +21,7 @@ BATCH = {
 
 def batch(dtype: torch.dtype = torch.float32) -> dict[str, Any]:
     arguments, _ = tensors(BATCH, torch.float32)
-    return {name: value.to(dtype) if value.is_floating_point() else value for name, value in arguments.items()}
+    return {name: v.to(dtype) if v.is_floating_point() else v for name, v in arguments.items()}
 
 
 @pytest.mark.parametrize("loader", [UnivalForConditionalGeneration, AutoModel, AutoModelForSeq2SeqLM])

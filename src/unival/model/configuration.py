@@ -79,7 +79,7 @@ class UnivalConfig(PreTrainedConfig):
         self.video_encoder = video_encoder
         self.audio_encoder = audio_encoder
         kwargs.setdefault("is_encoder_decoder", True)
-        super().__init__(
+        super().__init__(  # type: ignore[call-arg]
             pad_token_id=pad_token_id,
             bos_token_id=bos_token_id,
             eos_token_id=eos_token_id,

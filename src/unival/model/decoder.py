@@ -4,6 +4,7 @@ B rows, T target tokens, S encoder tokens, U distinct encoder layouts, N layers,
 """
 
 from collections.abc import Iterator
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -73,8 +74,8 @@ class DecoderLayer(GradientCheckpointingLayer):
         if not cache.is_updated.get(self.index):
             cache.cross_attention_cache.update(*self.cross_attn.keys_values(encoder_BSD), self.index)
             cache.is_updated[self.index] = True
-        layer = cache.cross_attention_cache.layers[self.index]
-        return layer.keys, layer.values  # type: ignore[return-value]
+        layer: Any = cache.cross_attention_cache.layers[self.index]
+        return layer.keys, layer.values
 
 
 class UnivalDecoder(nn.Module):

@@ -354,8 +354,7 @@ def plan_media(
                 raise ValueError(
                     f"{count} {name} media for {rows} rows: say with an index which row shows which"
                 )
-        layout = tuple(grids.items())
-        return MediaPlan([layout], [0] * rows, None, None, sum(sizes.values()))
+        return MediaPlan([tuple(grids.items())], [0] * rows, None, None, sum(sizes.values()))
     shown = {
         name: [[row] for row in range(rows)] if index is None else index.tolist()
         for name, index in indices.items()
@@ -363,7 +362,8 @@ def plan_media(
     layouts: dict[Layout, int] = {}
     row_layout, row_tokens = [], []
     for row in range(rows):
-        layout, tokens, base = [], [], 0
+        layout: list[Segment] = []
+        tokens, base = [], 0
         for name, grid in grids.items():
             for medium in shown[name][row]:
                 if medium >= counts[name]:

@@ -177,7 +177,8 @@ class _Search:
         kind: Any = {"device": self.device, "dtype": torch.promote_types(states_BSD.dtype, torch.float32)}
         self.cumulative_RT = torch.zeros(self.rows, 0, **kind)
         self.state_R = torch.zeros(self.rows, dtype=torch.long, device=self.device)
-        self.head, self.ids_V = model.lm_head.weight, None
+        self.head: Tensor = model.lm_head.weight
+        self.ids_V: Tensor | None = None  # of the head's rows; None: all
         self.prefix_BP = torch.empty(self.rows, 0, dtype=torch.long) if prefix_BP is None else prefix_BP
         self.prefix_BP = self.prefix_BP[:, : options.max_tokens].to(self.device)
         beams, length = options.beams, options.max_tokens + 1
@@ -336,7 +337,7 @@ class _Search:
         self.ignored_BK = rank_BK >= count
         beams_BK, tokens_BK = beams_BC.gather(1, chosen_BK), tokens_BC.gather(1, chosen_BK)
         rows_R = (torch.arange(self.rows, device=self.device)[:, None] * self.live + beams_BK).flatten()
-        self.cache.self_attention_cache.reorder_cache(rows_R)
+        self.cache.self_attention_cache.reorder_cache(rows_R)  # type: ignore[arg-type]
         scores_R1 = scores_BC.gather(1, chosen_BK).view(-1, 1)
         self.tokens_RT = torch.cat([self.tokens_RT[rows_R], tokens_BK.view(-1, 1)], 1)
         self.cumulative_RT = torch.cat([self.cumulative_RT[rows_R], scores_R1], 1)

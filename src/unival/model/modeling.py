@@ -12,7 +12,7 @@ from transformers.cache_utils import DynamicCache, EncoderDecoderCache
 from transformers.modeling_outputs import Seq2SeqLMOutput
 
 from unival.model.attention import Attention
-from unival.model.backbone import Backbone
+from unival.model.backbone import init_layer
 from unival.model.configuration import UnivalConfig
 from unival.model.decoder import UnivalDecoder
 from unival.model.encoder import MediaTokens, UnivalEncoder, UnivalEncoderOutput
@@ -46,7 +46,7 @@ class UnivalForConditionalGeneration(PreTrainedModel, GenerationMixin):
         self.post_init()
 
     def _init_weights(self, module: nn.Module) -> None:
-        """The one place of initialisation: BERT's, for the bias tables too; backbones know their own."""
+        """The one place of initialisation: BERT's, for the bias tables too; backbones: backbone.py."""
         std = self.config.initializer_range
         if isinstance(module, nn.Linear | nn.Embedding):
             init.normal_(module.weight, mean=0.0, std=std)
@@ -60,8 +60,8 @@ class UnivalForConditionalGeneration(PreTrainedModel, GenerationMixin):
             init.zeros_(module.bias)
         elif isinstance(module, Attention):
             init.ones_(module.head_gain)
-        elif isinstance(module, Backbone):
-            module.init_weights()
+        else:
+            init_layer(module)
 
     def get_encoder(self, modality: str | None = None) -> UnivalEncoder:
         """The encoder of text and all media."""
@@ -75,16 +75,18 @@ class UnivalForConditionalGeneration(PreTrainedModel, GenerationMixin):
         """The token embedding, shared by encoder, decoder and output."""
         return self.shared
 
-    def set_input_embeddings(self, value: nn.Embedding) -> None:
+    def set_input_embeddings(self, value: nn.Module) -> None:
         """Replace the shared token embedding."""
+        assert isinstance(value, nn.Embedding)
         self.shared = self.encoder.embed_tokens = self.decoder.embed_tokens = value
 
     def get_output_embeddings(self) -> nn.Linear:
         """The output projection."""
         return self.lm_head
 
-    def set_output_embeddings(self, value: nn.Linear) -> None:
+    def set_output_embeddings(self, value: nn.Module) -> None:
         """Replace the output projection."""
+        assert isinstance(value, nn.Linear)
         self.lm_head = value
 
     def forward(

@@ -124,7 +124,7 @@ class RelativeTables(nn.Module):
 
     @staticmethod
     def _joined(tables: nn.ModuleList) -> Tensor:
-        return torch.cat([table.weight for table in tables], dim=1)  # type: ignore[arg-type]
+        return torch.cat([table.weight for table in tables], dim=1)  # type: ignore[misc]
 
     def _lookup(self, table: Tensor, index_QK: Tensor) -> list[Tensor]:
         bias_QKn = nn.functional.embedding(index_QK, table)
