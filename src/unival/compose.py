@@ -149,7 +149,7 @@ def resolve(tree: Any, stage: str, item: str | None, overlay: Mapping[str, Any])
     from omegaconf import OmegaConf
     from omegaconf.errors import OmegaConfBaseException
 
-    tree.stage, tree.item = stage, item
+    tree.stage_name, tree.item = stage, item
     try:
         values: Any = OmegaConf.to_container(tree.stages[stage], resolve=True)
         layers: dict[str, Any] = {

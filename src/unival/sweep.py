@@ -30,7 +30,7 @@ def main(arguments: Sequence[str]) -> None:
     import hydra
 
     fixed = compose.overrides_of(compose.read_params())
-    given = [f"++{word}" if word.startswith("set.") else word for word in arguments]
+    given = [_word(word) for word in arguments]
     stage = _stage([*fixed, *given])
     name = _preset(given) or "sweep"
     sweep_id = f"{name}-{time.strftime('%Y%m%d-%H%M%S')}"
@@ -49,6 +49,13 @@ def main(arguments: Sequence[str]) -> None:
             raise UserError(f"sweep {sweep_id}: a job failed: see multirun/{sweep_id}: {error}") from error
         raise
     _end_parent(stage, parent, "FINISHED")
+
+
+def _word(word: str) -> str:
+    """`set.` adds keys without `+`; `stage` would be read as the configuration group of that name."""
+    if word.startswith("stage="):
+        return word.replace("stage=", "stage_name=", 1)
+    return f"++{word}" if word.startswith("set.") else word
 
 
 def _words(given: Sequence[str]) -> list[Any]:
@@ -71,9 +78,9 @@ def _stage(given: Sequence[str]) -> str:
         if not word.is_sweep_override() and not str(word.key_or_group).startswith("hydra")
     ]
     tree = compose.compose(fixed)
-    if tree.get("stage") not in STAGES:
+    if tree.get("stage_name") not in STAGES:
         raise UserError("sweep: no stage is chosen: add stage=finetune, or a preset: +sweep=<name>")
-    return str(tree.stage)
+    return str(tree.stage_name)
 
 
 def _preset(given: Sequence[str]) -> str | None:
@@ -90,7 +97,7 @@ def _job(tree: Any) -> None:
     OmegaConf.set_readonly(tree, False)
     OmegaConf.set_struct(tree, False)
     overlay: Any = OmegaConf.to_container(tree.set, resolve=True)
-    values = compose.resolve(tree, tree.stage, tree.item, overlay)
+    values = compose.resolve(tree, tree.stage_name, tree.item, overlay)
     path = folder / "config.yaml"
     files.write_text(path, compose.dump(values))
     fixed = set(compose.overrides_of(compose.read_params()))
