@@ -71,7 +71,7 @@ class Ours:
         self.optimizer.zero_grad()
 
     def prepare_generation(self) -> None:
-        self.model.eval().to(self.dtype)
+        self.model.eval().requires_grad_(False).to(self.dtype)
         self.inputs["pixel_values"] = self.inputs["pixel_values"].to(self.dtype)
 
     def generate(self) -> None:

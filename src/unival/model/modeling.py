@@ -46,7 +46,7 @@ class UnivalForConditionalGeneration(PreTrainedModel, GenerationMixin):
         self.post_init()
 
     def _init_weights(self, module: nn.Module) -> None:
-        """The one place of initialisation: BERT's, for the bias tables too; backbones: backbone.py."""
+        """The one place of initialisation: BERT's, bias tables too; convolutions as in backbone.py."""
         std = self.config.initializer_range
         if isinstance(module, nn.Linear | nn.Embedding):
             init.normal_(module.weight, mean=0.0, std=std)
