@@ -1,6 +1,7 @@
 """Image, video and audio encoders: recorded networks, tiny variants, frozen batch norms, strict keys."""
 
 import re
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -8,6 +9,7 @@ import reference
 import torch
 
 from unival.errors import UserError
+from unival.model import UnivalConfig, UnivalForConditionalGeneration
 from unival.model.backbone import Backbone
 from unival.model.cnn14 import Cnn14Spec, build_audio_encoder, log_mel, mel_filters, silence_stripes
 from unival.model.resnet import build_image_encoder
@@ -178,3 +180,25 @@ def test_stripes_are_within_their_width() -> None:
     silent = (features[:, 0, :, 0] == 0).sum(1)
     assert silent.max() == 7 and silent.min() == 0
     assert torch.equal(features[..., :1].expand_as(features), features)
+
+
+def test_an_encoder_can_be_added_when_loading(tmp_path: Path) -> None:
+    sizes = {
+        "vocab_size": 20,
+        "d_model": 16,
+        "encoder_layers": 1,
+        "decoder_layers": 1,
+        "image_bucket_size": 6,
+    }
+    heads = {"encoder_attention_heads": 2, "decoder_attention_heads": 2}
+    config = UnivalConfig(**sizes, **heads, image_encoder=IMAGE)
+    first = UnivalForConditionalGeneration(config)
+    first.save_pretrained(tmp_path)
+    added = UnivalForConditionalGeneration.from_pretrained(tmp_path, video_encoder=VIDEO, audio_encoder=AUDIO)
+    state = added.state_dict()
+    assert all(torch.equal(state[name], value) for name, value in first.state_dict().items())
+    for modality in ("video", "audio"):
+        for name, value in added.encoder.media[modality].backbone.state_dict().items():
+            assert value.isfinite().all() and value.abs().max() < 10, name
+            if name.endswith(("running_var", "bn1.weight")):
+                assert torch.equal(value, torch.ones_like(value)), name

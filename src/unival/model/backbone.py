@@ -6,6 +6,7 @@ from typing import Any, TypeVar
 
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
+from transformers import initialization as init
 
 from unival import config
 from unival.errors import UserError, nearest
@@ -33,7 +34,8 @@ class Backbone(nn.Module):
 
     def finish(self) -> None:
         """End of a subclass's constructor: initial values, then the frozen parts."""
-        self.init_weights()
+        for layer in self.modules():
+            init_layer(layer)
         if self.frozen_batch_norm:
             for norm in self.batch_norms():
                 norm.requires_grad_(False)
@@ -51,25 +53,30 @@ class Backbone(nn.Module):
                 norm.eval()
         return self
 
-    def init_weights(self) -> None:
-        """Draw initial values: He-normal convolutions (fan out), identity batch norms."""
-        for module in self.modules():
-            if isinstance(module, nn.Conv2d | nn.Conv3d):
-                nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
-            elif isinstance(module, _BatchNorm):
-                init_batch_norm(module)
-
     def forward(self, values: Tensor) -> Tensor:
         raise NotImplementedError
 
 
-def init_batch_norm(norm: _BatchNorm) -> None:
-    """Identity scale and shift, statistics of a standard normal."""
-    nn.init.ones_(norm.weight)
-    nn.init.zeros_(norm.bias)
-    if norm.running_mean is not None and norm.running_var is not None:
-        nn.init.zeros_(norm.running_mean)
-        nn.init.ones_(norm.running_var)
+def init_layer(layer: nn.Module) -> None:
+    """Initial values of one layer: He-normal convolutions (fan out), identity batch norms; others are left
+    alone.
+
+    Through transformers' functions, which spare loaded tensors: a model folder that lacks an encoder can be
+    loaded into a configuration that has it. They look at each layer by itself, so all encoders share this
+    rule.
+    """
+    if isinstance(layer, nn.Conv2d | nn.Conv3d):
+        init.kaiming_normal_(layer.weight, mode="fan_out", nonlinearity="relu")
+    elif isinstance(layer, _BatchNorm):
+        init.ones_(layer.weight)
+        init.zeros_(layer.bias)
+        for buffer, value in (
+            (layer.running_mean, 0.0),
+            (layer.running_var, 1.0),
+            (layer.num_batches_tracked, 0),
+        ):
+            if buffer is not None:
+                init.constant_(buffer, value)
 
 
 def read_spec(spec: Mapping[str, Any], types: Mapping[str, type[T]], where: str) -> T:

@@ -17,9 +17,8 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.nn.modules.batchnorm import _BatchNorm
 
-from unival.model.backbone import Backbone, BackboneSpec, init_batch_norm, read_spec
+from unival.model.backbone import Backbone, BackboneSpec, read_spec
 
 
 @dataclass(frozen=True)
@@ -146,7 +145,9 @@ class CnnEncoder(Backbone):
     def __init__(self, spec: Cnn14Spec) -> None:
         super().__init__(spec)
         self.spec = spec
-        self.bn0 = nn.BatchNorm1d(spec.mels)  # torch's 2d one has wrong gradients for such strides in evaluation
+        self.bn0 = nn.BatchNorm1d(
+            spec.mels
+        )  # torch's 2d one has wrong gradients for such strides in evaluation
         channels = 1
         self.blocks = [f"conv_block{index + 1}" for index in range(len(spec.channels))]
         block_type = ConvBlock5x5 if isinstance(spec, Cnn6Spec) else ConvBlock
@@ -155,14 +156,6 @@ class CnnEncoder(Backbone):
             channels = width
         self.out_channels = channels
         self.finish()
-
-    def init_weights(self) -> None:
-        """Xavier-uniform convolutions, identity batch norms."""
-        for module in self.modules():
-            if isinstance(module, nn.Conv2d):
-                nn.init.xavier_uniform_(module.weight)
-            elif isinstance(module, _BatchNorm):
-                init_batch_norm(module)
 
     def forward(self, values: Tensor) -> Tensor:
         """Waveforms (M, S) to features (M, C, time, mel)."""

@@ -6,16 +6,14 @@ UnIVAL; kernels and strides are free so that a few small frames keep a usable gr
 M videos, C channels, T frames, H, W pixels; triples are (time, height, width).
 """
 
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn.modules.batchnorm import _BatchNorm
 
-from unival.model.backbone import Backbone, BackboneSpec, init_batch_norm, read_spec
+from unival.model.backbone import Backbone, BackboneSpec, read_spec
 
 Triple = tuple[int, int, int]
 
@@ -87,16 +85,6 @@ class ResNeXt3D(Backbone):
             self.add_module(name, nn.Sequential(*blocks))
         self.out_channels = channels
         self.finish()
-
-    def init_weights(self) -> None:
-        """Normal convolutions of variance 2 / (kernel time x kernel height x channels out), as the
-        original."""
-        for module in self.modules():
-            if isinstance(module, nn.Conv3d):
-                fan = module.kernel_size[0] * module.kernel_size[1] * module.out_channels
-                nn.init.normal_(module.weight, 0.0, math.sqrt(2.0 / fan))
-            elif isinstance(module, _BatchNorm):
-                init_batch_norm(module)
 
     def forward(self, values: Tensor) -> Tensor:
         """Pixels (M, 3, T, H, W) to features (M, C, T/time stride, H/stride, W/stride)."""
