@@ -399,3 +399,34 @@ def test_every_reader_says_what_it_expects() -> None:
     assert len(READERS.names()) >= 30
     for name in READERS.names():
         assert READERS[name].expects and READERS[name].licence
+
+
+def test_a_stopped_import_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from unival.data import prepare as preparing
+    from unival.data import store
+
+    monkeypatch.setattr(store.ShardWriter.__init__, "__defaults__", (4096, False))  # many small shards
+    for number in range(40):
+        write(tmp_path / "photos" / f"{number}.jpg", media.encode_image(np.roll(PIXELS, number), ".jpg"))
+    lines = "".join(f"{number}.jpg,photo {number}\n" for number in range(40))
+    write(tmp_path / "photos" / "captions.txt", "image,caption\n" + lines)
+    whole = import_dataset("flickr8k", tmp_path / "photos", tmp_path / "whole")
+    assert len(list((tmp_path / "whole" / "train").glob("*.tar"))) > 3
+
+    decoded: list[str] = []
+    describe = media.describe
+
+    def failing(kind: Any, data: bytes, name: str) -> tuple[int, int]:
+        decoded.append(name)
+        if len(decoded) == 25:
+            raise KeyboardInterrupt
+        return describe(kind, data, name)
+
+    monkeypatch.setattr(preparing.media, "describe", failing)
+    with pytest.raises(KeyboardInterrupt):
+        import_dataset("flickr8k", tmp_path / "photos", tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+    again = import_dataset("flickr8k", tmp_path / "photos", tmp_path / "out")
+    assert again["splits"] == whole["splits"]  # with the digests of all files
+    assert len(decoded) < 25 + 40 - 15
+    assert not list(tmp_path.glob(".out*"))

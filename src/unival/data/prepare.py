@@ -5,6 +5,7 @@ fails when more than a set share is bad. The folder appears whole or not at all.
 """
 
 import importlib
+import json
 import pkgutil
 import shutil
 from collections import Counter
@@ -26,6 +27,7 @@ from unival.record import MEDIA, Medium, Record
 
 FORMAT = 1
 REJECTED = "rejected.parquet"
+RUN = "run.json"
 REJECTED_SCHEMA = pa.schema([(name, pa.string()) for name in ("file", "row", "field", "reason")])
 MAX_TOKENIZER_TEXTS = 500_000
 NEEDS: dict[str, tuple[str, ...]] = {
@@ -88,11 +90,15 @@ def load_sources() -> None:
             importlib.import_module(f"{package}.{info.name}")
 
 
-def prepare(config: PrepareConfig, out: Path | str, where: str = "benchmark") -> dict[str, Any]:
+def prepare(
+    config: PrepareConfig, out: Path | str, where: str = "benchmark", resume: bool = False
+) -> dict[str, Any]:
     """Build the folder `out`; returns the description that is also written as benchmark.json.
 
     Args:
         where: file and key of the configuration, for messages.
+        resume: go on where an interrupted run with the same configuration stopped: media in its finished
+            shards are neither read nor decoded again. The bytes are those of an undisturbed run.
 
     Raises:
         UserError: too many bad rows, an unusable option, a folder that cannot be written.
@@ -101,10 +107,15 @@ def prepare(config: PrepareConfig, out: Path | str, where: str = "benchmark") ->
     source = SOURCES[config.source](config.options, f"{where}: options")
     out = Path(out)
     part = out.with_name(f".{out.name}.part")
-    _make_folder(part)
+    if not (resume and _same_run(part, config)):
+        _make_folder(part)
+        write_json(part / RUN, _run_of(config))
+    stopped = resume
     try:
-        writer = _Writer(part)
+        writer = _Writer(part, journal=resume)
         writer.consume(source)
+        stopped = False
+        (part / RUN).unlink()
         _write_rejected(part / REJECTED, writer.rejected)
         if writer.rejected_share > config.max_rejected:
             _replace_folder(part, out, only=REJECTED)
@@ -115,15 +126,32 @@ def prepare(config: PrepareConfig, out: Path | str, where: str = "benchmark") ->
         write_json(part / "benchmark.json", description)
         _replace_folder(part, out)
     finally:
-        shutil.rmtree(part, ignore_errors=True)
+        if not stopped:
+            shutil.rmtree(part, ignore_errors=True)
     return description
+
+
+def _run_of(config: PrepareConfig) -> dict[str, Any]:
+    return {"name": config.name, "source": config.source, "options": _plain(config.options), "format": FORMAT}
+
+
+def _same_run(part: Path, config: PrepareConfig) -> bool:
+    """Whether an interrupted run with the same configuration left the folder; half-written files go."""
+    try:
+        found = json.loads((part / RUN).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return False
+    for path in part.glob("*/.*.part"):
+        path.unlink()
+    return bool(found == _run_of(config))
 
 
 class _Writer:
     """Checks items and hands them to the writers of their split."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, journal: bool = False) -> None:
         self.folder = folder
+        self.journal = journal
         self.shards: dict[str, ShardWriter] = {}
         self.manifests: dict[tuple[str, str], ManifestWriter] = {}
         self.sizes: dict[tuple[str, str], tuple[Medium, int, int]] = {}
@@ -151,13 +179,17 @@ class _Writer:
                 else:
                     self.rejected.append(item)
                 self.bad_items += len(self.rejected) > before
-        finally:
-            for shard in self.shards.values():
-                shard.close()
-            for manifest in self.manifests.values():
-                manifest.close()
+        except BaseException as error:  # half a shard is dropped, so that going on gives the same shards
+            for writer in self._writers():
+                writer.__exit__(type(error), error, error.__traceback__)
+            raise
+        for writer in self._writers():
+            writer.close()
         if not self.manifests and not self.rejected:
             raise UserError("the source gave no rows: check its folder and options")
+
+    def _writers(self) -> list[ShardWriter | ManifestWriter]:
+        return [*self.shards.values(), *self.manifests.values()]
 
     def _media(self, item: MediaItem) -> None:
         file = item.file or str(item.data if isinstance(item.data, Path) else item.split)
@@ -168,6 +200,11 @@ class _Writer:
             kind = media.kind_of(suffix, file)
             if item.key in shard.keys:
                 raise UserError(f"media key '{item.key}' is used twice in split '{item.split}'")
+            if item.key in shard.done:
+                kind, width, height = shard.keep(item.key)
+                self.sizes[item.split, item.key] = (kind, width, height)
+                self.media_counts[item.split, kind] += 1
+                return
             data = item.data if isinstance(item.data, bytes) else _read(item.data)
             width, height = media.describe(kind, data, file)
         except UserError as error:
@@ -175,7 +212,7 @@ class _Writer:
                 self.bad_keys.add((item.split, item.key))
             self.rejected.append(BadItem(file, item.row, kind, str(error).removeprefix(f"{file}: ")))
             return
-        shard.add(item.key, kind, suffix.lower(), data)
+        shard.add(item.key, kind, suffix.lower(), data, width, height)
         self.sizes[item.split, item.key] = (kind, width, height)
         self.media_counts[item.split, kind] += 1
 
@@ -232,7 +269,7 @@ class _Writer:
 
     def _shard(self, split: str) -> ShardWriter:
         if split not in self.shards:
-            self.shards[split] = ShardWriter(self.folder / split)
+            self.shards[split] = ShardWriter(self.folder / split, journal=self.journal)
         return self.shards[split]
 
     def failure(self, table: Path, limit: float) -> str:

@@ -5,6 +5,7 @@
 """
 
 import hashlib
+import json
 import os
 import tarfile
 from pathlib import Path
@@ -17,10 +18,11 @@ import pyarrow.parquet as pq
 
 from unival.data import media
 from unival.errors import UserError, nearest
-from unival.files import atomic
+from unival.files import atomic, write_text
 from unival.record import Medium
 
 INDEX = "media.parquet"
+JOURNAL = ".journal.json"
 BLOCK = 512
 SHARD_BYTES = 256 * 1024**2
 INDEX_SCHEMA = pa.schema(
@@ -37,9 +39,13 @@ INDEX_SCHEMA = pa.schema(
 
 
 class ShardWriter:
-    """Writes the media of one split. Members are key + suffix, with no times: equal media, equal bytes."""
+    """Writes the media of one split. Members are key + suffix, with no times: equal media, equal bytes.
 
-    def __init__(self, split_dir: Path | str, shard_bytes: int = SHARD_BYTES) -> None:
+    With `journal`, what a finished shard holds is noted beside it, and a new writer on the same folder goes
+    on after the finished shards: `done` holds their media, and `keep` takes one of them over.
+    """
+
+    def __init__(self, split_dir: Path | str, shard_bytes: int = SHARD_BYTES, journal: bool = False) -> None:
         self.split_dir = Path(split_dir)
         self.shard_bytes = shard_bytes
         self.keys: set[str] = set()
@@ -47,8 +53,26 @@ class ShardWriter:
         self._shard = -1
         self._handle: IO[bytes] | None = None
         self._atomic: Any = None
+        self._journal: list[list[Any]] | None = [] if journal else None
+        self.done: dict[str, list[Any]] = {}
+        if journal:
+            self._read_journals()
 
-    def add(self, key: str, kind: Medium, suffix: str, data: bytes) -> None:
+    def _read_journals(self) -> None:
+        while (path := _journal_path(self.split_dir, self._shard + 1)).is_file():
+            self._shard += 1
+            rows = json.loads(path.read_text(encoding="utf-8"))
+            self.done.update((row[0], row) for row in rows)
+
+    def keep(self, key: str) -> tuple[Medium, int, int]:
+        """Take over a medium of an earlier, interrupted run; returns its kind, width and height."""
+        *row, width, height = self.done.pop(key)
+        for name, value in zip(INDEX_SCHEMA.names, row, strict=True):
+            self._index[name].append(value)
+        self.keys.add(key)
+        return row[1], width, height
+
+    def add(self, key: str, kind: Medium, suffix: str, data: bytes, width: int = 0, height: int = 0) -> None:
         """Append one medium.
 
         Raises:
@@ -71,6 +95,8 @@ class ShardWriter:
         handle.write(data)
         handle.write(b"\0" * (-len(data) % BLOCK))
         self.keys.add(key)
+        if self._journal is not None:
+            self._journal.append([*row, width, height])
 
     def _next_shard(self) -> None:
         self._finish_shard()
@@ -84,12 +110,17 @@ class ShardWriter:
             self._handle.close()
             self._atomic.__exit__(None, None, None)
             self._handle = None
+            if self._journal is not None:
+                write_text(_journal_path(self.split_dir, self._shard), json.dumps(self._journal))
+                self._journal = []
 
     def close(self) -> None:
         """Finish the last shard and write the index."""
         self._finish_shard()
         with atomic(self.split_dir / INDEX) as part:
             pq.write_table(pa.table(self._index, schema=INDEX_SCHEMA), part, compression="zstd")
+        for path in self.split_dir.glob(f"*{JOURNAL}"):
+            path.unlink()
 
     def __enter__(self) -> "ShardWriter":
         return self
@@ -102,6 +133,10 @@ class ShardWriter:
         elif self._handle is not None:
             self._handle.close()
             self._atomic.__exit__(kind, error, trace)
+
+
+def _journal_path(split_dir: Path, shard: int) -> Path:
+    return shard_path(split_dir, shard).with_suffix(JOURNAL)
 
 
 def shard_path(split_dir: Path, shard: int) -> Path:

@@ -28,6 +28,8 @@ def import_dataset(
 ) -> dict[str, Any]:
     """Import a data set; returns the description that is also written as `benchmark.json`.
 
+    An import that was stopped goes on after its finished shards when it is called again.
+
     Args:
         name: a registered reader.
         root: the folder of the original files.
@@ -42,7 +44,7 @@ def import_dataset(
     load_sources()
     reader = READERS[name]
     config = PrepareConfig(name, name, {"root": str(root), "text_only": text_only}, max_rejected)
-    description = prepare(config, out, f"import {name}")
+    description = prepare(config, out, f"import {name}", resume=True)
     rows = {
         f"{split}/{task}": number
         for split, facts in description["splits"].items()
