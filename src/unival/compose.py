@@ -25,6 +25,7 @@ from unival.stages import STAGES, module
 CONF = Path("conf")
 PARAMS = Path("params.yaml")
 BUILD = Path("build/config")
+PRIMARY = "tree"
 GROUPS = ("benchmark", "model", "edition")
 COLLECTED = {
     "stage": "stages",
@@ -102,24 +103,31 @@ def _check_option(group: str, name: str, where: str) -> None:
         raise UserError(f"{where}: no file {CONF / group / name}.yaml: {nearest(name, options(group))}")
 
 
-def overrides_of(params: Params) -> list[str]:
-    """`params.yaml` as Hydra overrides."""
-    return [
-        *(f"{group}={getattr(params, group)}" for group in GROUPS),
-        f"seed={params.seed}",
-        f"edition_name={params.edition}",
-        f"pretrained={params.pretrained}",
-        f"chosen_tasks={params.tasks}",
-        *(f"+starts.{name}={start or 'null'}" for name, start in params.starts().items()),
-        *(
-            f"+{group}@{plural}.{name}={name}"
-            for group, plural in COLLECTED.items()
-            for name in options(group)
-        ),
+def primary(params: Params) -> dict[str, Any]:
+    """`params.yaml` as Hydra's primary configuration: `conf/config.yaml` with every group that is needed."""
+    collected = [
+        {f"{group}@{plural}.{name}": name} for group, plural in COLLECTED.items() for name in options(group)
     ]
+    chosen = [{f"override {group}": getattr(params, group)} for group in GROUPS]
+    return {
+        "defaults": ["config", *collected, *chosen, "_self_"],
+        "seed": params.seed,
+        "edition_name": params.edition,
+        "pretrained": params.pretrained,
+        "starts": params.starts(),
+        "chosen_tasks": params.tasks,
+        "set": params.set,
+    }
 
 
-def compose(overrides: Sequence[str]) -> Any:
+def store(params: Params) -> None:
+    """Enter the primary configuration under the name PRIMARY, for `compose` and for a sweep."""
+    from hydra.core.config_store import ConfigStore
+
+    ConfigStore.instance().store(PRIMARY, primary(params))
+
+
+def compose(params: Params, overrides: Sequence[str] = ()) -> Any:
     """The whole Hydra tree.
 
     Raises:
@@ -128,20 +136,18 @@ def compose(overrides: Sequence[str]) -> Any:
     from hydra import compose as hydra_compose
     from hydra import initialize_config_dir
     from hydra.errors import HydraException
-    from omegaconf import OmegaConf
     from omegaconf.errors import OmegaConfBaseException
 
+    store(params)
     try:
         with initialize_config_dir(version_base="1.3", config_dir=str(CONF.resolve())):
-            tree = hydra_compose("config", list(overrides))
+            return hydra_compose(PRIMARY, list(overrides))
     except (HydraException, OmegaConfBaseException) as error:
         raise UserError(f"{CONF}: {_one_line(error)}") from error
-    OmegaConf.set_struct(tree, False)
-    return tree
 
 
-def resolve(tree: Any, stage: str, item: str | None, overlay: Mapping[str, Any]) -> dict[str, Any]:
-    """The resolved mapping of a stage and item, with the overlays applied.
+def resolve(tree: Any, stage: str, item: str | None) -> dict[str, Any]:
+    """The resolved mapping of a stage and item of a composed tree, with the overlays applied.
 
     Raises:
         UserError: an unknown key or value, with the nearest valid one.
@@ -149,13 +155,15 @@ def resolve(tree: Any, stage: str, item: str | None, overlay: Mapping[str, Any])
     from omegaconf import OmegaConf
     from omegaconf.errors import OmegaConfBaseException
 
+    OmegaConf.set_readonly(tree, False)
+    OmegaConf.set_struct(tree, False)
     tree.stage_name, tree.item = stage, item
     try:
         values: Any = OmegaConf.to_container(tree.stages[stage], resolve=True)
         layers: dict[str, Any] = {
             f"{CONF}/edition": OmegaConf.to_container(tree.edition),
             f"{CONF}/benchmark: set": OmegaConf.to_container(tree.benchmark).get("set", {}),  # type: ignore[union-attr]
-            "set": overlay,
+            "set": OmegaConf.to_container(tree.set, resolve=True),
         }
     except OmegaConfBaseException as error:
         raise UserError(f"{CONF}/stage/{stage}.yaml: {_one_line(error)}") from error
@@ -234,10 +242,10 @@ def file_of(stage: str, item: str | None) -> Path:
 def write_all() -> list[Path]:
     """Write every resolved file; nothing is written when one of them is wrong."""
     params, written = read_params(), {}
-    tree = compose(overrides_of(params))
+    tree = compose(params)
     for stage in STAGES:
         for item in params.items(stage):
-            written[file_of(stage, item)] = dump(resolve(tree, stage, item, params.set))
+            written[file_of(stage, item)] = dump(resolve(tree, stage, item))
     for path, text in written.items():
         files.write_text(path, text)
     return list(written)

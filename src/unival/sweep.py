@@ -29,18 +29,21 @@ def main(arguments: Sequence[str]) -> None:
     """
     import hydra
 
-    fixed = compose.overrides_of(compose.read_params())
+    params = compose.read_params()
     given = [_word(word) for word in arguments]
-    stage = _stage([*fixed, *given])
+    stage = _stage(params, given)
     name = _preset(given) or "sweep"
     sweep_id = f"{name}-{time.strftime('%Y%m%d-%H%M%S')}"
     parent = _start_parent(stage, sweep_id, given)
     os.environ |= {"UNIVAL_SWEEP": sweep_id, "HYDRA_FULL_ERROR": "1"}
     if parent is not None:
         os.environ["UNIVAL_PARENT_RUN"] = parent
+    compose.store(params)
     places = [f"hydra.sweep.dir=multirun/{sweep_id}", f"hydra.run.dir=multirun/{sweep_id}/0"]
-    sys.argv = ["unival sweep", *given, *fixed, *places]
-    run = hydra.main(version_base="1.3", config_path=str(compose.CONF.resolve()), config_name="config")(_job)
+    sys.argv = ["unival sweep", *given, *places]
+    run = hydra.main(
+        version_base="1.3", config_path=str(compose.CONF.resolve()), config_name=compose.PRIMARY
+    )(_job)
     try:
         run()
     except BaseException as error:
@@ -70,14 +73,14 @@ def _words(given: Sequence[str]) -> list[Any]:
         raise UserError(f"sweep: {' '.join(str(error).split())}") from error
 
 
-def _stage(given: Sequence[str]) -> str:
+def _stage(params: compose.Params, given: Sequence[str]) -> str:
     """The stage that is swept."""
     fixed = [
         word.input_line
         for word in _words(given)
         if not word.is_sweep_override() and not str(word.key_or_group).startswith("hydra")
     ]
-    tree = compose.compose(fixed)
+    tree = compose.compose(params, fixed)
     if tree.get("stage_name") not in STAGES:
         raise UserError("sweep: no stage is chosen: add stage=finetune, or a preset: +sweep=<name>")
     return str(tree.stage_name)
@@ -90,18 +93,13 @@ def _preset(given: Sequence[str]) -> str | None:
 def _job(tree: Any) -> None:
     """One job: resolve, then run the stage in a process of its own."""
     from hydra.core.hydra_config import HydraConfig
-    from omegaconf import OmegaConf
 
     state = HydraConfig.get()
     folder = Path(state.runtime.output_dir)
-    OmegaConf.set_readonly(tree, False)
-    OmegaConf.set_struct(tree, False)
-    overlay: Any = OmegaConf.to_container(tree.set, resolve=True)
-    values = compose.resolve(tree, tree.stage_name, tree.item, overlay)
+    values = compose.resolve(tree, tree.stage_name, tree.item)
     path = folder / "config.yaml"
     files.write_text(path, compose.dump(values))
-    fixed = set(compose.overrides_of(compose.read_params()))
-    changed = [word for word in state.overrides.task if word not in fixed]
+    changed = list(state.overrides.task)
     label = " ".join(word.lstrip("+").removeprefix("set.") for word in changed)
     environment = {**os.environ, "UNIVAL_RUN_NAME": label, "UNIVAL_OVERRIDES": " ".join(changed)}
     command = [
