@@ -23,7 +23,8 @@ class RandomModel:
         self.encoded = SimpleNamespace(last_hidden_state=torch.randn(rows, 1, WIDTH, generator=generator))
 
     def decoder(self, tokens, encoded, mask=None, code_mask=None, cache=None):
-        rows = encoded.last_hidden_state[:, 0].repeat_interleave(len(tokens) // len(encoded.last_hidden_state), 0)
+        rows = encoded.last_hidden_state[:, 0]
+        rows = rows.repeat_interleave(len(tokens) // len(rows), 0)
         values = self.embed[tokens]
         if cache is not None:
             values = cache.self_attention_cache.update(values[:, None], values[:, None], 0)[0][:, 0]
@@ -104,7 +105,8 @@ def test_candidates_after_prompts_of_unequal_length(monkeypatch):
         torch.testing.assert_close(scores_BC[row], alone[0])
     monkeypatch.setattr("unival.engine.constraints.CHUNK_TOKENS", 1)
     monkeypatch.setattr("unival.engine.constraints.CHUNK_SCORES", 1)
-    torch.testing.assert_close(Candidates(answers, EOS, PAD).score(model, model.encoded, prefix_BP), scores_BC)
+    chunked_BC = Candidates(answers, EOS, PAD).score(model, model.encoded, prefix_BP)
+    torch.testing.assert_close(chunked_BC, scores_BC)
 
 
 def test_one_candidate_is_certain():

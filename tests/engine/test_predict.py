@@ -69,7 +69,8 @@ def test_media_shared_by_rows_are_encoded_once(monkeypatch):
 @pytest.mark.parametrize("prompt_type", ["none", "prev_output"])
 def test_beam_in_the_trie_agrees_with_all_candidates(prompt_type):
     exact = run("vqa", changes={"prompt_type": prompt_type}, alternatives=3)
-    beams = run("vqa", changes={"prompt_type": prompt_type, "decode": {"search": "beam", "beams": 12}}, alternatives=3)
+    changes = {"prompt_type": prompt_type, "decode": {"search": "beam", "beams": 12}}
+    beams = run("vqa", changes=changes, alternatives=3)
     assert [p.value for p in beams] == [p.value for p in exact]
     np.testing.assert_allclose([p.score for p in beams], [p.score for p in exact], rtol=2e-3)
     for one, other in zip(exact, beams, strict=True):
@@ -94,7 +95,8 @@ def test_greedy_captions_equal_generate_of_transformers():
     task, rows = world.task("caption", decode={"max_tokens": 8}), world.records("caption", 6)
     processor, model = world.processor(), world.model()
     texts = [p.text for p in predict(model, processor, task, rows, STORE)]
-    inputs = processor(images=[STORE.image(r.image) for r in rows], text=[task.inference(r).prompt for r in rows])
+    prompts = [task.inference(row).prompt for row in rows]
+    inputs = processor(images=[STORE.image(row.image) for row in rows], text=prompts)
     ids = model.generate(**inputs, do_sample=False, max_new_tokens=9, min_new_tokens=2)
     for text, expected in zip(texts, processor.batch_decode(ids), strict=True):
         assert expected.startswith(text) or text == expected

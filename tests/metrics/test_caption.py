@@ -15,7 +15,7 @@ from unival.metrics.tokenise import tokenise
 needs_data = pytest.mark.skipif("UNIVAL_DATA" not in os.environ, reason="UNIVAL_DATA is not set")
 needs_java = pytest.mark.skipif(not java.available(), reason="no Java: the official tokeniser cannot run")
 SETS = ("coco_human_leave_one_out", "cocoapi_fakecap_val2017subset", "aac_example_1")
-NAMES = {"CIDEr": "cider", "ROUGE_L": "rouge_l", **{f"Bleu_{order}": f"bleu_{order}" for order in (1, 2, 3, 4)}}
+NAMES = {"CIDEr": "cider", "ROUGE_L": "rouge_l", **{f"Bleu_{n}": f"bleu_{n}" for n in (1, 2, 3, 4)}}
 
 
 def recorded(name):
@@ -66,7 +66,7 @@ def test_cider_equals_pycocoevalcap():
     from pycocoevalcap.cider.cider_scorer import CiderScorer
 
     rng = np.random.default_rng(0)
-    words = np.array("a the red blue cat dog sits runs on mat with ball".split())
+    words = np.array(["a", "the", "red", "blue", "cat", "dog", "sits", "runs", "on", "mat", "with", "ball"])
 
     def sentence():
         return " ".join(rng.choice(words, int(rng.integers(0, 12))))

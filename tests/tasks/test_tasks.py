@@ -1,4 +1,4 @@
-"""Prompts and targets of the paper, word for word (reference 2.4, section 3); negatives; scores; baselines."""
+"""Prompts and targets of the paper, word for word (reference 2.4, 3); negatives; scores; baselines."""
 
 import re
 
@@ -22,20 +22,26 @@ def pairs(examples):
     return [(example.prompt, example.target) for example in examples]
 
 
-@pytest.mark.parametrize(("name", "medium"), [("caption", "image"), ("video_caption", "video"), ("audio_caption", "audio")])
+MEDIA = [("caption", "image"), ("video_caption", "video"), ("audio_caption", "audio")]
+
+
+@pytest.mark.parametrize(("name", "medium"), MEDIA)
 def test_captioning(name, medium):
     row = Record("r", references=("A Red, square-ish <person>!",), **{medium: "1"})
     task = world.task(name)
     seen = set()
     for seed in range(40):
         main, match = task.training(row, rng(seed))
-        assert (main.prompt, main.target) == (f" what does the {medium} describe?", " a red, square ish person!")
+        assert (
+            main.prompt == f" what does the {medium} describe?"
+            and main.target == " a red, square ish person!"
+        )
         assert main.media == match.media == ((medium, "1"),)
         shown = re.fullmatch(rf' does the {medium} describe " (.*) "\?', match.prompt)[1]
         assert match.target == (" yes" if shown == "a red, square ish person!" else " no")
         seen.add(match.target)
     assert seen == {" yes", " no"}
-    assert pairs(task.finetuning(row, rng())) == [(f" what does the {medium} describe?", " A Red squareish person")]
+    assert pairs(task.finetuning(row, rng())) == [(main.prompt, " A Red squareish person")]
     assert task.inference(row).prompt == f" what does the {medium} describe?"
     assert task.parse("a cat, sitting.", row) == "a cat sitting"
 
@@ -57,7 +63,8 @@ def test_object_negatives_replace_one_mention_by_another_object():
 
 
 def test_question_answering():
-    row = Record("r", image="1", text="What color is the square", form="color", answers=(Answer("blue", 0.3), Answer("red", 0.9)))
+    answers = (Answer("blue", 0.3), Answer("red", 0.9))
+    row = Record("r", image="1", text="What color is the square", form="color", answers=answers)
     task = world.task("vqa")
     main, match = task.training(row, rng(1))
     assert (main.prompt, main.target, main.weight) == (" what color is the square", " red", 0.9)
@@ -97,11 +104,13 @@ def test_grounding_and_its_inverse():
 
 
 def test_entailment_and_matching():
-    row = Record("r", image="1", text="There is a cat-like dog", answers=(Answer("maybe"),), extra={"premise": "A pet."})
+    more = {"answers": (Answer("maybe"),), "extra": {"premise": "A pet."}}
+    row = Record("r", image="1", text="There is a cat-like dog", **more)
     prompt = ' does the image describe " there is a cat like dog "?'
     assert pairs(world.task("entailment").finetuning(row, rng())) == [(prompt, " maybe")]
     variant = world.task("entailment", prompt=' can image and text1 " {premise} " imply text2 " {text} "?')
-    assert variant.inference(row).prompt == ' can image and text1 " a pet. " imply text2 " there is a cat like dog "?'
+    expected = ' can image and text1 " a pet. " imply text2 " there is a cat like dog "?'
+    assert variant.inference(row).prompt == expected
     assert world.task("matching").inference(row).prompt == prompt
     video = Record("r", video="1", text="a dog", answers=(Answer("yes"),))
     assert world.task("video_matching").inference(video).prompt == ' does the video describe " a dog "?'
@@ -138,7 +147,14 @@ def test_answers_come_from_the_training_rows_alone():
 
 
 def test_the_kinds_are_registered_and_a_wrong_metric_is_named():
-    assert TASKS.names() == ["captioning", "choosing", "grounded_captioning", "grounding", "question_answering"]
+    kinds = ["captioning", "choosing", "grounded_captioning", "grounding", "question_answering"]
+    assert TASKS.names() == kinds
+        "captioning",
+        "choosing",
+        "grounded_captioning",
+        "grounding",
+        "question_answering",
+    ]
     with pytest.raises(UserError, match=r"metric 'cider' is none of accuracy"):
         world.task("entailment", metric="cider")
     with pytest.raises(UserError, match="did you mean 'captioning'"):

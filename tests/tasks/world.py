@@ -1,4 +1,4 @@
-"""A tiny world for the tests of tasks, prediction and evaluation: rows of every task, media, processor, model."""
+"""A tiny world for tests of tasks, prediction and evaluation: rows, media, processor, model."""
 
 from functools import cache
 from pathlib import Path
@@ -43,7 +43,8 @@ def record(task, number):
     medium = "video" if task.startswith("video") else "audio" if task.startswith("audio") else "image"
     row = {"id": f"{task}-{number}", medium: str(number // 2), "objects": (f"{colour} {shape}",)}
     if task in ("caption", "video_caption", "audio_caption"):
-        row["references"] = (f"a {colour} {shape}.", f"One {colour} {shape} is here", f"the {shape}, {colour}")
+        name = f"{colour} {shape}"
+        row["references"] = (f"a {name}.", f"One {name} is here", f"the {shape}, {colour}")
     elif task in ("grounding", "grounded_caption"):
         x, y = (float(value) for value in rng.integers(0, 12, 2))
         row |= {"text": f"the {colour} {shape}", "box": (x, y, x + 8 + number % 5, y + 12)}

@@ -1,11 +1,11 @@
 """What decoding may yield, and the exact search over a set of answers.
 
-`Locations` and the `Trie` of `unival.model.generation` limit a beam search. `Candidates` scores every answer of a
-set instead: probabilities are renormalised over the trie's children, as in the beam search, so that only nodes
-with several children need the decoder, and the answers' probabilities sum to one. Answers of one token each cost
-one decoder position a row.
+`Locations` and the `Trie` of `unival.model.generation` limit a beam search. `Candidates` scores every answer
+of a set instead: probabilities are renormalised over the trie's children, as in the beam search, so that only
+nodes with several children need the decoder, and the answers' probabilities sum to one. Answers of one token
+each cost one decoder position a row.
 
-B rows, P decoder paths, T tokens, N branching nodes, E edges below them, C candidates, V' distinct tokens there.
+B rows, P decoder paths, T tokens, N branching nodes, E edges below them, C candidates, V' distinct tokens.
 """
 
 from collections.abc import Sequence

@@ -1,7 +1,7 @@
 """Scores of a model on one task and split, with intervals, and what can be had without looking at the media.
 
-A cell of the results table is a model x a task x a split (or a shift of one). Per-row scores are kept, so that
-two cells on the same rows can be compared in pairs (`unival.metrics.bootstrap.difference`).
+A cell of the results table is a model x a task x a split (or a shift of one). Per-row scores are kept, so
+that two cells on the same rows can be compared in pairs (`unival.metrics.bootstrap.difference`).
 """
 
 import dataclasses
@@ -118,7 +118,7 @@ def validation_score(
     batch_size: int = 128,
     cache: MediaCache | None = None,
 ) -> dict[str, float]:
-    """Means of the scores without intervals; `score` is the primary metric: what a checkpoint is selected by."""
+    """Means of the scores without intervals; `score` is the primary metric, which selects checkpoints."""
     rows = as_list(records)
     predictions = predict(model, processor, task, rows, store, batch_size=batch_size, cache=cache)
     scores = task.scores([prediction.value for prediction in predictions], rows)

@@ -1,7 +1,7 @@
 """Predictions of a model on the rows of a task: batched, constrained, deterministic.
 
-Media that several rows of a batch share are encoded once. Frames and crops are fixed. A result does not depend on
-the batch size beyond rounding.
+Media that several rows of a batch share are encoded once. Frames and crops are fixed. A result does not
+depend on the batch size beyond rounding.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -200,7 +200,7 @@ class Decoder:
     def _texts(
         self, tokens_BKT: Tensor, scores_BKT: Tensor, order_BK: Tensor, prefix_BP: Tensor | None
     ) -> list[list[tuple[str, float]]]:
-        """Decoded hypotheses without the decoder prompt; its forced tokens do not count in the probability."""
+        """Decoded hypotheses without the decoder prompt, whose tokens do not count in the probability."""
         start_B = torch.zeros(len(tokens_BKT), dtype=torch.long, device=tokens_BKT.device)
         if prefix_BP is not None:
             start_B = (prefix_BP != self.tokenizer.pad_token_id).sum(1)

@@ -1,7 +1,7 @@
 """Intervals by the bootstrap: of a metric, and of the paired difference of two models on the same rows.
 
-A resample is N rows drawn with replacement; it is held as how often each row was drawn, so that all resamples of
-all statistics are one matrix product. The same seed and N draw the same rows: that makes differences paired.
+A resample is N rows drawn with replacement; it is held as how often each row was drawn, so that all resamples
+of all statistics are one matrix product. The same seed and N draw the same rows: differences are paired.
 """
 
 from collections.abc import Callable, Iterator

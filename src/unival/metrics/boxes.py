@@ -35,14 +35,14 @@ def accuracy(iou_N: np.ndarray, threshold: float) -> np.ndarray:
 def size_classes(
     truth_N4: np.ndarray, small: float = SMALL, large: float = LARGE
 ) -> Mapping[str, np.ndarray]:
-    """Which boxes are small (< `small` square pixels), large (> `large`), medium (the rest): three masks (N,)."""
+    """Three masks (N,): small (< `small` square pixels), medium, large (> `large`) boxes."""
     area_N = area(truth_N4)
     is_small, is_large = area_N < small, area_N > large
     return {"small": is_small, "medium": ~is_small & ~is_large, "large": is_large}
 
 
 def best_constant(truth_N4: np.ndarray, grid: int) -> np.ndarray:
-    """Of all boxes on a `grid` x `grid` raster of the unit square the one with the best Acc@0.5, then IoU, (4,)."""
+    """The box on a `grid` x `grid` raster of the unit square with the best Acc@0.5, of equals IoU, (4,)."""
     edges = np.arange(grid + 1) / grid
     x0, y0, x1, y1 = np.meshgrid(edges, edges, edges, edges, indexing="ij")
     boxes_C4 = np.stack([axis.ravel() for axis in (x0, y0, x1, y1)], axis=-1)

@@ -1,6 +1,6 @@
 """Caption metrics without Java: CIDEr-D, and ROUGE-L and BLEU of pycocoevalcap, on text tokenised in Python.
 
-With the tokenisation of Stanford's PTBTokenizer the same functions give the official numbers (`java.py`), under
+With the tokens of Stanford's PTBTokenizer the same functions give the official numbers (`java.py`), under
 other names (`cider_ptb`): two tokenisers never share a metric name. Values are not scaled (papers print x100).
 """
 
@@ -17,7 +17,7 @@ Tokenise = Callable[[str], str]
 
 
 def row_scores(candidates: Sequence[str], references: Sequence[Sequence[str]]) -> dict[str, np.ndarray]:
-    """CIDEr and ROUGE-L of every row, float64 (rows,). CIDEr weighs n-grams by their rarity in `references`."""
+    """CIDEr and ROUGE-L of every row, float64 (rows,). CIDEr weighs n-grams by rarity in `references`."""
     return {"cider": cider(candidates, references), "rouge_l": rouge_l(candidates, references)}
 
 
@@ -51,7 +51,7 @@ def _rouge(candidate: str, references: tuple[str, ...]) -> float:
 def bleu_statistics(
     candidates: Sequence[str], references: Sequence[Sequence[str]], tokens: Tokenise = tokenise
 ) -> np.ndarray:
-    """What corpus BLEU sums over rows, float64 (rows, 10): matches and n-grams of orders 1..4, two lengths."""
+    """What BLEU sums over rows, float64 (rows, 10): matches and n-grams of orders 1..4, two lengths."""
     rows = [
         _bleu_row(tokens(candidate), tuple(tokens(reference) for reference in row))
         for candidate, row in zip(candidates, references, strict=True)
@@ -68,7 +68,7 @@ def _bleu_row(candidate: str, references: tuple[str, ...]) -> tuple[float, ...]:
 
 
 def bleu_of(order: int) -> Callable[[np.ndarray], np.ndarray]:
-    """Corpus BLEU of an order as a function of summed statistics (..., 10), with the closest reference length."""
+    """Corpus BLEU of an order as a function of summed statistics (..., 10); closest reference length."""
 
     def bleu(sums: np.ndarray) -> np.ndarray:
         correct, guess = sums[..., :order], sums[..., ORDERS : ORDERS + order]

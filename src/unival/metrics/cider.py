@@ -1,5 +1,6 @@
-"""CIDEr-D (Vedantam et al. 2015) as pycocoevalcap computes it (equal to rounding; a test compares), but with what
-depends on the references alone kept between calls: a study scores many models on the same rows.
+"""CIDEr-D (Vedantam et al. 2015) as pycocoevalcap computes it; a test compares.
+
+What depends on the references alone is kept between calls: a study scores many models on the same rows.
 """
 
 from collections import Counter

@@ -1,4 +1,4 @@
-"""Caption metrics that need Java: Stanford's PTB tokeniser, METEOR 1.5, and SPICE where its models are installed.
+"""Caption metrics that need Java: Stanford's PTB tokeniser, METEOR 1.5, SPICE where its models are.
 
 Everything here is under names that end in `_ptb`, since the tokeniser differs from the one of `caption.py`.
 """
@@ -21,7 +21,7 @@ SPICE_MODELS = "spice/lib/stanford-corenlp-3.6.0-models.jar"
 _DROPPED = frozenset(
     ["''", "'", "``", "`", "-LRB-", "-RRB-", "-LCB-", "-RCB-", ".", "?", "!", ",", ":", "-", "--", "...", ";"]
 )
-"""The tokens COCO's evaluation drops. The text is lower case by then, so that `-lrb-` stays: theirs to keep."""
+"""The tokens COCO's evaluation drops. The text is lower case by then, so that `-lrb-` stays."""
 
 
 def available() -> bool:

@@ -13,8 +13,9 @@ _DROPPED = frozenset(["''", "'", "``", "`", '"', ".", "?", "!", ",", ":", "-", "
 _BRACKETS = {"(": "-lrb-", ")": "-rrb-", "{": "-lcb-", "}": "-rcb-", "[": "-lsb-", "]": "-rsb-"}
 """COCO's list of dropped tokens has these names in upper case, so that they are kept."""
 _ABBREVIATIONS = frozenset(
-    "mr. mrs. ms. dr. st. jr. sr. vs. etc. no. mt. ft. ave. blvd. rd. inc. co. corp. ltd. ky.".split()
-)
+    ("mr.", "mrs.", "ms.", "dr.", "st.", "jr.", "sr.", "vs.", "etc.", "no.", "mt.", "ft.", "ave.", "blvd.",
+     "rd.", "inc.", "co.", "corp.", "ltd.", "ky.")
+)  # fmt: skip
 _SPLIT_WORDS = {
     "cannot": "can not",
     "gonna": "gon na",

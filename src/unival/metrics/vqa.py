@@ -1,6 +1,6 @@
 """VQA accuracy (Antol et al. 2015; Goyal et al. 2017): answer normalisation and leave-one-out soft accuracy.
 
-The rules are those of the official evaluation (VQA.org, vqaEval.py), with its oddities: periods not followed by a
+The rules are those of the official evaluation (visualqa.org), with its oddities: periods not followed by a
 digit go; other punctuation goes where a space is beside it anywhere in the answer, and becomes a space elsewhere.
 """
 
@@ -15,14 +15,15 @@ _PUNCTUATION = ";:/'[]\"()=+\\_><@`,?"
 _NUMBER_COMMA = re.compile(r"\d,\d")
 _PERIOD = re.compile(r"\.(?!\d)")
 _CONTRACTIONS = """
-ain't aren't can't could've couldn't couldn't've didn't doesn't don't hadn't hadn't've hasn't haven't he'd he'd've
-he's how'd how'll how's isn't it'd it'd've it'll ma'am mightn't mightn't've might've mustn't must've needn't not've
-o'clock oughtn't 'ow's'at shan't she'd've should've shouldn't shouldn't've somebody'd've somebody'll somebody's
-someone'd someone'd've someone'll someone's something'd something'd've something'll that's there'd there'd've
-there're there's they'd they'd've they'll they're they've 'twas wasn't we'd've we've weren't what'll what're what's
-what've when's where'd where's where've who'd who'd've who'll who's who've why'll why're why's won't would've
-wouldn't wouldn't've y'all y'all'll y'all'd've you'd you'd've you'll you're you've
-""".split()
+ain't aren't can't could've couldn't couldn't've didn't doesn't don't hadn't hadn't've hasn't haven't
+he'd he'd've he's how'd how'll how's isn't it'd it'd've it'll ma'am mightn't mightn't've might've
+mustn't must've needn't not've o'clock oughtn't 'ow's'at shan't she'd've should've shouldn't
+shouldn't've somebody'd've somebody'll somebody's someone'd someone'd've someone'll someone's
+something'd something'd've something'll that's there'd there'd've there're there's they'd they'd've
+they'll they're they've 'twas wasn't we'd've we've weren't what'll what're what's what've when's where'd
+where's where've who'd who'd've who'll who's who've why'll why're why's won't would've wouldn't
+wouldn't've y'all y'all'll y'all'd've you'd you'd've you'll you're you've
+""".split()  # noqa: SIM905
 
 
 def _misspellings() -> dict[str, str]:

@@ -68,7 +68,7 @@ class TaskConfig:
     """The class: `unival.tasks.TASKS`."""
     medium: Medium
     prompt: str
-    """Input text; `{text}` stands for the record's text, `{premise}` for `extra.premise`, `{box}` for four bins."""
+    """Input text. `{text}`: the record's text; `{premise}`: its `extra.premise`; `{box}`: its box as bins."""
     metric: str
     """The primary metric, by which checkpoints are chosen."""
     pair_prompt: str = ""
@@ -113,8 +113,8 @@ class ImageSizes(Protocol):
 class Task(ABC):
     """A task. Build one with `unival.tasks.build`.
 
-    `train` holds the rows of the task's training split. Whatever a task knows beside the row at hand comes from
-    there and from nowhere else: the answer vocabulary, negatives, constant baselines.
+    `train` holds the rows of the task's training split. Whatever a task knows beside the row at hand comes
+    from there and from nowhere else: the answer vocabulary, negatives, constant baselines.
     """
 
     metrics: ClassVar[tuple[str, ...]]
@@ -131,7 +131,8 @@ class Task(ABC):
     ) -> None:
         if config.metric not in self.metrics:
             raise UserError(
-                f"task '{name}': metric '{config.metric}' is none of {', '.join(self.metrics)} of kind '{config.kind}'"
+                f"task '{name}': metric '{config.metric}' is none of {', '.join(self.metrics)}, "
+                f"which kind '{config.kind}' has"
             )
         self.name = name
         self.config = config
@@ -170,7 +171,7 @@ class Task(ABC):
         """Scores of every row, float64 (rows,); the metric is their mean."""
 
     def corpus(self, values: Sequence[Value], records: Sequence[Record]) -> dict[str, tuple[np.ndarray, Any]]:
-        """Metrics that are not means: name -> (statistics (rows, S), function from their sums (..., S) to (...))."""
+        """Metrics that are not means: name -> (statistics (rows, S), from their sums (..., S) to (...))."""
         return {}
 
     @abstractmethod

@@ -24,7 +24,7 @@ OBJECT_NEGATIVES = 0.4
 class Captioning(Task):
     """Describe the medium. `references` holds the captions, `objects` what is in the medium."""
 
-    metrics = ("cider", "rouge_l", "bleu_1", "bleu_2", "bleu_3", "bleu_4", "exact", "correct", "digits")
+    metrics = ("cider", "rouge_l", "exact", "correct", "digits")
 
     def training(self, record: Record, rng: np.random.Generator) -> list[Example]:
         """Caption and matching; the pair is true with probability 0.5."""
@@ -82,7 +82,7 @@ class Captioning(Task):
 
     @cached_property
     def majority(self) -> Value:
-        """The most typical training caption: of the most frequent, the one with the most CIDEr on a sample."""
+        """The most typical training caption: of the most frequent the one with the most CIDEr on a sample."""
         rows = [self.train[index] for index in np.linspace(0, len(self.train) - 1, 200).astype(int)]
         counts = Counter(
             strip_punctuation(reference) for record in self.train for reference in record.references
