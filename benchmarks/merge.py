@@ -30,7 +30,7 @@ from pathlib import Path
 from typing import Any
 
 NAMES = ("a", "b", "c", "d")
-CHUNK = 1 << 16
+CHUNK = 1 << 18
 RECIPES: dict[str, dict[str, Any]] = {
     "linear": {"method": "average"},
     "task_arithmetic": {"method": "task_arithmetic"},
@@ -83,11 +83,11 @@ def floor(inputs: list[Path], out: Path) -> None:
     for offset in range(0, size, CHUNK * 4):
         count = min(CHUNK * 4, size - offset)
         for handle, buffer in zip(handles, buffers, strict=True):
-            os.preadv(handle, [memoryview(buffer).cast("B")[:count]], offset)
+            os.preadv(handle, [memoryview(buffer.data).cast("B")[:count]], offset)
         total = buffers[0][: count // 4]
         for buffer in buffers[1:]:
             total += buffer[: count // 4]
-        os.pwrite(target, memoryview(total).cast("B"), offset)
+        os.pwrite(target, memoryview(total.data).cast("B"), offset)
     os.fsync(target)
     for handle in (*handles, target):
         os.close(handle)

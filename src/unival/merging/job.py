@@ -14,10 +14,10 @@ from unival.errors import UserError
 from unival.merging.align import Assignment
 from unival.merging.checkpoint import Source
 
-CHUNK = 1 << 16
+CHUNK = 1 << 18
 """Elements read at once from each model."""
-BLOCK = 1 << 16
-"""Elements worked on at once on the CPU: the working set stays in the second-level cache."""
+BLOCK = 1 << 17
+"""Elements worked on at once on the CPU: the working set stays in the cache, calls are few."""
 DEVICE_BLOCK = 1 << 22
 """The same on an accelerator."""
 SAMPLED = 256
