@@ -1,7 +1,7 @@
 """Caption metrics without Java: CIDEr-D, and ROUGE-L and BLEU of pycocoevalcap, on text tokenised in Python.
 
 With the tokens of Stanford's PTBTokenizer the same functions give the official numbers (`java.py`), under
-other names (`cider_ptb`): two tokenisers never share a metric name. Values are not scaled (papers print x100).
+other names (`cider_ptb`): two tokenisers never share a metric name. Papers print values times 100.
 """
 
 from collections.abc import Callable, Sequence

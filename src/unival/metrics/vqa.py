@@ -1,7 +1,7 @@
 """VQA accuracy (Antol et al. 2015; Goyal et al. 2017): answer normalisation and leave-one-out soft accuracy.
 
 The rules are those of the official evaluation (visualqa.org), with its oddities: periods not followed by a
-digit go; other punctuation goes where a space is beside it anywhere in the answer, and becomes a space elsewhere.
+digit go; other punctuation goes where a space is beside it anywhere in the answer, else it becomes a space.
 """
 
 import re
