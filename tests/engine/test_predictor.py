@@ -1,0 +1,84 @@
+"""A person's use of a model: files in, answers out; submission files."""
+
+import json
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from tests.tasks import world
+from unival.engine import submission
+from unival.engine.predictor import Predictor, as_json, media_files
+from unival.errors import UserError
+from unival.record import Record
+
+
+@pytest.fixture
+def photos(tmp_path):
+    for number in range(3):
+        pixels = np.random.default_rng(number).integers(0, 255, (40, 60, 3), dtype=np.uint8)
+        Image.fromarray(pixels).save(tmp_path / f"{number}.png")
+    return tmp_path
+
+
+@pytest.fixture
+def predictor():
+    tasks = {name: world.task_config(name) for name in world.TASKS}
+    return Predictor(world.model(), world.processor(), tasks, answers=("red", "blue", "green"))
+
+
+def test_a_question_a_caption_and_a_box(predictor, photos, tmp_path):
+    answer = predictor(photos / "0.png", "what color is it?")
+    names = [answer.text, *(text for text, _ in answer.alternatives)]
+    assert sorted(names) == ["blue", "green", "red"]
+    assert isinstance(predictor(photos / "0.png").text, str)
+    found = predictor(photos / "0.png", "the red square", task="grounding")
+    x0, y0, x1, y1 = found.value
+    assert 0 <= x0 <= x1 <= 60.1 and 0 <= y0 <= y1 <= 40.1
+    predictor.draw(photos / "0.png", found, tmp_path / "out.png")
+    drawn = np.asarray(Image.open(tmp_path / "out.png"))
+    assert drawn.shape == (40, 60, 3) and (drawn == (255, 40, 40)).all(axis=2).any()
+
+
+def test_a_folder(predictor, photos):
+    paths = media_files(photos)
+    rows = [
+        json.loads(as_json(entry)) for entry in predictor.many(paths, "is it red?", "matching", batch_size=2)
+    ]
+    assert [row["file"] for row in rows] == [str(path) for path in paths]
+    assert all(row["answer"] in ("yes", "no") and 0 < row["score"] <= 1 for row in rows)
+
+
+def test_mistakes_are_named(predictor, photos):
+    for arguments, message in (
+        ((photos / "0.txt",), "neither image, video nor sound"),
+        ((photos / "9.png",), "cannot read the file"),
+        ((photos / "0.png", "q", "vqqa"), "did you mean 'vqa'"),
+        ((photos / "0.png", "q", "video_qa"), "needs video"),
+        ((photos / "0.png", "", "grounding"), "needs a text"),
+    ):
+        with pytest.raises(UserError, match=message):
+            predictor(*arguments)
+
+
+def test_without_known_answers_the_text_is_free(photos):
+    tasks = {"vqa": world.task_config("vqa")}
+    free = Predictor(world.model(), world.processor(), tasks)
+    assert isinstance(free(photos / "0.png", "what?").text, str)
+
+
+def test_submission_files(tmp_path):
+    rows = [Record("a", image="1", extra={"image_id": "42", "question_id": "421"})]
+    (made,) = [world_prediction("a", "a red ball")]
+    submission.write(tmp_path / "coco.json", "coco", rows, [made])
+    assert json.loads((tmp_path / "coco.json").read_text()) == [{"image_id": 42, "caption": "a red ball"}]
+    submission.write(tmp_path / "vqa.json", "evalai_vqa", rows, [made])
+    assert json.loads((tmp_path / "vqa.json").read_text()) == [{"question_id": 421, "answer": "a red ball"}]
+    with pytest.raises(UserError, match="other rows"):
+        submission.coco_captions(rows, [world_prediction("b", "x")])
+
+
+def world_prediction(identity, text):
+    from unival.engine.predict import Prediction
+
+    return Prediction(identity, text, text, 1.0)
