@@ -1,10 +1,7 @@
 """The report of the study, from the files that the other stages wrote."""
 
-import csv
-import json
+import shutil
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
 
 from unival import files, provenance
 from unival.stages.base import StageIO
@@ -23,24 +20,15 @@ class Config:
 
 def run(config: Config, io: StageIO) -> None:
     """Write `reports/summary.json`, `reports/index.html`, `reports/report.md` and `reports/figures`."""
-    summary: dict[str, Any] = {
-        "tasks": json.loads(Path("reports/metrics/tasks.json").read_text(encoding="utf-8")),
-        "ood": [row for row in _table("reports/metrics/cells.csv") if row["split"] != "test" or row["shift"]],
-        "merges": [row for row in _table("reports/metrics/cells.csv") if row["kind"] == "merged"],
-        "ablations": [
-            row for path in sorted(Path("reports/ablations").glob("*.csv")) for row in _table(path)
-        ],
-        "stages": {
-            path.stem: json.loads(path.read_text()) for path in sorted(Path("reports/runs").glob("*.json"))
-        },
-        "provenance": provenance.describe(),
-    }
-    files.write_json(io.out("reports/summary.json"), summary)
-    io.out("reports/figures/x").parent.mkdir(exist_ok=True)
-    files.write_text(io.out("reports/index.html"), "<!doctype html>")
-    files.write_text(io.out("reports/report.md"), "")
+    from unival.report import content, page, study, summary
 
-
-def _table(path: str | Path) -> list[dict[str, str]]:
-    with Path(path).open(encoding="utf-8", newline="") as handle:
-        return list(csv.DictReader(handle))
+    found = study.read(".", config.data, config.edition)
+    origin = provenance.describe()
+    figures = io.scratch / "figures"
+    shutil.rmtree(figures, ignore_errors=True)
+    figures.mkdir(parents=True)
+    document = content.document(found, origin, figures)
+    files.write_text(io.out("reports/index.html"), page.to_html(document, figures))
+    files.write_text(io.out("reports/report.md"), page.to_markdown(document, "figures"))
+    files.write_json(io.out("reports/summary.json"), summary.summarise(found, origin))
+    io.publish(figures, "reports/figures")

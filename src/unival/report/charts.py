@@ -1,0 +1,307 @@
+"""Charts, drawn with matplotlib without a display.
+
+One picture per panel, about as wide as a phone, so that its letters stay readable where the page shows it
+alone. Colours are those of Okabe and Ito, told apart by colour-blind readers too; lines differ in their
+markers as well.
+"""
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import matplotlib as mpl
+
+mpl.use("Agg")
+
+import matplotlib.pyplot as plt
+from matplotlib.axes import Axes
+
+from unival.report import words
+from unival.report.page import Figure
+from unival.report.study import Row, Study
+
+COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
+MARKERS = ("o", "s", "^", "D", "v", "P", "X")
+GREY = "#666666"
+SETTINGS = {
+    "font.size": 10, "axes.titlesize": 10.5, "axes.labelsize": 10, "legend.fontsize": 8.5,
+    "xtick.labelsize": 9, "ytick.labelsize": 9, "axes.spines.top": False, "axes.spines.right": False,
+    "axes.grid": True, "grid.color": "#e4e4e4", "grid.linewidth": 0.7, "axes.axisbelow": True,
+    "lines.linewidth": 1.6, "lines.markersize": 5, "legend.frameon": False, "figure.dpi": 150,
+    "axes.titlelocation": "left", "axes.titleweight": "bold",
+}  # fmt: skip
+WIDTH = 4.4
+
+
+@contextmanager
+def panel(
+    folder: Path, name: str, alt: str, found: list[Figure], size: tuple[float, float] = (WIDTH, 3.2)
+) -> Iterator[Axes]:
+    """Axes that are saved as `<name>.png` and noted in `found`."""
+    with mpl.rc_context(SETTINGS):
+        figure, axes = plt.subplots(figsize=size, layout="constrained")
+        try:
+            yield axes
+            figure.savefig(folder / f"{name}.png", metadata={"Software": None})
+        finally:
+            plt.close(figure)
+    found.append(Figure(f"{name}.png", alt))
+
+
+def _style(number: int) -> dict[str, Any]:
+    return {"color": COLORS[number % len(COLORS)], "marker": MARKERS[number % len(MARKERS)]}
+
+
+def _legend(axes: Axes, below: bool = True, columns: int = 2) -> None:
+    """Below the panel, where it hides no data."""
+    if not axes.get_legend_handles_labels()[0]:
+        return
+    if below:
+        axes.legend(loc="upper center", bbox_to_anchor=(0.5, -0.2), ncols=columns, columnspacing=1.2)
+    else:
+        axes.legend(loc="best")
+
+
+def learning_curves(study: Study, folder: Path) -> list[Figure]:
+    """Loss of each pretraining phase by task; loss and validation score of the finetunings."""
+    found: list[Figure] = []
+    for name in [name for name in study.curves if name.startswith("pretrain-")]:
+        rows = study.curves[name]
+        with panel(folder, f"curve-{name}", f"Training loss of {name} by task", found, (WIDTH, 3.6)) as axes:
+            for number, key in enumerate(_keys(rows, "train/loss/")):
+                _line(axes, rows, key, words.task(key.removeprefix("train/loss/")), number)
+            axes.set(title=f"pretraining: {name.removeprefix('pretrain-')}", xlabel="step", ylabel="loss")
+            axes.set_ylim(bottom=0)
+            _legend(axes, columns=3)
+    experts = {
+        n.removeprefix("finetune-"): rows for n, rows in study.curves.items() if n.startswith("finetune-")
+    }
+    if experts:
+        for key, title in (
+            ("train/loss", "finetuning: training loss"),
+            ("val/score", "finetuning: validation"),
+        ):
+            with panel(folder, f"curve-finetune-{key.split('/')[0]}", title, found, (WIDTH, 3.6)) as axes:
+                for number, (task, rows) in enumerate(experts.items()):
+                    _line(axes, rows, key, words.task(task), number)
+                axes.set(
+                    title=title, xlabel="step", ylabel="loss" if key == "train/loss" else "primary metric"
+                )
+                axes.set_ylim(bottom=0)
+                _legend(axes, columns=3)
+    return found
+
+
+def _keys(rows: Sequence[Row], prefix: str) -> list[str]:
+    return [key for key in (rows[0] if rows else {}) if key.startswith(prefix)]
+
+
+def _line(axes: Axes, rows: Sequence[Row], key: str, label: str, number: int) -> None:
+    points = [(row["step"], row[key]) for row in rows if row.get(key) is not None]
+    if points:
+        every = max(len(points) // 8, 1)
+        axes.plot(*zip(*points, strict=True), label=label, markevery=every, **_style(number))
+
+
+def interpolation(study: Study, folder: Path) -> list[Figure]:
+    """A panel per pair and task: metric along the line between two experts, its interval, and the chord."""
+    found: list[Figure] = []
+    pairs = dict.fromkeys((row["first"], row["second"]) for row in study.interpolation)
+    for first, second in pairs:
+        for number, task in enumerate((first, second)):
+            rows = line_of(study, first, second, task)
+            if not rows:
+                continue
+            alphas, values = [row["alpha"] for row in rows], [row["value"] for row in rows]
+            name, title = f"line-{first}-{second}-{task}", f"{words.task(first)} → {words.task(second)}"
+            alt = f"{words.task(task)} along the line between the experts of {first} and {second}"
+            with panel(folder, name, alt, found) as axes:
+                band = [row["low"] for row in rows], [row["high"] for row in rows]
+                axes.fill_between(
+                    alphas, *band, color=COLORS[number], alpha=0.18, lw=0, label="95 % interval"
+                )
+                axes.plot([0, 1], [values[0], values[-1]], color=GREY, ls="--", lw=1.2, label="chord")
+                axes.plot(alphas, values, label=f"{words.task(task)}", **_style(number))
+                metric = words.metric(rows[0]["metric"])
+                axes.set(title=f"{title}: scored on {words.task(task)}", ylabel=metric)
+                axes.set(xlabel=f"weight of the {words.task(second)} expert", xlim=(-0.03, 1.03))
+                axes.set_ylim(bottom=0)
+                _legend(axes, columns=3)
+    return found
+
+
+def line_of(study: Study, first: str, second: str, task: str) -> list[Row]:
+    """Points of one curve, from the first expert to the second."""
+    wanted = (first, second, task)
+    rows = [row for row in study.interpolation if (row["first"], row["second"], row["task"]) == wanted]
+    return sorted(rows, key=lambda row: row["alpha"])
+
+
+def severity(study: Study, folder: Path) -> list[Figure]:
+    """A panel per task: the expert under each corruption by severity, and on the stored shifts."""
+    found: list[Figure] = []
+    for task in study.finetuned:
+        cells = study.primary(kind="finetuned", task=task)
+        inside = study.in_distribution(f"finetune/{task}", task)
+        shifts = list(dict.fromkeys(row["shift"] for row in cells if row["shift"]))
+        stored = [row for row in cells if row["split"] != "test"]
+        if inside is None or not (shifts or stored):
+            continue
+        alt = f"{words.task(task)} by shift and severity"
+        with panel(folder, f"shift-{task}", alt, found, (WIDTH, 3.7)) as axes:
+            for number, shift in enumerate(shifts):
+                rows = sorted(
+                    (row for row in cells if row["shift"] == shift), key=lambda row: row["severity"]
+                )
+                x, y = (
+                    [0, *(row["severity"] for row in rows)],
+                    [inside["value"], *(row["value"] for row in rows)],
+                )
+                axes.plot(x, y, label=words.task(shift), **_style(number))
+            _stored(axes, stored)
+            blind = study.tasks.get(task, {}).get("blind")
+            if blind is not None:
+                axes.axhline(blind, color=GREY, ls=":", lw=1.2, label="blind baseline")
+            axes.set(title=f"{words.task(task)} out of distribution", ylabel=words.metric(inside["metric"]))
+            axes.set_xticks([*range(6), *range(7, 7 + len(stored))])
+            names = ["test", "1", "2", "3", "4", "5", *(row["split"].removeprefix("ood-") for row in stored)]
+            axes.set_xticklabels(names)
+            for label in axes.get_xticklabels()[6:]:
+                label.set(rotation=35, ha="right", rotation_mode="anchor")
+            axes.set_xlabel("severity of the corruption" + (" | another split" if stored else ""))
+            axes.set_ylim(bottom=0)
+            if axes.get_legend_handles_labels()[0]:
+                axes.figure.legend(loc="outside lower center", ncols=3, columnspacing=1.2)
+    return found
+
+
+def _stored(axes: Axes, rows: Sequence[Row]) -> None:
+    """Shifts that are splits of their own, right of the severities, with their intervals."""
+    for place, row in enumerate(rows, 7):
+        spread = [[row["value"] - row["low"]], [row["high"] - row["value"]]]
+        spread = [[max(value, 0.0) for value in side] for side in spread]
+        axes.errorbar(place, row["value"], yerr=spread, fmt="o", color="black", ms=4.5, capsize=3)
+
+
+def id_against_ood(study: Study, folder: Path) -> list[Figure]:
+    """Every model's mean over shifts against its score on the test split, a panel per kind of metric."""
+    points = [point for row in study.primary(split="test", shift="") if (point := _plane(study, row))]
+    found: list[Figure] = []
+    for metric in ("accuracy", "CIDEr"):
+        chosen = [p for p in points if (p["metric"] == "cider") == (metric == "CIDEr")]
+        if not chosen:
+            continue
+        alt = f"ID against OOD, {metric}"
+        with panel(folder, f"plane-{metric.lower()}", alt, found, (WIDTH, 4.4)) as axes:
+            tasks = list(dict.fromkeys(point["task"] for point in chosen))
+            for number, task in enumerate(tasks):
+                _arrows(axes, [p for p in chosen if p["task"] == task], number)
+            top = max(max(p["id"], p["ood"]) for p in chosen) * 1.08 or 1.0
+            axes.plot([0, top], [0, top], color=GREY, ls="--", lw=1, label="no loss")
+            axes.set(xlim=(0, top), ylim=(0, top), aspect="equal", title=f"ID against OOD: {metric}")
+            axes.set(xlabel="test split (ID)", ylabel="mean over shifts (OOD)")
+            axes.figure.legend(loc="outside lower center", ncols=3, columnspacing=1.2)
+    return found
+
+
+def _plane(study: Study, row: Row) -> Row | None:
+    cells = [
+        cell
+        for cell in study.primary(model=row["model"], task=row["task"])
+        if cell["shift"] or cell["split"] != "test"
+    ]
+    if not cells:
+        return None
+    return {**row, "id": row["value"], "ood": sum(cell["value"] for cell in cells) / len(cells)}
+
+
+def _arrows(axes: Axes, points: Sequence[Row], number: int) -> None:
+    """A task's expert, and an arrow from it to each merged model."""
+    expert = next((point for point in points if point["kind"] == "finetuned"), None)
+    style = _style(number)
+    for point in points:
+        filled = point["kind"] == "finetuned"
+        face = style["color"] if filled else "white"
+        label = words.task(point["task"]) if filled or expert is None else None
+        axes.plot(point["id"], point["ood"], ls="", mfc=face, label=label, ms=7, **style)
+        if expert and not filled:
+            ends = {"xy": (point["id"], point["ood"]), "xytext": (expert["id"], expert["ood"])}
+            axes.annotate("", **ends, arrowprops={"arrowstyle": "->", "color": style["color"], "lw": 1})
+
+
+def merges(study: Study, folder: Path) -> list[Figure]:
+    """A panel per task: every model on the test split with its interval."""
+    found: list[Figure] = []
+    for task in dict.fromkeys(row["task"] for row in study.primary(kind="merged")):
+        rows = study.primary(task=task, split="test", shift="")
+        alt = f"Models on {words.task(task)}"
+        with panel(folder, f"merge-{task}", alt, found, (WIDTH, 0.42 * len(rows) + 1.1)) as axes:
+            kinds = {"finetuned": 0, "merged": 1, "pretrained": 2}
+            for place, row in enumerate(reversed(rows)):
+                spread = [[max(row["value"] - row["low"], 0)], [max(row["high"] - row["value"], 0)]]
+                style = _style(kinds[row["kind"]])
+                axes.errorbar(
+                    row["value"], place, xerr=spread, fmt=style["marker"], color=style["color"], capsize=3
+                )
+            axes.set_yticks(range(len(rows)), [model(row) for row in reversed(rows)])
+            blind = study.tasks.get(task, {}).get("blind")
+            if blind is not None:
+                axes.axvline(blind, color=GREY, ls=":", lw=1.4)
+                axes.annotate("blind", (blind, len(rows) - 0.6), color=GREY, fontsize=8, ha="center")
+            axes.set(title=words.task(task), xlabel=words.metric(rows[0]["metric"]))
+            axes.set(xlim=(0, None), ylim=(-0.6, len(rows) - 0.2))
+            axes.grid(axis="y", visible=False)
+    return found
+
+
+def model(row: Row) -> str:
+    """A model's name for a reader."""
+    if row["kind"] == "merged":
+        return "merge: " + words.task(row["model"].removeprefix("merged/"))
+    return "expert" if row["kind"] == "finetuned" else "pretrained only"
+
+
+def synergy(study: Study, folder: Path) -> list[Figure]:
+    """A matrix per study: variant by task, the paired difference from the baseline with its interval."""
+    found: list[Figure] = []
+    for name in dict.fromkeys(row["study"] for row in study.ablations):
+        rows = [row for row in study.ablations if row["study"] == name]
+        tasks = list(dict.fromkeys(row["task"] for row in rows))
+        keys = list(dict.fromkeys((row["variant"], row["seed"]) for row in rows))
+        seeds = len({seed for _, seed in keys}) > 1
+        labels = [
+            words.task(variant).replace("from ", "from\n").replace(" and ", " and\n")
+            + (f"\nseed {seed}" if seeds else "")
+            for variant, seed in keys
+        ]
+        size = (1.5 + 1.25 * max(len(tasks), 2), 0.62 * len(keys) + 1.0)
+        with panel(folder, f"synergy-{name}", f"Study {name}: variants by tasks", found, size) as axes:
+            axes.set(xlim=(-0.5, len(tasks) - 0.5), ylim=(len(keys) - 0.5, -0.5))
+            for row in rows:
+                place = tasks.index(row["task"]), keys.index((row["variant"], row["seed"]))
+                _square(axes, row, *place)
+            axes.set_xticks(range(len(tasks)), [words.task(task) for task in tasks])
+            axes.set_yticks(range(len(keys)), labels)
+            axes.tick_params(length=0, top=False)
+            axes.grid(visible=False)
+            axes.spines[:].set_visible(False)
+            axes.set_title(f"{words.task(name)}: against {words.task(rows[0]['baseline'])}", fontsize=10)
+    return found
+
+
+def _square(axes: Axes, row: Row, x: int, y: int) -> None:
+    difference = row["difference"]
+    if difference is None:
+        color, text = "#f0f0f0", f"{row['value']:.3f}\n[{row['low']:.2f}, {row['high']:.2f}]"
+    else:
+        strength = min(abs(difference) / 0.5, 1.0)
+        clear = row["difference_low"] > 0 or row["difference_high"] < 0
+        end = (0.34, 0.71, 0.91) if difference > 0 else (0.90, 0.56, 0.30)
+        mix = (0.25 + 0.75 * strength) if clear else 0.0
+        color = tuple(1 - mix * (1 - part) for part in end)
+        low, high = row["difference_low"], row["difference_high"]
+        text = f"{difference:+.3f}\n[{low:+.2f}, {high:+.2f}]"
+    box = {"width": 0.96, "height": 0.92}
+    axes.add_patch(plt.Rectangle((x - 0.48, y - 0.46), **box, facecolor=color, edgecolor="#999999", lw=0.6))
+    axes.text(x, y, text, ha="center", va="center", fontsize=8.5)

@@ -1,0 +1,188 @@
+"""Which of the paper's findings hold here.
+
+A claim is a comparison whose 95 % interval decides: all of its parts clear in its favour, supported; one part
+clear against it, not supported; otherwise undecided. The paper: Shukor et al., "UnIVAL: Unified Model for
+Image, Video, Audio and Language Tasks", TMLR 2023, arXiv 2307.16184; tables are cited as T<n>.
+"""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+from unival.report import words
+from unival.report.study import Row, Study
+
+Verdict = Literal["supported", "not supported", "undecided", "not tested"]
+MARGIN = 0.05
+"""A loss smaller than this, of accuracy, counts as none in the claims that something costs nothing."""
+Part = tuple[str, float, float, float]
+"""What, difference, low, high."""
+
+
+@dataclass(frozen=True)
+class Claim:
+    """A finding and what is seen of it here."""
+
+    text: str
+    source: str
+    verdict: Verdict
+    evidence: str
+
+
+def check(study: Study) -> list[Claim]:
+    """All claims, in the order of the paper's argument."""
+    return [
+        _learned(study),
+        _claim(
+            "Pretraining alone already answers tasks that share its form, before any finetuning.",
+            "T10",
+            _pretrained(study),
+        ),
+        _claim(
+            "Training on several tasks at once is better for each of them than training on it alone.",
+            "T4",
+            _ablation(study, "multitask", lambda row: row["variant"] == f"only_{row['task']}", flip=True),
+        ),
+        _claim(
+            "Giving every task a fixed share of each step beats drawing in proportion to the data.",
+            "T3",
+            _ablation(study, "balancing", lambda row: row["variant"] == "proportional", flip=True),
+        ),
+        _claim(
+            f"Adding video to pretraining costs image tasks nothing (a loss under {MARGIN} counts as none).",
+            "T4, T17",
+            _ablation(study, "video", _image_task_with_video),
+            margin=MARGIN,
+        ),
+        _claim(
+            "Video tasks need video in pretraining.",
+            "T17",
+            _ablation(
+                study, "video", lambda row: row["task"].startswith("video") and "video" in row["variant"]
+            ),
+        ),
+        _claim(
+            "A curriculum, images first, is as good as training on everything at once "
+            f"(a loss under {MARGIN} counts as none).",
+            "T2",
+            _ablation(study, "curriculum", lambda row: row["variant"] == "curriculum"),
+            margin=MARGIN,
+        ),
+        _claim(
+            "A model pretrained on images and video, never on sound, learns audio captioning better.",
+            "T12",
+            _ablation(study, "audio", lambda row: row["variant"] == "from_pretrained"),
+        ),
+        _lines(study),
+        _claim(
+            "The uniform average of experts beats the pretrained model on every task of its parents.",
+            "section 6.2",
+            _merged(study, study.pretrained, inside=True),
+        ),
+        _claim(
+            "The average keeps more than the expert where the data shift.",
+            "section 6.2; the paper compares OOD averages with the pretrained model",
+            _merged(study, None, inside=False),
+        ),
+    ]
+
+
+def _claim(text: str, source: str, parts: Sequence[Part], margin: float = 0.0) -> Claim:
+    if not parts:
+        return Claim(text, source, "not tested", "no such comparison in this run")
+    evidence = "; ".join(f"{what} {words.change((value, low, high))}" for what, value, low, high in parts[:6])
+    if len(parts) > 6:
+        clear = sum(low > -margin for _, _, low, _ in parts), sum(high < -margin for _, _, _, high in parts)
+        mean = sum(value for _, value, _, _ in parts) / len(parts)
+        evidence = f"{len(parts)} comparisons, mean {words.signed(mean)}: "
+        evidence += f"clear gain {clear[0]}, clear loss {clear[1]}"
+    return Claim(text, source, decide([(low, high) for _, _, low, high in parts], margin), evidence)
+
+
+def decide(intervals: Iterable[tuple[float, float]], margin: float = 0.0) -> Verdict:
+    """The verdict on differences that should be positive; with a margin, not below its negative."""
+    bounds = list(intervals)
+    if any(high < -margin or (margin == 0 and high <= 0) for _, high in bounds):
+        return "not supported"
+    return "supported" if all(low > -margin for low, _ in bounds) else "undecided"
+
+
+def _learned(study: Study) -> Claim:
+    """One architecture and one loss for all tasks: each expert above its blind baseline."""
+    rows = [(task, study.tasks[task]) for task in study.finetuned if study.tasks.get(task)]
+    above = [task for task, row in rows if row["low"] > floor(row)]
+    below = [task for task, row in rows if row["high"] < floor(row)]
+    verdict: Verdict = "supported" if len(above) == len(rows) else "not supported" if below else "undecided"
+    rest = [words.task(task) for task, _ in rows if task not in above]
+    evidence = f"{len(above)} of {len(rows)} tasks clearly above what needs no medium"
+    evidence += f"; not so: {', '.join(rest)}" if rest else ""
+    text = "One model and one loss learn image, video and audio tasks alike."
+    return Claim(text, "T5–T9", verdict if rows else "not tested", evidence)
+
+
+def floor(row: Row) -> float:
+    """What a model must beat: the better of the blind baseline and the majority answer."""
+    return max(row.get("blind") or 0.0, row.get("majority") or 0.0)
+
+
+def _pretrained(study: Study) -> list[Part]:
+    found = []
+    for row in study.primary(kind="pretrained", split="test", shift=""):
+        blind = study.tasks.get(row["task"])
+        trained = row["task"] in study.finetuned or "matching" in row["task"] or "grounded" in row["task"]
+        if blind and trained and not row["task"].startswith("audio"):
+            lift = floor(blind)
+            found.append(
+                (words.task(row["task"]), row["value"] - lift, row["low"] - lift, row["high"] - lift)
+            )
+    return found
+
+
+def _image_task_with_video(row: Row) -> bool:
+    return not row["task"].startswith("video") and "video" in row["variant"]
+
+
+def _ablation(study: Study, name: str, wanted: object, flip: bool = False) -> list[Part]:
+    """Differences of a study's rows from its baseline; `flip`: the baseline is what the claim favours."""
+    assert callable(wanted)
+    found = []
+    for row in study.ablations:
+        if row["study"] == name and row["difference"] is not None and wanted(row):
+            values = row["difference"], row["difference_low"], row["difference_high"]
+            if flip:
+                values = -values[0], -values[2], -values[1]
+            found.append((words.task(row["task"]), *values))
+    return found
+
+
+def _merged(study: Study, against: str | None, inside: bool) -> list[Part]:
+    """Paired differences of the uniform averages, on the test split or on the shifts."""
+    found = []
+    for row in study.comparisons:
+        other = row["against"] == against if against else row["against"].startswith("finetune/")
+        if row["model"].startswith("merged/average") and other and (row["split"] == "test") == inside:
+            found.append((words.task(row["task"]), row["difference"], row["low"], row["high"]))
+    return found
+
+
+def _lines(study: Study) -> Claim:
+    """Between two experts the metric stays above the chord (unpaired: intervals of the points)."""
+    from unival.report.charts import line_of
+
+    above, below, points = 0, 0, 0
+    for first, second in dict.fromkeys((row["first"], row["second"]) for row in study.interpolation):
+        for task in (first, second):
+            rows = line_of(study, first, second, task)
+            for row in rows[1:-1]:
+                chord = (1 - row["alpha"]) * rows[0]["value"] + row["alpha"] * rows[-1]["value"]
+                points += 1
+                above += row["low"] > chord
+                below += row["high"] < chord
+    verdict: Verdict = "not supported" if below else "supported" if above else "undecided"
+    text = (
+        "Between two experts of one pretrained model, scores stay above the straight line between their ends."
+    )
+    evidence = f"{points} inner points: {above} clearly above the chord, {below} clearly below"
+    if not points:
+        verdict, evidence = "not tested", "no such comparison in this run"
+    return Claim(text, "section 6.2, figure of pairs", verdict, evidence)

@@ -1,0 +1,308 @@
+"""What the report says: sections made of the study's tables, charts and examples."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from unival.report import charts, claims, dag, gallery, words
+from unival.report.page import Block, Cell, Document, Figures, Fold, Points, Section, Table, Text
+from unival.report.study import Row, Study
+
+TONES = {"supported": "good", "not supported": "bad"}
+
+
+def document(study: Study, provenance: dict[str, Any], figures: Path) -> Document:
+    """The whole report; pictures are written into `figures`."""
+    name = study.facts.get("name", study.data.name)
+    lead = (
+        "One encoder-decoder reads text, images, video and audio and answers every task with text. It is "
+        "pretrained on several tasks at once, in phases; finetuned on each task; the finetuned experts are "
+        "merged by averaging their weights; and all of them are tested where the data are like those of "
+        f"training and where they are not. This is the study on the benchmark `{name}`, edition "
+        f"`{study.edition}`. Scores come with 95 % bootstrap intervals over test rows; comparisons are paired "
+        "row by row. There is one training seed unless said otherwise: the intervals cover the choice of "
+        "test rows, not that of the seed."
+    )
+    sections = [
+        _section("What ran", [Figures(dag.draw(study, figures))]),
+        _section("Tasks", _tasks(study)),
+        _section("Claims", _claims(study)),
+        _section("Learning curves", _figures(charts.learning_curves(study, figures))),
+        _section("Interpolation of experts", _interpolation(study, figures)),
+        _section("Merged models", _merges(study, figures)),
+        _section("Out of distribution", _shifts(study, figures)),
+        _section("Synergy", _synergy(study, figures)),
+        _section("Examples", _examples(study, figures)),
+        _section("The data at a glance", _sheets(study, figures)),
+        _section("Runs and configurations", _runs(study, provenance)),
+    ]
+    sections.insert(3, _section("What did not work, and what is missing", _negative(study)))
+    return Document("UnIVAL in small: a study", lead, sections)
+
+
+def _section(title: str, blocks: Sequence[Block]) -> Section:
+    return Section(title, blocks or [Text("Nothing to show: this run has no such results.")])
+
+
+def _figures(found: Sequence[Any]) -> list[Block]:
+    return [Figures(found)] if found else []
+
+
+def _tasks(study: Study) -> list[Block]:
+    rows = []
+    for task, row in study.tasks.items():
+        who = "expert" if task in study.finetuned else "pretrained"
+        rows.append(
+            [
+                words.task(task), who, words.metric(row["metric"]), words.number(row["value"]),
+                words.interval(row["low"], row["high"]), str(row["n"]), words.number(row["blind"]),
+                words.number(row.get("majority")), verdict(row),
+            ]
+        )  # fmt: skip
+    columns = ("task", "model", "metric", "value", "95 % interval", "n", "blind", "majority", "verdict")
+    text = (
+        "**Blind** is the better of two baselines that do not see the medium: the model with the media of "
+        "other rows, and the best constant answer per question form. **Majority** is the commonest training "
+        "answer; grounding has none. The verdict compares the interval with the better of the two. Tasks "
+        "without an expert are scored with the pretrained model."
+    )
+    return [Table(columns, rows), Text(text), *_secondary(study)]
+
+
+def verdict(row: Row) -> Cell:
+    """Whether the interval is above what needs no medium."""
+    floor = claims.floor(row)
+    if row["low"] > floor:
+        return Cell("above baseline", "good")
+    return Cell("below baseline", "bad") if row["high"] < floor else Cell("not above baseline", "bad")
+
+
+def _secondary(study: Study) -> list[Block]:
+    """Other metrics; `correct` is the checker of captions: all objects, attributes and counts right."""
+    rows = []
+    for task, row in study.tasks.items():
+        others = {
+            name: values for name, values in (row.get("metrics") or {}).items() if name != row["metric"]
+        }
+        for name, (value, low, high) in others.items():
+            rows.append(
+                [words.task(task), words.metric(name), words.number(value), words.interval(low, high)]
+            )
+    if not rows:
+        return []
+    text = (
+        "**All facts correct** is stricter than CIDEr, which templates inflate: a checker reads the caption "
+    )
+    text += "and asks for every object, attribute and count."
+    return [Text(f"Other metrics. {text}"), Table(("task", "metric", "value", "95 % interval"), rows)]
+
+
+def _claims(study: Study) -> list[Block]:
+    rows = [
+        [claim.text, claim.source, Cell(claim.verdict, TONES.get(claim.verdict, "")), claim.evidence]
+        for claim in claims.check(study)
+    ]
+    text = (
+        "What the paper found at full scale (tables T of arXiv 2307.16184), in our words, and whether this "
+        "small study agrees. **Supported**: every comparison clear in favour, **not supported**: one clear "
+        "against, by 95 % intervals. The intervals are not corrected for the number of comparisons."
+    )
+    return [Text(text), Table(("claim", "paper", "here", "evidence"), rows, numbers=False)]
+
+
+def _negative(study: Study) -> list[Block]:
+    points = []
+    for task, row in study.tasks.items():
+        floor = claims.floor(row)
+        if row["low"] <= floor:
+            value = f"{words.number(row['value'])} {words.interval(row['low'], row['high'])}"
+            points.append(
+                f"**{words.task(task)}** is not above its baseline: {value} against {words.number(floor)}."
+            )
+    points += [
+        f"**Not supported**: {claim.text} ({claim.evidence})"
+        for claim in claims.check(study)
+        if claim.verdict == "not supported"
+    ]
+    points += [f"Missing: {what}." for what in study.missing]
+    return (
+        [Points(points)]
+        if points
+        else [Text("Nothing: every task is above its baseline and no file is missing.")]
+    )
+
+
+def _interpolation(study: Study, figures: Path) -> list[Block]:
+    found = charts.interpolation(study, figures)
+    if not found:
+        return []
+    text = (
+        "Weights move in a straight line from one expert to the other; both tasks are scored at every point. "
+    )
+    text += "The ends are the experts themselves, on the first test rows. "
+    return [Text(text + _ends(study)), Figures(found)]
+
+
+def _ends(study: Study) -> str:
+    """How far the ends are from the experts evaluated on the same rows."""
+    largest, checked = 0.0, 0
+    for first, second in dict.fromkeys((row["first"], row["second"]) for row in study.interpolation):
+        for task, end in ((first, 0), (second, -1)):
+            rows = charts.line_of(study, first, second, task)
+            scores = [row["scores"] for row in study.predictions(f"finetune/{task}", task, rows[end]["n"])]
+            if len(scores) == rows[end]["n"] and rows[end]["metric"] != "cider":
+                mean = sum(score[rows[end]["metric"]] for score in scores) / len(scores)
+                largest, checked = max(largest, abs(mean - rows[end]["value"])), checked + 1
+    if not checked:
+        return ""
+    return (
+        f"Checked against the experts' stored predictions ({checked} ends with an accuracy; CIDEr depends on "
+        f"which rows are scored together): largest difference {largest:.6f}."
+    )
+
+
+def _merges(study: Study, figures: Path) -> list[Block]:
+    merged = study.primary(kind="merged", split="test", shift="")
+    if not merged:
+        return []
+    rows = []
+    for row in merged:
+        expert, pretrained = f"finetune/{row['task']}", study.pretrained
+        cells = [study.in_distribution(other, row["task"]) for other in (expert, pretrained)]
+        rows.append(
+            [
+                words.task(row["model"].removeprefix("merged/")), words.task(row["task"]),
+                words.metric(row["metric"]), words.number(row["value"]),
+                *(words.number(cell and cell["value"]) for cell in cells),
+                _change(study.comparison(row["model"], expert, row["task"])),
+                _change(study.comparison(row["model"], pretrained, row["task"])),
+            ]
+        )  # fmt: skip
+    columns = (
+        "merge",
+        "task",
+        "metric",
+        "merged",
+        "expert",
+        "pretrained",
+        "merged − expert",
+        "merged − pretrained",
+    )
+    text = "One merged model does the work of all its parents at the cost of one. "
+    text += "Differences are paired over test rows."
+    return [Text(text), Table(columns, rows), Figures(charts.merges(study, figures))]
+
+
+def _change(row: Row | None) -> Cell | str:
+    if row is None:
+        return "–"
+    text = words.change((row["difference"], row["low"], row["high"]))
+    return Cell(text, "good" if row["low"] > 0 else "bad" if row["high"] < 0 else "")
+
+
+def _shifts(study: Study, figures: Path) -> list[Block]:
+    cells = [row for row in study.primary(kind="finetuned") if row["shift"] or row["split"] != "test"]
+    if not cells:
+        return []
+    places = list(dict.fromkeys((row["task"], row["shift"] or row["split"]) for row in cells))
+    levels = sorted({row["severity"] for row in cells if row["shift"]})
+    rows = []
+    for task, place in places:
+        found = {row["severity"] if row["shift"] else 0: row for row in cells if _at(row, task, place)}
+        inside = study.in_distribution(f"finetune/{task}", task)
+        line = [
+            words.task(task),
+            words.task(place.removeprefix("ood-")),
+            words.number(inside and inside["value"]),
+        ]
+        line += [_with_interval(found.get(level)) for level in (0, *levels)]
+        rows.append(line)
+    columns = ("task", "shift", "test", "stored split", *(f"severity {level}" for level in levels))
+    text = "Stored splits hold other data; corruptions change the test media. These are the experts. "
+    text += "Dotted: the blind baseline on the test split."
+    plane = "Each point is a model on a task: filled, the expert; hollow, a merge of it with others, with an "
+    plane += "arrow from the expert."
+    blocks: list[Block] = [Text(text), Figures(charts.severity(study, figures)), Table(columns, rows)]
+    return [*blocks, Text(plane), Figures(charts.id_against_ood(study, figures))]
+
+
+def _at(row: Row, task: str, place: str) -> bool:
+    return bool(row["task"] == task and (row["shift"] or row["split"]) == place)
+
+
+def _with_interval(row: Row | None) -> str:
+    return "" if row is None else f"{words.number(row['value'])} {words.interval(row['low'], row['high'])}"
+
+
+def _synergy(study: Study, figures: Path) -> list[Block]:
+    if not study.ablations:
+        return []
+    definitions = study.configs.get("ablate", {}).get("definitions", {})
+    points = [
+        f"**{words.task(name)}** ({definition.get('paper', '')}): {definition['question']}"
+        for name, definition in definitions.items()
+    ]
+    text = (
+        "Each row is a model, trained with the same rows of each task that it has; grey cells are the "
+        "baseline's scores, the others differences from it with their paired intervals. Blue: clearly "
+        "better, orange: clearly worse, white: not told apart. The budget is a fraction of the main run's, "
+        "so these scores are low."
+    )
+    return [Text(text), *([Points(points)] if points else []), Figures(charts.synergy(study, figures))]
+
+
+def _examples(study: Study, figures: Path) -> list[Block]:
+    blocks: list[Block] = []
+    for task in study.tasks:
+        found = gallery.examples(study, task, figures)
+        if found:
+            blocks += [Text(f"**{words.task(task)}**, right ones first:"), Figures(found)]
+    return blocks
+
+
+def _sheets(study: Study, figures: Path) -> list[Block]:
+    found = gallery.sheets(study, figures)
+    text = Text("Twelve test rows of each task with what is asked (black) and expected (grey).")
+    return [text, *(Fold(figure.alt, [figure]) for figure in found)] if found else []
+
+
+def _runs(study: Study, provenance: dict[str, Any]) -> list[Block]:
+    rows = []
+    for name, run in study.runs.items():
+        config = study.configs.get(name, {})
+        rows.append(
+            [
+                name, words.duration(run.get("seconds")), f"{run.get('peak_mib', '–')} MiB",
+                setting(config), f"`{run.get('config_hash')}`", f"`{(run.get('run_id') or '–')[:12]}`",
+            ]
+        )  # fmt: skip
+    total = sum(run.get("seconds") or 0 for run in study.runs.values())
+    columns = ("process", "time", "peak memory", "configuration", "its hash", "MLflow run")
+    machine = provenance.get("machine", {})
+    versions = ", ".join(f"{name} {version}" for name, version in provenance.get("versions", {}).items())
+    points = [
+        f"{len(rows)} processes, {words.duration(total)} in all (this one not counted while it runs).",
+        f"Commit `{provenance.get('commit') or 'none'}`.",
+        f"{machine.get('system')} {machine.get('machine')}, {machine.get('cpus')} CPUs. {versions}.",
+        "Resolved configurations: `build/config/`. All runs, curves and parameters: `make ui`.",
+    ]
+    return [Table(columns, rows, numbers=False), Points(points)]
+
+
+def setting(config: dict[str, Any]) -> str:
+    """The figures of a configuration that a reader asks for first."""
+    train = config.get("train") or {}
+    parts = [f"{train['steps']} steps"] if "steps" in train else []
+    if train.get("mixture"):
+        parts.append(f"{train['mixture'].get('rows')} rows a step")
+    if train.get("optimizer"):
+        parts.append(f"lr {train['optimizer'].get('lr'):g}")
+    if "seed" in train:
+        parts.append(f"seed {train['seed']}")
+    if "seeds" in config:
+        parts.append(f"seeds {config['seeds']}")
+    if "rows" in config:
+        parts.append(f"{config['rows']} test rows a cell")
+    if "severities" in config:
+        parts.append(f"severities {config['severities']}")
+    return ", ".join(parts)

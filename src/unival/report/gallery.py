@@ -1,0 +1,153 @@
+"""What models read and wrote: pictures with boxes, clips as strips, sounds as spectrograms; contact sheets."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image, ImageDraw
+
+from unival.data.contact_sheet import contact_sheet
+from unival.data.store import MediaStore
+from unival.errors import UserError
+from unival.files import atomic
+from unival.report import words
+from unival.report.page import Figure
+from unival.report.study import Row, Study
+
+PER_TASK = 4
+FRAMES = 4
+SIDE = 300
+"""Of an enlarged picture, pixels."""
+TRUE, PREDICTED = (0, 158, 115), (213, 94, 0)
+"""Colours of boxes; the true one is drawn thick, the predicted one thin."""
+
+
+def examples(study: Study, task: str, folder: Path) -> list[Figure]:
+    """Some test rows of a task: half of them right, half of them wrong, where there are both."""
+    model = study.tasks[task].get("model", f"finetune/{task}")
+    rows = study.predictions(model, task)
+    if not rows:
+        study.missing.append(f"reports/predictions/{model}/{task}: no examples to show")
+        return []
+    store = MediaStore(study.data / "test")
+    metric = study.tasks[task]["metric"]
+    metric = "correct" if "correct" in rows[0]["scores"] else metric
+    found = []
+    for number, row in enumerate(_chosen(rows, metric)):
+        name = f"example-{task}-{number}.png"
+        try:
+            picture = _picture(row, store)
+        except UserError as error:
+            study.missing.append(f"example of {task}: {error}")
+            continue
+        with atomic(folder / name) as part:
+            picture.save(part, "PNG", optimize=True)
+        found.append(
+            Figure(name, f"Example of {words.task(task)}", _lines(study, task, row, metric), "example")
+        )
+    return found
+
+
+def _chosen(rows: list[Row], metric: str) -> list[Row]:
+    """The first right and the first wrong rows, media apart, in the order of the split."""
+    apart = list({str(row["media"]): row for row in reversed(rows)}.values())[::-1]
+    right = [row for row in apart if row["scores"][metric] >= 0.5]
+    wrong = [row for row in apart if row["scores"][metric] < 0.5]
+    half = PER_TASK // 2
+    kept = right[: PER_TASK - min(len(wrong), half)]
+    return kept + wrong[: PER_TASK - len(kept)]
+
+
+def _lines(study: Study, task: str, row: Row, metric: str) -> list[str]:
+    lines = [f"prompt: {study.prompt(task, row['text'])}"]
+    output = row["output"].strip() or "(nothing)"
+    mark = "✓" if row["scores"][metric] >= 0.5 else "✗"
+    lines.append(f"**{mark} {output}**")
+    if "box" in row:
+        lines.append(
+            f"IoU {row['scores'].get('iou', 0.0):.2f}; true box thick green, predicted box thin orange"
+        )
+    elif row.get("answers"):
+        answers = ", ".join(f"{text} ({weight:g})" for text, weight in row["answers"].items())
+        lines.append(f"reference: {answers}")
+    elif row.get("references"):
+        lines.append(f"reference: {row['references'][0]}")
+    return lines
+
+
+def _picture(row: Row, store: MediaStore) -> Image.Image:
+    parts = []
+    media = row["media"]
+    if "image" in media:
+        parts.append(_with_boxes(store.image(media["image"]), row))
+    if "video" in media:
+        frames = store.video(media["video"], FRAMES)
+        gap = np.full((frames.shape[1], 1, 3), 255, np.uint8)
+        pieces = [piece for frame in frames for piece in (frame, gap)][:-1]
+        parts.append(_enlarged(np.concatenate(pieces, axis=1), 2 * SIDE))
+    if "audio" in media:
+        parts.append(_spectrogram(store.audio(media["audio"])))
+    if not parts:
+        return Image.new("RGB", (SIDE, 1), "white")
+    whole = Image.new("RGB", (sum(p.width for p in parts), max(p.height for p in parts)), "white")
+    left = 0
+    for part in parts:
+        whole.paste(part, (left, 0))
+        left += part.width
+    return whole
+
+
+def _enlarged(pixels_HWC: np.ndarray, width: int) -> Image.Image:
+    image = Image.fromarray(pixels_HWC)
+    scale = width / image.width
+    scale = float(int(scale)) if scale >= 2 else scale
+    way = Image.Resampling.NEAREST if scale >= 2 else Image.Resampling.BICUBIC
+    return image.resize((round(image.width * scale), max(round(image.height * scale), 1)), way)
+
+
+def _with_boxes(pixels_HWC: np.ndarray, row: Row) -> Image.Image:
+    image = _enlarged(pixels_HWC, SIDE)
+    scale = image.width / pixels_HWC.shape[1]
+    draw = ImageDraw.Draw(image)
+    if row.get("box"):
+        draw.rectangle(_corners(row["box"], scale), outline=TRUE, width=5)
+        if isinstance(row["prediction"], list):
+            draw.rectangle(_corners(row["prediction"], scale), outline=PREDICTED, width=2)
+    return image
+
+
+def _corners(box: list[float], scale: float) -> list[float]:
+    """Scaled, with the first corner before the second: a model may write them the other way round."""
+    x0, y0, x1, y1 = (coordinate * scale for coordinate in box)
+    return [min(x0, x1), min(y0, y1), max(x0, x1), max(y0, y1)]
+
+
+def _spectrogram(samples_S: np.ndarray, window: int = 256) -> Image.Image:
+    """Log power, time to the right and frequency upwards, on a colour scale of even lightness."""
+    from matplotlib import colormaps
+
+    samples_S = np.pad(samples_S, (0, max(0, window - len(samples_S))))
+    hop = max(64, len(samples_S) // 600)
+    frames_TW = np.lib.stride_tricks.sliding_window_view(samples_S, window)[::hop] * np.hanning(window)
+    power_FT = np.abs(np.fft.rfft(frames_TW)).T[::-1] ** 2
+    decibels = 10 * np.log10(power_FT + 1e-6)
+    level = np.clip((decibels - decibels.max() + 60) / 60, 0, 1)
+    pixels: Any = (colormaps["viridis"](level)[..., :3] * 255).astype(np.uint8)
+    return Image.fromarray(pixels).resize((2 * SIDE, SIDE), Image.Resampling.NEAREST)
+
+
+def sheets(study: Study, folder: Path) -> list[Figure]:
+    """A contact sheet of the test rows of every task."""
+    found = []
+    for task in study.tasks:
+        name = f"contact-{task}.png"
+        try:
+            contact_sheet(study.data / "test", task, folder / name)
+        except (UserError, OSError) as error:
+            study.missing.append(f"contact sheet of {task}: {error}")
+            continue
+        with atomic(folder / name) as part, Image.open(folder / name) as sheet:
+            # 256 colours: a third of the bytes, and no eye tells.
+            sheet.quantize(256, Image.Quantize.FASTOCTREE).save(part, "PNG", optimize=True)
+        found.append(Figure(name, f"Contact sheet: {words.task(task)}", (), "sheet"))
+    return found

@@ -1,0 +1,61 @@
+"""How numbers and names are written."""
+
+from collections.abc import Sequence
+from typing import Any
+
+METRICS = {
+    "cider": "CIDEr",
+    "vqa_accuracy": "VQA accuracy",
+    "accuracy": "accuracy",
+    "acc@0.5": "Acc@0.5",
+    "acc@0.7": "Acc@0.7",
+    "acc@0.9": "Acc@0.9",
+    "iou": "mean IoU",
+    "correct": "all facts correct",
+    "exact": "equal to a reference",
+    "rouge_l": "ROUGE-L",
+    "bleu_1": "BLEU-1",
+    "bleu_2": "BLEU-2",
+    "bleu_3": "BLEU-3",
+    "bleu_4": "BLEU-4",
+}
+
+
+def metric(name: str) -> str:
+    """A metric's name in the field."""
+    return METRICS.get(name, name)
+
+
+def task(name: str) -> str:
+    """A task's name with spaces."""
+    return name.replace("_", " ")
+
+
+def number(value: Any, digits: int = 3) -> str:
+    """A figure, or a dash."""
+    return "–" if value is None else f"{value:.{digits}f}"
+
+
+def signed(value: float) -> str:
+    """A difference, its sign always written."""
+    return f"{value:+.3f}".replace("-", "−")
+
+
+def interval(low: Any, high: Any) -> str:
+    """[low, high]"""
+    return "–" if low is None or high is None else f"[{number(low)}, {number(high)}]"
+
+
+def change(values: Sequence[float] | None) -> str:
+    """A difference with its interval."""
+    if values is None:
+        return "–"
+    return f"{signed(values[0])} [{signed(values[1])}, {signed(values[2])}]"
+
+
+def duration(seconds: Any) -> str:
+    """Minutes and seconds."""
+    if seconds is None:
+        return "–"
+    whole = round(seconds)
+    return f"{whole // 60} min {whole % 60:02d} s" if whole >= 60 else f"{whole} s"
