@@ -179,6 +179,7 @@ class _Search:
         self.state_R = torch.zeros(self.rows, dtype=torch.long, device=self.device)
         self.head: Tensor = model.lm_head.weight
         self.ids_V: Tensor | None = None  # of the head's rows; None: all
+        self.columns: dict[int, int] = {}  # rows of the head by id, where they are not all
         self.prefix_BP = torch.empty(self.rows, 0, dtype=torch.long) if prefix_BP is None else prefix_BP
         self.prefix_BP = self.prefix_BP[:, : options.max_tokens].to(self.device)
         beams, length = options.beams, options.max_tokens + 1
@@ -219,13 +220,14 @@ class _Search:
             self.cumulative_RT = scores_BP.cumsum(1)
         return length
 
-    def _continuations(self, step: int) -> tuple[Tensor, Tensor | None]:
-        """Score of every continuation of every beam (R, V), and the forced tokens (R,) while there are."""
+    def _continuations(self, step: int) -> tuple[Tensor, Tensor]:
+        """Logits of every continuation of every beam (R, V), and what to add for its score (R,)."""
         forced_R = None
         if step < self.prefix_BP.shape[1]:
             forced_R = self.prefix_BP[:, step].repeat_interleave(self.live)
         elif self.constraint is not None and self.ids_V is None:
             self.ids_V = self.constraint.vocabulary.to(self.device)
+            self.columns = {token: column for column, token in enumerate(self.ids_V.tolist())}
             self.head = self.head.index_select(0, self.ids_V)
         hidden_RD = self._decode(self.tokens_RT[:, -1:])[:, -1]
         scores_RV = at_least_float(F.linear(hidden_RD, self.head))
@@ -234,12 +236,11 @@ class _Search:
         last = step == self.options.max_tokens
         if self.constraint is not None:
             scores_RV.masked_fill_(~self._allowed(forced_R), -math.inf)
-        offset_R = scores_RV.logsumexp(1)
+        offset_R = -scores_RV.logsumexp(1)
         if self.cumulative_RT.shape[1]:
-            offset_R = offset_R - self.cumulative_RT[:, -1]
-        scores_RV -= offset_R[:, None]
+            offset_R += self.cumulative_RT[:, -1]
         self._forbid(scores_RV, step, last, forced_R)
-        return scores_RV, forced_R
+        return scores_RV, offset_R
 
     def _allowed(self, forced_R: Tensor | None) -> Tensor:
         """(R, V) bool over the columns of the output projection."""
@@ -252,51 +253,56 @@ class _Search:
         everything_RV[:, vocabulary] |= allowed_RV
         return everything_RV
 
-    def _column(self, token: int) -> Tensor:
-        """(V,) True at a token's column."""
-        ids_V = torch.arange(len(self.head), device=self.device) if self.ids_V is None else self.ids_V
-        return ids_V == token
+    def _column(self, token: int) -> int:
+        """A token's column."""
+        return token if self.ids_V is None else self.columns[token]
 
     def _forbid(self, scores_RV: Tensor, step: int, last: bool, forced_R: Tensor | None) -> None:
         """Apply in place what does not take part in the softmax: padding, lengths, forced tokens, n-grams."""
-        eos_V = self._column(self.eos)
+        eos = self._column(self.eos)
         if last:
-            scores_RV.masked_fill_(~eos_V, -math.inf)
+            ending_R = scores_RV[:, eos].clone()
+            scores_RV.fill_(-math.inf)[:, eos] = ending_R
         elif forced_R is not None:
             other_RV = torch.arange(len(self.head), device=self.device) != forced_R[:, None]
             scores_RV.masked_fill_(other_RV & (forced_R != self.pad)[:, None], -math.inf)
         elif step < self.options.min_tokens:
-            scores_RV.masked_fill_(eos_V, -math.inf)
+            scores_RV[:, eos] = -math.inf
         hidden = [self.pad] if last or self.constraint is None else [self.pad, *self.constraint.only_at_end]
         for token in hidden:
-            scores_RV.masked_fill_(self._column(token), -math.inf)
+            if self.ids_V is None or token in self.columns:
+                scores_RV[:, self._column(token)] = -math.inf
         size = self.options.no_repeat_ngram
         if size and not last and self.tokens_RT.shape[1] >= size:
             windows_RWn = self.tokens_RT.unfold(1, size, 1)
             start_Rn = self.tokens_RT[:, self.tokens_RT.shape[1] - size + 1 :]
             repeats_RW = (windows_RWn[..., :-1] == start_Rn[:, None]).all(2)
-            banned_RW = (
-                windows_RWn[..., -1]
-                if self.ids_V is None
-                else torch.searchsorted(self.ids_V, windows_RWn[..., -1])
-            )
+            banned_RW = windows_RWn[..., -1]
+            if self.ids_V is not None:
+                column_RW = torch.searchsorted(self.ids_V, banned_RW.contiguous()).clamp(
+                    max=len(self.ids_V) - 1
+                )
+                repeats_RW &= self.ids_V[column_RW] == banned_RW
+                banned_RW = column_RW
             penalty_RW = torch.zeros_like(repeats_RW, dtype=scores_RV.dtype).masked_fill_(
                 repeats_RW, -math.inf
             )
             scores_RV.scatter_add_(1, banned_RW, penalty_RW)
 
-    def _candidates(self, scores_RV: Tensor, forced_R: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
+    def _candidates(self, scores_RV: Tensor, offset_R: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """The best 2 K continuations of each row: scores, beams and tokens, each (B, C)."""
-        vocabulary, count = scores_RV.shape[1], 2 * self.options.beams
-        scores_BN = scores_RV.view(self.rows, -1)
-        if scores_BN.shape[1] < count:  # a small constraint: the rest are dead ends
-            scores_BN = F.pad(scores_BN, (0, count - scores_BN.shape[1]), value=-math.inf)
-        scores_BC, index_BC = scores_BN.topk(count)
-        index_BC = index_BC.clamp(max=self.live * vocabulary - 1)
-        tokens_BC = index_BC % vocabulary
+        count = 2 * self.options.beams
+        width = min(count, scores_RV.shape[1])  # no beam gives more
+        best_RW, column_RW = scores_RV.topk(width)
+        best_BN = (best_RW + offset_R[:, None]).view(self.rows, -1)
+        if best_BN.shape[1] < count:  # a small constraint: the rest are dead ends
+            best_BN = F.pad(best_BN, (0, count - best_BN.shape[1]), value=-math.inf)
+        scores_BC, index_BC = best_BN.topk(count)
+        index_BC = index_BC.clamp(max=self.live * width - 1)
+        tokens_BC = column_RW.view(self.rows, -1).gather(1, index_BC)
         if self.ids_V is not None:
             tokens_BC = self.ids_V[tokens_BC]
-        return scores_BC, index_BC // vocabulary, tokens_BC
+        return scores_BC, index_BC // width, tokens_BC
 
     def _finish(self, step: int, scores_BC: Tensor, beams_BC: Tensor, tokens_BC: Tensor) -> Tensor:
         """Store the candidates that end among the first K; returns (B, C) what cannot be continued."""
