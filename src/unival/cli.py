@@ -1,6 +1,7 @@
 """The `unival` command. Everything heavy is imported inside the commands, so that `--help` is quick."""
 
 import argparse
+import importlib
 import os
 import sys
 from pathlib import Path
@@ -11,27 +12,23 @@ from unival.stages import STAGES
 TRAINING = ("pretrain", "finetune")
 """Stages that may run on several ranks."""
 
+OWN_PARSERS = {
+    "sweep": "unival.sweep",
+    "convert": "unival.model.convert",
+    "predict": "unival.engine.predict_command",
+    "import": "unival.data.sources.importing",
+    "export": "unival.data.sources.ofa_tsv",
+    "merge": "unival.merging.cli",
+}
+"""Commands that read their own arguments: module with `main(arguments)`."""
+
 
 def main(arguments: list[str] | None = None) -> None:
     """Entry point: bad input ends with one line on stderr and exit status 2."""
     arguments = sys.argv[1:] if arguments is None else arguments
     try:
-        if arguments[:1] == ["sweep"]:  # Hydra reads the rest itself
-            from unival import sweep
-
-            sweep.main(arguments[1:])
-        elif arguments[:1] == ["import"]:
-            from unival.data.sources import importing
-
-            importing.main(arguments[1:])
-        elif arguments[:1] == ["export"]:
-            from unival.data.sources import ofa_tsv
-
-            ofa_tsv.main(arguments[1:])
-        elif arguments[:1] == ["convert"]:  # has actions of its own
-            from unival.model import convert
-
-            convert.main(arguments[1:])
+        if arguments and arguments[0] in OWN_PARSERS:
+            importlib.import_module(OWN_PARSERS[arguments[0]]).main(arguments[1:])
         else:
             options = _parser().parse_args(arguments)
             options.command(options)
@@ -57,12 +54,14 @@ def _parser() -> argparse.ArgumentParser:
     command.add_argument("--out", type=Path, default=Path(), metavar="<folder>", help="outs go below it")
     command.set_defaults(command=_run)
 
-    commands.add_parser("sweep", help="Hydra multirun: unival sweep -m +sweep=<preset> | stage=... key=a,b")
+    commands.add_parser("sweep", help="Hydra multirun: unival sweep +sweep=<preset> | -m stage=... key=a,b")
 
     commands.add_parser(
         "convert", help="original .pt checkpoints and public weights to a model folder, and back"
     )
 
+    commands.add_parser("merge", help="merge any safetensors checkpoints: run, verify, report, geometry")
+    commands.add_parser("predict", help="the answer about a file, or about every file of a folder")
     commands.add_parser("import", help="an official data set as shards and manifests")
     commands.add_parser("export", help="prepared rows as OFA's TSV")
 

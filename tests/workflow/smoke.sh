@@ -6,7 +6,7 @@ scratch=$(mktemp -d "${TMPDIR:-/tmp}/unival-smoke.XXXXXX")
 trap 'rm -rf "$scratch"' EXIT INT TERM
 git clone --quiet "$source" "$scratch/unival"
 cd "$scratch/unival"
-sed -i 's/^edition: .*/edition: smoke/' params.yaml
+sed -i.bak 's/^edition: .*/edition: smoke/' params.yaml
 unset DVC_ROOT MLFLOW_TRACKING_URI
 started=$(date +%s)
 dvc repro

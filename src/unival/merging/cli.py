@@ -9,6 +9,13 @@ from unival import config
 from unival.errors import UserError
 
 
+def main(arguments: list[str]) -> None:
+    """`unival merge`."""
+    parser = argparse.ArgumentParser(prog="unival merge", description="Merge any safetensors checkpoints.")
+    add_arguments(parser)
+    run(parser.parse_args(arguments))
+
+
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Fill the parser of the command `merge`; `run` executes what was parsed."""
     actions = parser.add_subparsers(dest="action", required=True, metavar="<action>")
