@@ -1,0 +1,63 @@
+"""The command line: quick help, one line for a person's mistake, exit status 2."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from unival.cli import main
+from unival.stages import STAGES
+
+ROOT = Path(__file__).parents[2]
+
+
+def test_help_imports_nothing_heavy() -> None:
+    code = (
+        "import sys; sys.argv = ['unival', '--help']\n"
+        "from unival.cli import main\n"
+        "try: main()\n"
+        "except SystemExit: pass\n"
+        "heavy = {'torch', 'transformers', 'mlflow', 'hydra', 'dvc', 'timm', 'pandas'} & set(sys.modules)\n"
+        "assert not heavy, heavy"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=ROOT, env={"PYTHONPATH": "src"}, text=True, capture_output=True
+    )
+    assert done.returncode == 0, done.stderr
+    assert "compose" in done.stdout and "sweep" in done.stdout
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["run", "finetune", "--config", "build/config/nothing.yaml"], "cannot read the configuration"),
+        (["list", "tasc"], "did you mean 'task'"),
+    ],
+)
+def test_mistakes_are_one_line_and_status_2(
+    arguments: list[str], message: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(ROOT)
+    with pytest.raises(SystemExit) as left:
+        main(arguments)
+    error = capsys.readouterr().err
+    assert left.value.code == 2 and message in error and len(error.strip().splitlines()) == 1
+
+
+def test_an_unknown_key_in_a_resolved_file_names_the_nearest(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "report.yaml"
+    path.write_text("stage: report\nitem: null\ndat: data/processed/world\nedition: smoke\n")
+    with pytest.raises(SystemExit):
+        main(["run", "report", "--config", str(path)])
+    assert "did you mean 'data'" in capsys.readouterr().err
+
+
+def test_list_shows_every_group(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(ROOT)
+    main(["list"])
+    shown = capsys.readouterr().out
+    assert all(f"{group}:" in shown for group in ("task", "merge", "edition", "sweep", "runtime"))
+    assert all(stage in shown for stage in STAGES)

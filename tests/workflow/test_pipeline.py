@@ -1,0 +1,108 @@
+"""The tools together, in scratch clones: what reruns, what goes on after a kill, what a queue imports."""
+
+import hashlib
+import json
+import sqlite3
+from pathlib import Path
+
+import pytest
+import yaml
+
+pytestmark = pytest.mark.slow
+
+
+def change(path: Path, old: str, new: str) -> None:
+    text = path.read_text()
+    assert old in text
+    path.write_text(text.replace(old, new))
+
+
+def ran(output: str) -> list[str]:
+    return [line.split("'")[1] for line in output.splitlines() if line.startswith("Running stage")]
+
+
+def digest(path: Path) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+def runs(clone: Path) -> list[tuple[str, str, str]]:
+    """(experiment, run, status)"""
+    with sqlite3.connect(clone / "mlflow.db") as store:
+        return sorted(
+            store.execute(
+                "select e.name, r.name, r.status from runs r join experiments e using (experiment_id)"
+            ).fetchall()
+        )
+
+
+def test_the_whole_study(clone, run) -> None:
+    """Runs, is complete, does nothing the second time, and reruns what an edit touches."""
+    first = ran(run("dvc", "repro").stdout)
+    assert len(first) == 15
+    summary = json.loads((clone / "reports/summary.json").read_text())
+    assert len(summary["tasks"]) == 7
+    assert all(summary[part] for part in ("ood", "merges", "ablations", "stages", "provenance"))
+    for name, stage in summary["stages"].items():
+        assert stage["peak_mib"] > 0 and stage["seconds"] > 0 and stage["run_id"], name
+    names = {name for experiment, name, status in runs(clone) if status == "FINISHED"}
+    assert {"finetune-vqa", "merged/average", "finetune/vqa", "pretrain-image_text"} <= names
+    for experiment in ("prepare", "pretrain", "finetune", "merge", "evaluate", "ablate", "report"):
+        assert any(found[0] == experiment for found in runs(clone))
+
+    assert ran(run("dvc", "repro").stdout) == []
+    task = clone / "conf/task/vqa.yaml"
+    task.write_text("# a remark\n" + task.read_text())
+    assert ran(run("dvc", "repro").stdout) == ["compose"]
+    params = yaml.safe_load((clone / "params.yaml").read_text())
+    params["set"]["finetune"] = {"items": {"audio_caption": {"train": {"steps": 2}}}}
+    (clone / "params.yaml").write_text(yaml.safe_dump(params, sort_keys=False))
+    planned = ran(run("dvc", "repro", "--dry").stdout)
+    assert planned[0] == "compose"
+    again = ran(run("dvc", "repro").stdout)
+    assert again[:2] == ["compose", "finetune@audio_caption"]
+    assert not {"prepare", "pretrain@image_text", "finetune@vqa", "ablate"} & set(again)
+
+
+@pytest.mark.resume
+def test_a_killed_run_goes_on_to_the_same_bytes(clone, run) -> None:
+    weights = clone / "models/pretrain/image_text/model.safetensors"
+    run("dvc", "repro", "prepare")
+    run("dvc", "repro", "pretrain@image_text")
+    undisturbed = digest(weights)
+    killed = run("dvc", "repro", "-f", "-s", "pretrain@image_text", check=False, UNIVAL_FAIL_AT_STEP="4")
+    assert killed.returncode and not weights.exists()
+    assert "goes on from step 3" in run("dvc", "repro", "pretrain@image_text").stderr
+    assert digest(weights) == undisturbed
+    statuses = [status for experiment, _, status in runs(clone) if experiment == "pretrain"]
+    assert statuses == ["FINISHED", "FINISHED"], "the killed run was continued, not started anew"
+
+
+def test_a_queued_experiment_imports_the_code_beside_it(clone, run) -> None:
+    """An editable install would import the main tree: the queue's copy must use its own."""
+    run("dvc", "repro", "compose")
+    git = ("git", "-c", "user.name=t", "-c", "user.email=t@t")
+    run(*git, "add", "-A")
+    run(*git, "commit", "-qm", "composed")
+    source = clone / "src/unival/stages/prepare.py"
+    change(source, "io.tracker.metrics({", 'io.tracker.tags({"beside": "yes"})\n    io.tracker.metrics({')
+    run("dvc", "exp", "run", "--queue", "--name", "beside", "prepare")
+    source.write_text(source.read_text().replace('"yes"', '"no"'))  # after queueing: must not be seen
+    run("dvc", "queue", "start")
+    run("dvc", "queue", "logs", "beside", "-f", check=False)
+    with sqlite3.connect(clone / "mlflow.db") as store:
+        values = store.execute("select value from tags where key = 'beside'").fetchall()
+    assert values == [("yes",)], "in the main repository's store, written by the queued copy of the code"
+
+
+def test_a_sweep_has_one_parent_and_all_children(clone, run) -> None:
+    run("dvc", "repro", "prepare")
+    command = (
+        "python -m unival sweep -m stage=pretrain item=image_text set.pretrain.train.steps=1,2 seed=0,1 "
+        "hydra/launcher=joblib hydra.launcher.n_jobs=2"
+    )
+    (clone / "mlflow.db").unlink()
+    run(*command.split(), PYTHONPATH="src")
+    with sqlite3.connect(clone / "mlflow.db") as store:
+        parents = store.execute("select value from tags where key = 'mlflow.parentRunId'").fetchall()
+        total = store.execute("select count(*) from runs where status = 'FINISHED'").fetchone()[0]
+    assert len(parents) == 4 and len(set(parents)) == 1 and total == 5
