@@ -35,7 +35,7 @@ logging.disable_progress_bar()  # of transformers: a bar per small file says not
 
 
 def load_model(folder: str | Path) -> tuple[UnivalForConditionalGeneration, UnivalProcessor]:
-    """Model and processor of a model folder.
+    """Model, on the device of the runtime, and processor of a model folder.
 
     Raises:
         UserError: the folder is missing or incomplete.
@@ -43,7 +43,7 @@ def load_model(folder: str | Path) -> tuple[UnivalForConditionalGeneration, Univ
     folder = Path(folder)
     if not (folder / "config.json").is_file():
         raise UserError(f"{folder}: no model there: run the stage that makes it, or `dvc repro`")
-    model = UnivalForConditionalGeneration.from_pretrained(folder)
+    model = UnivalForConditionalGeneration.from_pretrained(folder).to(load_runtime().apply())
     return model, UnivalProcessor.from_pretrained(folder)
 
 
