@@ -7,6 +7,7 @@ import pytest
 from PIL import Image
 
 from tests.tasks import world
+from unival.cli import main
 from unival.engine import submission
 from unival.engine.predictor import Predictor, as_json, media_files
 from unival.errors import UserError
@@ -65,6 +66,23 @@ def test_without_known_answers_the_text_is_free(photos):
     tasks = {"vqa": world.task_config("vqa")}
     free = Predictor(world.model(), world.processor(), tasks)
     assert isinstance(free(photos / "0.png", "what?").text, str)
+
+
+def test_the_command(photos, tmp_path, monkeypatch, capsys):
+    folder = tmp_path / "model"
+    world.model().save_pretrained(folder)
+    world.processor().save_pretrained(folder)
+    monkeypatch.chdir(world.CONF.parents[1])
+    out = tmp_path / "answers.jsonl"
+    main(["predict", str(folder), str(photos), "is it red?", "--task", "matching", "--out", str(out)])
+    assert len(out.read_text().splitlines()) == 3
+    box = tmp_path / "box.png"
+    main(["predict", str(folder), str(photos / "1.png"), "red", "--task", "grounding", "--out", str(box)])
+    assert Image.open(box).size == (60, 40)
+    assert "drawn in" in capsys.readouterr().out
+    with pytest.raises(SystemExit):
+        main(["predict", str(tmp_path), str(photos / "1.png")])
+    assert "no model there" in capsys.readouterr().err
 
 
 def test_submission_files(tmp_path):

@@ -11,7 +11,7 @@ from unival.record import Record
 
 
 def coco_captions(records: Sequence[Record], predictions: Sequence[Prediction]) -> list[dict[str, Any]]:
-    """COCO caption results: `[{image_id, caption}]`. The image's id is `extra.image_id`, else the row's id."""
+    """COCO caption results: `[{image_id, caption}]`, with `extra.image_id`, else the row's id."""
     return [
         {"image_id": _number(record.extra.get("image_id", record.id)), "caption": str(prediction.value)}
         for record, prediction in _pairs(records, predictions)
