@@ -24,7 +24,7 @@ from unival.report.study import Row, Study
 COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 MARKERS = ("o", "s", "^", "D", "v", "P", "X")
 GREY = "#666666"
-SETTINGS = {
+SETTINGS: Any = {
     "font.size": 10, "axes.titlesize": 10.5, "axes.labelsize": 10, "legend.fontsize": 8.5,
     "xtick.labelsize": 9, "ytick.labelsize": 9, "axes.spines.top": False, "axes.spines.right": False,
     "axes.grid": True, "grid.color": "#e4e4e4", "grid.linewidth": 0.7, "axes.axisbelow": True,
@@ -226,8 +226,8 @@ def _arrows(axes: Axes, points: Sequence[Row], number: int) -> None:
         label = words.task(point["task"]) if filled or expert is None else None
         axes.plot(point["id"], point["ood"], ls="", mfc=face, label=label, ms=7, **style)
         if expert and not filled:
-            ends = {"xy": (point["id"], point["ood"]), "xytext": (expert["id"], expert["ood"])}
-            axes.annotate("", **ends, arrowprops={"arrowstyle": "->", "color": style["color"], "lw": 1})
+            start, end = ((which["id"], which["ood"]) for which in (expert, point))
+            axes.annotate("", end, start, arrowprops={"arrowstyle": "->", "color": style["color"], "lw": 1})
 
 
 def merges(study: Study, folder: Path) -> list[Figure]:
@@ -292,8 +292,9 @@ def synergy(study: Study, folder: Path) -> list[Figure]:
 
 def _square(axes: Axes, row: Row, x: int, y: int) -> None:
     difference = row["difference"]
+    color: Any = "#f0f0f0"
     if difference is None:
-        color, text = "#f0f0f0", f"{row['value']:.3f}\n[{row['low']:.2f}, {row['high']:.2f}]"
+        text = f"{row['value']:.3f}\n[{row['low']:.2f}, {row['high']:.2f}]"
     else:
         strength = min(abs(difference) / 0.5, 1.0)
         clear = row["difference_low"] > 0 or row["difference_high"] < 0
@@ -302,6 +303,6 @@ def _square(axes: Axes, row: Row, x: int, y: int) -> None:
         color = tuple(1 - mix * (1 - part) for part in end)
         low, high = row["difference_low"], row["difference_high"]
         text = f"{difference:+.3f}\n[{low:+.2f}, {high:+.2f}]"
-    box = {"width": 0.96, "height": 0.92}
-    axes.add_patch(plt.Rectangle((x - 0.48, y - 0.46), **box, facecolor=color, edgecolor="#999999", lw=0.6))
+    corner = (x - 0.48, y - 0.46)
+    axes.add_patch(plt.Rectangle(corner, 0.96, 0.92, facecolor=color, edgecolor="#999999", lw=0.6))
     axes.text(x, y, text, ha="center", va="center", fontsize=8.5)

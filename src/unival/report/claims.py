@@ -102,7 +102,7 @@ def _claim(text: str, source: str, parts: Sequence[Part], margin: float = 0.0) -
 def decide(intervals: Iterable[tuple[float, float]], margin: float = 0.0) -> Verdict:
     """The verdict on differences that should be positive; with a margin, not below its negative."""
     bounds = list(intervals)
-    if any(high < -margin or (margin == 0 and high <= 0) for _, high in bounds):
+    if any(high < -margin for _, high in bounds):
         return "not supported"
     return "supported" if all(low > -margin for low, _ in bounds) else "undecided"
 

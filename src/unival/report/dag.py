@@ -65,8 +65,9 @@ def _note(study: Study, names: Sequence[str], text: str) -> str:
 
 def _box(axes: Axes, place: Place, title: str, note: str) -> None:
     left, width, top = place
-    box = {"boxstyle": "round,pad=0,rounding_size=0.12", "fc": "#eef4fa", "ec": COLORS[0]}
-    axes.add_patch(FancyBboxPatch((left, top - HEIGHT), width, HEIGHT, **box))
+    shape = "round,pad=0,rounding_size=0.12"
+    patch = FancyBboxPatch((left, top - HEIGHT), width, HEIGHT, boxstyle=shape, fc="#eef4fa", ec=COLORS[0])
+    axes.add_patch(patch)
     middle = left + width / 2
     axes.text(middle, top - 0.33, title, ha="center", va="center", fontsize=13, weight="bold")
     axes.text(middle, top - 0.7, note, ha="center", va="center", fontsize=11)

@@ -1,4 +1,4 @@
-"""What models read and wrote: pictures with boxes, clips as strips, sounds as spectrograms; contact sheets."""
+"""What models read and wrote: pictures with boxes, clips as strips, sounds as spectrograms."""
 
 from pathlib import Path
 from typing import Any

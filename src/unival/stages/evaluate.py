@@ -4,7 +4,8 @@ Written files:
     reports/metrics/tasks.json          task -> metric, value, low, high, n, blind (which kind), majority
     reports/metrics/cells.csv           a line per model x task x split x shift x metric, with its interval
     reports/metrics/interpolation.csv   a line per pair x point x task: primary metric from one to the other
-    reports/metrics/comparisons.csv     a merged model against the expert of the task: paired differences
+    reports/metrics/comparisons.csv     a merged model against the task's expert, and the pretrained model:
+                                        paired differences
     reports/predictions/<model>/<task>/<split>[-<shift>-<severity>].jsonl   a line per row, with its scores
 """
 
@@ -65,8 +66,9 @@ class Config:
     data: str
     """The prepared benchmark."""
     pretrained: str
-    """Model folder that is evaluated on `pretrained_tasks`."""
+    """Model folder that is evaluated on `pretrained_tasks` and on the tasks of the experts."""
     pretrained_tasks: list[str]
+    """Tasks without an expert: the pretrained model stands for them, with the blind baselines."""
     experts: list[str]
     """Finetuned tasks."""
     merges: list[str]
@@ -123,11 +125,16 @@ def _plan(config: Config, benchmark: Any) -> Iterator[tuple[Path, list["Spec"]]]
                 own = Spec(f"merged/{merge}", "merged", task, TEST, config.rows)
                 specs += [own, *(_shifted(config, benchmark, own) if merge in config.shifted_merges else [])]
             yield folder, specs
-    there = [task for task in config.pretrained_tasks if benchmark.has(TEST, task)]
-    name = Path(config.pretrained).relative_to("models")
+    name = str(Path(config.pretrained).relative_to("models"))
+    wanted = {**dict.fromkeys(config.experts, False), **dict.fromkeys(config.pretrained_tasks, True)}
+    # On the experts' tasks too: what finetuning and merging add is measured from there.
     yield (
         Path(config.pretrained),
-        [Spec(str(name), "pretrained", task, TEST, config.rows, blind=True) for task in there],
+        [
+            Spec(name, "pretrained", task, TEST, config.rows, blind=blind)
+            for task, blind in wanted.items()
+            if benchmark.has(TEST, task)
+        ],
     )
 
 
@@ -252,21 +259,23 @@ def _cell_rows(result: "Result") -> Iterator[tuple[Any, ...]]:
 
 
 def _comparisons(config: Config, results: Sequence["Result"]) -> Iterator[tuple[Any, ...]]:
-    """Merged models against the expert of each task, on the same rows."""
+    """Merged models against the expert of each task and the pretrained model, on the same rows."""
     from unival.metrics.bootstrap import difference
 
-    place = {
-        (r.spec.task, r.spec.split, r.spec.shift, r.spec.severity): r
-        for r in results
-        if r.spec.kind == "finetuned"
-    }
+    def place(spec: "Spec") -> tuple[Any, ...]:
+        return spec.task, spec.split, spec.shift, spec.severity
+
+    others = {(r.spec.kind, place(r.spec)): r for r in results}
     for result in results:
         spec = result.spec
-        expert = place.get((spec.task, spec.split, spec.shift, spec.severity))
-        if spec.kind == "merged" and expert is not None:
-            found = difference(result.scores, expert.scores, resamples=config.resamples)
-            split = f"{spec.split}-{spec.shift}-{spec.severity}" if spec.shift else spec.split
-            yield spec.model, expert.spec.model, spec.task, split, result.primary, *_rounded(found), result.n
+        if spec.kind != "merged":
+            continue
+        for kind in ("finetuned", "pretrained"):
+            other = others.get((kind, place(spec)))
+            if other is not None:
+                found = _rounded(difference(result.scores, other.scores, resamples=config.resamples))
+                split = f"{spec.split}-{spec.shift}-{spec.severity}" if spec.shift else spec.split
+                yield spec.model, other.spec.model, spec.task, split, result.primary, *found, result.n
 
 
 def _write_predictions(results: Sequence["Result"], io: StageIO) -> None:
