@@ -43,7 +43,8 @@ def load_model(folder: str | Path) -> tuple[UnivalForConditionalGeneration, Univ
     folder = Path(folder)
     if not (folder / "config.json").is_file():
         raise UserError(f"{folder}: no model there: run the stage that makes it, or `dvc repro`")
-    model = UnivalForConditionalGeneration.from_pretrained(folder).to(load_runtime().apply())
+    model = UnivalForConditionalGeneration.from_pretrained(folder)
+    model.to(load_runtime().apply())  # type: ignore[arg-type]
     return model, UnivalProcessor.from_pretrained(folder)
 
 
