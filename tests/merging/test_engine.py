@@ -142,3 +142,12 @@ def test_shards_and_one_file_hold_the_same(folders, tmp_path):
     assert again["tensors"]["merged_parameters"] == sum(
         v.numel() for v in whole.values() if v.is_floating_point()
     )
+
+
+def test_a_folder_that_is_moved_is_verified_at_its_home(folders, tmp_path):
+    _, _, _, paths = folders
+    home = tmp_path / "deep" / "er" / "merged"
+    merge(Recipe("average", ("a", "b")), paths, None, tmp_path / "out", home=home)
+    home.parent.mkdir(parents=True)
+    (tmp_path / "out").rename(home)
+    verify(home)

@@ -105,7 +105,7 @@ def test_output_type_and_mixed_types(tmp_path):
     values = torch.randn(50, generator=torch.Generator().manual_seed(1))
     paths = {"a": save(tmp_path / "a", {"w": values}), "b": save(tmp_path / "b", {"w": values.bfloat16()})}
     with pytest.raises(
-        UserError, match="types differ: float32 in .*a, bfloat16 in .*b: set the recipe's dtype"
+        UserError, match=r"types differ: float32 in .*a, bfloat16 in .*b: set the recipe's dtype"
     ):
         merge(Recipe("average", ("a", "b")), paths, None, tmp_path / "out")
     merge(Recipe("average", ("a", "b"), dtype="bfloat16"), paths, None, tmp_path / "out")

@@ -43,6 +43,7 @@ def merge(
     chunk: int = CHUNK,
     device: str = "cpu",
     shard_bytes: int | None = None,
+    home: Path | str | None = None,
 ) -> dict[str, Any]:
     """Merge checkpoints into the new folder `out` and return the record written to out/merge.json.
 
@@ -53,11 +54,13 @@ def merge(
         statistics: per model, a safetensors file with its Fisher or Gram statistics.
         threads: workers; chunk: elements read at once. Neither changes a byte of the result.
         shard_bytes: start another file before one grows beyond this.
+        home: where the folder will lie in the end, if it is moved; the paths in the record start from there.
 
     Raises:
         UserError: models that do not fit together, broken inputs, a full disk, an unusable output.
     """
     recipe, out = as_recipe(recipe), Path(out)
+    home = Path(home or out)
     folders = {"": Path(base)} if base is not None else {}
     folders |= {name: Path(inputs[name]) for name in sorted(recipe.models) if name in inputs}
     paths = {name: path for name, path in folders.items() if name}
@@ -89,9 +92,9 @@ def merge(
             record |= {
                 "outputs": outputs,
                 "paths": {
-                    "inputs": {name: _relative(path, out) for name, path in paths.items()},
-                    "base": _relative(base, out) if base is not None else None,
-                    "statistics": {name: _relative(path, out) for name, path in (statistics or {}).items()},
+                    "inputs": {name: _relative(path, home) for name, path in paths.items()},
+                    "base": _relative(base, home) if base is not None else None,
+                    "statistics": {name: _relative(path, home) for name, path in (statistics or {}).items()},
                 },
                 "shard_bytes": shard_bytes,
                 "tensors": summary(plan),

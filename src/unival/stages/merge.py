@@ -64,7 +64,7 @@ def run(config: Config, io: StageIO) -> None:
             continue
         if name in config.search:
             recipe = _searched(config, name, recipe, experts, benchmark, io)
-        record = merge(recipe, experts, config.base, finished / name)
+        record = merge(recipe, experts, config.base, finished / name, home=io.out(f"models/merged/{name}"))
         io.tracker.text(_summary(record), f"merges/{name}.json")
     finished.mkdir(exist_ok=True)
     io.publish(finished, "models/merged")
