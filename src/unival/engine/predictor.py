@@ -101,7 +101,8 @@ class Predictor:
         }
         if not configs:
             raise UserError(f"{tasks}: no tasks there: run in the repository or give their folder")
-        model = UnivalForConditionalGeneration.from_pretrained(folder).to(torch.device(device))  # type: ignore[arg-type]
+        model = UnivalForConditionalGeneration.from_pretrained(folder)
+        model.to(torch.device(device))  # type: ignore[arg-type]
         return cls(model, UnivalProcessor.from_pretrained(folder), configs, answers)
 
     def __call__(
