@@ -100,7 +100,8 @@ def _job(tree: Any) -> None:
     path = folder / "config.yaml"
     files.write_text(path, compose.dump(values))
     changed = list(state.overrides.task)
-    label = " ".join(word.lstrip("+").removeprefix("set.") for word in changed)
+    shown = [word for word in changed if not word.startswith(("stage_name=", "+sweep="))]
+    label = " ".join(word.lstrip("+").removeprefix("set.") for word in shown)
     environment = {**os.environ, "UNIVAL_RUN_NAME": label, "UNIVAL_OVERRIDES": " ".join(changed)}
     command = [
         sys.executable,
