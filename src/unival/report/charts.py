@@ -124,7 +124,7 @@ def interpolation(study: Study, folder: Path) -> list[Figure]:
                 axes.plot([0, 1], [values[0], values[-1]], color=GREY, ls="--", lw=1.2, label="chord")
                 axes.plot(alphas, values, label=f"{words.task(task)}", **_style(number))
                 metric = words.metric(rows[0]["metric"])
-                axes.set(title=f"{title}: scored on {words.task(task)}", ylabel=metric)
+                axes.set(title=title, ylabel=f"{words.task(task)}: {metric}")
                 axes.set(xlabel=f"weight of the {words.task(second)} expert", xlim=(-0.03, 1.03))
                 axes.set_ylim(bottom=0)
                 _legend(axes, columns=3)
@@ -159,29 +159,32 @@ def severity(study: Study, folder: Path) -> list[Figure]:
                     [inside["value"], *(row["value"] for row in rows)],
                 )
                 axes.plot(x, y, label=words.task(shift), **_style(number))
-            _stored(axes, stored)
             blind = study.tasks.get(task, {}).get("blind")
             if blind is not None:
                 axes.axhline(blind, color=GREY, ls=":", lw=1.2, label="blind baseline")
             axes.set(title=f"{words.task(task)} out of distribution", ylabel=words.metric(inside["metric"]))
-            axes.set_xticks([*range(6), *range(7, 7 + len(stored))])
-            names = ["test", "1", "2", "3", "4", "5", *(row["split"].removeprefix("ood-") for row in stored)]
-            axes.set_xticklabels(names)
-            for label in axes.get_xticklabels()[6:]:
-                label.set(rotation=35, ha="right", rotation_mode="anchor")
-            axes.set_xlabel("severity of the corruption" + (" | another split" if stored else ""))
-            axes.set_ylim(bottom=0)
+            _shift_axis(axes, [inside, *stored], bool(shifts))
             if axes.get_legend_handles_labels()[0]:
                 axes.figure.legend(loc="outside lower center", ncols=3, columnspacing=1.2)
     return found
 
 
-def _stored(axes: Axes, rows: Sequence[Row]) -> None:
-    """Shifts that are splits of their own, right of the severities, with their intervals."""
-    for place, row in enumerate(rows, 7):
-        spread = [[row["value"] - row["low"]], [row["high"] - row["value"]]]
-        spread = [[max(value, 0.0) for value in side] for side in spread]
+def _shift_axis(axes: Axes, splits: Sequence[Row], corrupted: bool) -> None:
+    """The test split at 0, severities after it, and the splits that are shifts right of them."""
+    first = 7 if corrupted else 1
+    places = [0, *range(first, first + len(splits) - 1)]
+    for place, row in zip(places, splits, strict=True):
+        spread = [[max(row["value"] - row["low"], 0.0)], [max(row["high"] - row["value"], 0.0)]]
         axes.errorbar(place, row["value"], yerr=spread, fmt="o", color="black", ms=4.5, capsize=3)
+    levels = list(range(1, 6)) if corrupted else []
+    names = ["test", *map(str, levels), *(row["split"].removeprefix("ood-") for row in splits[1:])]
+    axes.set_xticks([0, *levels, *places[1:]], names)
+    for label in axes.get_xticklabels()[1 + len(levels) :]:
+        label.set(rotation=35, ha="right", rotation_mode="anchor")
+    kinds = ["severity of the corruption"] * corrupted + ["another split"] * (len(splits) > 1)
+    axes.set_xlabel(" | ".join(kinds))
+    axes.set_xlim(-0.5, max(places[-1], 5 * corrupted) + 0.5)
+    axes.set_ylim(bottom=0)
 
 
 def id_against_ood(study: Study, folder: Path) -> list[Figure]:
@@ -248,7 +251,8 @@ def merges(study: Study, folder: Path) -> list[Figure]:
             blind = study.tasks.get(task, {}).get("blind")
             if blind is not None:
                 axes.axvline(blind, color=GREY, ls=":", lw=1.4)
-                axes.annotate("blind", (blind, len(rows) - 0.6), color=GREY, fontsize=8, ha="center")
+                box = {"facecolor": "white", "edgecolor": "none", "pad": 1}
+                axes.text(blind, len(rows) - 0.55, "blind", color=GREY, fontsize=8, ha="center", bbox=box)
             axes.set(title=words.task(task), xlabel=words.metric(rows[0]["metric"]))
             axes.set(xlim=(0, None), ylim=(-0.6, len(rows) - 0.2))
             axes.grid(axis="y", visible=False)
@@ -286,7 +290,7 @@ def synergy(study: Study, folder: Path) -> list[Figure]:
             axes.tick_params(length=0, top=False)
             axes.grid(visible=False)
             axes.spines[:].set_visible(False)
-            axes.set_title(f"{words.task(name)}: against {words.task(rows[0]['baseline'])}", fontsize=10)
+            axes.set_title(f"{words.task(name)} (baseline: {words.task(rows[0]['baseline'])})", fontsize=10)
     return found
 
 

@@ -19,9 +19,9 @@ def document(study: Study, provenance: dict[str, Any], figures: Path) -> Documen
         "pretrained on several tasks at once, in phases; finetuned on each task; the finetuned experts are "
         "merged by averaging their weights; and all of them are tested where the data are like those of "
         f"training and where they are not. This is the study on the benchmark `{name}`, edition "
-        f"`{study.edition}`. Scores come with 95 % bootstrap intervals over test rows; comparisons are "
-        "paired row by row. There is one training seed unless said otherwise: the intervals cover the choice of "
-        "test rows, not that of the seed."
+        f"`{study.edition}`. Scores come with 95 % bootstrap intervals over test rows, comparisons are "
+        "paired row by row. There is one training seed unless said otherwise: the intervals cover the choice of test "
+        "rows, not that of the seed."
     )
     sections = [
         _section("What ran", [Figures(dag.draw(study, figures))]),

@@ -1,0 +1,241 @@
+"""Results of a study that nobody ran: a small split with media of every kind, and plausible tables."""
+
+import csv
+import json
+from pathlib import Path
+
+import numpy as np
+import yaml
+
+from unival import files
+from unival.data import media
+from unival.data.manifest import ManifestWriter
+from unival.data.store import ShardWriter
+from unival.record import Answer, Record
+
+CONF = Path(__file__).parents[2] / "conf"
+IMAGE_TASKS = ("caption", "vqa", "grounding", "entailment")
+TASKS = (*IMAGE_TASKS, "video_caption", "video_qa", "audio_caption")
+PRETRAINED_TASKS = ("matching",)
+METRIC = {"vqa": "vqa_accuracy", "grounding": "acc@0.5"}
+VALUE = {"caption": 1.1, "vqa": 0.84, "grounding": 0.66, "entailment": 0.41, "video_caption": 0.9}
+BLIND = {"caption": 0.7, "vqa": 0.45, "grounding": 0.08, "entailment": 0.38, "video_caption": 0.4}
+STORED = ("ood-composition", "ood-crowding", "ood-phrasing")
+SHIFTS = {"image": ("blur", "noise", "contrast", "compression"), "video": (), "audio": ("audio_noise",)}
+ROWS = 6
+
+
+def metric(task):
+    """The primary metric of a task."""
+    return METRIC.get(task, "cider" if "caption" in task else "accuracy")
+
+
+def medium(task):
+    """What a task looks at."""
+    return task.split("_")[0] if task.startswith(("video", "audio")) else "image"
+
+
+def write_data(folder):
+    """A test split of a few rows per task, and the benchmark's description."""
+    rng = np.random.default_rng(0)
+    split = folder / "test"
+    with ShardWriter(split) as shards:
+        for number in range(ROWS):
+            image = rng.integers(0, 255, (32, 40, 3), dtype=np.uint8)
+            clip = rng.integers(0, 255, (8, 32, 32, 3), dtype=np.uint8)
+            sound = np.sin(np.arange(8000) * (0.1 + 0.05 * number)).astype(np.float32)
+            shards.add(f"image-{number}", "image", ".png", media.encode_image(image), 40, 32)
+            shards.add(f"video-{number}", "video", ".mp4", media.encode_video(clip), 32, 32)
+            shards.add(f"audio-{number}", "audio", ".wav", media.encode_wav(sound, 8000))
+    for task in (*TASKS, *PRETRAINED_TASKS):
+        with ManifestWriter(split, task) as rows:
+            for number in range(ROWS):
+                rows.add(record(task, number))
+    facts = {"name": folder.name, "seed": 0, "splits": {"test": {"digest": "0123", "rows": {}}}}
+    files.write_json(folder / "benchmark.json", facts)
+
+
+def record(task, number):
+    """One row."""
+    kind = medium(task)
+    fields = {kind: f"{kind}-{number}"}
+    if "caption" in task:
+        fields["references"] = ("a red square", "a <red> square | and more")
+    elif task == "grounding":
+        fields |= {"text": "the red square", "box": (4.0, 5.0, 20.0, 25.0)}
+    else:
+        fields |= {"text": "is there a red square?", "answers": (Answer("yes"), Answer("maybe", 0.3))}
+    return Record(f"{task}-{number}", **fields)
+
+
+def table(path, columns, rows):
+    """A CSV file."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("w", newline="") as handle:
+        writer = csv.writer(handle)
+        writer.writerow(columns.split())
+        writer.writerows(rows)
+
+
+def around(value, width=0.04):
+    """A value with an interval."""
+    return round(value, 4), round(value - width, 4), round(value + width, 4)
+
+
+def cells():
+    """Lines of cells.csv."""
+    for kind, share in (("finetuned", 1.0), ("merged", 0.93), ("pretrained", 0.7)):
+        for task in TASKS:
+            if kind == "merged" and task == "audio_caption":
+                continue
+            names = {"finetuned": f"finetune/{task}", "pretrained": "pretrain/video_text"}
+            merge = "average" if medium(task) == "image" else "average_video"
+            name = names.get(kind, f"merged/{merge}")
+            value = VALUE.get(task, 0.75) * share
+            yield name, kind, task, "test", "", "", metric(task), 1, *around(value), 500
+            yield name, kind, task, "test", "", "", "exact", 0, *around(value / 2), 500
+            if kind == "pretrained":
+                continue
+            for place, split in enumerate(STORED[: 3 if medium(task) == "image" else 2]):
+                worse = value * (0.85 - 0.15 * place)
+                yield name, kind, task, split, "", "", metric(task), 1, *around(worse, 0.06), 200
+            for place, shift in enumerate(SHIFTS[medium(task)]):
+                for severity in (1, 3, 5):
+                    worse = value * (1 - severity * (0.05 + 0.03 * place))
+                    yield (
+                        name,
+                        kind,
+                        task,
+                        "test",
+                        shift,
+                        severity,
+                        metric(task),
+                        1,
+                        *around(worse, 0.06),
+                        200,
+                    )
+    for task in PRETRAINED_TASKS:
+        yield "pretrain/video_text", "pretrained", task, "test", "", "", "accuracy", 1, *around(0.8), 500
+
+
+def comparisons():
+    """Lines of comparisons.csv."""
+    for task in IMAGE_TASKS:
+        for other, difference in ((f"finetune/{task}", -0.05), ("pretrain/video_text", 0.1)):
+            yield "merged/average", other, task, "test", metric(task), *around(difference, 0.03), 500
+        yield "merged/average", f"finetune/{task}", task, STORED[0], metric(task), *around(0.01), 200
+
+
+def lines():
+    """Lines of interpolation.csv."""
+    for first, second in (("caption", "vqa"), ("vqa", "grounding"), ("video_caption", "video_qa")):
+        for step in range(7):
+            alpha = round(step / 6, 4)
+            for task, near in ((first, 1 - alpha), (second, alpha)):
+                value = VALUE.get(task, 0.75) * (0.3 + 0.7 * near**0.4)
+                yield first, second, alpha, task, metric(task), *around(value, 0.05), ROWS
+
+
+def studies():
+    """study -> lines of its table."""
+    made = {
+        "multitask": [("multitask", "vqa"), ("multitask", "grounding"), ("only_vqa", "vqa")],
+        "video": [("images", "vqa"), ("images", "video_qa"), ("images_and_video", "vqa")],
+        "audio": [("from_scratch", "audio_caption"), ("from_pretrained", "audio_caption")],
+        "balancing": [("balanced", "vqa"), ("proportional", "vqa")],
+    }
+    made["multitask"] += [
+        ("only_vqa", "grounding"),
+        ("only_grounding", "vqa"),
+        ("only_grounding", "grounding"),
+    ]
+    made["video"] += [("images_and_video", "video_qa")]
+    gain = {"only_vqa": -0.15, "only_grounding": -0.3, "images_and_video": 0.02, "from_pretrained": 0.4}
+    for study, found in made.items():
+        baseline = found[0][0]
+        for variant, task in found:
+            paired = around(gain.get(variant, -0.01)) if variant != baseline else ("", "", "")
+            yield study, (study, variant, baseline, 0, task, metric(task), *around(0.5), 300, *paired)
+
+
+def write_results(root, data):
+    """Everything that the stages write, for the records in `data`."""
+    reports = root / "reports"
+    tasks = {}
+    for task in (*TASKS, *PRETRAINED_TASKS):
+        value, low, high = around(VALUE.get(task, 0.75))
+        model = "pretrain/video_text" if task in PRETRAINED_TASKS else f"finetune/{task}"
+        blind = BLIND.get(task, 0.5)
+        other = {"exact": around(value / 2)} | ({"correct": around(0.4)} if "caption" in task else {})
+        tasks[task] = {"model": model, "metric": metric(task), "value": value, "low": low, "high": high}
+        tasks[task] |= {"n": 500, "blind": blind, "blind_kind": "constant"}
+        tasks[task] |= {"majority": None if task == "grounding" else blind - 0.05}
+        tasks[task] |= {"metrics": {metric(task): (value, low, high), **other}}
+        write_predictions(reports / "predictions" / model / task / "test.jsonl", task, data)
+    files.write_json(reports / "metrics/tasks.json", tasks)
+    columns = "model kind task split shift severity metric primary value low high n"
+    table(reports / "metrics/cells.csv", columns, cells())
+    table(
+        reports / "metrics/comparisons.csv",
+        "model against task split metric difference low high n",
+        comparisons(),
+    )
+    table(reports / "metrics/interpolation.csv", "first second alpha task metric value low high n", lines())
+    columns = (
+        "study variant baseline seed task metric value low high n difference difference_low difference_high"
+    )
+    found = list(studies())
+    for study in dict.fromkeys(name for name, _ in found):
+        table(reports / f"ablations/{study}.csv", columns, [row for name, row in found if name == study])
+    write_curves(reports / "curves")
+    write_runs(root)
+
+
+def write_predictions(path, task, data):
+    """Rows of a task, the first half answered right."""
+    from unival.data.manifest import read_records
+
+    path.parent.mkdir(parents=True, exist_ok=True)
+    rows = []
+    for place, row in enumerate(read_records(data / "test", task)[:ROWS]):
+        good = place < ROWS // 2
+        line = {"id": row.id, "media": dict(row.media()), "text": row.text}
+        line |= {"references": list(row.references), "answers": {a.text: a.weight for a in row.answers}}
+        line |= {"output": "yes" if good else "no", "prediction": "yes" if good else "no", "probability": 0.5}
+        line["scores"] = {metric(task): float(good), "iou": 0.8 * good}
+        if row.box:
+            shifted = [v + (2 if good else -9) for v in row.box]
+            line |= {"box": list(row.box), "prediction": shifted, "output": "<bin_1><bin_2><bin_3><bin_4>"}
+        rows.append(json.dumps(line))
+    path.write_text("\n".join(rows) + "\n")
+
+
+def write_curves(folder):
+    """Learning curves of two phases and of every expert."""
+    parts = ("caption", "grounding", "vqa", "video_caption", "video_qa")
+    for phase in ("image_text", "video_text"):
+        rows = [[s, *(6 / (1 + s / 60) + 0.2 * i for i in range(len(parts)))] for s in range(20, 700, 20)]
+        table(folder / f"pretrain-{phase}.csv", "step " + " ".join(f"train/loss/{p}" for p in parts), rows)
+    for number, task in enumerate(TASKS):
+        rows = [[step, 3 / (1 + step / 50) + 0.1 * number, ""] for step in range(10, 160, 10)]
+        rows += [[step, "", 0.5 + step / 400 - 0.03 * number] for step in (50, 100, 150)]
+        table(folder / f"finetune-{task}.csv", "step train/loss val/score", rows)
+
+
+def write_runs(root):
+    """What ran, and with which configuration."""
+    train = {"steps": 150, "mixture": {"rows": 32}, "optimizer": {"lr": 5e-4}, "seed": 0}
+    configs = {f"finetune/{task}": {"train": train, "init": "models/pretrain/video_text"} for task in TASKS}
+    configs |= {"pretrain/image_text": {"train": train, "init": None}}
+    configs |= {"pretrain/video_text": {"train": train, "init": "models/pretrain/image_text"}}
+    tasks = {path.stem: yaml.safe_load(path.read_text()) for path in (CONF / "task").glob("*.yaml")}
+    configs |= {"evaluate": {"tasks": tasks, "rows": 500, "severities": [1, 3, 5]}, "merge": {}}
+    configs |= {"ablate": {"seeds": [0], "rows": 300, "definitions": {}}}
+    configs |= {"prepare": {"benchmark": {"options": {"seed": 0}}}}
+    for name, config in configs.items():
+        path = root / f"build/config/{name}.yaml"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(yaml.safe_dump(config))
+        run = {"stage": name.split("/")[0], "item": None, "config_hash": "0123456789abcdef"}
+        run |= {"run_id": "f" * 32, "seconds": 75.2, "peak_mib": 1200}
+        files.write_json(root / f"reports/runs/{name.replace('/', '-')}.json", run)
