@@ -81,7 +81,7 @@ def run(stage: str, config_path: Path, out_root: Path) -> None:
     stage_config = config.build(module(stage).Config, resolved, str(config_path))
     config_hash = files.digest(resolved)
     shared = provenance.root() / "scratch" / stage
-    # jobs of two sweeps may be equal, and equal to a stage of the pipeline: neither goes on with another's run
+    # equal jobs of two sweeps, or of a sweep and the pipeline, never go on with each other's run
     scratch = shared / "-".join([config_hash, *filter(None, [os.environ.get("UNIVAL_SWEEP")])])
     scratch.mkdir(parents=True, exist_ok=True)
     item = resolved.get("item")
