@@ -104,29 +104,31 @@ class Trie:
             (node, token, child) for node, children in enumerate(nodes) for token, child in children.items()
         )
         self.vocabulary = torch.tensor(sorted({token for _, token, _ in edges}))
-        self.node_E, self.token_E, self.child_E = torch.tensor(edges).T.contiguous()
-        self.column_E = torch.searchsorted(self.vocabulary, self.token_E)
-        self.eos_column = int(torch.searchsorted(self.vocabulary, eos))
+        node_E, token_E, self.child_E = torch.tensor(edges).T.contiguous()
+        column_E = torch.searchsorted(self.vocabulary, token_E)
+        self.edge_E = node_E * len(self.vocabulary) + column_E  # ascending
+        self.open_NV = torch.zeros(len(nodes) + 1, len(self.vocabulary), dtype=torch.bool)
+        self.open_NV[node_E, column_E] = True
+        self.open_NV[-1] = self.vocabulary == eos  # state -1: the path has left the trie
 
     def _to(self, device: torch.device) -> None:
-        if self.node_E.device != device:
-            for name in ("vocabulary", "node_E", "token_E", "child_E", "column_E"):
+        if self.edge_E.device != device:
+            for name in ("vocabulary", "child_E", "edge_E", "open_NV"):
                 setattr(self, name, getattr(self, name).to(device))
 
     def allowed(self, state_R: Tensor) -> Tensor:
         """The children of each node; EOS alone where the path has left the trie."""
         self._to(state_R.device)
-        open_RE = (self.node_E == state_R[:, None]).to(torch.uint8)
-        open_RV = open_RE.new_zeros(len(state_R), len(self.vocabulary))
-        open_RV.index_add_(1, self.column_E, open_RE)
-        open_RV[:, self.eos_column] += (state_R < 0).to(torch.uint8)
-        return open_RV > 0
+        return self.open_NV[state_R]
 
     def advance(self, state_R: Tensor, tokens_R: Tensor) -> Tensor:
         """The child along each token, -1 where there is none."""
         self._to(state_R.device)
-        taken_RE = (self.node_E == state_R[:, None]) & (self.token_E == tokens_R[:, None])
-        return torch.where(taken_RE, self.child_E + 1, 0).sum(1) - 1
+        column_R = torch.searchsorted(self.vocabulary, tokens_R).clamp(max=len(self.vocabulary) - 1)
+        edge_R = state_R * len(self.vocabulary) + column_R
+        place_R = torch.searchsorted(self.edge_E, edge_R).clamp(max=len(self.edge_E) - 1)
+        there_R = (self.edge_E[place_R] == edge_R) & (self.vocabulary[column_R] == tokens_R) & (state_R >= 0)
+        return torch.where(there_R, self.child_E[place_R], -1)
 
 
 @torch.no_grad()
