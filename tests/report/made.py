@@ -226,8 +226,10 @@ def write_runs(root):
     """What ran, and with which configuration."""
     train = {"steps": 150, "mixture": {"rows": 32}, "optimizer": {"lr": 5e-4}, "seed": 0}
     configs = {f"finetune/{task}": {"train": train, "init": "models/pretrain/video_text"} for task in TASKS}
-    configs |= {"pretrain/image_text": {"train": train, "init": None}}
-    configs |= {"pretrain/video_text": {"train": train, "init": "models/pretrain/image_text"}}
+    streams = [{"task": task} for task in ("caption", "vqa", "grounding", "video_caption", "video_qa")]
+    first = {**train, "mixture": {"rows": 48, "streams": streams}}
+    configs |= {"pretrain/image_text": {"train": first, "init": None}}
+    configs |= {"pretrain/video_text": {"train": first, "init": "models/pretrain/image_text"}}
     tasks = {path.stem: yaml.safe_load(path.read_text()) for path in (CONF / "task").glob("*.yaml")}
     configs |= {"evaluate": {"tasks": tasks, "rows": 500, "severities": [1, 3, 5]}, "merge": {}}
     configs |= {"ablate": {"seeds": [0], "rows": 300, "definitions": {}}}

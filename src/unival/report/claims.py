@@ -15,6 +15,8 @@ from unival.report.study import Row, Study
 Verdict = Literal["supported", "not supported", "undecided", "not tested"]
 MARGIN = 0.05
 """A loss smaller than this, of accuracy, counts as none in the claims that something costs nothing."""
+DERIVED = ("matching", "grounded_caption", "video_matching")
+"""Tasks whose pretraining rows are made from those of captions and boxes."""
 Part = tuple[str, float, float, float]
 """What, difference, low, high."""
 
@@ -126,11 +128,14 @@ def floor(row: Row) -> float:
 
 
 def _pretrained(study: Study) -> list[Part]:
+    """The pretrained model on what it was trained for, over the blind baseline."""
+    phases = [config for name, config in study.configs.items() if name.startswith("pretrain-")]
+    streams = [stream for config in phases for stream in config["train"]["mixture"].get("streams", [])]
+    trained = {stream["task"] for stream in streams} | set(DERIVED)
     found = []
     for row in study.primary(kind="pretrained", split="test", shift=""):
         blind = study.tasks.get(row["task"])
-        trained = row["task"] in study.finetuned or "matching" in row["task"] or "grounded" in row["task"]
-        if blind and trained and not row["task"].startswith("audio"):
+        if blind and row["task"] in trained:
             lift = floor(blind)
             found.append(
                 (words.task(row["task"]), row["value"] - lift, row["low"] - lift, row["high"] - lift)

@@ -20,8 +20,8 @@ def document(study: Study, provenance: dict[str, Any], figures: Path) -> Documen
         "merged by averaging their weights; and all of them are tested where the data are like those of "
         f"training and where they are not. This is the study on the benchmark `{name}`, edition "
         f"`{study.edition}`. Scores come with 95 % bootstrap intervals over test rows, comparisons are "
-        "paired row by row. There is one training seed unless said otherwise: the intervals cover the choice of test "
-        "rows, not that of the seed."
+        "paired row by row. There is one training seed unless said otherwise: the intervals cover the "
+        "choice of test rows, not that of the seed."
     )
     sections = [
         _section("What ran", [Figures(dag.draw(study, figures))]),
@@ -54,12 +54,12 @@ def _tasks(study: Study) -> list[Block]:
         who = "expert" if task in study.finetuned else "pretrained"
         rows.append(
             [
-                words.task(task), who, words.metric(row["metric"]), words.number(row["value"]),
-                words.interval(row["low"], row["high"]), str(row["n"]), words.number(row["blind"]),
-                words.number(row.get("majority")), verdict(row),
+                words.task(task), words.number(row["value"]), words.interval(row["low"], row["high"]),
+                verdict(row), words.number(row["blind"]), words.number(row.get("majority")), str(row["n"]),
+                words.metric(row["metric"]), who,
             ]
         )  # fmt: skip
-    columns = ("task", "model", "metric", "value", "95 % interval", "n", "blind", "majority", "verdict")
+    columns = ("task", "value", "95 % interval", "verdict", "blind", "majority", "n", "metric", "model")
     text = (
         "**Blind** is the better of two baselines that do not see the medium: the model with the media of "
         "other rows, and the best constant answer per question form. **Majority** is the commonest training "

@@ -132,15 +132,20 @@ def _block(block: Block, figures: Path) -> str:
 
 def _table(table: Table) -> str:
     head = "".join(f"<th>{_inline(column)}</th>" for column in table.columns)
-    rows = "".join("<tr>" + "".join(_td(cell) for cell in row) + "</tr>\n" for row in table.rows)
-    kind = ' class="numbers"' if table.numbers else ""
+    rows = "".join(
+        "<tr>" + "".join(_td(*pair) for pair in zip(row, table.columns, strict=True)) + "</tr>\n"
+        for row in table.rows
+    )
+    kind = "numbers" if table.numbers else "words"
     head = f"<thead><tr>{head}</tr></thead>"
-    return f'<div class="scroll"><table{kind}>{head}<tbody>\n{rows}</tbody></table></div>'
+    return f'<div class="scroll"><table class="{kind}">{head}<tbody>\n{rows}</tbody></table></div>'
 
 
-def _td(cell: str | Cell) -> str:
+def _td(cell: str | Cell, column: str) -> str:
+    """A cell that knows its column: a phone shows rows of words as cards."""
     text, tone = (cell.text, cell.tone) if isinstance(cell, Cell) else (cell, "")
-    return f'<td class="{tone}">{_inline(text)}</td>' if tone else f"<td>{_inline(text)}</td>"
+    kind = f' class="{tone}"' if tone else ""
+    return f'<td{kind} data-column="{html.escape(column)}">{_inline(text)}</td>'
 
 
 def _figure(figure: Figure, folder: Path) -> str:

@@ -124,6 +124,8 @@ def read(root: Path | str, data: Path | str, edition: str) -> Study:
         if not found:
             missing.append(what)
     configs = _configs(root / "build/config")
+    order = list(dict.fromkeys(row["task"] for row in cells))
+    tasks = {task: tasks[task] for task in sorted(tasks, key=lambda t: order.index(t) if t in order else 99)}
     return Study(
         root, data, edition, facts, tasks, cells, interpolation, comparisons, ablations, curves, runs,
         configs, missing,

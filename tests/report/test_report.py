@@ -1,0 +1,177 @@
+"""The report: what it says of made-up results, that its page needs nothing else, and what it does without."""
+
+import json
+import re
+import shutil
+from html.parser import HTMLParser
+from pathlib import Path
+
+import pytest
+
+from tests.report import made
+from unival.errors import UserError
+from unival.report import claims, content, page, study, summary
+
+ORIGIN = {"commit": "abc", "versions": {"python": "3.11"}, "machine": {"cpus": 2}}
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """A finished study and its report."""
+    root = tmp_path_factory.mktemp("study")
+    made.write_data(root / "data/tiny")
+    made.write_results(root, root / "data/tiny")
+    report(root)
+    return root
+
+
+def report(root):
+    """Write page, Markdown and pictures below reports/; returns the study."""
+    found = study.read(root, root / "data/tiny", "quick")
+    figures = root / "reports/figures"
+    shutil.rmtree(figures, ignore_errors=True)
+    figures.mkdir()
+    document = content.document(found, ORIGIN, figures)
+    (root / "reports/index.html").write_text(page.to_html(document, figures), encoding="utf-8")
+    (root / "reports/report.md").write_text(page.to_markdown(document, "figures"), encoding="utf-8")
+    return found
+
+
+class Page(HTMLParser):
+    """Collects what a browser would load, and whether tags nest."""
+
+    VOID = ("meta", "img", "br")
+
+    def __init__(self, text):
+        super().__init__()
+        self.loaded, self.open, self.anchors, self.links = [], [], set(), []
+        self.feed(text)
+
+    def handle_starttag(self, tag, attributes):
+        found = dict(attributes)
+        self.loaded += [found[key] for key in ("src", "srcset") if key in found]
+        self.loaded += ["<script>"] if tag in ("script", "link", "iframe") else []
+        self.anchors |= {found["id"]} if "id" in found else set()
+        self.links += [found["href"]] if tag == "a" else []
+        if tag not in self.VOID:
+            self.open.append(tag)
+
+    def handle_endtag(self, tag):
+        assert self.open.pop() == tag
+
+
+def test_the_page_stands_alone(folder) -> None:
+    """Every picture is inside, nothing is loaded, links stay on the page, tags nest."""
+    text = (folder / "reports/index.html").read_text(encoding="utf-8")
+    found = Page(text)
+    assert found.open == []
+    assert len(found.loaded) > 40
+    assert all(source.startswith("data:image/png;base64,") for source in found.loaded)
+    assert not re.search(r"url\(|@import", text)
+    assert all(link.startswith("#") and link[1:] in found.anchors for link in found.links)
+    assert "a &lt;red&gt; square" in text or "<red>" not in text
+
+
+def test_markdown_shows_the_same(folder) -> None:
+    """Every figure is shown and exists, every figure that exists is shown, tables are square."""
+    text = (folder / "reports/report.md").read_text(encoding="utf-8")
+    shown = set(re.findall(r"\]\(figures/([^)]+)\)", text))
+    assert shown == {path.name for path in (folder / "reports/figures").iterdir()}
+    for block in re.findall(r"(?:^\|.*\n)+", text, re.M):
+        assert len({len(re.findall(r"(?<!\\)\|", line)) for line in block.splitlines()}) == 1
+
+
+def test_every_modality_has_examples_and_a_contact_sheet(folder) -> None:
+    names = {path.name for path in (folder / "reports/figures").iterdir()}
+    for task in (*made.TASKS, *made.PRETRAINED_TASKS):
+        assert f"contact-{task}.png" in names
+        assert f"example-{task}-0.png" in names
+
+
+def test_summary_has_the_documented_fields(folder) -> None:
+    """Exactly the fields of docs/summary.md, numbers as numbers."""
+    found = study.read(folder, folder / "data/tiny", "quick")
+    made_summary = json.loads(json.dumps(summary.summarise(found, ORIGIN), allow_nan=False))
+    assert set(made_summary) == {"tasks", "ood", "merges", "ablations", "stages", "provenance"}
+    fields = {"metric", "value", "low", "high", "n", "blind", "majority"}
+    assert set(made_summary["tasks"]) == {*made.TASKS, *made.PRETRAINED_TASKS}
+    assert all(set(row) == fields for row in made_summary["tasks"].values())
+    assert made_summary["tasks"]["grounding"]["majority"] is None
+    assert all(made_summary[part] for part in ("ood", "merges", "ablations"))
+    assert all(set(stage) == {"seconds", "peak_mib", "run_id"} for stage in made_summary["stages"].values())
+    assert isinstance(made_summary["ood"][0]["value"], float)
+    merge = next(row for row in made_summary["merges"] if row["task"] == "vqa")
+    assert merge["minus_expert"] == [-0.05, -0.08, -0.02]
+    documented = (Path(__file__).parents[2] / "docs/summary.md").read_text(encoding="utf-8")
+    for part in ("ood", "merges", "ablations"):
+        assert all(f"`{key}`" in documented for row in made_summary[part] for key in row)
+    assert all(f"`{key}`" in documented for key in made_summary["provenance"])
+
+
+@pytest.mark.parametrize(
+    ("intervals", "margin", "verdict"),
+    [
+        ([(0.1, 0.2), (0.01, 0.3)], 0.0, "supported"),
+        ([(0.1, 0.2), (-0.01, 0.3)], 0.0, "undecided"),
+        ([(0.1, 0.2), (-0.3, -0.1)], 0.0, "not supported"),
+        ([(0.0, 0.0)], 0.0, "undecided"),
+        ([(-0.04, 0.01)], 0.05, "supported"),
+        ([(-0.06, -0.04)], 0.05, "undecided"),
+        ([(-0.2, -0.06)], 0.05, "not supported"),
+    ],
+)
+def test_verdicts(intervals, margin, verdict) -> None:
+    assert claims.decide(intervals, margin) == verdict
+
+
+def test_claims_follow_the_numbers(folder) -> None:
+    """Multitask differences are negative for the single tasks: the claim for multitask holds, and so on."""
+    found = study.read(folder, folder / "data/tiny", "quick")
+    verdicts = {claim.source: claim.verdict for claim in claims.check(found)}
+    assert verdicts["T4"] == "supported"
+    assert verdicts["T3"] == "undecided"
+    assert verdicts["T12"] == "supported"
+    assert verdicts["T2"] == "not tested"
+    assert verdicts["section 6.2"] == "supported"
+    assert verdicts["T5–T9"] == "undecided"
+
+
+def test_a_task_that_is_not_learned_is_said_to_be(folder) -> None:
+    text = (folder / "reports/report.md").read_text(encoding="utf-8")
+    assert "**entailment** is not above its baseline: 0.410 [0.370, 0.450] against 0.380" in text
+
+
+def test_parts_that_are_missing_are_named(folder, tmp_path) -> None:
+    """Without curves, studies, merges, comparisons, runs, predictions and media there is still a report."""
+    root = tmp_path / "poor"
+    shutil.copytree(folder, root)
+    for part in ("curves", "ablations", "runs", "predictions"):
+        shutil.rmtree(root / "reports" / part)
+    for name in ("comparisons.csv", "interpolation.csv"):
+        (root / "reports/metrics" / name).unlink()
+    shutil.rmtree(root / "data/tiny/test")
+    cells = root / "reports/metrics/cells.csv"
+    kept = [line for line in cells.read_text().splitlines() if ",merged," not in line and ",ood-" not in line]
+    cells.write_text("\n".join(kept) + "\n")
+    found = report(root)
+    text = (root / "reports/report.md").read_text(encoding="utf-8")
+    for what in ("no learning curve", "no table of a study", "interpolation.csv", "contact sheet of vqa"):
+        assert what in text
+    assert any("reports/predictions/finetune/vqa/vqa" in what for what in found.missing)
+    assert json.dumps(summary.summarise(found, ORIGIN), allow_nan=False)
+
+
+@pytest.mark.fault
+def test_broken_results_are_named(folder, tmp_path) -> None:
+    """No results, JSON that is none, a number that is none: one message with place and fix."""
+    with pytest.raises(UserError, match=r"tasks\.json: no results there: run"):
+        study.read(tmp_path, tmp_path, "quick")
+    root = tmp_path / "broken"
+    shutil.copytree(folder, root)
+    cells = root / "reports/metrics/cells.csv"
+    cells.write_text(cells.read_text().replace("1.1,", "much,", 1))
+    with pytest.raises(UserError, match=r"cells\.csv: line 2: value: 'much' is no number"):
+        study.read(root, root / "data/tiny", "quick")
+    (root / "reports/metrics/tasks.json").write_text("{")
+    with pytest.raises(UserError, match=r"tasks\.json: not JSON"):
+        study.read(root, root / "data/tiny", "quick")
