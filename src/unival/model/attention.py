@@ -34,16 +34,20 @@ class Attention(nn.Module):
         """
         rows, steps = states_BTD.shape[:2]
         query = self.q_proj(states_BTD).view(key.shape[0], -1, states_BTD.shape[-1])
-        attended = F.scaled_dot_product_attention(
-            self._split(query),
-            key,
-            value,
-            attn_mask=bias.to(query.dtype),
-            dropout_p=self.dropout if self.training else 0.0,
-            scale=self.scale,
-        )
+        attended = self._attend(self._split(query), key, value, bias.to(query.dtype))
         merged = (attended.transpose(1, 2) * self.head_gain[:, None]).reshape(rows, steps, -1)
         return self.out_proj(merged)
+
+    def _attend(self, query: Tensor, key: Tensor, value: Tensor, bias: Tensor) -> Tensor:
+        dropout = self.dropout if self.training else 0.0
+        if bias.requires_grad and bias.device.type == "cpu":
+            # no fused CPU kernel gives the bias a gradient, and what PyTorch falls back to looks for fully
+            # masked rows at each call; `mask_value` is finite, so there are none
+            weights = torch.softmax((query * self.scale) @ key.transpose(-1, -2) + bias, dim=-1)
+            return F.dropout(weights, dropout) @ value
+        return F.scaled_dot_product_attention(
+            query, key, value, attn_mask=bias, dropout_p=dropout, scale=self.scale
+        )
 
 
 class FeedForward(nn.Module):
