@@ -305,6 +305,10 @@ def setting(config: dict[str, Any]) -> str:
         parts.append(f"seeds {config['seeds']}")
     if "rows" in config:
         parts.append(f"{config['rows']} test rows a cell")
+    if config.get("merges"):
+        parts.append("merges " + ", ".join(config["merges"]))
+    options = (config.get("benchmark") or {}).get("options") or {}
+    parts += [f"{key} {options[key]}" for key in ("size", "seed", "image_size") if key in options]
     if "severities" in config:
         parts.append(f"severities {config['severities']}")
     return ", ".join(parts)

@@ -146,8 +146,5 @@ def sheets(study: Study, folder: Path) -> list[Figure]:
         except (UserError, OSError) as error:
             study.missing.append(f"contact sheet of {task}: {error}")
             continue
-        with atomic(folder / name) as part, Image.open(folder / name) as sheet:
-            # 256 colours: a third of the bytes, and no eye tells.
-            sheet.quantize(256, Image.Quantize.FASTOCTREE).save(part, "PNG", optimize=True)
         found.append(Figure(name, f"Contact sheet: {words.task(task)}", (), "sheet"))
     return found

@@ -20,7 +20,7 @@ class Config:
 
 def run(config: Config, io: StageIO) -> None:
     """Write `reports/summary.json`, `reports/index.html`, `reports/report.md` and `reports/figures`."""
-    from unival.report import content, page, study, summary
+    from unival.report import claims, content, page, study, summary
 
     found = study.read(".", config.data, config.edition)
     origin = provenance.describe()
@@ -32,3 +32,9 @@ def run(config: Config, io: StageIO) -> None:
     files.write_text(io.out("reports/report.md"), page.to_markdown(document, "figures"))
     files.write_json(io.out("reports/summary.json"), summary.summarise(found, origin))
     io.publish(figures, "reports/figures")
+    io.tracker.metrics({f"summary/{task}": row["value"] for task, row in found.tasks.items()})
+    io.tracker.table([vars(claim) for claim in claims.check(found)], "claims")
+    io.tracker.artifact(io.out("reports/index.html"), "report")
+    for path in sorted(figures.glob("*.png")):
+        if not path.name.startswith(("example-", "contact-")):
+            io.tracker.artifact(path, "figures")
