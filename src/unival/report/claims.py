@@ -184,9 +184,7 @@ def _lines(study: Study) -> Claim:
                 above += row["low"] > chord
                 below += row["high"] < chord
     verdict: Verdict = "not supported" if below else "supported" if above else "undecided"
-    text = (
-        "Between two experts of one pretrained model, scores stay above the straight line between their ends."
-    )
+    text = "Between two experts scores rise above the straight line between their ends and nowhere below it."
     evidence = f"{points} inner points: {above} clearly above the chord, {below} clearly below"
     if not points:
         verdict, evidence = "not tested", "no such comparison in this run"
