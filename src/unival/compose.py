@@ -142,7 +142,7 @@ def compose(params: Params, overrides: Sequence[str] = ()) -> Any:
     try:
         with initialize_config_dir(version_base="1.3", config_dir=str(CONF.resolve())):
             return hydra_compose(PRIMARY, list(overrides))
-    except (HydraException, OmegaConfBaseException) as error:
+    except (HydraException, OmegaConfBaseException, yaml.YAMLError) as error:
         raise UserError(f"{CONF}: {_one_line(error)}") from error
 
 

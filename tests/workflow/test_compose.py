@@ -6,6 +6,8 @@ from pathlib import Path
 
 import pytest
 import yaml
+from hydra import compose as hydra_compose
+from hydra import initialize_config_dir
 
 from unival import compose
 from unival.errors import UserError
@@ -116,3 +118,19 @@ def test_the_first_phase_starts_new_and_the_second_from_the_first(project: Path)
     assert found["pretrain/image_text.yaml"]["init"] is None
     assert found["pretrain/video_text.yaml"]["init"] == "models/pretrain/image_text"
     assert found["finetune/vqa.yaml"]["init"] == "models/pretrain/video_text"
+
+
+@pytest.mark.parametrize("preset", sorted(path.stem for path in (ROOT / "conf/sweep").glob("*.yaml")))
+def test_every_sweep_preset_composes_and_names_its_choices(preset: str) -> None:
+    with initialize_config_dir(version_base="1.3", config_dir=str(ROOT / "conf")):
+        tree = hydra_compose("config", [f"+sweep={preset}"], return_hydra_config=True)
+    assert tree.stage_name in STAGES
+    assert tree.hydra.mode.name == "MULTIRUN"
+    assert tree.hydra.sweeper.params
+
+
+def test_broken_yaml_is_one_line(project: Path) -> None:
+    (project / "conf/edition/quick.yaml").write_text("prepare: {a: [1\n")
+    with pytest.raises(UserError, match="conf") as caught:
+        compose.write_all()
+    assert "\n" not in str(caught.value)
