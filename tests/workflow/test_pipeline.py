@@ -71,8 +71,8 @@ def test_a_killed_run_goes_on_to_the_same_bytes(clone, run) -> None:
     undisturbed = digest(weights)
     killed = run("dvc", "repro", "-f", "-s", "pretrain@image_text", check=False, UNIVAL_FAIL_AT_STEP="4")
     assert killed.returncode and not weights.exists()
-    # DVC has the outputs of the undisturbed run and would only bring them back
-    resumed = run("dvc", "repro", "--no-run-cache", "pretrain@image_text")
+    # not forced, DVC would only bring back the outputs of the undisturbed run
+    resumed = run("dvc", "repro", "-f", "-s", "pretrain@image_text")
     assert "goes on from step 3" in resumed.stderr + resumed.stdout
     assert digest(weights) == undisturbed
     statuses = [status for experiment, _, status in runs(clone) if experiment == "pretrain"]
