@@ -15,8 +15,6 @@ class LossConfig:
     """Share of the target spread over the other tokens."""
     encouraging: bool = False
     """Adds a bonus that keeps the gradient of confident tokens."""
-    constrained: bool = False
-    """Normalise over the tokens an answer may have at its place, for tasks with a fixed answer set."""
 
     def __post_init__(self) -> None:
         if not 0 <= self.smoothing < 1:
