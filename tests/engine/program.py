@@ -11,6 +11,8 @@ import socket
 import sys
 import time
 
+import torch
+
 from unival.engine import checkpoint, train
 from unival.engine.optim import OptimizerConfig
 from unival.engine.runtime import Runtime
@@ -62,6 +64,13 @@ def told(folder):
     return (folder / "stderr-0").read_text()
 
 
+class Lingering:
+    """Takes a second to be freed, in which other threads run."""
+
+    def __del__(self):
+        time.sleep(1.0)
+
+
 def main(folder, options, environment, slow, die_in):
     os.environ.update(environment)
     stream = (folder / f"stderr-{environment.get('RANK', 0)}").open("w")
@@ -74,6 +83,8 @@ def main(folder, options, environment, slow, die_in):
     balanced = values.pop("balanced", True)
     if values.pop("sgd", False):
         values["optimizer"] = OptimizerConfig(lr=0.1, name="sgd", weight_decay=0.0, warmup=0.0)
+    if values.pop("linger", False):
+        _linger()
     if values.pop("select", False):
         values["selection"] = SelectionConfig(every=5, rows=4)
     config = dataclasses.replace(standins.config(streams, balanced), **values)
@@ -111,3 +122,16 @@ def _interfere(slow, die_in):
         sync(path)
 
     train.Trainer._update, checkpoint.sync = slow_update, slow_or_dying_sync
+
+
+def _linger():
+    publish = train.Trainer._publish
+
+    def publish_then_sum(self, *arguments):
+        publish(self, *arguments)
+        tensor = torch.ones(1_000_000)
+        tensor.lingering = Lingering()
+        # the group's thread, not this one, will hold and free the tensor
+        torch.distributed.all_reduce(tensor, async_op=True)
+
+    train.Trainer._publish = publish_then_sum

@@ -72,6 +72,11 @@ def test_figures_are_those_of_all_ranks(tmp_path, alone):
     assert len(losses(alone[1])) == 4
 
 
+def test_ranks_part_while_the_group_frees_its_last_tensor(tmp_path):
+    # its thread then needs the interpreter, which the end of the run must not hold
+    weights(tmp_path / "two", {**UNEQUAL, "steps": 2, "linger": True}, 2)
+
+
 def test_sigterm_on_one_rank_stops_all(tmp_path):
     options = {**UNEQUAL, "steps": 400, "checkpoint_every": 5, "log_every": 1}
     processes = start(tmp_path, options, 2, slow=0.02)

@@ -216,6 +216,9 @@ class Trainer:
             monitor.close()
             if previous is not None:
                 signal.signal(signal.SIGTERM, previous)
+            # DDP must go before the ranks part: were it the last to hold their process group, the group would
+            # be taken down with the interpreter locked, and wait for ever for a thread that needs the lock
+            del self.module
         monitor.tell(lambda callback: callback.on_end(result))
         return result
 
