@@ -5,6 +5,8 @@ from typing import Literal
 
 Medium = Literal["image", "video", "audio"]
 MEDIA: tuple[Medium, ...] = ("image", "video", "audio")
+LABELS = {"entailment": ("yes", "no", "maybe"), "matching": ("yes", "no"), "video_matching": ("yes", "no")}
+"""The only answers of the paper's tasks that have few."""
 
 
 @dataclass(frozen=True, slots=True)

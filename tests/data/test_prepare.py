@@ -99,7 +99,7 @@ def test_all_bad_rows_are_listed_in_one_go(tmp_path: Path) -> None:
         (5, "references", "empty"),
         (6, "txet", "did you mean 'text'"),
         (7, "id", "expected text"),
-        (8, "task", "unknown task 'captions'"),
+        (8, "task", "did you mean 'caption'"),
         (9, "answers", "needs it"),
         (10, "answers", "no label"),
         (11, "box", "outside the 10x8"),
@@ -120,6 +120,15 @@ def entailed(label: str) -> dict[str, Any]:
 
 def boxed(right: float) -> dict[str, Any]:
     return {"id": "g", "image": "k", "text": "it", "box": [0.0, 0.0, right, 4.0]}
+
+
+def test_a_new_task_needs_no_code(tmp_path: Path) -> None:
+    row = {"id": "c1", "image": "k", "text": "circles", "answers": [{"text": "two"}]}
+    out = tmp_path / "p"
+    run(out, [*GOOD, RowItem("train", "counting", row)])
+    assert read_records(out / "train", "counting")[0].text == "circles"
+    with pytest.raises(UserError, match="no name of a task"):
+        run(out, [*GOOD, RowItem("train", "../counting", row)])
 
 
 @pytest.mark.fault

@@ -22,7 +22,7 @@ from unival.data.prepare import PrepareConfig, load_sources, prepare
 from unival.data.sources.importing import import_dataset
 from unival.data.sources.ofa_tsv import write_tsv
 from unival.data.sources.reader import READERS, data_folder, split_of
-from unival.data.sources.refcoco import corners
+from unival.data.sources.regions import corners
 from unival.data.sources.vqa import soft_answers
 from unival.data.store import MediaStore
 from unival.errors import UserError

@@ -138,7 +138,7 @@ def test_digits_share_no_sample_between_splits(digits: tuple[Path, dict[str, Any
 
 
 def test_digits_labels_are_those_of_the_sources(digits: tuple[Path, dict[str, Any]]) -> None:
-    from unival.data.sources.mnist import NUMBERS, read_part
+    from unival.data.sources.digit_sets import NUMBERS, read_part
 
     labels = read_part(DATA / "mnist", "train")[1]
     for record in read_records(digits[0] / "test", "caption"):

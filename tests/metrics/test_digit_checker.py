@@ -2,9 +2,8 @@
 
 import pytest
 
+from unival.data.sources.digit_sets import NUMBERS, spoken_captions
 from unival.data.sources.digit_text import MOVES, image_captions, video_captions
-from unival.data.sources.fsdd import captions
-from unival.data.sources.mnist import NUMBERS
 from unival.metrics.digit_checker import digit_share
 from unival.metrics.world_checker import check_caption
 
@@ -14,7 +13,7 @@ def test_every_reference_is_right(word: str) -> None:
     for digits in ((word,), (word, "three"), ("nine", word, word)):
         facts = {"medium": "image", "digits": list(digits)}
         assert all(check_caption(text, facts) for text in image_captions(digits))
-    assert all(check_caption(text, {"medium": "audio", "digits": [word]}) for text in captions(word))
+    assert all(check_caption(text, {"medium": "audio", "digits": [word]}) for text in spoken_captions(word))
     for motion in MOVES:
         facts = {"medium": "video", "digits": [word], "motion": motion}
         assert all(check_caption(text, facts) for text in video_captions(word, motion))

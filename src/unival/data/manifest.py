@@ -19,12 +19,6 @@ from unival.errors import UserError, nearest
 from unival.files import atomic
 from unival.record import MEDIA, Answer, Record
 
-TASKS = (
-    "caption", "vqa", "grounding", "entailment", "video_caption", "video_qa", "audio_caption",
-    "matching", "grounded_caption", "video_matching", "audio_qa", "text",
-)  # fmt: skip
-"""The task files a split may hold; the first seven are finetuned. `text` holds captions without media."""
-
 SCHEMA = pa.schema(
     [
         ("id", pa.string()),

@@ -7,6 +7,7 @@ fails when more than a set share is bad. The folder appears whole or not at all.
 import importlib
 import json
 import pkgutil
+import re
 import shutil
 from collections import Counter
 from collections.abc import Iterator, Mapping
@@ -18,12 +19,12 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from unival.data import media
-from unival.data.manifest import TASKS, ManifestWriter, check_row
+from unival.data.manifest import ManifestWriter, check_row
 from unival.data.source import SOURCES, BadItem, MediaItem, RowItem, Source
 from unival.data.store import ShardWriter
-from unival.errors import UserError
+from unival.errors import UserError, nearest
 from unival.files import atomic, digest, file_digest, write_json
-from unival.record import MEDIA, Medium, Record
+from unival.record import LABELS, MEDIA, Medium, Record
 
 FORMAT = 1
 REJECTED = "rejected.parquet"
@@ -44,8 +45,8 @@ NEEDS: dict[str, tuple[str, ...]] = {
     "audio_qa": ("audio", "text", "answers"),
     "text": ("references",),
 }
-"""Fields that a row of each task must have."""
-LABELS = {"entailment": ("yes", "no", "maybe"), "matching": ("yes", "no"), "video_matching": ("yes", "no")}
+"""Fields that a row of the paper's tasks must have; of any other: a medium and something to say of it."""
+TASK_NAME = re.compile(r"[a-z][a-z0-9_]*")
 
 
 @dataclass(frozen=True)
@@ -218,8 +219,8 @@ class _Writer:
 
     def _row(self, item: RowItem) -> None:
         problems: list[tuple[str, str]] = []
-        if item.task not in TASKS:
-            problems.append(("task", f"unknown task '{item.task}': tasks: {', '.join(TASKS)}"))
+        if not TASK_NAME.fullmatch(item.task) or item.task == "media":
+            problems.append(("task", f"'{item.task}' is no name of a task: letters, digits and _"))
         if isinstance(item.row, Record):
             record: Record | None = item.row
         else:
@@ -239,9 +240,13 @@ class _Writer:
             self.texts += [text for text in (record.text, *record.references, *answers) if text]
 
     def _problems(self, item: RowItem, record: Record) -> Iterator[tuple[str, str]]:
-        for name in NEEDS[item.task]:
+        for name in NEEDS.get(item.task, ()):
             if not getattr(record, name):
                 yield name, f"empty, and task '{item.task}' needs it"
+        usable = record.media() and (record.references or record.answers or record.box)
+        if item.task not in NEEDS and not usable:
+            hint = nearest(item.task, NEEDS)
+            yield "task", f"task '{item.task}' needs a medium, and references, answers or a box ({hint})"
         if (item.split, item.task, record.id) in self.ids:
             yield "id", f"'{record.id}' is used twice in split '{item.split}', task '{item.task}'"
         for name in MEDIA:
@@ -333,8 +338,7 @@ def _describe(config: PrepareConfig, source: Source, writer: _Writer, folder: Pa
         splits[split] = {
             "rows": {
                 task: writer.manifests[split, task].rows
-                for task in TASKS
-                if (split, task) in writer.manifests
+                for _, task in sorted(place for place in writer.manifests if place[0] == split)
             },
             "media": {
                 kind: writer.media_counts[split, kind] for kind in MEDIA if writer.media_counts[split, kind]

@@ -22,7 +22,7 @@ from unival.engine.predict import Prediction, predict
 from unival.errors import UserError, nearest
 from unival.model.modeling import UnivalForConditionalGeneration
 from unival.model.processing import UnivalProcessor
-from unival.record import Answer, Medium, Record
+from unival.record import LABELS, Answer, Medium, Record
 from unival.tasks import Task, TaskConfig, build
 
 TASKS = Path("conf/task")
@@ -32,7 +32,6 @@ DEFAULTS: dict[Medium, tuple[str, str]] = {
     "audio": ("audio_caption", "audio_qa"),
 }
 """The task without and with a question."""
-LABELS = {"entailment": ("yes", "no", "maybe"), "matching": ("yes", "no"), "video_matching": ("yes", "no")}
 
 
 class Files:

@@ -10,7 +10,7 @@ from random import Random
 import numpy as np
 from PIL import Image
 
-from unival.data.sources.mnist import NUMBERS
+from unival.data.sources.digit_sets import NUMBERS
 
 Box = tuple[float, float, float, float]
 MOTIONS = ("left", "right", "up", "down", "grow", "shrink")

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from random import Random
 
 from unival.data.sources.digit_scenes import MOTIONS, Scene, Thing
-from unival.data.sources.mnist import NUMBERS
+from unival.data.sources.digit_sets import NUMBERS
 
 MOVES = {
     "left": "moves to the left",

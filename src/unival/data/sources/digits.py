@@ -19,11 +19,13 @@ import numpy as np
 from unival import config
 from unival.data import media
 from unival.data.source import SOURCES, BadItem, MediaItem, RowItem, Source
+from unival.data.sources import digit_sets, shrink
 from unival.data.sources import digit_text as text
-from unival.data.sources import fsdd, mnist, shrink, usps
 from unival.data.sources.digit_scenes import Hand, Scene, make_clip, make_scene
-from unival.data.sources.mnist import NUMBERS
-from unival.data.sources.reader import Item, data_folder, folder, read_csv, require
+from unival.data.sources.digit_sets import NUMBERS
+from unival.data.sources.formats import csv_rows, read_bytes
+from unival.data.sources.media_folder import folder
+from unival.data.sources.reader import Item, data_folder, require
 from unival.errors import UserError
 from unival.record import Answer, Medium, Record
 
@@ -108,7 +110,7 @@ def _items(options: DigitsOptions, root: Path) -> Iterator[Item]:
 
 def _hands(options: DigitsOptions, root: Path, taken: set[int]) -> dict[str, Hand]:
     """Handwriting of each split; MNIST samples that a ready-made clip shows are in none of them."""
-    images_NHW, labels_N = mnist.read_part(root / "mnist", "train")
+    images_NHW, labels_N = digit_sets.read_part(root / "mnist", "train")
     order = np.random.default_rng(options.seed).permutation(len(images_NHW)).tolist()
     free = [row for row in order if row not in taken]
     edges = {"train": (0.0, 0.8), "val": (0.8, 0.87), "test": (0.87, 1.0)}
@@ -116,7 +118,7 @@ def _hands(options: DigitsOptions, root: Path, taken: set[int]) -> dict[str, Han
         split: Hand(images_NHW, labels_N, free[int(first * len(free)) : int(last * len(free))], "mnist")
         for split, (first, last) in edges.items()
     }
-    images_NHW, labels_N = usps.read_groups(require(root / "usps", "*.h5")[0]).popitem()[1]
+    images_NHW, labels_N = digit_sets.read_groups(require(root / "usps", "*.h5")[0]).popitem()[1]
     order = np.random.default_rng(options.seed).permutation(len(images_NHW)).tolist()
     return {**hands, HANDWRITING: Hand(images_NHW, labels_N, order, "usps")}
 
@@ -186,7 +188,7 @@ def _ready_clips(root: Path) -> Iterator[ReadyClip | BadItem]:
     """The ready-made clips, split by sample within each digit and motion."""
     path = require(root, "labels_*train.csv")[0]
     seen: dict[tuple[str, str], int] = {}
-    for item in read_csv(path, ("file", "word", "motion", "source_index")):
+    for item in csv_rows("file", "word", "motion", "source_index")(path):
         if isinstance(item, BadItem):
             yield item
             continue
@@ -211,7 +213,7 @@ def _clips(options: DigitsOptions, split: str, hand: Hand, ready: Sequence[Ready
         if index < len(own):
             clip = own[index]
             try:
-                frames_THWC = media.decode_video(_read(clip.path), str(clip.path), frames)
+                frames_THWC = media.decode_video(read_bytes(clip.path), str(clip.path), frames)
             except UserError as error:
                 yield BadItem(str(clip.path), "", "video", str(error))
                 continue
@@ -223,13 +225,6 @@ def _clips(options: DigitsOptions, split: str, hand: Hand, ready: Sequence[Ready
             frames_THWC = make_clip(rng, hand.images[row], motion, size, frames)
         yield MediaItem(split, key, media.encode_video(frames_THWC, CLIP_RATE), ".mp4")
         yield from _clip_rows(rng, split, key, word, motion, sample)
-
-
-def _read(path: Path) -> bytes:
-    try:
-        return path.read_bytes()
-    except OSError as error:
-        raise UserError(f"{path}: cannot read: {error.strerror}") from error
 
 
 def _clip_rows(rng: Random, split: str, key: str, word: str, motion: str, sample: str) -> Iterator[RowItem]:
@@ -251,7 +246,7 @@ def _clip_rows(rng: Random, split: str, key: str, word: str, motion: str, sample
 # ------------------------------------------------------------------------------------------------ speech
 
 
-def _split_of(recording: fsdd.Recording, held_out: str) -> str:
+def _split_of(recording: digit_sets.Recording, held_out: str) -> str:
     """Of each digit and speaker 0-9 are for testing (0-4 by the data set's own rule), 10-12 for val."""
     if recording.speaker == held_out:
         return SPEAKERS
@@ -259,8 +254,8 @@ def _split_of(recording: fsdd.Recording, held_out: str) -> str:
 
 
 def _speech(options: DigitsOptions, root: Path) -> Iterator[Item]:
-    found: dict[str, list[fsdd.Recording]] = {}
-    for item in fsdd.recordings(root):
+    found: dict[str, list[digit_sets.Recording]] = {}
+    for item in digit_sets.recordings(root):
         if isinstance(item, BadItem):
             yield item
         else:
@@ -274,11 +269,11 @@ def _speech(options: DigitsOptions, root: Path) -> Iterator[Item]:
             yield from _recording(options, split, recording)
 
 
-def _recording(options: DigitsOptions, split: str, recording: fsdd.Recording) -> Iterator[Item]:
+def _recording(options: DigitsOptions, split: str, recording: digit_sets.Recording) -> Iterator[Item]:
     """The recording, in the train split at several speeds, and its rows."""
     file, word = str(recording.path), NUMBERS[recording.digit]
     try:
-        samples_S = media.decode_audio(_read(recording.path), file, options.sampling_rate)
+        samples_S = media.decode_audio(read_bytes(recording.path), file, options.sampling_rate)
     except UserError as error:
         yield BadItem(file, recording.path.name, "audio", str(error))
         return
@@ -293,7 +288,7 @@ def _recording(options: DigitsOptions, split: str, recording: fsdd.Recording) ->
         key = f"{recording.path.stem}-{copy}"
         sound_S = _placed(rng, samples_S, round(options.audio_seconds * options.sampling_rate), copy > 0)
         yield MediaItem(split, key, media.encode_wav(sound_S, options.sampling_rate), ".wav", file)
-        yield row("audio_caption", id=key, references=fsdd.captions(word))
+        yield row("audio_caption", id=key, references=digit_sets.spoken_captions(word))
         for form, question, answer in text.audio_questions(rng, word)[:2]:
             yield row("audio_qa", id=f"{key}-{form}", text=question, answers=(Answer(answer),), form=form)
 

@@ -5,9 +5,8 @@ from pathlib import Path
 import numpy as np
 
 from unival.data.source import HANDWRITING
-from unival.data.sources import usps
 from unival.data.sources.digit_scenes import ink, resized
-from unival.data.sources.mnist import read_part
+from unival.data.sources.digit_sets import read_groups, read_part
 from unival.data.sources.reader import require
 
 SIDE = 16
@@ -23,7 +22,7 @@ def usps_handwriting(folder: Path) -> tuple[np.ndarray, np.ndarray] | None:
     """
     if not (folder / "usps").is_dir():
         return None
-    images_NHW, labels_N = usps.read_groups(require(folder / "usps", "*.h5")[0]).popitem()[1]
+    images_NHW, labels_N = read_groups(require(folder / "usps", "*.h5")[0]).popitem()[1]
     return _framed(images_NHW[:SAMPLES]), labels_N[:SAMPLES]
 
 

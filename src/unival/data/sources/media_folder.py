@@ -7,81 +7,98 @@ from pathlib import Path
 
 from unival.data.media import SUFFIXES
 from unival.data.source import BadItem, MediaItem
-from unival.data.sources.reader import folder
-from unival.errors import UserError
+from unival.errors import UserError, nearest
+from unival.record import Medium
 
 MAX_MEMBER_BYTES = 1024**3
 """A zip member that claims more is refused."""
+USUAL: dict[Medium, str] = {"image": ".jpg", "video": ".mp4", "audio": ".wav"}
+"""Suffix under which a missing medium is reported."""
+Place = Path | tuple[zipfile.ZipFile, str]
+
+
+def folder(path: Path) -> Path:
+    """`path` itself where it is a folder.
+
+    Raises:
+        UserError: it is not; the message names what is there instead.
+    """
+    if not path.is_dir():
+        there = [item.name for item in path.parent.iterdir() if item.is_dir()] if path.parent.is_dir() else []
+        hint = nearest(path.name, there) if there else f"{path.parent} is missing too"
+        raise UserError(f"{path}: no such folder: {hint}")
+    return path
 
 
 class MediaFolder:
-    """All media files under a folder by name. `item` gives each of them once per split."""
+    """All media files under a folder, by path, name and stem. `item` gives each of them once per split."""
 
     def __init__(self, root: Path) -> None:
         self.root = folder(root)
-        self._paths: dict[str, Path] = {}
-        self._stems: dict[str, str] = {}
-        self._members: dict[str, tuple[zipfile.ZipFile, str]] = {}
+        self._places: dict[str, Place] = {}
         self._given: set[tuple[str, str]] = set()
+        zips = []
         for parent, folders, names in os.walk(root):
             folders.sort()
             for name in sorted(names):
-                if name.lower().endswith(".zip"):
-                    self._open_zip(Path(parent, name))
+                path = Path(parent, name)
+                if path.suffix.lower() == ".zip":
+                    zips.append(path)
                 else:
-                    self._enter(name, Path(parent, name))
+                    self._enter(str(path.relative_to(root)), path)
+        for path in zips:
+            try:
+                archive = zipfile.ZipFile(path)
+            except (OSError, zipfile.BadZipFile) as error:
+                raise UserError(f"{path}: not a readable zip file: {error}: get it again") from error
+            for member in archive.namelist():
+                self._enter(member, (archive, member))
 
-    def _enter(self, name: str, path: Path) -> None:
+    def _enter(self, name: str, place: Place) -> None:
+        path = Path(name)
         if path.suffix.lower() in SUFFIXES:
-            self._paths.setdefault(name, path)
-            self._paths.setdefault(str(path.relative_to(self.root)), path)
-            self._stems.setdefault(path.stem, name)
-
-    def _open_zip(self, path: Path) -> None:
-        try:
-            archive = zipfile.ZipFile(path)
-        except (OSError, zipfile.BadZipFile) as error:
-            raise UserError(f"{path}: not a readable zip file: {error}: get it again") from error
-        for member in archive.namelist():
-            name = member.rsplit("/", 1)[-1]
-            if Path(name).suffix.lower() in SUFFIXES:
-                self._members.setdefault(member, (archive, member))
-                self._members.setdefault(name, (archive, member))
-                self._stems.setdefault(Path(name).stem, name)
+            for known in (name, path.name, path.stem):
+                self._places.setdefault(known, place)
 
     def __len__(self) -> int:
-        return len(self._stems)
+        return len(self._places)
 
-    def name_of(self, stem: str) -> str | None:
-        """The file name with this stem, None where there is none."""
-        return self._stems.get(stem)
+    def __contains__(self, name: str) -> bool:
+        return name in self._places
 
-    def item(self, split: str, key: str, name: str) -> Iterator[MediaItem | BadItem]:
-        """The medium called `name` (or with that stem), unless this split has had it already.
+    def first(self, *names: str) -> str:
+        """The first of the names or stems that is here, else the first of all."""
+        return next((name for name in names if name in self), names[0])
+
+    def once(self, split: str, key: str) -> bool:
+        """Whether the split has not had this medium; from now on it has."""
+        if (split, key) in self._given:
+            return False
+        self._given.add((split, key))
+        return True
+
+    def item(self, split: str, medium: Medium, key: str, name: str) -> Iterator[MediaItem | BadItem]:
+        """The medium of that name or stem, unless this split has had it already.
 
         One that is missing is given all the same, by the path where it should be: `prepare` reports it.
         """
-        if (split, key) in self._given:
+        if not self.once(split, key):
             return
-        self._given.add((split, key))
-        name = name if name in self._paths or name in self._members else self._stems.get(name, name)
-        if name in self._paths or name not in self._members:
-            yield MediaItem(split, key, self._paths.get(name, self.root / name))
-            return
-        archive, member = self._members[name]
-        file = f"{archive.filename}/{member}"
-        try:
-            if archive.getinfo(member).file_size > MAX_MEMBER_BYTES:
-                raise UserError(f"claims more than {MAX_MEMBER_BYTES} bytes")
-            data = archive.read(member)
-        except (
-            UserError,
-            OSError,
-            RuntimeError,
-            NotImplementedError,
-            ValueError,
-            zipfile.BadZipFile,
-        ) as error:
-            yield BadItem(file, member, "media", f"cannot read: {error}")
-            return
-        yield MediaItem(split, key, data, Path(member).suffix, file, member)
+        place = self._places.get(name) or self._places.get(Path(name).stem)
+        if place is None:
+            suffix = "" if Path(name).suffix.lower() in SUFFIXES else USUAL[medium]
+            yield MediaItem(split, key, self.root / f"{name}{suffix}")
+        elif isinstance(place, Path):
+            yield MediaItem(split, key, place)
+        else:
+            yield _unzipped(split, key, *place)
+
+
+def _unzipped(split: str, key: str, archive: zipfile.ZipFile, member: str) -> MediaItem | BadItem:
+    file = f"{archive.filename}/{member}"
+    try:
+        if archive.getinfo(member).file_size > MAX_MEMBER_BYTES:
+            raise UserError(f"claims more than {MAX_MEMBER_BYTES} bytes")
+        return MediaItem(split, key, archive.read(member), Path(member).suffix, file, member)
+    except Exception as error:  # zipfile and zlib raise almost anything on damaged members
+        return BadItem(file, member, "media", f"cannot read: {error}")

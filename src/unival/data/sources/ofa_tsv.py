@@ -14,19 +14,19 @@ from typing import Any
 
 from unival.data.manifest import read_records
 from unival.data.media import SUFFIXES
-from unival.data.source import BadItem, MediaItem
-from unival.data.sources.media_folder import MediaFolder
-from unival.data.sources.reader import Item, Made, Row, each, is_text, lines_of, reader, require, split_of
+from unival.data.source import MediaItem
+from unival.data.sources.entailment import LABELS
+from unival.data.sources.formats import line_rows
+from unival.data.sources.reader import ANSWERING, CAPTIONING, File, Made, rows
 from unival.data.store import MediaStore
 from unival.errors import UserError, nearest
 from unival.files import atomic
-from unival.record import Answer, Record
+from unival.record import Answer, Medium, Record
 
 JOIN, MARK = "&&", "|!+"
 MAGIC = {b"\xff\xd8\xff": ".jpg", b"\x89PNG": ".png", b"RIFF": ".webp", b"BM": ".bmp", b"GIF8": ".gif"}
-LABELS = {"entailment": "yes", "contradiction": "no", "neutral": "maybe"}
 LABEL_NAMES = {label: name for name, label in LABELS.items()}
-KINDS = {
+KINDS: dict[str, tuple[str, Medium]] = {
     "caption": ("caption", "image"),
     "qa": ("vqa", "image"),
     "visual_grounding": ("grounding", "image"),
@@ -37,36 +37,26 @@ KINDS = {
 """Column `type` of the pretraining form -> task and medium."""
 
 
-@reader(
-    "ofa_tsv",
-    expects="*.tsv of OFA or UnIVAL (pretraining, caption, VQA, RefCOCO, SNLI-VE); media inline or below it",
-    licence="as its owner says",
-)
-def read(root: Path) -> Iterator[Item]:
+@rows("ofa_tsv", "*.tsv", load=line_rows)
+def _row(line: str, file: File) -> Iterator[Made]:
     """One row per line; the split is in the file's name."""
-    media = MediaFolder(root)
-    for path in require(root, "*.tsv", "*/*.tsv"):
-        given: set[str] = set()
-
-        def convert(
-            columns: list[str], split: str = split_of(path.stem), given: set[str] = given
-        ) -> Iterator[Made]:
-            task, source, record = _parsed(columns)
-            key = record.media()[0][1]
-            yield from _medium(media, split, key, source, given)
-            yield split, task, record
-            if task == "grounding":
-                yield split, "grounded_caption", record
-
-        yield from each(path, _lines(path), convert)
+    task, source, record = _parsed(line.split("\t"))
+    medium, key = record.media()[0]
+    if _is_path(source):
+        yield from file.media.item(file.split, medium, key, source)
+    elif file.media.once(file.split, key):
+        yield _inline(file.split, key, source)
+    yield file.split, task, record
+    if task == "grounding":
+        yield file.split, "grounded_caption", record
 
 
-def _lines(path: Path) -> Iterator[Row]:
-    for number, line in enumerate(lines_of(path), 1):
-        if not is_text(line):
-            yield BadItem(str(path), f"line {number}", "row", "not UTF-8 text: convert the file to UTF-8")
-        elif line.strip():
-            yield f"line {number}", line.rstrip("\r\n").split("\t")
+def _is_path(source: str) -> bool:
+    return len(source) < 512 and Path(source).suffix.lower() in SUFFIXES
+
+
+def _medium_of(source: str) -> Medium:
+    return SUFFIXES[Path(source).suffix.lower()] if _is_path(source) else "image"
 
 
 def _parsed(columns: list[str]) -> tuple[str, str, Record]:
@@ -79,19 +69,17 @@ def _parsed(columns: list[str]) -> tuple[str, str, Record]:
         return "grounding", source, made
     if len(columns) == 5:
         row_id, image, captions, objects, source = columns
-        medium = SUFFIXES.get(Path(source).suffix.lower(), "image") if len(source) < 512 else "image"
-        task = "caption" if medium == "image" else f"{medium}_caption"
-        return task, source, _captioned(row_id, medium, image, captions, objects)
+        medium = _medium_of(source)
+        return CAPTIONING[medium], source, _captioned(row_id, medium, image, captions, objects)
     if len(columns) == 6 and columns[5] in LABELS:
         row_id, image, source, text, premise, label = columns
-        answers, extra = (Answer(LABELS[label]),), {"premise": premise}
-        record = Record(row_id, image=image, text=text, answers=answers, extra=extra)
+        answers = (Answer(LABELS[label]),)
+        record = Record(row_id, image=image, text=text, answers=answers, extra={"premise": premise})
         return "entailment", source, record
     if len(columns) == 6 and MARK in columns[3]:
         row_id, image, question, answer, objects, source = columns
-        medium = SUFFIXES.get(Path(source).suffix.lower(), "image") if len(source) < 512 else "image"
-        record = _asked(row_id, medium, image, question, answer, objects)
-        return ("vqa" if medium == "image" else f"{medium}_qa"), source, record
+        medium = _medium_of(source)
+        return ANSWERING[medium], source, _asked(row_id, medium, image, question, answer, objects)
     raise UserError(f"{len(columns)} columns of no known form (8, 5: caption or box, 6: VQA or SNLI-VE)")
 
 
@@ -111,13 +99,13 @@ def _pretraining(columns: list[str]) -> tuple[str, str, Record]:
     return task, source, record
 
 
-def _captioned(row_id: str, medium: str, key: str, captions: str, objects: str) -> Record:
+def _captioned(row_id: str, medium: Medium, key: str, captions: str, objects: str) -> Record:
     references = tuple(text.strip() for text in captions.split(JOIN))
     fields: dict[str, Any] = {medium: key}
     return Record(row_id, references=references, objects=_objects(objects), **fields)
 
 
-def _asked(row_id: str, medium: str, key: str, question: str, answer: str, objects: str) -> Record:
+def _asked(row_id: str, medium: Medium, key: str, question: str, answer: str, objects: str) -> Record:
     answers = []
     for item in answer.split(JOIN):
         confidence, mark, text = item.partition(MARK)
@@ -151,15 +139,7 @@ def _box(text: str) -> tuple[float, float, float, float]:
     return x0, y0, x1, y1
 
 
-def _medium(
-    media: MediaFolder, split: str, key: str, source: str, given: set[str]
-) -> Iterator[MediaItem | BadItem]:
-    if Path(source).suffix.lower() in SUFFIXES and len(source) < 512:
-        yield from media.item(split, key, source)
-        return
-    if key in given:
-        return
-    given.add(key)
+def _inline(split: str, key: str, source: str) -> MediaItem:
     try:
         data = base64.b64decode(source.translate(str.maketrans("-_", "+/")), validate=True)
     except (binascii.Error, ValueError) as error:
@@ -167,7 +147,7 @@ def _medium(
     suffix = next((suffix for magic, suffix in MAGIC.items() if data.startswith(magic)), None)
     if suffix is None:
         raise UserError("the base64 column holds no image that is known by its first bytes")
-    yield MediaItem(split, key, data, suffix)
+    return MediaItem(split, key, data, suffix)
 
 
 # ----------------------------------------------------------------------------------------------- writing

@@ -23,7 +23,9 @@ from unival import config
 from unival.data import media
 from unival.data.source import SOURCES, BadItem, MediaItem, RowItem, Source
 from unival.data.sources import shrink
-from unival.data.sources.reader import READERS, Item, data_folder, folder, read_bytes
+from unival.data.sources.formats import read_bytes
+from unival.data.sources.media_folder import folder
+from unival.data.sources.reader import READERS, Item, data_folder
 from unival.errors import UserError
 from unival.record import Answer, Medium, Record
 

@@ -1,33 +1,31 @@
-"""What a reader of an official data set is, and how files are read so that every fault names file and row.
+"""What a reader of an official data set is: a name, what lies in its folder, and one function of a row.
 
-A reader is a generator function: it gets the folder and yields media, rows and what it could not read. It is
-registered under the data set's name both as a reader (for `unival import`) and as a source (for `prepare`).
+`rows` registers a function that turns a row of an annotation file into media and rows, under the data set's
+name, both as a reader (for `unival import`) and as a source (for `prepare`). `reader` registers a function of
+the whole folder, for a data set that is not files of rows.
 """
 
-import csv
-import gzip
-import json
 import os
-import zlib
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from unival import config
 from unival.data.source import SOURCES, BadItem, MediaItem, RowItem, Source
-from unival.errors import UserError, nearest
-from unival.record import Record
+from unival.data.sources.formats import BAD_ROW, Load, fault
+from unival.data.sources.media_folder import MediaFolder, folder
+from unival.errors import UserError
+from unival.record import Answer, Medium, Record
 from unival.registry import Registry
 
 DATA_VARIABLE = "UNIVAL_DATA"
-MAX_PACKED_BYTES = 4 * 1024**3
-"""A compressed file that unpacks to more is refused."""
 Item = MediaItem | RowItem | BadItem
-Row = tuple[str, Any] | BadItem
-"""Name of a row in its file, and its content."""
 Made = MediaItem | BadItem | tuple[str, str, Record]
+"""A row is (split, task, record)."""
 SPLIT_WORDS = {
+    "testdev": "test",
     "train": "train",
     "development": "train",
     "dev": "val",
@@ -35,7 +33,9 @@ SPLIT_WORDS = {
     "val": "val",
     "test": "test",
 }
-"""Official words for splits (Clotho's are development, validation, evaluation)."""
+"""Official words for splits (Clotho's are development, validation, evaluation; GQA has testdev)."""
+CAPTIONING: dict[Medium, str] = {"image": "caption", "video": "video_caption", "audio": "audio_caption"}
+ANSWERING: dict[Medium, str] = {"image": "vqa", "video": "video_qa", "audio": "audio_qa"}
 Read = Callable[[Path], Iterable[Item]]
 
 
@@ -52,6 +52,7 @@ class Reader:
     """Rows of the complete set: `<split>/<task>` -> number."""
 
 
+OFFICIAL: dict[str, dict[str, Any]] = config.load(Path(__file__).with_name("official.yaml"))
 READERS: Registry[Reader] = Registry("data set")
 
 
@@ -65,19 +66,109 @@ class ReaderOptions:
     """Captions alone, as rows of the task `text`; no medium is looked for."""
 
 
+@dataclass
+class File:
+    """An annotation file while its rows are read."""
+
+    path: Path
+    split: str
+    media: MediaFolder
+    number: int = 0
+    """Of the row that is read, from 0."""
+
+    def row(
+        self, task: str, row_id: str, medium: Medium, key: str, name: str = "", split: str = "", **fields: Any
+    ) -> Iterator[Made]:
+        """A row and its medium: `name` (else `key`) is its file name or the stem of it."""
+        split = split or self.split
+        yield from self.media.item(split, medium, key, name or key)
+        yield split, task, Record(row_id, **{medium: key}, **fields)  # type: ignore[arg-type]
+
+    def captions(
+        self, medium: Medium, key: str, texts: Sequence[Any], name: str = "", row_id: str = "", **fields: Any
+    ) -> Iterator[Made]:
+        """A row of captions."""
+        if not texts or not all(isinstance(text, str) for text in texts):
+            raise UserError(f"expected captions, found {str(texts)[:60]}")
+        references = tuple(text.strip() for text in texts)
+        yield from self.row(
+            CAPTIONING[medium], row_id or key, medium, key, name, references=references, **fields
+        )
+
+    def question(
+        self, medium: Medium, key: str, row_id: str, text: str, answers: str | tuple[Answer, ...],
+        name: str = "", **fields: Any,
+    ) -> Iterator[Made]:  # fmt: skip
+        """A row of a question; one answer may be given as its text."""
+        answers = (Answer(answers.strip()),) if isinstance(answers, str) else answers
+        yield from self.row(
+            ANSWERING[medium], row_id, medium, key, name, text=text.strip(), answers=answers, **fields
+        )
+
+
+Convert = Callable[[Any, File], Iterable[Made]]
+
+
+def rows(
+    name: str, *files: str, load: Load, split: str = "train", beside: bool = False, **facts: Any
+) -> Callable[[Convert], Convert]:
+    """Decorator: register a function (row, file) -> media, faults and rows as reader and source `name`.
+
+    Args:
+        files: patterns of the annotation files, in the folder or one below it.
+        split: of files whose names tell none.
+        beside: media are looked for beside each file, not in the whole folder.
+        facts: see `reader`.
+    """
+
+    def enter(convert: Convert) -> Convert:
+        reader(name, **facts)(
+            partial(read_rows, files=files, load=load, convert=convert, split=split, beside=beside)
+        )
+        return convert
+
+    return enter
+
+
+def read_rows(
+    root: Path, files: Sequence[str], load: Load, convert: Convert, split: str = "train", beside: bool = False
+) -> Iterator[Item]:
+    """Media and rows of all files under `root` that match; a row that cannot be read is a fault with why."""
+    whole = MediaFolder(root) if root.is_dir() and not beside else None
+    for path in require(root, *files):
+        name = str(path.relative_to(root).with_suffix("")) if path != root else path.stem
+        file = File(path, split_of(name, split), whole or MediaFolder(path.parent))
+        for file.number, item in enumerate(load(path)):
+            if isinstance(item, BadItem):
+                yield item
+                continue
+            try:
+                for made in list(convert(item[1], file)):
+                    yield RowItem(*made, str(path), item[0]) if isinstance(made, tuple) else made
+            except BAD_ROW as error:
+                yield fault(path, item[0], error)
+
+
 def reader(
-    name: str, *, expects: str, licence: str, counts: Mapping[str, int] | None = None
+    name: str, *, expects: str = "", licence: str = "", counts: Mapping[str, int] | None = None
 ) -> Callable[[Read], Read]:
-    """Decorator: register a reading function as reader and source `name`."""
+    """Decorator: register a reading function of a folder as reader and source `name`.
+
+    Args:
+        expects: what must lie under the folder, for `--help`.
+        licence: of the data, for the benchmark's description.
+        counts: rows of the complete set. All three are in `official.yaml` where they are not given.
+    """
+    facts = {"expects": expects, "licence": licence, "counts": counts or {}} if expects else OFFICIAL[name]
 
     def enter(read: Read) -> Read:
-        READERS.register(name)(Reader(name, expects, licence, read, counts or {}))  # type: ignore[arg-type]
+        entry = READERS.register(name)(Reader(name, read=read, **facts))
 
         def source(options: Mapping[str, Any], where: str) -> Source:
             chosen = config.build(ReaderOptions, options, where)
             root = Path(chosen.root) if chosen.root else data_folder() / name
             items = read(root if root.is_file() else folder(root))
-            return Source(_texts(items) if chosen.text_only else items, licence)
+            return Source(_texts(items) if chosen.text_only else items, entry.licence)
 
         SOURCES.register(name)(source)
         return read
@@ -115,27 +206,17 @@ def data_folder() -> Path:
     return path
 
 
-def folder(path: Path) -> Path:
-    """`path` itself where it is a folder.
-
-    Raises:
-        UserError: it is not; the message names what is there instead.
-    """
-    if not path.is_dir():
-        there = [item.name for item in path.parent.iterdir() if item.is_dir()] if path.parent.is_dir() else []
-        hint = nearest(path.name, there) if there else f"{path.parent} is missing too"
-        raise UserError(f"{path}: no such folder: {hint}")
-    return path
-
-
 def require(root: Path, *patterns: str) -> list[Path]:
-    """All files under `root` that match one of the patterns, sorted.
+    """All files that match one of the patterns in `root` or a folder in it, sorted; `root` if it is a file.
 
     Raises:
         UserError: there is none.
     """
+    if root.is_file():
+        return [root]
     folder(root)
-    found = sorted({path for pattern in patterns for path in root.glob(pattern) if path.is_file()})
+    deep = (pattern for name in patterns for pattern in (name, f"*/{name}"))
+    found = sorted({path for pattern in deep for path in root.glob(pattern) if path.is_file()})
     if not found:
         raise UserError(
             f"{root}: no file {' or '.join(patterns)}: put it there, or give the folder that holds it"
@@ -143,174 +224,10 @@ def require(root: Path, *patterns: str) -> list[Path]:
     return found
 
 
-def read_bytes(path: Path) -> bytes:
-    """A file's bytes, unpacked where its name ends in .gz.
-
-    Raises:
-        UserError: missing, unreadable, damaged, or unpacks to more than 4 GiB.
-    """
-    try:
-        if path.suffix != ".gz":
-            return path.read_bytes()
-        with gzip.open(path) as handle:
-            data = handle.read(MAX_PACKED_BYTES + 1)
-    except (OSError, EOFError, zlib.error) as error:
-        raise UserError(f"{path}: cannot read: {getattr(error, 'strerror', None) or error}") from error
-    if len(data) > MAX_PACKED_BYTES:
-        raise UserError(f"{path}: unpacks to more than {MAX_PACKED_BYTES} bytes")
-    return data
-
-
-def read_text(path: Path) -> str:
-    """A UTF-8 text file.
-
-    Raises:
-        UserError: missing, unreadable or in another encoding.
-    """
-    try:
-        return read_bytes(path).decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        line = read_bytes(path)[: error.start].count(b"\n") + 1
-        raise UserError(f"{path}: line {line}: not UTF-8 text: convert it to UTF-8") from error
-
-
-def read_json(path: Path, kind: type | None = None) -> Any:
-    """A JSON file, its top level of the given kind.
-
-    Raises:
-        UserError: unreadable, not JSON, or another kind.
-    """
-    try:
-        value = json.loads(read_text(path))
-    except (ValueError, RecursionError) as error:
-        raise UserError(f"{path}: not JSON: {error}") from error
-    if kind is not None and not isinstance(value, kind):
-        raise UserError(f"{path}: expected a {kind.__name__} at the top level, found {type(value).__name__}")
-    return value
-
-
-def rows_of(value: Mapping[str, Any], key: str, path: Path) -> list[Any]:
-    """The list under `key` of a JSON file's mapping.
-
-    Raises:
-        UserError: it is missing or no list.
-    """
-    if not isinstance(value.get(key), list):
-        raise UserError(f"{path}: no list '{key}': {nearest(key, map(str, value))}")
-    return value[key]
-
-
-def lines_of(path: Path) -> Iterator[str]:
-    """The lines of a text file, one at a time; bytes that are not UTF-8 become surrogates (see `is_text`).
-
-    Raises:
-        UserError: missing or unreadable.
-    """
-    try:
-        with gzip.open(path) if path.suffix == ".gz" else path.open("rb") as handle:
-            for number, line in enumerate(handle):
-                text = line.decode("utf-8", errors="surrogateescape")
-                yield text.removeprefix("\ufeff") if number == 0 else text
-    except (OSError, EOFError, zlib.error) as error:
-        raise UserError(f"{path}: cannot read: {getattr(error, 'strerror', None) or error}") from error
-
-
-def is_text(text: str) -> bool:
-    """Whether a line was UTF-8."""
-    return text.isascii() or not any("\ud800" <= letter <= "\udfff" for letter in text)
-
-
-def read_csv(
-    path: Path, columns: Iterable[str], delimiter: str = ",", names: list[str] | None = None
-) -> Iterator[Row]:
-    """(row name, values) of each row of a CSV file; one with too few or too many fields is a BadItem.
-
-    Args:
-        columns: columns that the header must have.
-        names: the header, where the file has none.
-
-    Raises:
-        UserError: unreadable, or a column is missing.
-    """
-    rows = csv.reader(lines_of(path), delimiter=delimiter, strict=False)
-    try:
-        header = names or [name.strip() for name in next(rows, [])]
-        for column in columns:
-            if column not in header:
-                raise UserError(f"{path}: no column '{column}': {nearest(column, header)}")
-        for values in rows:
-            name = f"line {rows.line_num}"
-            if not is_text("".join(values)):
-                yield BadItem(str(path), name, "row", "not UTF-8 text: convert the file to UTF-8")
-            elif len(values) == len(header):
-                yield name, dict(zip(header, values, strict=True))
-            elif values:
-                reason = f"{len(values)} fields, and there are {len(header)} columns"
-                yield BadItem(str(path), name, "row", reason)
-    except csv.Error as error:
-        raise UserError(f"{path}: line {rows.line_num}: not CSV: {error}") from error
-
-
-def read_jsonl(path: Path) -> Iterator[Row]:
-    """(row name, value) of each line of a JSON-lines file; a line that is not JSON is a BadItem."""
-    for number, line in enumerate(lines_of(path), 1):
-        if not line.strip():
-            continue
-        try:
-            if not is_text(line):
-                raise ValueError("not UTF-8 text: convert the file to UTF-8")
-            value = json.loads(line)
-        except (ValueError, RecursionError) as error:
-            yield BadItem(str(path), f"line {number}", "row", f"not JSON: {error}")
-            continue
-        yield f"line {number}", value
-
-
-def numbered(rows: Iterable[Any], name: str = "row") -> Iterator[Row]:
-    """Rows of a list with their position as name."""
-    return ((f"{name} {number}", row) for number, row in enumerate(rows))
-
-
-def each(path: Path, rows: Iterable[Row], convert: Callable[[Any], Iterable[Made]]) -> Iterator[Item]:
-    """Media and rows made of each row of a file; a row that cannot be read is a BadItem that says why.
-
-    `convert` yields media, faults, and rows as (split, task, record), and raises UserError on a bad row.
-    """
-    for item in rows:
-        if isinstance(item, BadItem):
-            yield item
-            continue
-        name, row = item
-        try:
-            made = list(convert(row))
-        except UserError as error:
-            yield BadItem(str(path), name, "row", str(error))
-            continue
-        for thing in made:
-            yield RowItem(*thing, str(path), name) if isinstance(thing, tuple) else thing
-
-
-def value(row: Any, key: str, kind: type | tuple[type, ...] = str) -> Any:
-    """`row[key]`, of the given kind.
-
-    Raises:
-        UserError: the row is no mapping, or the field is missing or of another kind.
-    """
-    if not isinstance(row, Mapping):
-        raise UserError(f"expected an object, found {type(row).__name__}")
-    if key not in row:
-        raise UserError(f"no field '{key}': {nearest(key, map(str, row))}")
-    found = row[key]
-    if not isinstance(found, kind) or isinstance(found, bool):
-        names = " or ".join(k.__name__ for k in (kind if isinstance(kind, tuple) else (kind,)))
-        raise UserError(f"field '{key}' should be {names}, found {str(found)[:40]!r}")
-    return found
-
-
 def split_of(name: str, default: str = "train") -> str:
-    """The split that an official file or split name stands for."""
-    lowered = name.lower()
-    for part, split in SPLIT_WORDS.items():
-        if part in lowered:
-            return split
+    """The split that an official name stands for; of a path, its last part that says one."""
+    for part in reversed(Path(name.lower()).parts):
+        for word, split in SPLIT_WORDS.items():
+            if word in part:
+                return split
     return default

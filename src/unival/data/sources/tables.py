@@ -5,51 +5,34 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
-from unival.data.manifest import TASKS, check_row
-from unival.data.source import BadItem
-from unival.data.sources.media_folder import MediaFolder
-from unival.data.sources.reader import Item, Made, Row, each, read_csv, read_jsonl, reader, require
+from unival.data.manifest import check_row
+from unival.data.sources.formats import Row, changed, csv_rows, jsonl_rows
+from unival.data.sources.reader import File, Made, rows
 from unival.errors import UserError
 from unival.record import MEDIA
 
 LISTS = ("references", "answers", "box", "objects", "extra")
 """Fields that a CSV holds as JSON."""
-PATTERNS = tuple(f"{depth}*.{suffix}" for depth in ("", "*/") for suffix in ("jsonl", "csv", "parquet"))
 
 
 def _place(path: Path) -> tuple[str, str]:
-    """Split and task from `<split>/<task>.<suffix>` or `<split>_<task>.<suffix>`.
-
-    Raises:
-        UserError: the name says neither.
-    """
-    stem = path.stem
-    if stem in TASKS:
-        return path.parent.name, stem
-    for task in sorted(TASKS, key=len, reverse=True):
-        if stem.endswith(f"_{task}"):
-            return stem.removesuffix(f"_{task}"), task
-    names = f"<split>/<task>{path.suffix} or <split>_<task>{path.suffix}"
-    raise UserError(f"{path}: name it {names}: tasks: {', '.join(TASKS)}")
+    """Split and task from `<split>/<task>.<suffix>` or `<split>_<task>.<suffix>`."""
+    split, _, task = path.stem.partition("_")
+    named = path.parent.name in ("train", "val", "test") or path.parent.name.startswith("ood-")
+    return (path.parent.name, path.stem) if named or not task else (split, task)
 
 
-def _rows(path: Path) -> Iterable[Row]:
-    if path.suffix == ".jsonl":
-        return read_jsonl(path)
-    return read_parquet(path) if path.suffix == ".parquet" else _from_csv(path)
+def _load(path: Path) -> Iterable[Row]:
+    if path.suffix == ".csv":
+        return changed(path, csv_rows("id")(path), _unpacked)
+    return jsonl_rows(path) if path.suffix == ".jsonl" else read_parquet(path)
 
 
-def _from_csv(path: Path) -> Iterator[Row]:
-    for item in read_csv(path, ("id",)):
-        if isinstance(item, BadItem):
-            yield item
-            continue
-        line, row = item
-        try:
-            cells = {name: text for name, text in row.items() if text}
-            yield line, {name: json.loads(text) if name in LISTS else text for name, text in cells.items()}
-        except ValueError as error:
-            yield BadItem(str(path), line, "row", f"{', '.join(LISTS)} are written as JSON: {error}")
+def _unpacked(row: dict[str, str]) -> dict[str, Any]:
+    try:
+        return {name: json.loads(text) if name in LISTS else text for name, text in row.items() if text}
+    except ValueError as error:
+        raise UserError(f"{', '.join(LISTS)} are written as JSON: {error}") from error
 
 
 def read_parquet(path: Path) -> Iterator[Row]:
@@ -71,29 +54,19 @@ def read_parquet(path: Path) -> Iterator[Row]:
         raise UserError(f"{path}: not a readable Parquet file: {str(error).splitlines()[0]}") from error
 
 
-@reader(
-    "table",
-    expects="<split>/<task>.jsonl, .csv or .parquet with a record's fields, media by file name beside",
-    licence="as its owner says",
-)
-def read(root: Path) -> Iterator[Item]:
+@rows("table", "*.jsonl", "*.csv", "*.parquet", load=_load)
+def _table(row: Any, file: File) -> Iterator[Made]:
     """Rows as they are; image, video and audio are file names anywhere under the folder."""
-    media = MediaFolder(root)
-    for path in require(root, *PATTERNS):
-        split, task = _place(path)
-
-        def convert(row: Any, split: str = split, task: str = task) -> Iterator[Made]:
-            if not isinstance(row, dict):
-                raise UserError(f"expected an object, found {type(row).__name__}")
-            if isinstance(row.get("extra"), str):
-                row = {**row, "extra": json.loads(row["extra"] or "{}")}
-            record, problems = check_row({key: cell for key, cell in row.items() if cell is not None})
-            if record is None:
-                raise UserError("; ".join(f"{name}: {reason}" for name, reason in problems))
-            for name in MEDIA:
-                key = getattr(record, name)
-                if key is not None:
-                    yield from media.item(split, key, key)
-            yield split, task, record
-
-        yield from each(path, _rows(path), convert)
+    if not isinstance(row, dict):
+        raise UserError(f"expected an object, found {type(row).__name__}")
+    if isinstance(row.get("extra"), str):
+        row = {**row, "extra": json.loads(row["extra"] or "{}")}
+    record, problems = check_row({key: cell for key, cell in row.items() if cell is not None})
+    if record is None:
+        raise UserError("; ".join(f"{name}: {reason}" for name, reason in problems))
+    split, task = _place(file.path)
+    for medium in MEDIA:
+        key = getattr(record, medium)
+        if key is not None:
+            yield from file.media.item(split, medium, key, key)
+    yield split, task, record

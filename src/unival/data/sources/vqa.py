@@ -1,4 +1,4 @@
-"""VQAv2 and the sets in its form (OK-VQA), VizWiz, GQA, easy-VQA."""
+"""Questions on photos: VQAv2 and the sets in its form (OK-VQA), VizWiz, GQA, easy-VQA."""
 
 import json
 from collections import Counter
@@ -7,22 +7,11 @@ from pathlib import Path
 from typing import Any
 
 from unival.data.source import BadItem
-from unival.data.sources.coco import image_key
-from unival.data.sources.media_folder import MediaFolder
-from unival.data.sources.reader import (
-    Item,
-    Made,
-    each,
-    numbered,
-    read_json,
-    reader,
-    require,
-    rows_of,
-    split_of,
-    value,
-)
+from unival.data.sources.captions import image_key
+from unival.data.sources.formats import Row, changed, json_rows, read_json, rows_of, value
+from unival.data.sources.reader import File, Made, rows
 from unival.errors import UserError
-from unival.record import Answer, Record
+from unival.record import Answer
 
 
 def soft_answers(given: list[str]) -> tuple[Answer, ...]:
@@ -43,150 +32,73 @@ def soft_answers(given: list[str]) -> tuple[Answer, ...]:
     return tuple(Answer(text, round(scores[text], 4)) for text, _ in counts.most_common() if scores[text] > 0)
 
 
-def _texts(row: Any, key: str = "answers") -> list[str]:
-    return [value(answer, "answer") for answer in value(row, key, list)]
+def _given(row: Any) -> list[str]:
+    return [value(answer, "answer") for answer in value(row, "answers", list)]
 
 
-def _pairs(root: Path) -> Iterator[tuple[Path, Path | None]]:
-    """Question files with the annotation file of the same name, None where it is missing."""
-    for path in require(root, "*questions*.json", "*/*questions*.json"):
-        name = path.name.replace("OpenEnded_", "").replace("questions", "annotations")
-        beside = [path.with_name(path.name.replace("questions", "annotations")), path.with_name(name)]
-        yield path, next((other for other in beside if other.is_file()), None)
+def _annotated(path: Path) -> Iterator[Row]:
+    """(question, annotation) of a question file and the annotation file of the same name beside it."""
+    name = path.name.replace("questions", "annotations")
+    beside = [path.with_name(name), path.with_name(name.replace("OpenEnded_", ""))]
+    other = next((file for file in beside if file.is_file()), None)
+    if other is None:
+        yield BadItem(
+            str(path), "file", "answers", "no annotations file beside it: its questions are left out"
+        )
+        return
+    annotations = {
+        row.get("question_id"): row
+        for row in rows_of(read_json(other, dict), "annotations", other)
+        if isinstance(row, Mapping)
+    }
 
-
-def _vqa_form(root: Path) -> Iterator[Item]:
-    media = MediaFolder(root)
-    for path, annotations_path in _pairs(root):
-        if annotations_path is None:
-            yield BadItem(
-                str(path), "file", "answers", "no annotations file beside it: its questions are left out"
-            )
-            continue
-        split = split_of(path.stem)
-        yield from _annotated(path, annotations_path, media, split)
-
-
-def _annotated(path: Path, annotations_path: Path, media: MediaFolder, split: str) -> Iterator[Item]:
-    annotations = {}
-    for row in rows_of(read_json(annotations_path, dict), "annotations", annotations_path):
-        if isinstance(row, Mapping):
-            annotations[row.get("question_id")] = row
-
-    def convert(row: Any) -> Iterator[Made]:
-        question_id, image_id = value(row, "question_id", int), value(row, "image_id", int)
+    def pair(row: Any) -> tuple[Any, Any]:
+        question_id = value(row, "question_id", int)
         if question_id not in annotations:
-            raise UserError(f"question {question_id} is not in {annotations_path.name}")
-        annotation = annotations[question_id]
-        given = _texts(annotation)
-        name = f"COCO_{split}2014_{image_id:012d}.jpg"
-        yield from media.item(
-            split, image_key(image_id), name if media.name_of(name[:-4]) else f"{image_id:012d}"
-        )
-        extra = {"answers": json.dumps(given), "answer_type": str(annotation.get("answer_type", ""))}
-        yield (
-            split,
-            "vqa",
-            Record(
-                str(question_id),
-                image=image_key(image_id),
-                text=value(row, "question").strip(),
-                answers=soft_answers(given),
-                form=str(annotation.get("question_type", "")),
-                extra=extra,
-            ),
-        )
+            raise UserError(f"question {question_id} is not in {other.name}")
+        return row, annotations[question_id]
 
-    yield from each(path, numbered(rows_of(read_json(path, dict), "questions", path), "question"), convert)
+    yield from changed(path, json_rows("question", "questions")(path), pair)
 
 
-@reader(
-    "vqav2",
-    expects="*questions*.json with *annotations*.json beside it, and the COCO photos",
-    licence="VQA annotations: CC-BY 4.0; photos as COCO",
-    counts={"train/vqa": 443_757, "val/vqa": 214_354},
-)
-def read(root: Path) -> Iterator[Item]:
-    """One row per question with the soft scores of its answers; the ten answers are in `extra`."""
-    yield from _vqa_form(root)
+def _official(row: tuple[Any, Any], file: File) -> Iterator[Made]:
+    question, annotation = row
+    image_id, given = value(question, "image_id", int), _given(annotation)
+    name = file.media.first(f"{image_id:012d}", f"COCO_{file.split}2014_{image_id:012d}")
+    extra = {"answers": json.dumps(given), "answer_type": str(annotation.get("answer_type", ""))}
+    yield from file.question(
+        "image", image_key(image_id), str(question["question_id"]), value(question, "question"),
+        soft_answers(given), name, form=str(annotation.get("question_type", "")), extra=extra,
+    )  # fmt: skip
 
 
-@reader(
-    "okvqa",
-    expects="OpenEnded_mscoco_*_questions.json with mscoco_*_annotations.json beside it, and the COCO photos",
-    licence="OK-VQA annotations: CC-BY 4.0; photos as COCO",
-    counts={"train/vqa": 9_009, "val/vqa": 5_046},
-)
-def read_okvqa(root: Path) -> Iterator[Item]:
-    """As VQAv2."""
-    yield from _vqa_form(root)
+rows("vqav2", "*questions*.json", load=_annotated)(_official)
+rows("okvqa", "*questions*.json", load=_annotated)(_official)
 
 
-@reader(
-    "vizwiz",
-    expects="{train,val}.json, in the folder or under Annotations, and the photos",
-    licence="VizWiz: CC-BY 4.0",
-    counts={"train/vqa": 20_523, "val/vqa": 4_319},
-)
-def read_vizwiz(root: Path) -> Iterator[Item]:
+@rows("vizwiz", "train.json", "val.json", load=json_rows())
+def _vizwiz(row: Any, file: File) -> Iterator[Made]:
     """One row per photo and question; whether it can be answered is in `extra`."""
-    media = MediaFolder(root)
-    for path in require(root, "train.json", "val.json", "*/train.json", "*/val.json"):
-        split = split_of(path.stem)
-
-        def convert(row: Any, split: str = split) -> Iterator[Made]:
-            name, given = value(row, "image"), _texts(row)
-            key = Path(name).stem
-            yield from media.item(split, key, name)
-            extra = {"answers": json.dumps(given), "answerable": str(row.get("answerable", ""))}
-            question, form = value(row, "question").strip(), str(row.get("answer_type", ""))
-            answers = soft_answers(given)
-            yield split, "vqa", Record(key, image=key, text=question, answers=answers, form=form, extra=extra)
-
-        yield from each(path, numbered(read_json(path, list)), convert)
+    name, given = value(row, "image"), _given(row)
+    extra = {"answers": json.dumps(given), "answerable": str(row.get("answerable", ""))}
+    yield from file.question(
+        "image", Path(name).stem, Path(name).stem, value(row, "question"), soft_answers(given), name,
+        form=str(row.get("answer_type", "")), extra=extra,
+    )  # fmt: skip
 
 
-@reader(
-    "gqa",
-    expects="{train,val,testdev}_balanced_questions.json (question id -> question), and images/",
-    licence="GQA: CC-BY 4.0; photos of Visual Genome: CC-BY 4.0",
-    counts={"train/vqa": 943_000, "val/vqa": 132_062, "test/vqa": 12_578},
-)
-def read_gqa(root: Path) -> Iterator[Item]:
+@rows("gqa", "*_questions.json", load=json_rows("question", kind=dict))
+def _gqa(item: tuple[str, Any], file: File) -> Iterator[Made]:
     """One row per question, one answer each."""
-    media = MediaFolder(root)
-    for path in require(root, "*_questions.json", "*/*_questions.json"):
-        split = "test" if "test" in path.stem else split_of(path.stem)
-
-        def convert(item: tuple[str, Any], split: str = split) -> Iterator[Made]:
-            question_id, row = item
-            image = value(row, "imageId")
-            yield from media.item(split, image, image)
-            answers = (Answer(value(row, "answer").strip()),)
-            text = value(row, "question").strip()
-            yield split, "vqa", Record(question_id, image=image, text=text, answers=answers)
-
-        yield from each(path, numbered(read_json(path, dict).items(), "question"), convert)
+    question_id, row = item
+    image, question = value(row, "imageId"), value(row, "question")
+    yield from file.question("image", image, question_id, question, value(row, "answer"))
 
 
-@reader(
-    "easy_vqa",
-    expects="{train,test}/questions.json ([question, answer, image id]) with images.zip or images/ beside it",
-    licence="MIT",
-    counts={"train/vqa": 38_575, "test/vqa": 9_673},
-)
-def read_easy(root: Path) -> Iterator[Item]:
+@rows("easy_vqa", "questions.json", load=json_rows(), beside=True)
+def _easy(content: Any, file: File) -> Iterator[Made]:
     """One row per question."""
-    for path in require(root, "*/questions.json"):
-        split, media = split_of(path.parent.name), MediaFolder(path.parent)
-
-        def convert(row: Any, split: str = split, media: MediaFolder = media) -> Iterator[Made]:
-            number, content = row
-            if not isinstance(content, list) or list(map(type, content)) != [str, str, int]:
-                raise UserError(f"expected [question, answer, image id], found {str(content)[:60]}")
-            question, answer, image = content
-            key = f"easy-{image}"
-            yield from media.item(split, key, f"{image}.png")
-            yield split, "vqa", Record(str(number), image=key, text=question, answers=(Answer(answer),))
-
-        yield from each(path, numbered(enumerate(read_json(path, list))), convert)
+    if not isinstance(content, list) or list(map(type, content)) != [str, str, int]:
+        raise UserError(f"expected [question, answer, image id], found {str(content)[:60]}")
+    question, answer, image = content
+    yield from file.question("image", f"easy-{image}", str(file.number), question, answer, f"{image}.png")

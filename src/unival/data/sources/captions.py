@@ -1,0 +1,99 @@
+"""Captions of photos: COCO (plain JSON and Karpathy's split), NoCaps, Flickr8k and 30k; captions alone."""
+
+from collections.abc import Iterable, Iterator
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from unival.data.sources.formats import ID, Load, Row, captioned, changed, csv_rows, grouped, json_rows, value
+from unival.data.sources.reader import File, Item, Made, read_rows, reader, rows
+from unival.errors import UserError
+from unival.record import Record
+
+KARPATHY_SPLITS = {"train": "train", "restval": "train", "val": "val", "test": "test"}
+coco_json = captioned("images", "id", "annotations", "image_id", required=False)
+
+
+def image_key(image_id: object) -> str:
+    """Key of a COCO photo."""
+    return f"coco-{image_id}"
+
+
+def _captions(row: tuple[Any, list[str]], file: File, prefix: str = "coco") -> Iterator[Made]:
+    image, captions = row
+    extra = {"image_id": str(image["id"])}
+    if "domain" in image:
+        extra["domain"] = value(image, "domain")
+    key = f"{prefix}-{image['id']}"
+    yield from file.captions("image", key, captions, value(image, "file_name"), extra=extra)
+
+
+def _karpathy(row: Any, file: File) -> Iterator[Made]:
+    split = KARPATHY_SPLITS.get(value(row, "split"))
+    if split is None:
+        raise UserError(f"unknown split '{row['split']}': splits: {', '.join(KARPATHY_SPLITS)}")
+    texts = [value(sentence, "raw") for sentence in value(row, "sentences", list)]
+    key = image_key(value(row, "cocoid", int))
+    yield from file.captions("image", key, texts, value(row, "filename"), split=split)
+
+
+def _with_photos(path: Path) -> Iterable[Row]:
+    """A name with `textonly` is for captions of photos that are not there: see `text_captions`."""
+    return () if "textonly" in path.stem else coco_json(path)
+
+
+@reader("coco_captions")
+def read_coco(root: Path) -> Iterator[Item]:
+    """One row per photo with its captions; Karpathy's split where its file is there."""
+    if list(root.glob("dataset_coco.json")) + list(root.glob("*/dataset_coco.json")):
+        yield from read_rows(root, ["dataset_coco.json"], json_rows("image", "images"), _karpathy)
+    else:
+        yield from read_rows(root, ["captions_*.json"], _with_photos, _captions)
+
+
+rows("nocaps", "*nocaps*.json", load=coco_json, split="val")(partial(_captions, prefix="nocaps"))
+
+
+def _flickr_lines(path: Path) -> Iterator[Row]:
+    """(image, caption) of captions.txt and results.csv (Kaggle), *.token.txt (name.jpg#0<tab>caption)."""
+    load, image, caption = csv_rows("image", "caption"), "image", "caption"
+    if path.suffix == ".csv":
+        image, caption = "image_name", "comment"
+        load = csv_rows(image, caption, delimiter="|")
+    elif path.name.endswith(".token.txt"):
+        load = csv_rows(delimiter="\t", names=(image, caption))
+    return changed(path, load(path), lambda row: (row[image].partition("#")[0].strip(), row[caption]))
+
+
+flickr: Load = grouped(_flickr_lines, key=lambda row: row[0], text=lambda row: row[1])
+
+
+def _flickr(row: tuple[tuple[str, str], list[str]], file: File) -> Iterator[Made]:
+    (name, _), captions = row
+    if not name:
+        raise UserError("no image name")
+    yield from file.captions("image", Path(name).stem, captions, name)
+
+
+rows("flickr8k", "captions.txt", "*.token.txt", load=flickr)(_flickr)
+rows("flickr30k", "results.csv", "*.token.txt", load=flickr)(_flickr)
+
+
+def _loose(path: Path) -> Iterator[Row]:
+    """(id, captions) of COCO's or MSVD's JSON, or of a CSV with a column `caption`."""
+    if path.suffix != ".json":
+        return changed(path, csv_rows("caption")(path), lambda row: (path.stem, [row["caption"]]))
+    try:
+        return changed(path, list(coco_json(path)), lambda row: (row[0]["id"], row[1]))
+    except UserError:  # MSVD's list of {id, caption: [...]}
+        return changed(
+            path, json_rows()(path), lambda row: (value(row, "id", ID), value(row, "caption", list))
+        )
+
+
+@rows("text_captions", "*.json", "*.csv", "*.txt", load=_loose)
+def _texts(row: tuple[Any, list[str]], file: File) -> Iterator[Made]:
+    """One row of the task `text` per caption: for vocabularies and language."""
+    for number, caption in enumerate(row[1]):
+        row_id = f"{row[0]}-{number if file.path.suffix == '.json' else file.number}"
+        yield file.split, "text", Record(row_id, references=(caption.strip(),))

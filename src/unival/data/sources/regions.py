@@ -1,0 +1,100 @@
+"""Regions of photos: RefCOCO, RefCOCO+, RefCOCOg (REFER's pickled `refs`); Visual Genome."""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from unival import safe_pickle
+from unival.data.source import BadItem
+from unival.data.sources.captions import image_key
+from unival.data.sources.formats import Row, changed, json_rows, numbered, read_bytes, read_json, value
+from unival.data.sources.reader import File, Made, rows, split_of
+from unival.errors import UserError
+
+NUMBER = (int, float)
+OFFICIAL_SPLITS = ("train", "val", "test", "testA", "testB")
+
+
+def corners(box: Any, sizes: tuple[float, float] | None = None) -> tuple[float, float, float, float]:
+    """x0, y0, x1, y1 from COCO's x, y, width, height; cut at the image's width and height where given.
+
+    Raises:
+        UserError: not four numbers, or nothing of it is inside the image.
+    """
+    if not isinstance(box, list | tuple) or len(box) != 4 or not all(isinstance(n, NUMBER) for n in box):
+        raise UserError(f"field 'bbox' should be [x, y, width, height], found {str(box)[:60]}")
+    x, y, width, height = map(float, box)
+    x0, y0, x1, y1 = max(x, 0.0), max(y, 0.0), x + width, y + height
+    if sizes:
+        x1, y1 = min(x1, sizes[0]), min(y1, sizes[1])
+    if not (x0 < x1 and y0 < y1):
+        raise UserError(f"box {list(box)} is empty or outside the image")
+    return x0, y0, x1, y1
+
+
+def _refs(path: Path) -> Iterator[Row]:
+    """(ref, its image, its box, its category) of a refs file and its instances JSON.
+
+    That lies beside it, or has the same ending anywhere below the folder above.
+    """
+    refs = safe_pickle.loads(read_bytes(path), str(path)) if path.suffix == ".p" else read_json(path)
+    if not isinstance(refs, list):
+        raise UserError(f"{path}: expected a list of refs, found {type(refs).__name__}")
+    ending = path.stem.removeprefix("refs_derived_")
+    found = [*path.parent.glob("instances.json"), *sorted(path.parents[1].glob(f"*/instances_{ending}.json"))]
+    content = read_json(found[0], dict) if found else {}
+    images, boxes, categories = (
+        {row["id"]: row for row in content.get(key, ()) if isinstance(row, dict) and "id" in row}
+        for key in ("images", "annotations", "categories")
+    )
+
+    def joined(ref: Any) -> tuple[Any, Any, Any, str | None]:
+        place = ref.get("bbox") or boxes.get(value(ref, "ann_id", int), {}).get("bbox")
+        category = categories.get(ref.get("category_id"), {}).get("name")
+        return ref, images.get(value(ref, "image_id", int), {}), place, category
+
+    return changed(path, numbered(refs, "ref"), joined)
+
+
+@rows("refcoco", "refs*.p", "refs*.json", load=_refs)
+def _refcoco(row: tuple[Any, Any, Any, str | None], file: File) -> Iterator[Made]:
+    """One row per expression; all expressions of its box are references."""
+    ref, image, box, category = row
+    image_id, split = value(ref, "image_id", int), value(ref, "split")
+    split = split if split in OFFICIAL_SPLITS else split_of(split)
+    place = corners(box, (image["width"], image["height"]) if {"width", "height"} <= set(image) else None)
+    name = image.get("file_name") or value(ref, "file_name")
+    sentences = [value(sentence, "sent").strip() for sentence in value(ref, "sentences", list)]
+    if not sentences:
+        raise UserError("no sentences")
+    for sentence, text in zip(ref["sentences"], sentences, strict=True):
+        row_id = f"{image_id}-{value(ref, 'ref_id', int)}-{value(sentence, 'sent_id', int)}"
+        for task in ("grounding", "grounded_caption"):
+            yield from file.row(
+                task, row_id, "image", image_key(image_id), name, split, text=text, box=place,
+                references=tuple(dict.fromkeys((text, *sentences))), objects=(category,) if category else (),
+                extra={"ref_id": str(ref["ref_id"]), "image_id": str(image_id)},
+            )  # fmt: skip
+
+
+@rows("visual_genome", "region_descriptions.json", "question_answers.json", load=json_rows("image"))
+def _visual_genome(image: Any, file: File) -> Iterator[Made]:
+    """One grounding row per region, one question row per question; all in the train split."""
+    kind = "regions" if "region" in file.path.stem else "qas"
+    image_id = value(image, "id" if "id" in image else "image_id", int)
+    for position, row in enumerate(value(image, kind, list)):
+        try:
+            yield from _vg_row(row, image_id, kind, file)
+        except UserError as error:
+            yield BadItem(str(file.path), f"image {image_id}, {kind}[{position}]", "row", str(error))
+
+
+def _vg_row(row: Any, image_id: int, kind: str, file: File) -> Iterator[Made]:
+    key, name = f"vg-{image_id}", f"{image_id}.jpg"
+    if kind == "qas":
+        row_id, answer = f"vg-{value(row, 'qa_id', int)}", value(row, "answer").strip().rstrip(".").lower()
+        yield from file.question("image", key, row_id, value(row, "question"), answer, name)
+        return
+    box = corners([value(row, name, NUMBER) for name in ("x", "y", "width", "height")])
+    text, row_id = value(row, "phrase").strip(), f"vg-{value(row, 'region_id', int)}"
+    yield from file.row("grounding", row_id, "image", key, name, text=text, references=(text,), box=box)
