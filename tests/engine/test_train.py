@@ -8,6 +8,8 @@ import torch
 from safetensors.torch import load_file
 
 from unival.engine import collate
+from unival.engine.collate import Collator
+from unival.engine.constraints import continuations
 from unival.engine.mixture import Mixture, MixtureConfig, StreamConfig
 from unival.engine.optim import OptimizerConfig
 from unival.engine.runtime import Runtime
@@ -163,6 +165,44 @@ def test_frozen_parts_stay(tmp_path):
     for name in frozen:
         assert torch.equal(weights[name], start[name]), name
     assert not torch.equal(weights["hidden.weight"], start["hidden.weight"])
+
+
+def test_only_the_named_parts_train(tmp_path):
+    config = standins.config({"image": 4}, train_only=["hidden.*", "video_*"])
+    weights, start = run(config, tmp_path), standins.model().state_dict()
+    for name, tensor in weights.items():
+        assert torch.equal(tensor, start[name]) == (not name.startswith("hidden")), name
+    with pytest.raises(UserError, match="train_only: pattern 'hiden' matches no parameter"):
+        run(dataclasses.replace(config, train_only=["hiden"]), tmp_path)
+
+
+def test_answers_outside_the_constraint_get_no_gradient(tmp_path):
+    # only the allowed tokens of each place enter the softmax: with one allowed token the loss is 0
+    data = standins.sources(image=8)
+    tokens = standins.Tokenizer()
+    texts = {record.references[0] for record in data["image"].records}
+    single = continuations([tokens.encode_text(next(iter(texts)))], tokens.eos_token_id)
+    free = continuations([tokens.encode_text(text) for text in texts], tokens.eos_token_id)
+    assert single[()] < free[()]
+    refs = Sampler(Mixture(standins.config({"image": 8}).mixture, {"image": 8}), 0).global_rows(0)
+    source = dataclasses.replace(data["image"], allowed=free)
+    batch = Collator({"image": source}, standins.Processor(), 0, "finetuning")(refs, 0)
+    for part in batch.parts:
+        scored_BT = part.labels_BT != -100
+        chosen_BT = part.labels_BT.clamp(min=0)
+        assert part.allowed_BTV.gather(2, chosen_BT[..., None])[scored_BT].all()
+        assert (
+            part.allowed_BTV[scored_BT].sum(-1).min() > 0 and part.allowed_BTV[scored_BT].sum(-1).max() <= 4
+        )
+
+
+def test_worst_tokens_are_left_out_after_a_while(tmp_path):
+    config = standins.config({"image": 8}, steps=4, optimizer=SGD)
+    plain = run(config, tmp_path, "plain")
+    for after, equal in ((4, True), (3, False)):
+        loss = LossConfig(drop_worst=0.3, drop_worst_after=after)
+        found = run(dataclasses.replace(config, loss=loss), tmp_path, f"after{after}")
+        assert torch.equal(found["hidden.weight"], plain["hidden.weight"]) == equal
 
 
 def test_frozen_batch_norm_keeps_statistics(tmp_path):

@@ -20,7 +20,10 @@ import torch
 from torch import Tensor
 
 from unival.data.media import segment_frames
+from unival.engine.augment import Window, image_window, shown_in, view_image, view_video
 from unival.engine.sampler import RowRef
+from unival.engine.settings import AugmentConfig
+from unival.errors import UserError
 from unival.record import MEDIA, Medium, Record
 
 IGNORED = -100
@@ -33,7 +36,7 @@ CACHED_CLIP_BYTES = 64 * 1024
 PART_COST = 150
 """What a further group of examples costs, in tokens."""
 
-Allowed = Callable[[list[int]], Sequence[int]]
+Allowed = Mapping[tuple[int, ...], Iterable[int]]
 """Which tokens may follow a target prefix."""
 
 
@@ -62,6 +65,8 @@ class Part:
     """Confidence of each example's target; scales its loss. None: all 1."""
     task_B: Tensor
     """Number of the example's task in the mixture."""
+    num_tokens: int
+    """Scored target tokens."""
     allowed_BTV: Tensor | None = None
     """Tokens that an answer may have at each place; None: any."""
 
@@ -73,6 +78,7 @@ class Part:
             move(self.labels_BT),
             None if self.weights_B is None else move(self.weights_B),
             move(self.task_B),
+            self.num_tokens,
             None if self.allowed_BTV is None else move(self.allowed_BTV),
         )
 
@@ -84,9 +90,13 @@ class Batch:
     media: dict[str, Tensor]
     """Values of each kind of medium, each medium once."""
     parts: list[Part]
-    num_tokens: int
-    """Scored target tokens."""
     num_examples: int
+    damaged: list[str]
+    """Rows that were left out since a medium of theirs cannot be read, each with the reason."""
+
+    def num_tokens(self, drop_worst: float = 0.0) -> int:
+        """Scored target tokens, without those that the loss leaves out."""
+        return sum(int(part.num_tokens * (1 - drop_worst)) for part in self.parts)
 
     def to(self, device: torch.device) -> "Batch":
         """The same batch on a device; copies do not wait for each other."""
@@ -97,7 +107,7 @@ class Batch:
             return tensor.pin_memory().to(device, non_blocking=True)
 
         media = {name: move(tensor) for name, tensor in self.media.items()}
-        return Batch(media, [part.to(move) for part in self.parts], self.num_tokens, self.num_examples)
+        return Batch(media, [part.to(move) for part in self.parts], self.num_examples, self.damaged)
 
 
 class MediaCache:
@@ -131,12 +141,16 @@ class Collator:
         processor: Any,
         seed: int,
         examples: Literal["pretraining", "finetuning"],
+        augment: AugmentConfig | None = None,
+        damaged: int = 0,
     ) -> None:
         self.sources = sources
         self.tasks = {name: number for number, name in enumerate(sources)}
         self.processor = processor
         self.seed = seed
         self.examples = examples
+        self.augment = augment
+        self.damaged = damaged
         self.cache = MediaCache()
         self.tokens = lru_cache(maxsize=200_000)(processor.tokenizer.encode_text)
 
@@ -144,28 +158,53 @@ class Collator:
         """The batch of these rows at this step; None when there are no rows."""
         media = _Media(self, step)
         encoded: list[_Encoded] = []
-        for ref in refs:
-            source = self.sources[ref.task]
-            make = source.task.training if self.examples == "pretraining" else source.task.finetuning
-            for number, example in enumerate(make(source.records[ref.index], ref.rng(self.seed))):
-                prefix = self.tokens(example.decoder_prompt)
-                encoded.append(
-                    _Encoded(
-                        (ref.task, number),
-                        self.tokens(example.prompt),
-                        prefix,
-                        self.tokens(example.target),
-                        len(prefix) + example.skip_target_tokens,
-                        example.weight,
-                        media.add(source.store, example.media),
-                    )
-                )
-        if not encoded:
+        damaged: list[str] = []
+        rows = list(refs)
+        for ref in rows:
+            try:
+                encoded += self._encoded(ref, media)
+            except UserError as error:
+                if not self.damaged:
+                    raise
+                damaged.append(f"{ref.task}:{self.sources[ref.task].records[ref.index].id}: {error}")
+        if not rows:
             return None
+        if not encoded:
+            raise UserError(f"step {step}: no row can be read: {damaged[0]}")
         present = [medium for medium, arrays in media.arrays.items() if arrays]
         parts = [self._part(group, present) for group in group_by_length(encoded)]
-        tokens = sum(int((part.labels_BT != IGNORED).sum()) for part in parts)
-        return Batch(media.values(), parts, tokens, len(encoded))
+        return Batch(media.values(), parts, len(encoded), damaged)
+
+    def _encoded(self, ref: RowRef, media: "_Media") -> list["_Encoded"]:
+        """The examples of a row; their media are entered in `media`."""
+        source = self.sources[ref.task]
+        make = source.task.training if self.examples == "pretraining" else source.task.finetuning
+        record, window = self._view(source, ref)
+        found = []
+        for number, example in enumerate(make(record, ref.rng(self.seed))):
+            prefix = self.tokens(example.decoder_prompt)
+            found.append(
+                _Encoded(
+                    (ref.task, number),
+                    self.tokens(example.prompt),
+                    prefix,
+                    self.tokens(example.target),
+                    len(prefix) + example.skip_target_tokens,
+                    example.weight,
+                    media.add(source.store, example.media, window),
+                )
+            )
+        return found
+
+    def _view(self, source: Source, ref: RowRef) -> tuple[Record, Window | None]:
+        """The row, and the part of its image that is shown where it has a box."""
+        record = source.records[ref.index]
+        if self.augment is None or record.box is None or record.image is None:
+            return record, None
+        size = source.store.image_size(record.image)
+        rng = np.random.default_rng((self.seed, zlib.crc32(ref.stream.encode()), ref.position, 1))
+        window = image_window(size, self.processor.image_size, self.augment, rng, record.box)
+        return shown_in(record, size, window), window
 
     def _part(self, group: list["_Encoded"], present: Iterable[Medium]) -> Part:
         tokenizer = self.processor.tokenizer
@@ -188,6 +227,7 @@ class Collator:
             labels_BT,
             torch.tensor(weights, dtype=torch.float32) if any(weight != 1 for weight in weights) else None,
             torch.tensor([self.tasks[example.kind[0]] for example in group]),
+            int((labels_BT != IGNORED).sum()),
             self._allowed(group, labels_BT),
         )
 
@@ -203,7 +243,7 @@ class Collator:
             for place in range(len(example.target) + 1):
                 column = len(example.prefix) + place
                 allowed_BTV[row, column] = False
-                allowed_BTV[row, column, list(follow(example.target[:place]))] = True
+                allowed_BTV[row, column, list(follow[tuple(example.target[:place])])] = True
         return allowed_BTV
 
 
@@ -265,32 +305,44 @@ class _Media:
         self.collator = collator
         self.step = step
         self.arrays: dict[Medium, list[np.ndarray]] = {medium: [] for medium in MEDIA}
-        self.places: dict[tuple[int, str, str], int] = {}
+        self.places: dict[tuple[Any, ...], int] = {}
 
-    def add(self, store: Any, media: Iterable[tuple[Medium, str]]) -> dict[Medium, list[int]]:
-        """Enter the media of an example; returns their places."""
+    def add(
+        self, store: Any, media: Iterable[tuple[Medium, str]], window: Window | None = None
+    ) -> dict[Medium, list[int]]:
+        """Enter the media of an example, of images the part in `window`; returns their places."""
         uses: dict[Medium, list[int]] = {medium: [] for medium in MEDIA}
         for medium, key in media:
-            name = (id(store), medium, key)
+            name = (id(store), medium, key, window)
             if name not in self.places:
+                array = self._load(store, medium, key, window).numpy()
                 self.places[name] = len(self.arrays[medium])
-                self.arrays[medium].append(self._load(store, name).numpy())
+                self.arrays[medium].append(array)
             uses[medium].append(self.places[name])
         return uses
 
-    def _load(self, store: Any, name: tuple[int, Medium, str]) -> Tensor:
-        processor, cache = self.collator.processor, self.collator.cache
-        _, medium, key = name
-        if medium == "image":
-            return cache.get(name, lambda: processor.image(store.image(key)))
-        if medium == "audio":
-            return cache.get(name, lambda: processor.audio(store.audio(key, processor.sampling_rate)))
-        # random frames, the same for all examples of the step however they are dealt to ranks
+    def _load(self, store: Any, medium: Medium, key: str, window: Window | None) -> Tensor:
+        processor, cache, augment = self.collator.processor, self.collator.cache, self.collator.augment
+        name = (id(store), medium, key)
+        # random views, the same for all examples of the step however they are dealt to ranks
         rng = np.random.default_rng((self.collator.seed, self.step, zlib.crc32(key.encode())))
+        if medium == "image":
+            if augment is None:
+                return cache.get(name, lambda: processor.image(store.image(key)))
+            pixels_HWC = cache.get(name, lambda: store.image(key))
+            return processor.image(view_image(pixels_HWC, processor.image_size, augment, rng, window))
+        if medium == "audio":
+            if augment is None:
+                return cache.get(name, lambda: processor.audio(store.audio(key, processor.sampling_rate)))
+            return processor.audio(cache.get(name, lambda: store.audio(key, processor.sampling_rate)), rng)
         if len(store.bytes(key)) > CACHED_CLIP_BYTES:
-            return processor.video(store.video(key, processor.video_frames, rng))
-        frames_THWC = cache.get(name, lambda: store.video(key))
-        return processor.video(frames_THWC[segment_frames(len(frames_THWC), processor.video_frames, rng)])
+            frames_THWC = store.video(key, processor.video_frames, rng)
+        else:
+            clip_THWC = cache.get(name, lambda: store.video(key))
+            frames_THWC = clip_THWC[segment_frames(len(clip_THWC), processor.video_frames, rng)]
+        if augment is not None:
+            frames_THWC = view_video(frames_THWC, processor.video_size, augment, rng)
+        return processor.video(frames_THWC)
 
     def values(self) -> dict[str, Tensor]:
         """Stacked values of each kind of medium that occurs."""

@@ -8,7 +8,7 @@ each cost one decoder position a row.
 B rows, P decoder paths, T tokens, N branching nodes, E edges below them, C candidates, V' distinct tokens.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import torch
 from torch import Tensor
@@ -22,6 +22,15 @@ CHUNK_TOKENS = 32_768
 """Decoder positions scored at once."""
 CHUNK_SCORES = 8_000_000
 """Scores of one node's children held at once."""
+
+
+def continuations(sequences: Iterable[Sequence[int]], eos: int) -> dict[tuple[int, ...], set[int]]:
+    """For every prefix of the sequences the tokens that may follow it."""
+    found: dict[tuple[int, ...], set[int]] = {}
+    for sequence in sequences:
+        for place, token in enumerate([*sequence, eos]):
+            found.setdefault(tuple(sequence[:place]), set()).add(token)
+    return found
 
 
 class Locations:
@@ -53,10 +62,7 @@ class Candidates:
         if not sequences or len(set(map(tuple, sequences))) < len(sequences):
             raise ValueError("candidates must be distinct and at least one")
         self.size, self.pad = len(sequences), pad
-        children: dict[tuple[int, ...], set[int]] = {}
-        for sequence in sequences:
-            for place, token in enumerate([*sequence, eos]):
-                children.setdefault(tuple(sequence[:place]), set()).add(token)
+        children = continuations(sequences, eos)
         nodes = sorted(node for node, tokens in children.items() if len(tokens) > 1)
         inner = {node[:place] for node in nodes for place in range(len(node))}
         paths = [node for node in nodes if node not in inner] or [()]

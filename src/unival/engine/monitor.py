@@ -42,6 +42,7 @@ class Window:
     steps: int = 0
     tokens: int = 0
     examples: int = 0
+    damaged: int = 0
     started: float = field(default_factory=time.perf_counter)
     waited: float = 0.0
     losses: list[Tensor] = field(default_factory=list)
@@ -92,9 +93,13 @@ class Monitor:
             )
 
     def say(self, text: str) -> None:
-        """A line for the person, above the bar."""
+        """A line for the person, above the bar, from rank 0."""
         if self.shown:
-            tqdm.write(f"{self.title}: {text}", file=sys.stderr)
+            self.warn(text)
+
+    def warn(self, text: str) -> None:
+        """A line for the person, above the bar, from any rank."""
+        tqdm.write(f"{self.title}: {text}", file=sys.stderr)
 
     def close(self) -> None:
         """End the bar."""

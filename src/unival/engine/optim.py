@@ -5,7 +5,7 @@ norm, linear decay after a warm-up. The learning rate is a pure function of the 
 """
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 from typing import Literal
@@ -62,6 +62,21 @@ def learning_rate(config: OptimizerConfig, step: int, steps: int) -> float:
     if config.schedule == "cosine":
         return config.lr * 0.5 * (1 + math.cos(math.pi * done))
     return config.lr * (1 - done) ** config.power
+
+
+def train_only(model: nn.Module, patterns: Sequence[str]) -> None:
+    """Stop the gradients of every parameter whose dotted name matches none of the patterns, if there are any.
+
+    Raises:
+        UserError: a pattern that matches nothing.
+    """
+    names = [name for name, _ in model.named_parameters()]
+    for pattern in patterns:
+        if not any(fnmatchcase(name, pattern) for name in names):
+            raise UserError(f"train_only: pattern '{pattern}' matches no parameter of the model")
+    for name, parameter in model.named_parameters():
+        if patterns and not any(fnmatchcase(name, pattern) for pattern in patterns):
+            parameter.requires_grad_(False)
 
 
 def freeze(model: nn.Module, patterns: Iterable[str], batch_norm: bool) -> list[nn.Module]:

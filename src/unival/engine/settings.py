@@ -15,10 +15,54 @@ class LossConfig:
     """Share of the target spread over the other tokens."""
     encouraging: bool = False
     """Adds a bonus that keeps the gradient of confident tokens."""
+    constrained: bool = False
+    """Softmax and smoothing over the tokens an answer may have at its place only, for tasks with `constraint:
+    answers`."""
+    drop_worst: float = 0.0
+    """Share of the tokens, those of largest loss, that do not count (noisy targets); per group of examples
+    that go through the model together."""
+    drop_worst_after: int = 0
+    """Updates before `drop_worst` applies."""
 
     def __post_init__(self) -> None:
-        if not 0 <= self.smoothing < 1:
-            raise ValueError(f"smoothing is {self.smoothing}: it must be at least 0 and below 1")
+        for name in ("smoothing", "drop_worst"):
+            if not 0 <= getattr(self, name) < 1:
+                raise ValueError(f"{name} is {getattr(self, name)}: it must be at least 0 and below 1")
+
+
+@dataclass(frozen=True)
+class AugmentConfig:
+    """Random views of training media (reference 2.7); evaluation never has them."""
+
+    shorter: float = 1.25
+    """Images: the shorter side is resized to 1 to this many times the model's image size, then a square of
+    that size is cut from the middle; around the object where the row has a box."""
+    longer: float = 1.75
+    """Images: limit of the longer side."""
+    operations: int = 2
+    """Random changes of colour and shape per medium (RandAugment); rows with a box have none."""
+    magnitude: float = 0.7
+    """Their strength, 0 to 1."""
+    video_area: float = 0.5
+    """Videos: least share of a frame's area that is shown; also flipped left to right at random."""
+
+    def __post_init__(self) -> None:
+        if not 1 <= self.shorter <= self.longer:
+            raise ValueError(f"shorter {self.shorter}, longer {self.longer}: need 1 <= shorter <= longer")
+        if not 0 < self.video_area <= 1 or not 0 <= self.magnitude <= 1:
+            raise ValueError("video_area and magnitude are shares, between 0 and 1")
+
+
+@dataclass(frozen=True)
+class LoraConfig:
+    """Low-rank updates of frozen weights (needs the extra `lora`); merged into the published ones."""
+
+    rank: int = 16
+    alpha: float = 32.0
+    """The update is scaled by alpha / rank."""
+    dropout: float = 0.0
+    targets: str = r".*(layers)\.\d+\.(self_attn|cross_attn)\.(q_proj|v_proj)"
+    """Regular expression of the full names of the linear layers that get one."""
 
 
 @dataclass(frozen=True)
@@ -54,8 +98,14 @@ class TrainConfig:
     """Micro-batches per rank and update."""
     freeze: list[str] = field(default_factory=list)
     """Patterns of module or parameter names, e.g. `model.embed_tokens` or `*image_encoder*`."""
+    train_only: list[str] = field(default_factory=list)
+    """Patterns: everything else is frozen. Empty: all that `freeze` leaves."""
     freeze_batch_norm: bool = False
     """Batch norms keep their statistics and weights."""
+    lora: LoraConfig | None = None
+    augment: AugmentConfig | None = None
+    damaged: int = 0
+    """So many unreadable media may be left out, each reported, before training stops."""
     ema: float = 0.0
     """Decay of the moving average that is validated and published; 0: none."""
     compile: bool = False
@@ -79,3 +129,5 @@ class TrainConfig:
                 raise ValueError(f"{name} is {getattr(self, name)}: it must be at least 1")
         if not 0 <= self.ema < 1:
             raise ValueError(f"ema is {self.ema}: it must be at least 0 and below 1")
+        if self.loss.constrained and self.examples == "pretraining":
+            raise ValueError("loss.constrained: the second example of a pretraining row is no answer")

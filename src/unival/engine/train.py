@@ -25,13 +25,14 @@ from torch.nn import functional as F
 from torch.nn.parallel import DistributedDataParallel
 
 from unival import files
+from unival.engine import lora
 from unival.engine.checkpoint import Checkpoints, atomic_folder, load_weights
 from unival.engine.collate import IGNORED, Batch, Collator, Part, Source
 from unival.engine.distributed import World, world
 from unival.engine.loader import Loader, StepBatches
 from unival.engine.mixture import Mixture
 from unival.engine.monitor import Callback, Monitor, SpikeAlarm, Window, peak_memory_mib
-from unival.engine.optim import Ema, build_optimizer, freeze, learning_rate, set_rate
+from unival.engine.optim import Ema, build_optimizer, freeze, learning_rate, set_rate, train_only
 from unival.engine.runtime import Runtime
 from unival.engine.sampler import Sampler
 from unival.engine.settings import LossConfig, TrainConfig
@@ -70,7 +71,7 @@ class LossModule(nn.Module):
         self.loss = loss
         self.num_tasks = num_tasks
 
-    def forward(self, batch: Batch, by_task: bool) -> tuple[Tensor, Tensor | None]:
+    def forward(self, batch: Batch, by_task: bool, drop_worst: float) -> tuple[Tensor, Tensor | None]:
         """Summed token loss, and with `by_task` (tasks, 2): plain negative log-likelihood and token count."""
         total, sums_N2 = batch.parts[0].labels_BT.new_zeros((), dtype=torch.float32), None
         media_tokens = self.model.encoder.embed_media(**batch.media)  # type: ignore[union-attr, operator]
@@ -83,6 +84,7 @@ class LossModule(nn.Module):
                 smoothing=self.loss.smoothing,
                 encouraging=self.loss.encouraging,
                 allowed_BTV=part.allowed_BTV,
+                drop_worst=drop_worst,
             )
             total = total + loss
             if by_task:
@@ -152,8 +154,13 @@ class Trainer:
         mixture = Mixture(config.mixture, {task: len(source.records) for task, source in data.items()})
         self.data = {task: data[task] for task in mixture.tasks}
         self.sampler = Sampler(mixture, config.seed)
-        self.collator = Collator(self.data, processor, config.seed, config.examples)
+        self.collator = Collator(
+            self.data, processor, config.seed, config.examples, config.augment, config.damaged
+        )
         self.model = model.to(ranks.device)
+        if config.lora:
+            lora.add(model, config.lora)
+        train_only(model, config.train_only)
         self.held = freeze(model, config.freeze, config.freeze_batch_norm)
         if config.gradient_checkpointing:
             model.gradient_checkpointing_enable()  # type: ignore[operator]
@@ -165,6 +172,7 @@ class Trainer:
         self.identity = files.digest([asdict(config), list(self.sampler.mixture.sizes.items())])
         self.step = 0
         self.best_step, self.score = 0, -float("inf")
+        self.damaged = 0
         self.alarm = SpikeAlarm(config.spike)
         self.window = Window()
         self.unchecked: list[tuple[int, Tensor, Tensor]] = []
@@ -198,6 +206,8 @@ class Trainer:
         try:
             self._train_mode()
             for micro_batches in loader:
+                for row in [row for batch in micro_batches for row in batch.damaged]:
+                    monitor.warn(f"left out {row}")
                 self._update(micro_batches)
                 examples += sum(batch.num_examples for batch in micro_batches)
                 monitor.bar.update()
@@ -242,7 +252,8 @@ class Trainer:
         """Forward, backward, clip, optimiser: one update of the weights."""
         config, device = self.config, self.ranks.device
         by_task = (self.step + 1) % config.log_every == 0
-        tokens = float(sum(batch.num_tokens for batch in micro_batches))
+        drop_worst = config.loss.drop_worst if self.step >= config.loss.drop_worst_after else 0.0
+        tokens = float(sum(batch.num_tokens(drop_worst) for batch in micro_batches))
         total = self.ranks.sum_(torch.tensor(tokens, device=device))
         summed = torch.zeros((), device=device)
         for number, batch in enumerate(micro_batches):
@@ -250,7 +261,7 @@ class Trainer:
             last = number == len(micro_batches) - 1
             with self._no_sync(last):
                 with torch.autocast(device.type, torch.bfloat16, self._half()):
-                    loss, sums_N2 = self.module(batch.to(device), by_task)
+                    loss, sums_N2 = self.module(batch.to(device), by_task, drop_worst)
                 # DDP averages over the ranks: times their number makes it a sum
                 (loss * (self.ranks.size / total)).backward()
             summed += loss.detach()
@@ -284,8 +295,9 @@ class Trainer:
     def _count(self, micro_batches: list[Batch], loss: Tensor, norm: Tensor) -> None:
         window = self.window
         window.steps += 1
-        window.tokens += sum(batch.num_tokens for batch in micro_batches)
+        window.tokens += sum(batch.num_tokens() for batch in micro_batches)
         window.examples += sum(batch.num_examples for batch in micro_batches)
+        window.damaged += sum(len(batch.damaged) for batch in micro_batches)
         window.losses.append(loss)
         window.norms.append(norm)
 
@@ -319,6 +331,7 @@ class Trainer:
         save_due = step % config.checkpoint_every == 0 and not done
         if log_due or save_due:
             self._check()
+            self._count_damage()
         if log_due:
             monitor.log(step, self._figures(loader))
         if config.selection and evaluate and (step % config.selection.every == 0 or done):
@@ -331,6 +344,20 @@ class Trainer:
         if stopped and not done:
             monitor.say(f"SIGTERM: saved step {step}, run again to go on")
             raise SystemExit(128 + signal.SIGTERM)
+
+    def _count_damage(self) -> None:
+        """Add up the rows that all ranks left out.
+
+        Raises:
+            UserError: they are more than allowed.
+        """
+        self.damaged += int(self.ranks.sum([float(self.window.damaged)])[0])
+        self.window.damaged = 0
+        if self.damaged > self.config.damaged:
+            raise UserError(
+                f"step {self.step}: {self.damaged} rows could not be read (listed above), more than "
+                f"{self.config.damaged}: mend the data or raise train.damaged"
+            )
 
     def _stop_agreed(self, log_due: bool) -> bool:
         if self.ranks.size == 1:
@@ -362,6 +389,8 @@ class Trainer:
             "perf/data_wait": waited / self.ranks.size / seconds,
             "perf/memory_mib": peak_memory_mib(self.ranks.device),
         }
+        if self.config.damaged:
+            values["data/damaged"] = float(self.damaged)
         return values
 
     def _validate(self, monitor: Monitor, evaluate: Evaluate) -> None:
@@ -393,6 +422,7 @@ class Trainer:
                 "best_step": self.best_step,
                 "score": self.score if self.best_step else None,
                 "alarm": [self.alarm.mean, self.alarm.seen],
+                "damaged": self.damaged,
             }
             path = self.checkpoints.save(self.step, self.model, state, meta)
             monitor.tell(lambda callback: callback.on_checkpoint(self.step, path))
@@ -416,6 +446,7 @@ class Trainer:
         self.best_step = meta["best_step"]
         self.score = meta["score"] if meta["score"] is not None else -float("inf")
         self.alarm.mean, self.alarm.seen = meta["alarm"]
+        self.damaged = meta["damaged"]
 
     def _on_sigterm(self) -> Any:
         if threading.current_thread() is not threading.main_thread():
@@ -429,6 +460,8 @@ class Trainer:
                 load_weights(self.model, self.checkpoints.best)
             elif self.ema:
                 self.ema.swap()
+            if self.config.lora:
+                lora.merge(self.model)
             self.model.eval()
             summary = {
                 "train": json.loads(json.dumps(asdict(self.config))),
@@ -436,6 +469,7 @@ class Trainer:
                 "steps": result.steps,
                 "best_step": result.best_step,
                 "score": result.score,
+                "damaged": self.damaged,
             }
             with atomic_folder(out_dir) as part:
                 self.model.save_pretrained(part)  # type: ignore[operator]

@@ -30,6 +30,6 @@ def run(config: Config, io: StageIO) -> None:
     benchmark = Benchmark(config.data)
     benchmark.log(io, [TRAIN, VAL])
     model, processor = load_model(config.init)
-    sources = benchmark.sources(config.tasks, processor)
+    sources = benchmark.sources(config.tasks, processor, config.train.loss.constrained)
     evaluate = validation(benchmark, config.tasks, processor, config.train.selection)
     train_and_publish(config.train, model, processor, sources, f"models/finetune/{config.item}", io, evaluate)

@@ -16,6 +16,7 @@ from unival import files
 from unival.data.manifest import Records, read_records
 from unival.data.store import MediaStore
 from unival.engine.collate import MediaCache, Source
+from unival.engine.constraints import continuations
 from unival.engine.evaluate import validation_score
 from unival.engine.runtime import load as load_runtime
 from unival.engine.settings import SelectionConfig, TrainConfig
@@ -123,13 +124,18 @@ class Benchmark:
         train = self.split(TRAIN).records(name)
         return build_task(name, config, processor, self.split(split).store, train, self.split(TRAIN).store)
 
-    def sources(self, tasks: Mapping[str, TaskConfig], processor: UnivalProcessor) -> dict[str, Source]:
-        """Training rows of each task."""
-        train = self.split(TRAIN)
-        return {
-            name: Source(self.task(name, config, processor, TRAIN), train.records(name), train.store)
-            for name, config in tasks.items()
-        }
+    def sources(
+        self, tasks: Mapping[str, TaskConfig], processor: UnivalProcessor, constrained: bool = False
+    ) -> dict[str, Source]:
+        """Training rows of each task; `constrained`: losses are limited to the set of answers, if any."""
+        train, found = self.split(TRAIN), {}
+        for name, config in tasks.items():
+            task, allowed = self.task(name, config, processor, TRAIN), None
+            if constrained and config.constraint == "answers":
+                answers = [processor.tokenizer.encode_text(f" {answer}") for answer in task.answers()]
+                allowed = continuations(answers, processor.tokenizer.eos_token_id)
+            found[name] = Source(task, train.records(name), train.store, allowed)
+        return found
 
     def log(self, io: StageIO, splits: Iterable[str]) -> None:
         """Note in MLflow which data were read."""
