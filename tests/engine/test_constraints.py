@@ -129,3 +129,57 @@ def test_locations_yield_exactly_four_bins(beams):
             for beam in range(beams):
                 tokens = generated(found.tokens[row, beam])
                 assert len(tokens) == 4 and all(30 <= token < 40 for token in tokens)
+
+
+def sampled(model, seed=0, **options):
+    chosen = SearchOptions(1, 5, normalised=False, **options)
+    draws_BT = torch.from_numpy(np.random.default_rng(seed).random((len(model.encoded.last_hidden_state), 6)))
+    return beam_search(model, {"encoder_outputs": model.encoded}, chosen, draws_BT=draws_BT)
+
+
+@pytest.mark.parametrize("options", [{"top_k": 1}, {"top_p": 1e-9}, {"temperature": 1e-4}])
+def test_sampling_without_a_choice_is_greedy_search(options):
+    model = RandomModel(3, rows=64, scale=1.0)
+    greedy = beam_search(model, {"encoder_outputs": model.encoded}, SearchOptions(1, 5, normalised=False))
+    assert torch.equal(sampled(model, **options).tokens, greedy.tokens)
+
+
+def test_samples_are_distributed_as_the_model_says():
+    model = RandomModel(4, rows=1, scale=1.0)
+    logits_V = model.decoder(torch.tensor([[BOS]]), model.encoded)[0, -1] @ model.lm_head.weight.T
+    model.encoded.last_hidden_state = model.encoded.last_hidden_state.repeat(20_000, 1, 1)
+    allowed_V = torch.arange(VOCABULARY) != PAD
+    allowed_V[EOS] = False  # min_tokens is 1
+    for options, temperature in (
+        ({}, 1.0),
+        ({"temperature": 2.0}, 2.0),
+        ({"top_k": 3}, 1.0),
+        ({"top_p": 0.6}, 1.0),
+    ):
+        found = sampled(model, **options)
+        expected_V = (logits_V / temperature).masked_fill(~allowed_V, -torch.inf).softmax(0)
+        order_V = expected_V.argsort(descending=True)
+        before_V = expected_V[order_V].cumsum(0) - expected_V[order_V]
+        last = int((before_V < options.get("top_p", 1.0)).sum())
+        expected_V[order_V[min(options.get("top_k", 40), last) :]] = 0.0
+        share_V = torch.bincount(found.tokens[:, 0, 0], minlength=VOCABULARY) / 20_000
+        assert float((share_V - expected_V / expected_V.sum()).abs().max()) < 0.015
+        assert not share_V[expected_V == 0].any()
+        scores = found.token_scores[:, 0, 0]
+        torch.testing.assert_close(scores, (logits_V / temperature).log_softmax(0)[found.tokens[:, 0, 0]])
+
+
+def test_samples_obey_the_rules():
+    answers = [(5,), (5, 6), (7, 8, 9)]
+    model = RandomModel(5, rows=256)
+    draws_BT = torch.rand(256, 7, generator=torch.Generator().manual_seed(0))
+    found = beam_search(
+        model, {"encoder_outputs": model.encoded}, SearchOptions(1, 6, normalised=False),
+        constraint=Trie(answers, EOS), draws_BT=draws_BT,
+    )  # fmt: skip
+    assert {generated(tokens) for tokens in found.tokens[:, 0].tolist()} <= set(answers)
+    free = sampled(model, min_tokens=4, no_repeat_ngram=1)
+    for tokens in free.tokens[:, 0].tolist():
+        assert len(generated(tokens)) >= 4 and len(set(generated(tokens))) == len(generated(tokens))
+    with pytest.raises(ValueError, match="beams = 1"):
+        beam_search(model, {"encoder_outputs": model.encoded}, SearchOptions(2, 6), draws_BT=draws_BT)

@@ -55,6 +55,17 @@ def test_predictions_depend_neither_on_the_batch_nor_on_the_call(name):
     assert run(name, batch_size=12) == first
 
 
+def test_samples_depend_on_row_and_seed_alone():
+    decode = {"search": "sample", "max_tokens": 8, "temperature": 2.0, "top_k": 50, "top_p": 0.95, "seed": 1}
+    texts = [p.text for p in run("caption", changes={"decode": decode}, batch_size=12)]
+    assert [p.text for p in run("caption", changes={"decode": decode}, batch_size=5)] == texts
+    other = run("caption", changes={"decode": {**decode, "seed": 2}}, batch_size=12)
+    assert [p.text for p in other] != texts
+    for bad in ({"beams": 2}, {"temperature": 0.0}, {"top_p": 0.0}):
+        with pytest.raises(UserError, match="decode"):
+            world.task("caption", decode={**decode, **bad})
+
+
 def test_media_shared_by_rows_are_encoded_once(monkeypatch):
     model = world.model()
     seen = []

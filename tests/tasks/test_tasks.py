@@ -160,3 +160,15 @@ def test_a_row_without_what_the_task_needs_is_named():
         row = Record("row-7", image=None if name == "caption" else "1", references=("a",))
         with pytest.raises(UserError, match=f"row 'row-7'.*{what}"):
             world.task(name).training(row, rng())
+
+
+def test_answers_of_evaluated_rows_are_allowed_by_a_named_option_only():
+    rows = [Record("e", image="0", text="?", answers=(Answer("xylophone"),))]
+    task = world.task("vqa")
+    assert "xylophone" not in task.answers()
+    task.leaked = rows
+    assert (
+        set(task.answers()) - {"xylophone"} == set(world.task("vqa").answers())
+        and "xylophone" in task.answers()
+    )
+    assert task.majority == world.task("vqa").majority

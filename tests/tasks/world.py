@@ -49,9 +49,10 @@ def record(task, number):
         x, y = (float(value) for value in rng.integers(0, 12, 2))
         row |= {"text": f"the {colour} {shape}", "box": (x, y, x + 8 + number % 5, y + 12)}
         row["references"] = (f"the {colour} {shape}", f"a {colour} {shape}")
-    elif task == "entailment":
+    elif task.startswith("entailment"):
         label = ("yes", "no", "maybe")[number % 3]
         row |= {"text": f"There is a {colour} {shape}", "answers": (Answer(label),), "form": "statement"}
+        row["extra"] = {"premise": "A picture of shapes."}
     elif task.endswith("matching"):
         row |= {"text": f"a {colour} {shape}", "answers": (Answer(("yes", "no")[number % 2]),)}
     else:

@@ -4,6 +4,7 @@ Media that several rows of a batch share are encoded once. Frames and crops are 
 depend on the batch size beyond rounding.
 """
 
+import zlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
@@ -73,7 +74,7 @@ def predict(
             rows = [records[index] for index in range(start, min(start + batch_size, len(records)))]
             examples = [task.inference(row) for row in rows]
             inputs, prefix_BP = batches.inputs(examples, model.device)
-            for row, texts in zip(rows, decoder(inputs, prefix_BP), strict=True):
+            for row, texts in zip(rows, decoder(inputs, prefix_BP, [row.id for row in rows]), strict=True):
                 text, score = texts[0]
                 value = task.parse(text, row)
                 predictions.append(Prediction(row.id, text, value, score, tuple(texts[1:])))
@@ -167,12 +168,13 @@ class Decoder:
                 self.constraint = Trie(sequences, eos)
 
     def __call__(
-        self, inputs: Mapping[str, Tensor], prefix_BP: Tensor | None
+        self, inputs: Mapping[str, Tensor], prefix_BP: Tensor | None, ids: Sequence[str]
     ) -> list[list[tuple[str, float]]]:
-        """The best texts of each row with their probabilities, best first."""
+        """The best texts of each row with their probabilities, best first; or a sample, drawn by its id."""
         if self.candidates is not None:
             return self._choose(inputs, prefix_BP)
-        beams = max(self.config.beams, self.kept)
+        sampling = self.config.search == "sample"
+        beams = 1 if sampling else max(self.config.beams, self.kept)
         forced = 0 if prefix_BP is None else prefix_BP.shape[1]
         shortest = 0 if prefix_BP is None else int((prefix_BP != self.tokenizer.pad_token_id).sum(1).min())
         options = SearchOptions(
@@ -182,9 +184,20 @@ class Decoder:
             length_penalty=self.config.length_penalty,
             normalised=self.config.length_penalty != 0,
             no_repeat_ngram=self.config.no_repeat_ngram,
+            temperature=self.config.temperature,
+            top_k=self.config.top_k,
+            top_p=self.config.top_p,
         )
-        found = beam_search(self.model, inputs, options, prefix_BP=prefix_BP, constraint=self.constraint)
+        draws_BT = self._draws(ids, options.max_tokens + 1) if sampling else None
+        found = beam_search(
+            self.model, inputs, options, prefix_BP=prefix_BP, constraint=self.constraint, draws_BT=draws_BT
+        )
         return self._texts(found.tokens, found.token_scores, found.scores, prefix_BP)
+
+    def _draws(self, ids: Sequence[str], length: int) -> Tensor:
+        """Numbers in [0, 1) that depend on seed and row alone, (B, length)."""
+        seeds = ([self.config.seed, zlib.crc32(name.encode())] for name in ids)
+        return torch.from_numpy(np.stack([np.random.default_rng(seed).random(length) for seed in seeds]))
 
     def _choose(
         self, inputs: Mapping[str, Tensor], prefix_BP: Tensor | None

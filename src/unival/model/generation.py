@@ -10,6 +10,7 @@ B rows, K beams, R rows of the decoder (B at first, then B * K), C candidates (2
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Protocol
 
 import torch
@@ -19,6 +20,8 @@ from transformers.cache_utils import DynamicCache, EncoderDecoderCache
 
 from unival.model.loss import at_least_float
 from unival.model.modeling import UnivalForConditionalGeneration
+
+HEAD_BLOCK = 256  # rows of the output projection in one product
 
 
 @dataclass(frozen=True)
@@ -34,6 +37,10 @@ class SearchOptions:
     """False: a score is the plain sum of log-probabilities."""
     temperature: float = 1.0
     no_repeat_ngram: int = 0
+    top_k: int = 0
+    """Sampling: only the likeliest so many tokens; 0: all."""
+    top_p: float = 1.0
+    """Sampling: only the likeliest tokens that together have this probability."""
 
 
 @dataclass
@@ -131,6 +138,16 @@ class Trie:
         return torch.where(there_R, self.child_E[place_R], -1)
 
 
+def project(hidden_RD: Tensor, weight_VD: Tensor) -> Tensor:
+    """(R, V): hidden states by the rows of `weight_VD`.
+
+    On a CPU a product of few rows with a large matrix takes half the time in blocks that its cache holds.
+    """
+    if hidden_RD.device.type != "cpu":
+        return F.linear(hidden_RD, weight_VD)
+    return torch.cat([F.linear(hidden_RD, block) for block in weight_VD.split(HEAD_BLOCK)], dim=1)
+
+
 @torch.no_grad()
 def beam_search(
     model: UnivalForConditionalGeneration,
@@ -139,8 +156,9 @@ def beam_search(
     *,
     prefix_BP: Tensor | None = None,
     constraint: Constraint | None = None,
+    draws_BT: Tensor | None = None,
 ) -> Hypotheses:
-    """Search for the best outputs of a batch.
+    """Search for the best outputs of a batch, or sample one for each row.
 
     A hypothesis is finished when its EOS is among the best K candidates of its row; a row is finished with K
     hypotheses or at `max_tokens`, without early stopping on scores.
@@ -152,8 +170,11 @@ def beam_search(
         prefix_BP: tokens that each row starts with (a decoder prompt), padded on the right. They count in
             lengths and scores and are part of the result.
         constraint: applied before the softmax, from the end of the prefix on.
+        draws_BT: samples, by these numbers in [0, 1), one for each token and EOS; needs one beam.
     """
-    return _Search(model, dict(inputs), options, prefix_BP, constraint).run()
+    if draws_BT is not None and (options.beams != 1 or draws_BT.shape[1] <= options.max_tokens):
+        raise ValueError("sampling needs beams = 1 and a number for each token and EOS")
+    return _Search(model, dict(inputs), options, prefix_BP, constraint, draws_BT).run()
 
 
 class _Search:
@@ -166,6 +187,7 @@ class _Search:
         options: SearchOptions,
         prefix_BP: Tensor | None,
         constraint: Constraint | None,
+        draws_BT: Tensor | None,
     ) -> None:
         self.model, self.options, self.constraint = model, options, constraint
         self.code_mask_B = inputs.pop("code_mask", None)
@@ -182,6 +204,7 @@ class _Search:
         self.head: Tensor = model.lm_head.weight
         self.ids_V: Tensor | None = None  # of the head's rows; None: all
         self.columns: dict[int, int] = {}  # rows of the head by id, where they are not all
+        self.draws_BT = None if draws_BT is None else draws_BT.to(self.device)
         self.prefix_BP = torch.empty(self.rows, 0, dtype=torch.long) if prefix_BP is None else prefix_BP
         self.prefix_BP = self.prefix_BP[:, : options.max_tokens].to(self.device)
         beams, length = options.beams, options.max_tokens + 1
@@ -196,7 +219,11 @@ class _Search:
         """Search to the end."""
         last = self.options.max_tokens
         for step in range(self._force_common_prefix(), last + 1):
-            candidates = self._candidates(*self._continuations(step))
+            continuations = self._continuations(step)
+            choose = (
+                self._candidates if self.draws_BT is None else partial(self._sampled, self.draws_BT[:, step])
+            )
+            candidates = choose(*continuations)
             over_BC = self._finish(step, *candidates)
             finished = step == last
             if self.device.type == "cpu" or step % 4 == 3:  # elsewhere, looking waits for the device
@@ -232,7 +259,7 @@ class _Search:
             self.columns = {token: column for column, token in enumerate(self.ids_V.tolist())}
             self.head = self.head.index_select(0, self.ids_V)
         hidden_RD = self._decode(self.tokens_RT[:, -1:])[:, -1]
-        scores_RV = at_least_float(F.linear(hidden_RD, self.head))
+        scores_RV = at_least_float(project(hidden_RD, self.head))
         if self.options.temperature != 1.0:
             scores_RV /= self.options.temperature
         last = step == self.options.max_tokens
@@ -305,6 +332,22 @@ class _Search:
         if self.ids_V is not None:
             tokens_BC = self.ids_V[tokens_BC]
         return scores_BC, index_BC // width, tokens_BC
+
+    def _sampled(self, draws_B: Tensor, scores_BV: Tensor, offset_B: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """One drawn continuation of each row, and a dead end: scores, beams and tokens, each (B, 2)."""
+        probability_BV, column_BV = scores_BV.softmax(1).nan_to_num().sort(dim=1, descending=True)
+        before_BV = probability_BV.cumsum(1) - probability_BV
+        probability_BV.masked_fill_(before_BV >= self.options.top_p, 0.0)
+        if self.options.top_k:
+            probability_BV[:, self.options.top_k :] = 0.0
+        sums_BV = probability_BV.cumsum(1)
+        place_B1 = torch.searchsorted(sums_BV, (draws_B * sums_BV[:, -1])[:, None].to(sums_BV), right=True)
+        column_B1 = column_BV.gather(
+            1, place_B1.minimum((probability_BV > 0).sum(1, keepdim=True) - 1).clamp(min=0)
+        )
+        scores_BC = F.pad(scores_BV.gather(1, column_B1) + offset_B[:, None], (0, 1), value=-math.inf)
+        tokens_B1 = column_B1 if self.ids_V is None else self.ids_V[column_B1]
+        return scores_BC, torch.zeros_like(scores_BC, dtype=torch.long), tokens_B1.repeat(1, 2)
 
     def _finish(self, step: int, scores_BC: Tensor, beams_BC: Tensor, tokens_BC: Tensor) -> Tensor:
         """Store the candidates that end among the first K; returns (B, C) what cannot be continued."""

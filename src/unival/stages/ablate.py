@@ -96,7 +96,7 @@ def run(config: Config, io: StageIO) -> None:
     """Write a table per study."""
     from unival.stages.parts import Benchmark
 
-    benchmark = Benchmark(config.data)
+    benchmark = Benchmark(config.data, config.tasks)
     benchmark.log(io, ["train", "test"])
     lab = Laboratory(config, benchmark, io)
     folder = io.scratch / "ablations"

@@ -97,7 +97,7 @@ def run(config: Config, io: StageIO) -> None:
     from unival.stages.parts import Benchmark
 
     load_runtime().apply()
-    benchmark = Benchmark(config.data)
+    benchmark = Benchmark(config.data, config.tasks)
     benchmark.log(io, [TEST, *benchmark.shifts])
     cells = Cells(io.shared_scratch / "cells", benchmark, config.tasks, config.batch_size, config.resamples)
     results: list[Result] = []

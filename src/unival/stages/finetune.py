@@ -27,7 +27,7 @@ def run(config: Config, io: StageIO) -> None:
     """Write `models/finetune/<task>`."""
     from unival.stages.parts import TRAIN, VAL, Benchmark, load_model, train_and_publish, validation
 
-    benchmark = Benchmark(config.data)
+    benchmark = Benchmark(config.data, config.tasks)
     benchmark.log(io, [TRAIN, VAL])
     model, processor = load_model(config.init)
     sources = benchmark.sources(config.tasks, processor, config.train.loss.constrained)

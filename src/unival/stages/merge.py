@@ -55,7 +55,7 @@ def run(config: Config, io: StageIO) -> None:
     """Write `models/merged/<recipe>` for every recipe whose experts there are."""
     from unival.stages.parts import Benchmark
 
-    benchmark = Benchmark(config.data)
+    benchmark = Benchmark(config.data, config.tasks)
     finished = io.scratch / "merged"
     for name, recipe in config.recipes.items():
         experts = {model: Path(config.experts) / model for model in recipe.models}

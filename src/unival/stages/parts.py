@@ -28,6 +28,7 @@ from unival.model.processing import UnivalProcessor
 from unival.stages.base import StageIO
 from unival.tasks import Task, TaskConfig
 from unival.tasks import build as build_task
+from unival.tasks.base import AnsweringTask
 from unival.vocab import UnivalTokenizer
 
 TRAIN, VAL = "train", "val"
@@ -76,17 +77,20 @@ class Split:
 
     folder: Path
     store: MediaStore
+    rows: Mapping[str, str]
+    """Task -> the task whose rows it reads, where that is another one."""
 
     def records(self, task: str) -> Records:
         """Rows of a task."""
-        return read_records(self.folder, task)
+        return read_records(self.folder, self.rows.get(task, task))
 
 
 class Benchmark:
-    """A prepared benchmark: its description, splits and tasks."""
+    """A prepared benchmark: its description, splits and tasks (`tasks`: those that may read others' rows)."""
 
-    def __init__(self, folder: str | Path) -> None:
+    def __init__(self, folder: str | Path, tasks: Mapping[str, TaskConfig]) -> None:
         self.folder = Path(folder)
+        self.rows = {name: config.rows for name, config in tasks.items() if config.rows}
         path = self.folder / "benchmark.json"
         try:
             self.facts: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
@@ -101,13 +105,14 @@ class Benchmark:
 
     def has(self, split: str, task: str) -> bool:
         """Whether there are rows of this task."""
-        return bool(self.facts["splits"].get(split, {}).get("rows", {}).get(task))
+        rows = self.facts["splits"].get(split, {}).get("rows", {})
+        return bool(rows.get(self.rows.get(task, task)))
 
     def split(self, name: str) -> Split:
         """A split, opened once."""
         if name not in self._splits:
             folder = self.folder / name
-            self._splits[name] = Split(folder, MediaStore(folder))
+            self._splits[name] = Split(folder, MediaStore(folder), self.rows)
         return self._splits[name]
 
     @property
@@ -122,7 +127,10 @@ class Benchmark:
     def task(self, name: str, config: TaskConfig, processor: UnivalProcessor, split: str) -> Task:
         """A task that will see the rows of `split`."""
         train = self.split(TRAIN).records(name)
-        return build_task(name, config, processor, self.split(split).store, train, self.split(TRAIN).store)
+        task = build_task(name, config, processor, self.split(split).store, train, self.split(TRAIN).store)
+        if config.answers_from == "train_and_evaluated" and isinstance(task, AnsweringTask):
+            task.leaked = self.split(split).records(name)
+        return task
 
     def sources(
         self, tasks: Mapping[str, TaskConfig], processor: UnivalProcessor, constrained: bool = False

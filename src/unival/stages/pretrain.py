@@ -32,7 +32,7 @@ def run(config: Config, io: StageIO) -> None:
     """Write `models/pretrain/<phase>`."""
     from unival.stages.parts import TRAIN, Benchmark, load_model, new_model, train_and_publish
 
-    benchmark = Benchmark(config.data)
+    benchmark = Benchmark(config.data, config.tasks)
     benchmark.log(io, [TRAIN])
     if config.init:
         model, processor = load_model(config.init)

@@ -44,8 +44,9 @@ class Example:
 class DecodeConfig:
     """How a text is searched for."""
 
-    search: Literal["beam", "candidates"] = "beam"
-    """`candidates`: every allowed answer is scored, which is exact; for answer sets that are not large."""
+    search: Literal["beam", "candidates", "sample"] = "beam"
+    """`candidates`: every allowed answer is scored, which is exact; for answer sets that are not large.
+    `sample`: one text is drawn, by the row's id and `seed`: the same whatever the batch."""
     beams: int = 1
     """1: greedy."""
     max_tokens: int = 20
@@ -54,10 +55,21 @@ class DecodeConfig:
     """Scores are divided by length to this power; 0, as in the paper: not normalised."""
     no_repeat_ngram: int = 0
     """No n-gram of this length twice; 0: no rule."""
+    temperature: float = 1.0
+    """Logits are divided by it."""
+    top_k: int = 0
+    """Sampling: only the likeliest so many tokens; 0: all."""
+    top_p: float = 1.0
+    """Sampling: only the likeliest tokens that together have this probability."""
+    seed: int = 0
 
     def __post_init__(self) -> None:
         if self.beams < 1 or not 0 < self.min_tokens <= self.max_tokens or self.no_repeat_ngram < 0:
             raise ValueError("decode needs beams >= 1, 0 < min_tokens <= max_tokens, no_repeat_ngram >= 0")
+        if not (self.temperature > 0 and 0 < self.top_p <= 1 and self.top_k >= 0):
+            raise ValueError("decode needs temperature > 0, 0 < top_p <= 1, top_k >= 0")
+        if self.search == "sample" and self.beams != 1:
+            raise ValueError("decode.search 'sample' needs beams 1")
 
 
 @dataclass(frozen=True)
@@ -77,6 +89,11 @@ class TaskConfig:
     """What the decoder starts from: nothing, or the prompt again (the paper's way of finetuning VQA)."""
     constraint: Literal["none", "answers", "boxes"] = "none"
     """What decoding may yield: any text, answers of the training data, exactly four locations."""
+    answers_from: Literal["train", "train_and_evaluated"] = "train"
+    """Whose answers decoding may yield. The second leaks the evaluated split's, as the original did on
+    OK-VQA and VizWiz (reference 3.10): to compare with its figures only."""
+    rows: str = ""
+    """The task whose rows are read, for a variant of it; empty: those of its own name."""
     decode: DecodeConfig = field(default_factory=DecodeConfig)
     max_words: int = 80
     """Longest input text, in words."""
@@ -250,6 +267,30 @@ class AnswerPool:
         """The answer of most weight; of a question form, when it was seen in training."""
         weights = self.weights.get(form, self.total) if form is not None else self.total
         return min(weights, key=lambda answer: (-weights[answer], answer))
+
+
+class AnsweringTask(Task):
+    """A task whose answers are those of its training rows."""
+
+    leaked: Sequence[Record] = ()
+    """Rows whose answers decoding may yield too: the evaluated ones, where `answers_from` says so."""
+
+    def answers(self) -> tuple[str, ...]:
+        return tuple(sorted({*self._pool.vocabulary, *(a.text for row in self.leaked for a in row.answers)}))
+
+    def constant(self, record: Record) -> Value:
+        return self._pool.best(record.form)
+
+    @property
+    def majority(self) -> Value:
+        return self._pool.best()
+
+    @cached_property
+    def _pool(self) -> AnswerPool:
+        pool = AnswerPool(self.train)
+        if not pool.vocabulary:
+            raise UserError(f"task '{self.name}': no training row has an answer")
+        return pool
 
 
 def likeliest(answers: Sequence[Answer]) -> Answer:

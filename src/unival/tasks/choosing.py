@@ -1,18 +1,17 @@
 """Tasks with few answers: entailment (yes / no / maybe) and matching (yes / no) (reference 2.4, 3.5)."""
 
 from collections.abc import Sequence
-from functools import cached_property
 
 import numpy as np
 
 from unival.errors import UserError
 from unival.record import Record
-from unival.tasks.base import TASKS, AnswerPool, Example, Task, Value
+from unival.tasks.base import TASKS, AnsweringTask, Example, Value
 from unival.tasks.text import normalise_caption
 
 
 @TASKS.register("choosing")
-class Choosing(Task):
+class Choosing(AnsweringTask):
     """Choose one of the answers of the training rows. `text` is the statement on the medium."""
 
     metrics = ("accuracy",)
@@ -26,26 +25,9 @@ class Choosing(Task):
     def inference(self, record: Record) -> Example:
         return self.example(self._prompt(record), "", record)
 
-    def answers(self) -> tuple[str, ...]:
-        return self._pool.vocabulary
-
     def scores(self, values: Sequence[Value], records: Sequence[Record]) -> dict[str, np.ndarray]:
         right = [value == self._label(record) for value, record in zip(values, records, strict=True)]
         return {"accuracy": np.array(right, dtype=np.float64)}
-
-    def constant(self, record: Record) -> Value:
-        return self._pool.best(record.form)
-
-    @property
-    def majority(self) -> Value:
-        return self._pool.best()
-
-    @cached_property
-    def _pool(self) -> AnswerPool:
-        pool = AnswerPool(self.train)
-        if not pool.vocabulary:
-            raise UserError(f"task '{self.name}': no training row has an answer")
-        return pool
 
     def _prompt(self, record: Record) -> str:
         prompt = self.config.prompt

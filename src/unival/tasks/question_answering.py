@@ -1,7 +1,6 @@
 """Question answering on images, videos, sound; in pretraining with answer matching (reference 2.4, 3.3)."""
 
 from collections.abc import Sequence
-from functools import cached_property
 
 import numpy as np
 
@@ -12,9 +11,8 @@ from unival.tasks.base import (
     POSITIVE,
     PRETRAIN_WORDS,
     TASKS,
-    AnswerPool,
+    AnsweringTask,
     Example,
-    Task,
     Value,
     likeliest,
     other,
@@ -26,7 +24,7 @@ OTHER = "other"
 
 
 @TASKS.register("question_answering")
-class QuestionAnswering(Task):
+class QuestionAnswering(AnsweringTask):
     """Answer a question. `text` is the question, `form` its type, `answers` are soft."""
 
     metrics = ("vqa_accuracy", "accuracy")
@@ -61,9 +59,6 @@ class QuestionAnswering(Task):
     def inference(self, record: Record) -> Example:
         return self.example(self._prompt(record), "", record)
 
-    def answers(self) -> tuple[str, ...]:
-        return self._pool.vocabulary
-
     def scores(self, values: Sequence[Value], records: Sequence[Record]) -> dict[str, np.ndarray]:
         soft, exact = [], []
         for value, record in zip(values, records, strict=True):
@@ -71,13 +66,6 @@ class QuestionAnswering(Task):
             soft.append(metric.soft_score(str(value), weights))
             exact.append(float(str(value).strip() == likeliest(record.answers).text))
         return {"vqa_accuracy": np.array(soft), "accuracy": np.array(exact)}
-
-    def constant(self, record: Record) -> Value:
-        return self._pool.best(record.form)
-
-    @property
-    def majority(self) -> Value:
-        return self._pool.best()
 
     def negative(self, record: Record, answer: Answer, rng: np.random.Generator) -> str | None:
         """A wrong answer, the more often of the same form the surer the right one is (reference 2.5)."""
@@ -92,13 +80,6 @@ class QuestionAnswering(Task):
             if negative is not None:
                 return negative
         return other(self._pool.by_form.get(OTHER, self._pool.vocabulary), own, rng)
-
-    @cached_property
-    def _pool(self) -> AnswerPool:
-        pool = AnswerPool(self.train)
-        if not pool.vocabulary:
-            raise UserError(f"task '{self.name}': no training row has an answer")
-        return pool
 
     def _prompt(self, record: Record) -> str:
         question = normalise(record.text, self.config.max_words)
