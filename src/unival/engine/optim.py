@@ -13,6 +13,7 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
+from unival.engine.muon import Muon
 from unival.errors import UserError
 
 BATCH_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm)
@@ -24,7 +25,8 @@ class OptimizerConfig:
 
     lr: float
     """Peak learning rate."""
-    name: Literal["adamw", "sgd"] = "adamw"
+    name: Literal["adamw", "muon", "sgd"] = "adamw"
+    """muon: AdamW, but Muon for the matrices of the layers, which then learn from fewer examples."""
     weight_decay: float = 0.01
     """Decoupled; on all parameters, as in the original."""
     betas: tuple[float, ...] = (0.9, 0.999)
@@ -109,20 +111,33 @@ def freeze(model: nn.Module, patterns: Iterable[str], batch_norm: bool) -> list[
 
 def build_optimizer(config: OptimizerConfig, model: nn.Module) -> torch.optim.Optimizer:
     """Optimiser of the parameters that are not frozen, one group per rate factor (group key `scale`)."""
-    groups: dict[float, list[Tensor]] = {}
+    matrices = _layer_matrices(model) if config.name == "muon" else frozenset()
+    groups: dict[tuple[float, bool], list[Tensor]] = {}
     for name, parameter in model.named_parameters():
         if parameter.requires_grad:
             scales = (value for pattern, value in config.lr_scale.items() if fnmatchcase(name, pattern))
-            groups.setdefault(next(scales, 1.0), []).append(parameter)
+            groups.setdefault((next(scales, 1.0), id(parameter) in matrices), []).append(parameter)
     if not groups:
         raise UserError("freeze: every parameter is frozen: nothing is left to train")
-    parameters = [{"params": tensors, "scale": scale} for scale, tensors in groups.items()]
     if config.name == "sgd":
+        parameters = [{"params": tensors, "scale": scale} for (scale, _), tensors in groups.items()]
         return torch.optim.SGD(parameters, lr=config.lr, weight_decay=config.weight_decay)
-    betas = (config.betas[0], config.betas[1])
-    return torch.optim.AdamW(
-        parameters, lr=config.lr, betas=betas, eps=config.eps, weight_decay=config.weight_decay, fused=True
+    kind = Muon if config.name == "muon" else torch.optim.AdamW
+    return kind(
+        [{"params": p, "scale": scale, "muon": muon} for (scale, muon), p in groups.items()],
+        lr=config.lr,
+        betas=(config.betas[0], config.betas[1]),
+        eps=config.eps,
+        weight_decay=config.weight_decay,
+        fused=True,
     )
+
+
+def _layer_matrices(model: nn.Module) -> frozenset[int]:
+    """Identities of the weights of linear maps in stacks of layers: not of embeddings, heads and norms."""
+    stacks = [module for module in model.modules() if isinstance(module, nn.ModuleList)]
+    linear = (m for stack in stacks for m in stack.modules() if isinstance(m, nn.Linear))
+    return frozenset(id(m.weight) for m in linear)
 
 
 def set_rate(optimizer: torch.optim.Optimizer, rate: float) -> None:
