@@ -33,8 +33,10 @@ class RandomModel:
 
 
 def random_answers(rng):
-    count = int(rng.integers(1, 9))
-    sequences = {tuple(rng.integers(4, 14, int(rng.integers(1, 5))).tolist()) for _ in range(count)}
+    """Few or many (so that nodes have more than 32 children), of few or nearly all tokens."""
+    count = int(rng.choice([*range(1, 9), 100, 300]))
+    last = int(rng.choice([14, VOCABULARY]))
+    sequences = {tuple(rng.integers(4, last, int(rng.integers(1, 5))).tolist()) for _ in range(count)}
     return sorted(sequences)
 
 
@@ -63,7 +65,7 @@ def test_a_trie_yields_members_only(beams):
 def test_beams_and_candidates_agree_when_the_beams_suffice():
     rng = np.random.default_rng(0)
     for seed in range(60):
-        answers = random_answers(rng)
+        answers = random_answers(rng)[:9]
         model = RandomModel(seed, rows=4)
         scores_BC = Candidates(answers, EOS, PAD).score(model, model.encoded)
         torch.testing.assert_close(scores_BC.exp().sum(1), torch.ones(4), atol=1e-4, rtol=0)

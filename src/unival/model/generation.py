@@ -22,6 +22,8 @@ from unival.model.loss import at_least_float
 from unival.model.modeling import UnivalForConditionalGeneration
 
 HEAD_BLOCK = 256  # rows of the output projection in one product
+WIDE = 32
+"""A node of a trie with more children has a row of its own."""
 
 
 @dataclass(frozen=True)
@@ -93,7 +95,11 @@ class TokenRange:
 
 
 class Trie:
-    """Exactly one of the given token sequences, then EOS (VQA and entailment answers)."""
+    """Exactly one of the given token sequences, then EOS (VQA and entailment answers).
+
+    E edges. The children of N nodes: a row of the vocabulary for each of the W that have many of them, at
+    most M columns for the others, where the column after the last stands for none.
+    """
 
     only_at_end: Sequence[int] = ()
 
@@ -114,19 +120,28 @@ class Trie:
         node_E, token_E, self.child_E = torch.tensor(edges).T.contiguous()
         column_E = torch.searchsorted(self.vocabulary, token_E)
         self.edge_E = node_E * len(self.vocabulary) + column_E  # ascending
-        self.open_NV = torch.zeros(len(nodes) + 1, len(self.vocabulary), dtype=torch.bool)
-        self.open_NV[node_E, column_E] = True
-        self.open_NV[-1] = self.vocabulary == eos  # state -1: the path has left the trie
+        counts_N = torch.bincount(node_E, minlength=len(nodes))
+        wide_W = (counts_N > WIDE).nonzero()[:, 0]
+        self.row_N = torch.zeros(len(nodes) + 1, dtype=torch.long)  # the last: state -1, the path has left
+        self.row_N[wide_W] = torch.arange(1, len(wide_W) + 1)
+        self.open_WV = torch.zeros(len(wide_W) + 1, len(self.vocabulary) + 1, dtype=torch.bool)
+        wide_E = self.row_N[node_E] > 0
+        self.open_WV[self.row_N[node_E[wide_E]], column_E[wide_E]] = True
+        self.narrow_NM = torch.full((len(nodes) + 1, min(WIDE, int(counts_N.max()))), len(self.vocabulary))
+        place_E = torch.arange(len(node_E)) - (counts_N.cumsum(0) - counts_N)[node_E]
+        self.narrow_NM[node_E[~wide_E], place_E[~wide_E]] = column_E[~wide_E]
+        self.narrow_NM[-1, 0] = torch.searchsorted(self.vocabulary, eos)
 
     def _to(self, device: torch.device) -> None:
         if self.edge_E.device != device:
-            for name in ("vocabulary", "child_E", "edge_E", "open_NV"):
+            for name in ("vocabulary", "child_E", "edge_E", "row_N", "open_WV", "narrow_NM"):
                 setattr(self, name, getattr(self, name).to(device))
 
     def allowed(self, state_R: Tensor) -> Tensor:
         """The children of each node; EOS alone where the path has left the trie."""
         self._to(state_R.device)
-        return self.open_NV[state_R]
+        open_RV = self.open_WV[self.row_N[state_R]]
+        return open_RV.scatter_(1, self.narrow_NM[state_R], True)[:, :-1]
 
     def advance(self, state_R: Tensor, tokens_R: Tensor) -> Tensor:
         """The child along each token, -1 where there is none."""
@@ -254,7 +269,7 @@ class _Search:
         forced_R = None
         if step < self.prefix_BP.shape[1]:
             forced_R = self.prefix_BP[:, step].repeat_interleave(self.live)
-        elif self.constraint is not None and self.ids_V is None:
+        elif self.constraint is not None and self.ids_V is None and self._few():
             self.ids_V = self.constraint.vocabulary.to(self.device)
             self.columns = {token: column for column, token in enumerate(self.ids_V.tolist())}
             self.head = self.head.index_select(0, self.ids_V)
@@ -271,15 +286,19 @@ class _Search:
         self._forbid(scores_RV, step, last, forced_R)
         return scores_RV, offset_R
 
+    def _few(self) -> bool:
+        """Whether the rows of the head that a constraint needs are worth a copy."""
+        return self.constraint is not None and 2 * len(self.constraint.vocabulary) < len(self.head)
+
     def _allowed(self, forced_R: Tensor | None) -> Tensor:
         """(R, V) bool over the columns of the output projection."""
         assert self.constraint is not None
         allowed_RV = self.constraint.allowed(self.state_R)
-        if forced_R is None:
+        if self.ids_V is not None:
             return allowed_RV
+        forced_R = torch.full_like(self.state_R, self.pad) if forced_R is None else forced_R
         everything_RV = (forced_R != self.pad)[:, None].repeat(1, len(self.head))
-        vocabulary = self.constraint.vocabulary.to(self.device)
-        everything_RV[:, vocabulary] |= allowed_RV
+        everything_RV[:, self.constraint.vocabulary.to(self.device)] |= allowed_RV
         return everything_RV
 
     def _column(self, token: int) -> int:
