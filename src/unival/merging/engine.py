@@ -157,7 +157,12 @@ class Plan:
 
 @contextlib.contextmanager
 def single_threaded() -> Iterator[None]:
-    """Torch on one thread: its reductions and matrix products then do not depend on the machine's threads."""
+    """Torch on one thread: its reductions and matrix products then do not depend on the machine's threads.
+
+    Freeing one large tensor teaches glibc to keep freed memory (mallopt(3), M_MMAP_THRESHOLD): without it
+    each temporary of a block is new memory, and the page faults take longer than the arithmetic.
+    """
+    torch.empty(30 << 20, dtype=torch.uint8)
     before = torch.get_num_threads()
     torch.set_num_threads(1)
     try:

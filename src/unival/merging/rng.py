@@ -15,12 +15,13 @@ def mask_key(seed: int, model: str, tensor: str) -> int:
 
 
 def keep_mask(key: int, start: int, count: int, density: float) -> np.ndarray:
-    """Bool array for the elements start .. start + count: True with probability `density` (to 2^-32).
+    """Float32 zeros and ones for the elements start .. start + count: P(one) = `density` (to 2^-32).
 
     `start` is a multiple of `PER_COUNTER`.
     """
     if density >= 1:
-        return np.ones(count, dtype=bool)
+        return np.ones(count, dtype=np.float32)
     generator = np.random.Philox(key=key, counter=start // PER_COUNTER)
     numbers = generator.random_raw(-(-count // 2)).view(np.uint32)[:count]
-    return numbers < np.uint32(min(round(density * 2**32), 2**32 - 1))
+    kept: np.ndarray = numbers < np.uint32(min(round(density * 2**32), 2**32 - 1))
+    return kept.astype(np.float32)

@@ -98,8 +98,7 @@ class Dropping(Method):
         out = []
         for name, delta in zip(job.models, deltas, strict=True):
             mask = keep_mask(mask_key(self.seed, name, job.name), start, len(delta), density)
-            mask_tensor = torch.from_numpy(mask).to(delta.device)
-            out.append(elementwise.drop_and_rescale(delta, mask_tensor, density))
+            out.append(elementwise.drop_and_rescale(delta, torch.from_numpy(mask).to(delta), density))
         return out
 
 
