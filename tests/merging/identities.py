@@ -5,9 +5,9 @@
 
 import math
 
-import numpy as np
 import torch
 
+from unival.errors import UserError
 from unival.merging import adamerging, collect, elementwise, spectral
 from unival.merging.checkpoint import Memory
 from unival.merging.engine import merge_states
@@ -568,28 +568,56 @@ def matrix_methods_give_the_mean_to_everything_else():
 
 
 @identity
-def adamerging_moves_against_the_finite_difference_and_fixed_is_task_arithmetic():
+def adamerging_follows_finite_differences_and_fixed_is_task_arithmetic():
     torch.manual_seed(0)
     net = torch.nn.Linear(4, 3)
     base = {n: v.detach().clone() for n, v in net.state_dict().items()}
     models = {n: around(base, i + 1, 0.5) for i, n in enumerate("ab")}
-    batch = torch.randn(16, 4)
+    batches = [torch.randn(16, 4) * size for size in (1.0, 3.0, 0.3)]
 
     def loss(call, x):
         return adamerging.entropy(call(x))
 
     fixed = adamerging.adamerging(net, base, models, [], loss)
-    assert all(value == {"a": np.float32(0.3), "b": np.float32(0.3)} for value in fixed.values())
-    moved = adamerging.adamerging(net, base, models, [batch], loss, layerwise=False, rate=1e-3, clamp=False)
+    rules = tuple(ModuleRule(f"^{name}$", weights=weights) for name, weights in fixed.items())
+    wanted = merged("task_arithmetic", models, base, options={"scale": 0.3})
+    close(merged("task_arithmetic", models, base, options={"scale": 1.0}, modules=rules), wanted, 1e-6)
 
-    def at(a, b):
-        state = {n: base[n] + a * (models["a"][n] - base[n]) + b * (models["b"][n] - base[n]) for n in base}
-        logits = torch.func.functional_call(net, state, (batch,))
-        return float(torch.distributions.Categorical(logits=logits).entropy().mean())
+    def at(scales, x):
+        state = {
+            n: base[n].double()
+            + sum(s * (m[n] - base[n]) for s, m in zip(scales, models.values(), strict=True))
+            for n in base
+        }
+        logits = torch.func.functional_call(net, state, (x.double(),))
+        return torch.distributions.Categorical(logits=logits).entropy().mean()
 
-    step = 1e-2
-    for name, slope in (
-        ("a", at(0.3 + step, 0.3) - at(0.3 - step, 0.3)),
-        ("b", at(0.3, 0.3 + step) - at(0.3, 0.3 - step)),
-    ):
-        assert math.copysign(1, moved["weight"][name] - 0.3) == -math.copysign(1, slope)
+    moved = adamerging.adamerging(net, base, models, batches, loss, layerwise=False, rate=1e-3, clamp=False)
+    scales = torch.full((2,), 0.3, dtype=torch.float64, requires_grad=True)
+    adam = torch.optim.Adam([scales], lr=1e-3)
+    for x in batches:  # sizes differ, so that the second step tells how large the first slope was
+        steps = 1e-5 * torch.eye(2, dtype=torch.float64)
+        with torch.no_grad():
+            slopes = [(at(scales + step, x) - at(scales - step, x)) / 2e-5 for step in steps]
+        scales.grad = torch.stack(slopes)
+        adam.step()
+    found = torch.tensor(list(moved["weight"].values()), dtype=torch.float64)
+    torch.testing.assert_close(found, scales.detach(), rtol=0, atol=2e-6)
+
+
+# --- integers --------------------------------------------------------------------------------------
+
+
+@identity
+def integers_are_copied_and_never_averaged():
+    _, models = family(2)
+    for value in (3, 2**53 + 1):
+        index = {n: m | {"index": torch.tensor([value, -7])} for n, m in models.items()}
+        assert torch.equal(merged("average", index)["index"], torch.tensor([value, -7]))
+    index["b"]["index"] = torch.tensor([value + 1, -7])
+    try:
+        merged("average", index)
+    except UserError as error:
+        assert "index: integer values differ" in str(error)
+    else:
+        raise AssertionError("differing integers were merged")

@@ -246,6 +246,39 @@ def mask_from_the_chunk(patch):
     patch.setattr(sparse, "keep_mask", lambda key, start, count, density: original(0, start, count, density))
 
 
+def slopes_off(patch):
+    """A term that no unlabelled batch asks for."""
+    original = adamerging.entropy
+    patch.setattr(
+        adamerging, "entropy", lambda logits, mask=None: original(logits, mask) + logits.mean() * 0.1
+    )
+
+
+def integers_averaged(patch):
+    def faulty(name, owners, models, recipe, rule):
+        spec = models[owners[0]].specs[name]
+        return align.Assignment(name, spec.shape, spec.dtype, tuple(owners), None, rule, False)
+
+    patch.setattr(align, "_integer", faulty)
+
+
+def integers_of_the_first_model(patch):
+    original = align._integer
+    patch.setattr(align, "_integer", lambda name, owners, *rest: original(name, owners[:1], *rest))
+
+
+def nobody_agrees(patch):
+    """0 / 0 where no entry has the elected sign."""
+
+    def faulty(deltas, weights, mean=True):
+        sign = sum(deltas).sign()
+        agreeing = [(delta * sign).clamp_min(0) for delta in deltas]
+        total = sum(a * w for a, w in zip(agreeing, weights, strict=True)) * sign
+        return total / sum(a.sign() * w for a, w in zip(agreeing, weights, strict=True)) if mean else total
+
+    patch.setattr(elementwise, "elect", faulty)
+
+
 def matrices_for_all(patch):
     patch.setattr(matrices.MatrixMethod, "block", lambda self, job, state, start, models, base: models[0])
 
@@ -290,7 +323,11 @@ FAULTS = {
     module_rules_ignored: "module_weights_and_scales_reach_their_tensors_only",
     trained_means_present: "trained_takes_the_only_changed_tensor",
     models_in_the_order_of_the_list: "average_of_one_or_equal_models_is_exact",
-    entropy_upwards: "adamerging_moves_against_the_finite_difference_and_fixed_is_task_arithmetic",
+    nobody_agrees: "ties_elects_by_mass_without_the_loser_and_without_weights",
+    entropy_upwards: "adamerging_follows_finite_differences_and_fixed_is_task_arithmetic",
+    slopes_off: "adamerging_follows_finite_differences_and_fixed_is_task_arithmetic",
+    integers_averaged: "integers_are_copied_and_never_averaged",
+    integers_of_the_first_model: "integers_are_copied_and_never_averaged",
     matrices_for_all: "matrix_methods_give_the_mean_to_everything_else",
 }
 
