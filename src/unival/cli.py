@@ -4,6 +4,7 @@ import argparse
 import importlib
 import os
 import sys
+import time
 from pathlib import Path
 
 from unival.errors import UserError
@@ -35,6 +36,8 @@ def main(arguments: list[str] | None = None) -> None:
     except UserError as error:
         if os.environ.get("UNIVAL_DEBUG"):
             raise
+        if os.environ.get("RANK", "0") != "0":
+            time.sleep(2)  # mostly rank 0 has the same to tell, and its end ends this process
         print(f"unival: {error}", file=sys.stderr)
         sys.exit(2)
 
@@ -87,7 +90,7 @@ def _run(options: argparse.Namespace) -> None:
         from unival.engine import runtime
 
         words = [options.stage, "--config", str(options.config), "--out", str(options.out)]
-        status = runtime.load().launch(["run", *words])
+        status = runtime.load().launch(["run", *words], main)
         if status is not None:
             sys.exit(status)
     base.run(options.stage, options.config, options.out)

@@ -1,7 +1,11 @@
 """Settings of the machine: files that ship, choice by the environment, launching of ranks."""
 
 import json
+import os
+import signal
+import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -36,7 +40,7 @@ def test_no_gpu(monkeypatch):
     assert runtime.Runtime().torch_device().type == "cpu"
 
 
-def test_launches_ranks_unless_it_is_one(monkeypatch, tmp_path):
+def test_torchrun_unless_this_is_a_rank(monkeypatch):
     calls = []
 
     def fake_run(command, env, check):
@@ -46,10 +50,69 @@ def test_launches_ranks_unless_it_is_one(monkeypatch, tmp_path):
     monkeypatch.setattr(runtime.subprocess, "run", fake_run)
     monkeypatch.delenv("RANK", raising=False)
     several = runtime.Runtime(device="cpu", launcher="torchrun", processes=3)
-    assert runtime.Runtime().launch(["run", "pretrain"]) is None
-    assert several.launch(["run", "pretrain", "--config", "x.yaml"]) == 7
+    assert runtime.Runtime().launch(["run", "pretrain"], print) is None
+    assert several.launch(["run", "pretrain", "--config", "x.yaml"], print) == 7
     assert calls[0][:3] == [sys.executable, "-m", "torch.distributed.run"]
     assert calls[0][-6:] == ["-m", "unival", "run", "pretrain", "--config", "x.yaml"]
     assert "--nproc-per-node=3" in calls[0], json.dumps(calls)
     monkeypatch.setenv("RANK", "0")
-    assert several.launch(["run", "pretrain"]) is None
+    assert several.launch(["run", "pretrain"], print) is None
+
+
+FORKING = """
+import os, signal, sys, time
+from pathlib import Path
+from unival.engine import runtime
+
+def work():
+    rank = os.environ["RANK"]
+    Path(rank).write_text(os.environ["WORLD_SIZE"])
+    {body}
+
+print(runtime.fork(2, work))
+"""
+
+
+def forked(folder, body):
+    code = FORKING.format(body=body)
+    source = Path(runtime.__file__).parents[2]
+    return subprocess.Popen(
+        [sys.executable, "-c", code],
+        cwd=folder,
+        env={**os.environ, "PYTHONPATH": str(source)},
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+
+
+@pytest.mark.distributed
+@pytest.mark.parametrize(
+    ("body", "status", "ranks"),
+    [
+        ("pass", "0", "01"),
+        ("sys.exit(2 if rank == '1' else time.sleep(60))", "2", "1"),
+        ("os.kill(os.getpid(), signal.SIGKILL) if rank == '0' else time.sleep(60)", "137", "0"),
+    ],
+)
+def test_forked_ranks_end_together(tmp_path, body, status, ranks):
+    started = time.monotonic()
+    assert forked(tmp_path, body).communicate(timeout=55)[0].strip() == status
+    assert time.monotonic() - started < 50
+    assert all((tmp_path / rank).read_text() == "2" for rank in ranks)
+
+
+@pytest.mark.distributed
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
+def test_forked_ranks_end_with_their_parent(tmp_path, number):
+    process = forked(tmp_path, "Path('pid' + rank).write_text(str(os.getpid())); time.sleep(60)")
+    told = [tmp_path / f"pid{rank}" for rank in "01"]
+    while not all(path.exists() and path.read_text() for path in told):
+        assert process.poll() is None
+        time.sleep(0.05)
+    process.send_signal(number)
+    process.communicate(timeout=30)
+    for path in told:
+        deadline = time.monotonic() + 10
+        while Path(f"/proc/{path.read_text()}").exists():
+            assert time.monotonic() < deadline
+            time.sleep(0.05)

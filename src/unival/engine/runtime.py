@@ -5,14 +5,17 @@ part of a resolved configuration, and so never makes a stage run again.
 """
 
 import os
+import signal
+import socket
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
 import torch
+from torch import multiprocessing
 
 from unival import config
 from unival.errors import UserError, nearest
@@ -31,10 +34,11 @@ class Runtime:
     """Threads of one process's arithmetic; 0: what PyTorch finds, or OMP_NUM_THREADS."""
     workers: int = 0
     """Processes that load data, per rank; 0: a thread of the training process."""
-    launcher: Literal["none", "torchrun"] = "none"
-    """torchrun: the stage command starts one process per GPU (or `processes`) by itself."""
+    launcher: Literal["none", "torchrun", "fork"] = "none"
+    """How a training stage starts its ranks. torchrun: a process per GPU (or `processes`). fork: on a machine
+    without GPU, a process per core (`processes` at most)."""
     processes: int = 0
-    """Ranks on this machine under torchrun; 0: the number of GPUs, or 2 without any."""
+    """Ranks on this machine; 0: the number of GPUs, or 2 without any."""
 
     def torch_device(self) -> torch.device:
         """The device to use.
@@ -53,18 +57,54 @@ class Runtime:
             torch.set_num_threads(self.threads)
         return self.torch_device()
 
-    def launch(self, arguments: Sequence[str]) -> int | None:
-        """Run `python -m unival <arguments>` on all ranks and wait, where this machine wants several.
+    def launch(self, arguments: Sequence[str], main: Callable[[list[str]], None]) -> int | None:
+        """Run `unival <arguments>`, which is `main(arguments)`, on all ranks and wait, if there are several.
 
         Returns its exit status; None when this process is to do the work itself.
         """
         if self.launcher == "none" or "RANK" in os.environ:
             return None
+        if self.launcher == "fork":
+            cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+            processes = min(self.processes or 2, cores)
+            if processes == 1 or self.torch_device().type == "cuda":
+                return None
+            return fork(processes, lambda: main(list(arguments)))
         processes = self.processes or (torch.cuda.device_count() if self.device != "cpu" else 0) or 2
         command = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
         command += [f"--nproc-per-node={processes}", "-m", "unival", *arguments]
         environment = {"OMP_NUM_THREADS": str(max(1, (os.cpu_count() or 1) // processes)), **os.environ}
         return subprocess.run(command, env=environment, check=False).returncode
+
+
+def fork(ranks: int, work: Callable[[], None]) -> int:
+    """Do `work` on ranks forked from this process, which has imported everything; returns the exit status.
+
+    A rank that fails ends the others; they get SIGTERM when this process gets it, and end when it is killed.
+    """
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    context = multiprocessing.start_processes(
+        _rank, (ranks, port, work), ranks, join=False, start_method="fork"
+    )
+    previous = signal.signal(signal.SIGTERM, lambda *_: [rank.terminate() for rank in context.processes])
+    try:
+        while not context.join():
+            pass
+    except multiprocessing.ProcessExitedException as error:
+        # as a shell reports a process that a signal ended
+        return error.exit_code if error.exit_code >= 0 else 128 - error.exit_code
+    finally:
+        signal.signal(signal.SIGTERM, previous)
+    return 0
+
+
+def _rank(rank: int, ranks: int, port: int, work: Callable[[], None]) -> None:
+    place = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": ranks, "MASTER_PORT": port}
+    os.environ.update({name: str(value) for name, value in place.items()}, MASTER_ADDR="127.0.0.1")
+    torch.set_num_threads(max(1, torch.get_num_threads() // ranks))
+    work()
 
 
 def load(name: str | None = None, folder: Path = FOLDER) -> Runtime:

@@ -95,7 +95,8 @@ class TrainConfig:
     precision: Literal["float32", "bfloat16"] = "float32"
     """bfloat16: autocast; weights and optimiser stay float32."""
     accumulate: int = 1
-    """Micro-batches per rank and update."""
+    """Micro-batches of an update, over all ranks: at least one each. Train-mode batch norm sees one at once,
+    so with as many micro-batches as ranks a machine with fewer ranks computes the same."""
     freeze: list[str] = field(default_factory=list)
     """Patterns of module or parameter names, e.g. `model.embed_tokens` or `*image_encoder*`."""
     train_only: list[str] = field(default_factory=list)

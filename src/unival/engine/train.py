@@ -145,11 +145,12 @@ class Trainer:
     ) -> None:
         self.config, self.processor, self.runtime, self.ranks = config, processor, runtime, ranks
         self.title = title
-        parts = ranks.size * config.accumulate
+        self.accumulate = -(-config.accumulate // ranks.size)
+        parts = ranks.size * self.accumulate
         if config.mixture.rows < parts:
             raise UserError(
                 f"mixture: {config.mixture.rows} rows a step cannot be dealt to {ranks.size} ranks x "
-                f"{config.accumulate} micro-batches: raise rows"
+                f"{self.accumulate} micro-batches: raise rows"
             )
         mixture = Mixture(config.mixture, {task: len(source.records) for task, source in data.items()})
         self.data = {task: data[task] for task in mixture.tasks}
@@ -198,7 +199,7 @@ class Trainer:
         if self.step:
             monitor.say(f"goes on from step {self.step}")
         batches = StepBatches(
-            self.sampler, self.collator, config.steps, self.ranks.rank, self.ranks.size, config.accumulate
+            self.sampler, self.collator, config.steps, self.ranks.rank, self.ranks.size, self.accumulate
         )
         loader = Loader(batches, self.step, self.runtime.workers)
         started, examples = time.perf_counter(), 0
@@ -257,7 +258,8 @@ class Trainer:
         total = self.ranks.sum_(torch.tensor(tokens, device=device))
         summed = torch.zeros((), device=device)
         for number, batch in enumerate(micro_batches):
-            torch.manual_seed(_step_seed(config.seed, self.step, self.ranks.rank, number))
+            micro = number * self.ranks.size + self.ranks.rank
+            torch.manual_seed(_step_seed(config.seed, self.step, micro))
             last = number == len(micro_batches) - 1
             with self._no_sync(last):
                 with torch.autocast(device.type, torch.bfloat16, self._half()):
@@ -492,6 +494,6 @@ class _Swapped:
         self.ema.swap()
 
 
-def _step_seed(seed: int, step: int, rank: int, micro: int) -> int:
-    """A seed for dropout: any two of these differ, and none depends on what ran before."""
-    return int.from_bytes(files.digest([seed, step, rank, micro]).encode()[:7], "big")
+def _step_seed(seed: int, step: int, micro: int) -> int:
+    """A seed for dropout: any two of these differ, and none depends on what ran before, nor on the rank."""
+    return int.from_bytes(files.digest([seed, step, micro]).encode()[:7], "big")
