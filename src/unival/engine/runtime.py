@@ -12,10 +12,12 @@ import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
+import joblib
 import torch
 from torch import multiprocessing
+from tqdm import tqdm
 
 from unival import config
 from unival.errors import UserError, nearest
@@ -57,6 +59,13 @@ class Runtime:
             torch.set_num_threads(self.threads)
         return self.torch_device()
 
+    def cores(self) -> int:
+        """Processes that share the work on this machine's CPU; 1 where a GPU does it."""
+        if self.launcher != "fork" or self.torch_device().type == "cuda":
+            return 1
+        there = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+        return min(self.processes or 2, there)
+
     def launch(self, arguments: Sequence[str], main: Callable[[list[str]], None]) -> int | None:
         """Run `unival <arguments>`, which is `main(arguments)`, on all ranks and wait, if there are several.
 
@@ -65,16 +74,32 @@ class Runtime:
         if self.launcher == "none" or "RANK" in os.environ:
             return None
         if self.launcher == "fork":
-            cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-            processes = min(self.processes or 2, cores)
-            if processes == 1 or self.torch_device().type == "cuda":
-                return None
-            return fork(processes, lambda: main(list(arguments)))
+            processes = self.cores()
+            return fork(processes, lambda: main(list(arguments))) if processes > 1 else None
         processes = self.processes or (torch.cuda.device_count() if self.device != "cpu" else 0) or 2
         command = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
         command += [f"--nproc-per-node={processes}", "-m", "unival", *arguments]
         environment = {"OMP_NUM_THREADS": str(max(1, (os.cpu_count() or 1) // processes)), **os.environ}
         return subprocess.run(command, env=environment, check=False).returncode
+
+
+def parallel(jobs: Sequence[Callable[[], Any]], title: str) -> None:
+    """Call every job, in the processes that the chosen runtime has for it; a job keeps its result on disk.
+
+    A job must be picklable. The first error of a job ends all.
+    """
+    runtime = load()
+    bar = tqdm(total=len(jobs), desc=title, unit="job", disable=None)
+    if runtime.cores() == 1 or len(jobs) < 2:
+        runtime.apply()
+        for job in jobs:
+            job()
+            bar.update()
+    else:
+        pool = joblib.Parallel(n_jobs=runtime.cores(), return_as="generator_unordered", batch_size=1)
+        for _ in pool(joblib.delayed(job)() for job in jobs):
+            bar.update()
+    bar.close()
 
 
 def fork(ranks: int, work: Callable[[], None]) -> int:

@@ -10,6 +10,7 @@ import json
 import shutil
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
+from functools import cache, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -22,7 +23,6 @@ from unival.tasks import TaskConfig
 
 if TYPE_CHECKING:
     from unival.stages.cells import Result
-    from unival.stages.parts import Benchmark
 
 COLUMNS = (
     "study", "variant", "baseline", "seed", "task", "metric", "value", "low", "high", "n",
@@ -94,22 +94,28 @@ class Config:
 
 def run(config: Config, io: StageIO) -> None:
     """Write a table per study."""
+    from unival.engine.runtime import parallel
     from unival.stages.parts import Benchmark
 
-    benchmark = Benchmark(config.data, config.tasks)
-    benchmark.log(io, ["train", "test"])
-    lab = Laboratory(config, benchmark, io)
+    Benchmark(config.data, config.tasks).log(io, ["train", "test"])
+    lab = Laboratory(config, io.shared_scratch)
+    wanted = {
+        name: [(variant, seed) for seed in config.seeds for variant in _ordered(study, config.only)]
+        for name, study in config.definitions.items()
+    }
+    models = {lab.key(name, *one): (name, *one) for name, ones in wanted.items() for one in ones}
+    parallel([partial(_results, config, io.shared_scratch, *model) for model in models.values()], "ablate")
     folder = io.scratch / "ablations"
     for name, study in config.definitions.items():
-        study_tasks = [task for task in study.tasks if benchmark.has("train", task)]
-        results = {
-            (variant, seed): lab.results(study, variant, seed, study_tasks)
-            for seed in config.seeds
-            for variant in _ordered(study, config.only)
-        }
+        results = {one: lab.results(name, *one) for one in wanted[name]}
         _write(folder, name, study, results, config.resamples)
         _log(name, results, io)
     io.publish(folder, "reports/ablations")
+
+
+def _results(config: Config, scratch: Path, study: str, variant: str, seed: int) -> None:
+    """Train and evaluate a variant; the results are kept on disk."""
+    Laboratory(config, scratch).results(study, variant, seed)
 
 
 def _ordered(study: Study, only: list[str]) -> list[str]:
@@ -119,60 +125,47 @@ def _ordered(study: Study, only: list[str]) -> list[str]:
 class Laboratory:
     """Trains variants and keeps their results."""
 
-    def __init__(self, config: Config, benchmark: "Benchmark", io: StageIO) -> None:
-        self.config, self.benchmark, self.io = config, benchmark, io
-        self.folder = io.shared_scratch / "variants"
-        self.wanted: dict[str, set[str]] = {}
-        for study in config.definitions.values():
-            for name, variant in study.variants.items():
-                for seed in config.seeds:
-                    self._phases(
-                        study, name, seed
-                    )  # every configuration is checked before the first one runs
-                    self.wanted.setdefault(self._key(variant, seed), set()).update(
-                        task for task in study.tasks if benchmark.has("train", task)
-                    )
+    def __init__(self, config: Config, scratch: Path) -> None:
+        from unival.stages.parts import Benchmark
 
-    def results(self, study: Study, name: str, seed: int, tasks: list[str]) -> dict[str, "Result"]:
-        """Results of a variant on the tasks; it is trained when it was not before."""
+        self.config, self.benchmark = config, Benchmark(config.data, config.tasks)
+        self.folder = scratch / "variants"
+        self.wanted: dict[str, set[str]] = {}
+        for study_name, study in config.definitions.items():
+            for name in study.variants:
+                for seed in config.seeds:
+                    # every configuration is checked before the first one runs
+                    self._phases(study, name, seed)
+                    self.wanted.setdefault(self.key(study_name, name, seed), set()).update(self._tasks(study))
+
+    def results(self, study_name: str, name: str, seed: int) -> dict[str, "Result"]:
+        """Results of a variant on the study's tasks; it is trained when it was not before."""
         from unival.stages.cells import Cells, Spec
         from unival.stages.parts import load_model
 
-        variant = study.variants[name]
-        key = self._key(variant, seed)
+        study, key = self.config.definitions[study_name], self.key(study_name, name, seed)
         cells = Cells(
             self.folder / key / "cells", self.benchmark, self.config.tasks, self.config.batch_size,
             self.config.resamples,
         )  # fmt: skip
-        done = self.folder / key / "done.json"
-        loaded: list[Any] = []
-
-        def load() -> tuple[Any, Any]:
-            if not loaded:
-                loaded.extend(load_model(self._train(study, name, seed, key)))
-            return loaded[0], loaded[1]
-
+        load = cache(lambda: load_model(self._train(study, name, seed, key)))
         wanted = sorted(self.wanted[key])
         specs = [Spec(f"variant/{name}", "pretrained", task, "test", self.config.rows) for task in wanted]
         found = cells.run(specs, key, load)
-        files.write_json(done, {"variant": name, "tasks": wanted})
         shutil.rmtree(self.folder / key / "phases", ignore_errors=True)
-        return {result.spec.task: result for result in found if result.spec.task in tasks}
+        return {result.spec.task: result for result in found if result.spec.task in self._tasks(study)}
 
-    def _key(self, variant: Variant, seed: int) -> str:
+    def _tasks(self, study: Study) -> list[str]:
+        return [task for task in study.tasks if self.benchmark.has("train", task)]
+
+    def key(self, study_name: str, name: str, seed: int) -> str:
+        """Digest of all that the variant's results depend on; variants of several studies may share it."""
+        variant = self.config.definitions[study_name].variants[name]
         init = files.file_digest(Path(variant.init) / "model.safetensors") if variant.init else None
         data = [self.benchmark.digest(split) for split in ("train", "test")]
         tasks = json.loads(json.dumps(self.config.tasks, default=vars))
-        parts = [
-            variant.phases,
-            init,
-            seed,
-            data,
-            self.config.train,
-            self.config.model,
-            self.config.processor,
-        ]
-        return files.digest([*parts, tasks])
+        trained = [self.config.train, self.config.model, self.config.processor]
+        return files.digest([variant.phases, init, seed, data, *trained, tasks])
 
     def _phases(self, study: Study, name: str, seed: int) -> list[TrainConfig]:
         """The training configuration of every phase.
