@@ -108,9 +108,9 @@ def primary(params: Params) -> dict[str, Any]:
     collected = [
         {f"{group}@{plural}.{name}": name} for group, plural in COLLECTED.items() for name in options(group)
     ]
-    chosen = [{f"override {group}": getattr(params, group)} for group in GROUPS]
+    chosen = [{group: getattr(params, group)} for group in GROUPS]
     return {
-        "defaults": ["config", *collected, *chosen, "_self_"],
+        "defaults": ["config", *chosen, *collected, "_self_"],
         "seed": params.seed,
         "edition_name": params.edition,
         "pretrained": params.pretrained,
@@ -204,7 +204,9 @@ def _prune(values: dict[str, Any]) -> None:
         _keep(values, "tasks", [stream["task"] for stream in values["train"]["mixture"]["streams"]])
     if values["stage"] == "merge":
         searched = [values["recipes"][name] for name in values["search"] if name in values["recipes"]]
-        _keep(values, "tasks", [task for recipe in searched for task in recipe["models"]])
+        used = [recipe["models"] for recipe in searched]
+        used += [again["tasks"] for again in values.get("again", {}).values()]
+        _keep(values, "tasks", [task for tasks in used for task in tasks])
 
 
 def _keep(values: dict[str, Any], key: str, names: Sequence[str]) -> None:

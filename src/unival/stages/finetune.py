@@ -1,6 +1,7 @@
 """Finetune the pretrained model on one task; the weights that are best on validation rows are kept."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from typing import Any
 
 from unival.engine.settings import TrainConfig
 from unival.stages.base import StageIO
@@ -21,6 +22,8 @@ class Config:
     train: TrainConfig
     tasks: dict[str, TaskConfig]
     """The task alone."""
+    processor: dict[str, Any] = field(default_factory=dict)
+    """Settings of UnivalProcessor that differ from those of `init`."""
 
 
 def run(config: Config, io: StageIO) -> None:
@@ -29,7 +32,7 @@ def run(config: Config, io: StageIO) -> None:
 
     benchmark = Benchmark(config.data, config.tasks)
     benchmark.log(io, [TRAIN, VAL])
-    model, processor = load_model(config.init)
+    model, processor = load_model(config.init, config.processor)
     sources = benchmark.sources(config.tasks, processor, config.train.loss.constrained)
     evaluate = validation(benchmark, config.tasks, processor, config.train.selection)
     train_and_publish(config.train, model, processor, sources, f"models/finetune/{config.item}", io, evaluate)

@@ -36,8 +36,10 @@ TRAIN, VAL = "train", "val"
 logging.disable_progress_bar()  # of transformers: a bar per small file says nothing
 
 
-def load_model(folder: str | Path) -> tuple[UnivalForConditionalGeneration, UnivalProcessor]:
-    """Model, on the device of the runtime, and processor of a model folder.
+def load_model(
+    folder: str | Path, processor: Mapping[str, Any] | None = None
+) -> tuple[UnivalForConditionalGeneration, UnivalProcessor]:
+    """Model, on the device of the runtime, and processor of a model folder; `processor` changes settings.
 
     Raises:
         UserError: the folder is missing or incomplete.
@@ -47,7 +49,7 @@ def load_model(folder: str | Path) -> tuple[UnivalForConditionalGeneration, Univ
         raise UserError(f"{folder}: no model there: run the stage that makes it, or `dvc repro`")
     model = UnivalForConditionalGeneration.from_pretrained(folder)
     model.to(load_runtime().apply())  # type: ignore[arg-type]
-    return model, UnivalProcessor.from_pretrained(folder)
+    return model, UnivalProcessor.from_pretrained(folder, **(processor or {}))
 
 
 def new_model(

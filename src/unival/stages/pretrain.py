@@ -22,7 +22,7 @@ class Config:
     model: dict[str, Any]
     """Fields of UnivalConfig, for new weights."""
     processor: dict[str, Any]
-    """Settings of UnivalProcessor, for new weights."""
+    """Settings of UnivalProcessor, of this phase: sizes of images and videos, frames."""
     train: TrainConfig
     tasks: dict[str, TaskConfig]
     """Those of the mixture."""
@@ -35,7 +35,7 @@ def run(config: Config, io: StageIO) -> None:
     benchmark = Benchmark(config.data, config.tasks)
     benchmark.log(io, [TRAIN])
     if config.init:
-        model, processor = load_model(config.init)
+        model, processor = load_model(config.init, config.processor)
     else:
         model, processor = new_model(config.model, config.processor, benchmark.tokenizer, config.train.seed)
     sources = benchmark.sources(config.tasks, processor)

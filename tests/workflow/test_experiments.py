@@ -1,0 +1,115 @@
+"""The paper's recipes: every one composes, holds the published values, and trains at full size."""
+
+import dataclasses
+import math
+import shutil
+from pathlib import Path
+
+import pytest
+
+from unival import compose, config
+from unival.stages import module
+
+ROOT = Path(__file__).parents[2]
+RUNS = sorted(path.stem for path in (ROOT / "conf/experiment/paper").glob("*.yaml"))
+# name -> learning rate, warm-up, rows a step, epochs, rows of an epoch (reference 2.1, 2.2, 3.1, 3.9)
+VALUES = {
+    "s1": (2e-4, 0.01, 1536, 15, 5.12e6 * 3),
+    "s2": (1e-4, 0.01, 2048, 8, 11.52e6 * 2),
+    "hs": (5e-5, 0.01, 2048, 1, 11.52e6 * 2),
+    "coco_caption": (1e-5, 0.06, 128, 10, 566_435),
+    "vqav2": (1e-4, 0.04, 256, 20, 648_111),
+    "refcoco": (5e-5, 0.06, 256, 10, 120_624),
+    "snli_ve": (5e-5, 0.06, 256, 10, 529_527),
+    "msrvtt_caption": (1e-5, 0.06, 256, 20, 6_513 * 20),
+    "activitynet_caption": (3e-5, 0.06, 256, 25, 37_500),
+    "msrvtt_qa": (1e-4, 0.04, 128, 35, 158_581),
+    "msvd_qa": (1e-4, 0.04, 128, 40, 30_933),
+    "audiocaps": (1e-4, 0.06, 128, 25, 49_838),
+    "clotho": (5e-5, 0.06, 128, 25, 2_893 * 5),
+    "linear_caption": (5e-4, 0.06, 128, 25, 566_435),
+    "linear_vqa": (5e-4, 0.04, 256, 25, 648_111),
+    "linear_audiocaps": (5e-4, 0.06, 128, 25, 49_838),
+    "linear_msrvtt_caption": (1e-3, 0.06, 256, 25, 6_513 * 20),
+    "linear_msrvtt_qa": (1e-4, 0.04, 128, 40, 158_581),
+}
+
+
+def composed(name, monkeypatch):
+    """The stage's configuration of an experiment."""
+    monkeypatch.chdir(ROOT)
+    tree = compose.compose(compose.read_params(), [f"+experiment=paper/{name}"])
+    assert tree.model.config.d_model == 768
+    stage, item = str(tree.stage_name), str(tree.item)
+    return config.build(module(stage).Config, compose.resolve(tree, stage, item), name)
+
+
+def test_every_run_has_its_values():
+    assert set(VALUES) == set(RUNS)
+
+
+@pytest.mark.parametrize("name", RUNS)
+def test_composes_with_the_published_values(name, monkeypatch):
+    train = composed(name, monkeypatch).train
+    rate, warmup, rows, epochs, size = VALUES[name]
+    assert (train.optimizer.lr, train.optimizer.warmup, train.mixture.rows) == (rate, warmup, rows)
+    assert math.isclose(train.steps, epochs * size / rows, rel_tol=2e-3)
+    assert train.optimizer.clip == (5.0 if name in ("s1", "s2", "hs") else 1.0)
+    assert train.ema == (
+        0.9999 if name.removeprefix("linear_") in ("vqav2", "vqa", "msrvtt_qa", "msvd_qa") else 0
+    )
+    assert train.precision == "bfloat16"
+
+
+@pytest.fixture(scope="module")
+def small_world(tmp_path_factory):
+    """A prepared benchmark with rows of every task, of CC12M too."""
+    from unival.data.prepare import PrepareConfig, prepare
+
+    values = config.load(ROOT / "conf/benchmark/world.yaml")
+    few = {"images": 24, "videos": 12, "sounds": 12}
+    values["options"] |= {
+        "size": "smoke",
+        "sizes": {"smoke": dict.fromkeys(("train", "val", "test", "shift"), few)},
+    }
+    values.pop("set", None)
+    out = tmp_path_factory.mktemp("world")
+    prepare(config.build(PrepareConfig, values, "world"), out, "world")
+    shutil.copy(out / "train/caption.parquet", out / "train/cc12m.parquet")
+    return out
+
+
+def few_rows(train):
+    """Two steps on few rows: the tasks stay in proportion, as far as they can."""
+    main = train.mixture.streams[0].rows
+    streams = [
+        dataclasses.replace(s, rows=max(1, 2 * s.rows // main)) if s.rows else dataclasses.replace(s, every=1)
+        for s in train.mixture.streams
+    ]
+    mixture = dataclasses.replace(train.mixture, streams=streams, rows=sum(s.rows for s in streams))
+    return dataclasses.replace(
+        train, steps=2, mixture=mixture, selection=None, log_every=1, precision="float32", compile=False
+    )
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", RUNS)
+def test_two_steps_at_full_size(name, monkeypatch, tmp_path, small_world):
+    from unival.engine.runtime import Runtime
+    from unival.engine.train import train
+    from unival.stages.parts import Benchmark, new_model
+
+    run = composed(name, monkeypatch)
+    base = config.load(ROOT / "conf/model/base.yaml")
+    benchmark = Benchmark(small_world, run.tasks)
+    processor = {**base["processor"], **run.processor}
+    model, processor = new_model(base["config"], processor, benchmark.tokenizer, seed=0)
+    sources = benchmark.sources(run.tasks, processor, run.train.loss.constrained)
+    before = {key: tensor.clone() for key, tensor in model.state_dict().items() if "projection" in key}
+    result = train(
+        few_rows(run.train), model, processor, sources, tmp_path / "out", tmp_path / "scratch",
+        Runtime(device="cpu"),
+    )  # fmt: skip
+    assert result.steps == 2
+    moved = [key for key, tensor in before.items() if not tensor.equal(model.state_dict()[key])]
+    assert moved
