@@ -67,6 +67,13 @@ def difference(
     return interval(np.asarray(first_N, dtype=np.float64) - second_N, seed, resamples, level)
 
 
+def resampled_means(scores_N: np.ndarray, seed: int = 0, resamples: int = RESAMPLES) -> np.ndarray:
+    """Mean of per-row scores in each resample, (resamples,), for statistics of several means."""
+    scores_N = np.asarray(scores_N, dtype=np.float64)
+    drawn = [counts_RN @ scores_N for counts_RN in _resamples(len(scores_N), seed, resamples)]
+    return np.concatenate(drawn) / len(scores_N)
+
+
 def _mean_of(rows: int) -> Reduce:
     return lambda sums: sums[..., 0] / rows
 

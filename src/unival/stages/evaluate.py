@@ -6,6 +6,7 @@ Written files:
     reports/metrics/interpolation.csv   a line per pair x point x task: primary metric from one to the other
     reports/metrics/comparisons.csv     a merged model against the task's expert, and the pretrained model:
                                         paired differences
+    reports/metrics/league.csv          a line per merged model x id or ood, over its tasks (stages/league.py)
     reports/predictions/<model>/<task>/<split>[-<shift>-<severity>].jsonl   a line per row, with its scores
 """
 
@@ -19,6 +20,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from unival import files
+from unival.stages import league
 from unival.stages.base import StageIO
 from unival.tasks import TaskConfig
 
@@ -87,25 +89,38 @@ class Config:
     resamples: int = 1000
     """Of the bootstrap."""
     shifted_merges: list[str] = field(default_factory=list)
-    """Merges that are evaluated out of distribution too."""
+    """Merges that are evaluated out of distribution too; models that were finetuned again always are."""
+    shifted_pretrained: bool = False
+    """Whether the pretrained model is, on the experts' tasks."""
 
 
 def run(config: Config, io: StageIO) -> None:
     """Write metrics and predictions."""
-    from unival.engine.runtime import load as load_runtime
+    from unival.engine.runtime import parallel
+    from unival.stages.parts import Benchmark
+
+    benchmark = Benchmark(config.data, config.tasks)
+    benchmark.log(io, [TEST, *benchmark.shifts])
+    scratch, plan, pairs = io.shared_scratch / "cells", list(_plan(config, benchmark)), _pairs(config)
+    jobs = [partial(_of_model, config, scratch, *part) for part in plan]
+    parallel([*jobs, *(partial(_of_pair, config, scratch, *pair) for pair in pairs)], "evaluate")
+    # what the jobs computed is on disk: this reads it
+    results = [result for part in plan for result in _of_model(config, scratch, *part)]
+    curves = [point for pair in pairs for point in _of_pair(config, scratch, *pair)]
+    _write(config, results, curves, io)
+
+
+def _cells(config: Config, scratch: Path) -> "Cells":
     from unival.stages.cells import Cells
     from unival.stages.parts import Benchmark
 
-    load_runtime().apply()
     benchmark = Benchmark(config.data, config.tasks)
-    benchmark.log(io, [TEST, *benchmark.shifts])
-    cells = Cells(io.shared_scratch / "cells", benchmark, config.tasks, config.batch_size, config.resamples)
-    results: list[Result] = []
-    for folder, specs in _plan(config, benchmark):
-        results += cells.run(specs, _digest(folder), _once(folder))
-        io.tracker.metrics({"progress/cells": len(results)}, len(results))
-    curves = _curves(config, cells)
-    _write(config, results, curves, io)
+    return Cells(scratch, benchmark, config.tasks, config.batch_size, config.resamples)
+
+
+def _of_model(config: Config, scratch: Path, folder: Path, specs: list["Spec"]) -> list["Result"]:
+    """The cells of one model."""
+    return _cells(config, scratch).run(specs, _digest(folder), _once(folder))
 
 
 def _plan(config: Config, benchmark: Any) -> Iterator[tuple[Path, list["Spec"]]]:
@@ -117,25 +132,35 @@ def _plan(config: Config, benchmark: Any) -> Iterator[tuple[Path, list["Spec"]]]
         if (folder / "config.json").is_file():
             own = Spec(f"finetune/{task}", "finetuned", task, TEST, config.rows, blind=True)
             yield folder, [own, *_shifted(config, benchmark, own)]
-    for merge in config.merges:
+    for merge, tasks in merged_tasks(config).items():
         folder = Path("models/merged") / merge
         if (folder / "config.json").is_file():
             specs = []
-            for task in config.recipes[merge]["models"]:
+            for task in tasks:
                 own = Spec(f"merged/{merge}", "merged", task, TEST, config.rows)
-                specs += [own, *(_shifted(config, benchmark, own) if merge in config.shifted_merges else [])]
+                shifted = merge in config.shifted_merges or merge not in config.merges
+                specs += [own, *(_shifted(config, benchmark, own) if shifted else [])]
             yield folder, specs
     name = str(Path(config.pretrained).relative_to("models"))
     wanted = {**dict.fromkeys(config.experts, False), **dict.fromkeys(config.pretrained_tasks, True)}
     # On the experts' tasks too: what finetuning and merging add is measured from there.
-    yield (
-        Path(config.pretrained),
-        [
-            Spec(name, "pretrained", task, TEST, config.rows, blind=blind)
-            for task, blind in wanted.items()
-            if benchmark.has(TEST, task)
-        ],
-    )
+    specs = [
+        Spec(name, "pretrained", task, TEST, config.rows, blind=blind)
+        for task, blind in wanted.items()
+        if benchmark.has(TEST, task)
+    ]
+    if config.shifted_pretrained:
+        experts = [own for own in specs if own.task in config.experts]
+        specs += [shifted for own in experts for shifted in _shifted(config, benchmark, own)]
+    yield Path(config.pretrained), specs
+
+
+def merged_tasks(config: Config) -> dict[str, list[str]]:
+    """The tasks of every merged model: its experts', or those it was finetuned on again."""
+    found: dict[str, list[str]] = {name: config.recipes[name]["models"] for name in config.merges}
+    for note in sorted(Path("models/merged").glob("*/again.json")):
+        found[note.parent.name] = json.loads(note.read_text(encoding="utf-8"))["tasks"]
+    return found
 
 
 def _shifted(config: Config, benchmark: Any, own: "Spec") -> list["Spec"]:
@@ -166,30 +191,36 @@ def _once(folder: Path) -> Any:
     return cache(lambda: load_model(folder))
 
 
-def _curves(config: Config, cells: "Cells") -> list[tuple[str, str, float, "Result"]]:
-    """Points between the experts of each pair: (first, second, alpha, result), the ends included."""
+def _pairs(config: Config) -> list[list[str]]:
+    """The pairs whose experts are both there."""
+    there = {path.parent.name for path in Path("models/finetune").glob("*/config.json")}
+    return [pair for pair in config.interpolation.pairs if there.issuperset(pair)]
+
+
+def _of_pair(
+    config: Config, scratch: Path, first: str, second: str
+) -> list[tuple[str, str, float, "Result"]]:
+    """Points between two experts: (first, second, alpha, result), the ends included."""
     from unival.merging import AlignRule, Interpolation
     from unival.stages.cells import Spec
     from unival.stages.parts import load_model
 
+    cells, last = _cells(config, scratch), config.interpolation.points + 1
+    ends = [Path("models/finetune") / name for name in (first, second)]
+    digests = [_digest(end) for end in ends]
+    model, processor = load_model(ends[0])
     rules = [AlignRule(r"num_batches_tracked$", "base")]
     found = []
-    for first, second in config.interpolation.pairs:
-        ends = [Path("models/finetune") / name for name in (first, second)]
-        if not all((end / "config.json").is_file() for end in ends):
-            continue
-        model, processor = load_model(ends[0])
-        with Interpolation(model, ends[0], ends[1], align_rules=rules, base=config.pretrained) as path:
-            last = config.interpolation.points + 1
-            for number in range(last + 1):
-                alpha = number / last
-                specs = [
-                    Spec(f"{first}-{second}", "interpolated", task, TEST, config.interpolation.rows)
-                    for task in (first, second)
-                ]
-                weights = [_digest(ends[0]), _digest(ends[1]), number, last]
-                load = partial(_moved, path, alpha, processor)
-                found += [(first, second, alpha, result) for result in cells.run(specs, weights, load)]
+    with Interpolation(model, ends[0], ends[1], align_rules=rules, base=config.pretrained) as path:
+        for number in range(last + 1):
+            alpha = number / last
+            specs = [
+                Spec(f"{first}-{second}", "interpolated", task, TEST, config.interpolation.rows)
+                for task in (first, second)
+            ]
+            load = partial(_moved, path, alpha, processor)
+            results = cells.run(specs, [*digests, number, last], load)
+            found += [(first, second, alpha, result) for result in results]
     return found
 
 
@@ -213,6 +244,8 @@ def _write(
     )
     write_csv(folder / "interpolation.csv", CURVE_COLUMNS, points)
     write_csv(folder / "comparisons.csv", COMPARISON_COLUMNS, _comparisons(config, results))
+    lines = league.rows(results, merged_tasks(config), config.resamples)
+    write_csv(folder / "league.csv", league.COLUMNS, lines)
     _write_predictions(results, io)
     _log(tasks, results, io)
 

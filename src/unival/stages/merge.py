@@ -1,11 +1,19 @@
-"""Merge the experts, a folder per recipe. Coefficients are chosen on validation rows, never on test rows."""
+"""Merge the experts, a folder per recipe. Coefficients are chosen on validation rows, never on test rows.
+
+Under `again` (edition `full`), models that are finetuned around a merge, and the jointly finetuned one.
+"""
 
 import json
+import shutil
+import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from unival import config as configuration
+from unival import files
+from unival.errors import UserError
 from unival.merging import Recipe, merge
 from unival.stages.base import StageIO
 from unival.tasks import TaskConfig
@@ -30,6 +38,23 @@ class Search:
 
 
 @dataclass(frozen=True)
+class Again:
+    """A model that is finetuned again, with the settings and rows a step of the experts of `tasks`."""
+
+    tasks: list[str]
+    """Finetuned on; several: together, each with the budget its expert had."""
+    recipe: str | None = None
+    """null: from the pretrained model (on all tasks: the multitask model that merges are compared with)."""
+    each: bool = False
+    """false: merge by the recipe, then finetune (fusing, Choshen et al. 2022, arXiv 2204.03044). true:
+    finetune each expert of the recipe, then merge (ratatouille, Rame et al. 2023, arXiv 2212.10445)."""
+
+    def __post_init__(self) -> None:
+        if not self.tasks or (self.each and not self.recipe):
+            raise ValueError("again needs tasks, and a recipe where `each` is set")
+
+
+@dataclass(frozen=True)
 class Config:
     """`conf/stage/merge.yaml`."""
 
@@ -49,6 +74,15 @@ class Config:
     """Tasks of the experts, for the searches."""
     search: dict[str, Search] = field(default_factory=dict)
     """recipe -> what to choose on validation rows."""
+    again: dict[str, Again] = field(default_factory=dict)
+    """name -> what is finetuned again, beside the recipes."""
+
+    def __post_init__(self) -> None:
+        for name, again in self.again.items():
+            if again.recipe is not None and again.recipe not in self.recipes:
+                raise ValueError(f"again: {name}: recipe '{again.recipe}' is not one of the merges")
+            if lacking := [task for task in again.tasks if task not in self.tasks]:
+                raise ValueError(f"again: {name}: no configuration of the task {lacking[0]}")
 
 
 def run(config: Config, io: StageIO) -> None:
@@ -64,10 +98,78 @@ def run(config: Config, io: StageIO) -> None:
             continue
         if name in config.search:
             recipe = _searched(config, name, recipe, experts, benchmark, io)
-        record = merge(recipe, experts, config.base, finished / name, home=io.out(f"models/merged/{name}"))
-        io.tracker.text(_summary(record), f"merges/{name}.json")
+        _merge(config, name, recipe, experts, io)
     finished.mkdir(exist_ok=True)
+    for name, again in config.again.items():
+        _make_again(config, name, again, benchmark, io)
     io.publish(finished, "models/merged")
+
+
+def _merge(config: Config, name: str, recipe: Recipe, models: Mapping[str, Path], io: StageIO) -> None:
+    """Write the merge and its record."""
+    started, out = time.monotonic(), io.scratch / "merged" / name
+    record = merge(recipe, models, config.base, out, home=io.out(f"models/merged/{name}"))
+    io.tracker.metrics({f"seconds/{name}": time.monotonic() - started})
+    io.tracker.text(_summary(record), f"merges/{name}.json")
+
+
+def _make_again(config: Config, name: str, again: Again, benchmark: "Benchmark", io: StageIO) -> None:
+    """Fusing, ratatouille or joint finetuning; a note of tasks and updates beside the model."""
+    out, work = io.scratch / "merged" / name, io.scratch / "again" / name
+    merged = out.with_name(again.recipe) if again.recipe else None
+    experts = [Path(config.experts) / task for task in again.tasks]
+    if (merged and not merged.is_dir()) or not all(folder.is_dir() for folder in experts):
+        io.tracker.tags({f"skipped.{name}": "the benchmark lacks the task of one of its experts"})
+        return
+    if again.each and again.recipe:
+        recipe = config.recipes[again.recipe]
+        starts = {model: Path(config.experts) / model for model in recipe.models}
+        found = {
+            model: _finetuned(config, again, start, work / model, benchmark)
+            for model, start in starts.items()
+        }
+        _merge(config, name, recipe, {model: folder for model, (folder, _) in found.items()}, io)
+        updates = sum(steps for _, steps in found.values())
+    else:
+        folder, updates = _finetuned(config, again, merged or Path(config.base), work, benchmark)
+        shutil.rmtree(out, ignore_errors=True)
+        shutil.copytree(folder, out)
+    cost = {
+        "tasks": again.tasks,
+        "experts": list(config.recipes[again.recipe].models) if again.recipe else [],
+    }
+    files.write_json(out / "again.json", {**cost, "updates": updates * len(again.tasks)})
+
+
+def _finetuned(
+    config: Config, again: Again, start: Path, work: Path, benchmark: "Benchmark"
+) -> tuple[Path, int]:
+    """The model folder after finetuning `start`, and the updates it took."""
+    from unival.engine.mixture import MixtureConfig, StreamConfig
+    from unival.engine.runtime import load as load_runtime
+    from unival.engine.settings import TrainConfig
+    from unival.engine.train import train
+    from unival.stages.parts import load_model, validation
+
+    source = Path(config.experts) / again.tasks[0] / "training.json"
+    try:
+        expert = configuration.build(TrainConfig, json.loads(source.read_text())["train"], str(source))
+    except (OSError, ValueError, KeyError) as error:
+        raise UserError(f"{source}: not readable ({error}): run the stage finetune again") from error
+    rows = expert.mixture.rows
+    streams = [StreamConfig(task, rows) for task in again.tasks]
+    settings = replace(expert, mixture=MixtureConfig(rows * len(streams), streams))
+    if not (work / "model" / "training.json").is_file():
+        model, processor = load_model(start)
+        tasks = {task: config.tasks[task] for task in again.tasks}
+        sources = benchmark.sources(tasks, processor, settings.loss.constrained)
+        evaluate = validation(benchmark, tasks, processor, settings.selection)
+        title = f"{start.name} on {', '.join(tasks)}"
+        train(
+            settings, model, processor, sources, work / "model", work, load_runtime(),
+            evaluate=evaluate, title=title,
+        )  # fmt: skip
+    return work / "model", settings.steps
 
 
 def _searched(
