@@ -109,6 +109,7 @@ class UnivalDecoder(nn.Module):
         attention_mask: Tensor | None = None,
         code_mask: Tensor | None = None,
         past_key_values: EncoderDecoderCache | None = None,
+        inputs_embeds: Tensor | None = None,
     ) -> Tensor:
         """Decode T tokens that follow those in the cache.
 
@@ -118,6 +119,7 @@ class UnivalDecoder(nn.Module):
             attention_mask: (B, past + T), 0 at padding; not needed for padding at the end.
             code_mask: (B,) True where the row's tokens are image codes (2-D positions).
             past_key_values: filled in place.
+            inputs_embeds: (B, T, D) the embedded `input_ids`, where they are at hand.
 
         Returns:
             Hidden states (B, T, D).
@@ -132,7 +134,8 @@ class UnivalDecoder(nn.Module):
         code_B111 = (
             None if code_mask is None else code_mask.to(input_ids.device, torch.bool)[:, None, None, None]
         )
-        states_BTD = self._embed(input_ids, code_B111)
+        embedded_BTD = self.embed_tokens(input_ids) if inputs_embeds is None else inputs_embeds
+        states_BTD = self._embed(embedded_BTD, code_B111)
         self_biases = self._self_biases(start, start + steps, code_B111)
         group = rows // len(encoder_BSD)
         shared_code = None if code_B111 is None else code_B111[::group]
@@ -150,11 +153,10 @@ class UnivalDecoder(nn.Module):
             )
         return self.final_norm(states_BTD)
 
-    def _embed(self, input_ids: Tensor, code_B111: Tensor | None) -> Tensor:
-        embedded = self.embed_tokens(input_ids)
-        states_BTD = self.embed_norm(embedded)
+    def _embed(self, embedded_BTD: Tensor, code_B111: Tensor | None) -> Tensor:
+        states_BTD = self.embed_norm(embedded_BTD)
         if code_B111 is not None:
-            states_BTD = torch.where(code_B111[..., 0], self.code_embed_norm(embedded), states_BTD)
+            states_BTD = torch.where(code_B111[..., 0], self.code_embed_norm(embedded_BTD), states_BTD)
         return F.dropout(states_BTD, self.config.dropout, self.training)
 
     def _position_states(self, stop: int, codes: bool) -> Tensor:

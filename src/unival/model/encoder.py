@@ -32,6 +32,8 @@ from unival.model.positions import (
     text_relative_index,
 )
 
+# how the arguments of each modality begin, in the order of the sequence
+MODALITIES = {"image": "pixel", "video": "video", "audio": "audio"}
 BACKBONES = {  # modality: module, builder
     "image": ("unival.model.resnet", "build_image_encoder"),
     "video": ("unival.model.resnext3d", "build_video_encoder"),
@@ -183,24 +185,26 @@ class UnivalEncoder(nn.Module):
         self,
         input_ids: Tensor | None = None,
         attention_mask: Tensor | None = None,
-        pixel_values: Tensor | None = None,
-        pixel_index: Tensor | None = None,
-        video_values: Tensor | None = None,
-        video_index: Tensor | None = None,
-        audio_values: Tensor | None = None,
-        audio_index: Tensor | None = None,
         media_tokens: MediaTokens | None = None,
-        **_: Any,
+        inputs_embeds: Tensor | None = None,
+        **kwargs: Any,
     ) -> UnivalEncoderOutput:
-        """Encode a batch; see `UnivalForConditionalGeneration.forward` for the arguments."""
-        indices = {"image": pixel_index, "video": video_index, "audio": audio_index}
-        media = media_tokens or self.embed_media(pixel_values, video_values, audio_values)
+        """Encode a batch; see `UnivalForConditionalGeneration.forward` for the arguments.
+
+        `kwargs` holds the `*_values` and `*_index`; `inputs_embeds` (B, S, D) takes the place of `input_ids`.
+        """
+        if inputs_embeds is None and input_ids is not None:
+            inputs_embeds = self.embed_tokens(input_ids)
+        indices = {name: kwargs.get(f"{prefix}_index") for name, prefix in MODALITIES.items()}
+        media = media_tokens or self.embed_media(
+            **{key: kwargs.get(key) for key in (f"{prefix}_values" for prefix in MODALITIES.values())}
+        )
         tokens, grids, counts = media.tokens, media.grids, media.counts
-        rows = len(input_ids) if input_ids is not None else _rows(indices, counts)
+        rows = len(inputs_embeds) if inputs_embeds is not None else _rows(indices, counts)
         plan = plan_media(
             grids, counts, {name: indices[name] for name in grids}, rows, self.config.image_bucket_size
         )
-        states_BLD, mask_BL = self._assemble(tokens, plan, input_ids, attention_mask, rows)
+        states_BLD, mask_BL = self._assemble(tokens, plan, inputs_embeds, attention_mask)
         text_length = states_BLD.shape[1] - plan.length
         positions, layer_biases = self._biases(plan, text_length)
         mask = None if mask_BL is None else ~mask_BL[:, None, None, :]
@@ -236,16 +240,15 @@ class UnivalEncoder(nn.Module):
         self,
         tokens: list[Tensor],
         plan: MediaPlan,
-        input_ids: Tensor | None,
+        embedded_BSD: Tensor | None,
         text_mask: Tensor | None,
-        rows: int,
     ) -> tuple[Tensor, Tensor | None]:
         """The sequence (B, L, D) after dropout, zero at padding, and its mask (None without padding)."""
         parts = []
         if plan.length:
             parts += tokens if plan.token_index is None else [_gather(tokens, plan.token_index)]
-        if input_ids is not None:
-            parts.append(self.embed_norm(self.embed_tokens(input_ids) + self.type_embedding.weight[0]))
+        if embedded_BSD is not None:
+            parts.append(self.embed_norm(embedded_BSD + self.type_embedding.weight[0]))
         states_BLD = F.dropout(torch.cat(parts, dim=1), self.config.dropout, self.training)
         if plan.mask is None and text_mask is None:
             return states_BLD, None

@@ -5,7 +5,9 @@ B rows, K media per row, M media of one modality, S text tokens, T target tokens
 
 from typing import Any
 
+import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 from transformers import AutoConfig, AutoModel, AutoModelForSeq2SeqLM, GenerationMixin, PreTrainedModel
 from transformers import initialization as init
 from transformers.cache_utils import DynamicCache, EncoderDecoderCache
@@ -17,6 +19,7 @@ from unival.model.configuration import UnivalConfig
 from unival.model.decoder import UnivalDecoder
 from unival.model.encoder import MediaTokens, UnivalEncoder, UnivalEncoderOutput
 from unival.model.loss import sequence_loss
+from unival.model.tied import lookup
 
 IGNORED = -100  # label of a position without loss
 
@@ -131,28 +134,37 @@ class UnivalForConditionalGeneration(PreTrainedModel, GenerationMixin):
             use_cache: start a cache where none is given.
             return_dict: False for a tuple.
         """
+        if decoder_input_ids is None:
+            if labels is None:
+                raise ValueError("give decoder_input_ids or labels")
+            decoder_input_ids = self.prepare_decoder_input_ids_from_labels(labels)
+        source_BSD, target_BTD, head_VD = self._embed(
+            input_ids if encoder_outputs is None else None, decoder_input_ids
+        )
         if encoder_outputs is None:
             encoder_outputs = self.encoder(
                 input_ids=input_ids,
                 attention_mask=attention_mask,
+                media_tokens=media_tokens,
+                inputs_embeds=source_BSD,
                 pixel_values=pixel_values,
                 pixel_index=pixel_index,
                 video_values=video_values,
                 video_index=video_index,
                 audio_values=audio_values,
                 audio_index=audio_index,
-                media_tokens=media_tokens,
             )
-        if decoder_input_ids is None:
-            if labels is None:
-                raise ValueError("give decoder_input_ids or labels")
-            decoder_input_ids = self.prepare_decoder_input_ids_from_labels(labels)
         if use_cache and past_key_values is None and not self.training:
             past_key_values = EncoderDecoderCache(DynamicCache(), DynamicCache())
         states_BTD = self.decoder(
-            decoder_input_ids, encoder_outputs, decoder_attention_mask, code_mask, past_key_values
+            decoder_input_ids,
+            encoder_outputs,
+            decoder_attention_mask,
+            code_mask,
+            past_key_values,
+            inputs_embeds=target_BTD,
         )
-        logits_BTV = self.lm_head(states_BTD)
+        logits_BTV = self.lm_head(states_BTD) if head_VD is None else F.linear(states_BTD, head_VD)
         loss = None
         if labels is not None:
             total, count = sequence_loss(logits_BTV, labels, ignore_id=IGNORED)
@@ -164,6 +176,19 @@ class UnivalForConditionalGeneration(PreTrainedModel, GenerationMixin):
             encoder_last_hidden_state=encoder_outputs.last_hidden_state,
         )
         return output.to_tuple() if return_dict is False else output
+
+    def _embed(
+        self, source_BS: Tensor | None, target_BT: Tensor
+    ) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
+        """Both embedded texts and the head's weight, with one gradient; all None where none is recorded."""
+        table_VD = self.lm_head.weight
+        tied = table_VD is self.encoder.embed_tokens.weight is self.decoder.embed_tokens.weight
+        if not (tied and torch.is_grad_enabled() and table_VD.requires_grad) or torch.compiler.is_compiling():
+            return None, None, None
+        source_BSD = None
+        if source_BS is not None:
+            source_BSD, table_VD = lookup(table_VD, source_BS, self.config.pad_token_id)
+        return source_BSD, *lookup(table_VD, target_BT, self.config.pad_token_id)
 
     def prepare_decoder_input_ids_from_labels(self, labels: Tensor) -> Tensor:
         """BOS, then the labels without their last token; -100 becomes padding."""
