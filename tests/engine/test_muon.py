@@ -11,8 +11,11 @@ from unival.engine.optim import OptimizerConfig, build_optimizer
 
 def stack():
     torch.manual_seed(0)
-    layers = nn.ModuleList([nn.Linear(6, 8), nn.Linear(8, 6)])
-    return nn.ModuleDict({"embedding": nn.Embedding(5, 6), "layers": layers, "head": nn.Linear(6, 5)})
+    model = nn.Module()
+    model.embedding, model.head, model.norm = nn.Embedding(5, 6), nn.Linear(6, 5), nn.LayerNorm(6)
+    model.media = nn.ModuleDict({"image": nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4))})
+    model.layers = nn.ModuleList([nn.Linear(6, 8), nn.Linear(8, 6)])
+    return model
 
 
 def steps(model, optimizer, count=3):
@@ -40,7 +43,11 @@ def test_only_matrices_of_layers_differ_from_adamw():
     for model, name in ((one, "muon"), (other, "adamw")):
         steps(model, build_optimizer(OptimizerConfig(lr=0.01, name=name), model))
     same = {name for name, p in one.named_parameters() if torch.equal(p, other.get_parameter(name))}
-    assert {name for name, _ in one.named_parameters()} - same == {"layers.0.weight", "layers.1.weight"}
+    assert {name for name, _ in one.named_parameters()} - same == {
+        "layers.0.weight",
+        "layers.1.weight",
+        "media.image.0.weight",
+    }
 
 
 def test_updates_are_about_as_large_as_those_of_adamw():

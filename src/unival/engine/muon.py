@@ -19,7 +19,9 @@ RMS = 0.2
 
 
 class Muon(torch.optim.AdamW):
-    """Muon for the parameters of groups with `muon: True`, which are matrices; AdamW for the rest.
+    """Muon for the parameters of groups with `muon: True`; AdamW for the rest.
+
+    A kernel of a convolution is the matrix from its input window to its outputs.
 
     All groups share learning rate and weight decay. `momentum` is Nesterov's.
     """
@@ -36,29 +38,29 @@ class Muon(torch.optim.AdamW):
         for group in self.param_groups:
             if group["muon"]:
                 self._update(group)
-                for matrix in group["params"]:
-                    matrix.grad = None  # AdamW skips what has no gradient
+                for weight in group["params"]:
+                    weight.grad = None  # AdamW skips what has no gradient
         return super().step(closure)
 
     def _update(self, group: dict[str, Any]) -> None:
         by_shape: dict[tuple[int, ...], list[Tensor]] = {}
-        for matrix in group["params"]:
-            if matrix.grad is not None:
-                by_shape.setdefault(tuple(matrix.shape), []).append(matrix)
-        for shape, matrices in by_shape.items():
-            directions_KRC = orthogonal(torch.stack([self._direction(m, group) for m in matrices]))
+        for weight in group["params"]:
+            if weight.grad is not None:
+                by_shape.setdefault(tuple(weight.flatten(1).shape), []).append(weight)
+        for shape, weights in by_shape.items():
+            directions_KRC = orthogonal(torch.stack([self._direction(w, group) for w in weights]))
             scale = RMS * max(shape) ** 0.5
-            for matrix, direction_RC in zip(matrices, directions_KRC, strict=True):
-                matrix.mul_(1 - group["lr"] * group["weight_decay"])
-                matrix.add_(direction_RC, alpha=-group["lr"] * scale)
+            for weight, direction_RC in zip(weights, directions_KRC, strict=True):
+                weight.mul_(1 - group["lr"] * group["weight_decay"])
+                weight.add_(direction_RC.reshape(weight.shape), alpha=-group["lr"] * scale)
 
-    def _direction(self, matrix: Tensor, group: dict[str, Any]) -> Tensor:
-        state = self.state[matrix]
+    def _direction(self, weight: Tensor, group: dict[str, Any]) -> Tensor:
+        state = self.state[weight]
         if "momentum" not in state:
-            state["momentum"] = torch.zeros_like(matrix)
+            state["momentum"] = torch.zeros_like(weight)
             state["step"] = torch.zeros(())  # AdamW looks for it when a state is loaded
-        state["momentum"].lerp_(matrix.grad, 1 - group["momentum"])  # type: ignore[arg-type]
-        return matrix.grad.lerp(state["momentum"], group["momentum"])  # type: ignore[union-attr]
+        state["momentum"].lerp_(weight.grad, 1 - group["momentum"])  # type: ignore[arg-type]
+        return weight.grad.lerp(state["momentum"], group["momentum"]).flatten(1)  # type: ignore[union-attr]
 
 
 def orthogonal(matrices_KRC: Tensor) -> Tensor:

@@ -26,7 +26,8 @@ class OptimizerConfig:
     lr: float
     """Peak learning rate."""
     name: Literal["adamw", "muon", "sgd"] = "adamw"
-    """muon: AdamW, but Muon for the matrices of the layers, which then learn from fewer examples."""
+    """muon: AdamW, but Muon for the linear maps and convolutions of layers and media encoders, which then
+    learn from fewer examples."""
     weight_decay: float = 0.01
     """Decoupled; on all parameters, as in the original."""
     betas: tuple[float, ...] = (0.9, 0.999)
@@ -111,12 +112,12 @@ def freeze(model: nn.Module, patterns: Iterable[str], batch_norm: bool) -> list[
 
 def build_optimizer(config: OptimizerConfig, model: nn.Module) -> torch.optim.Optimizer:
     """Optimiser of the parameters that are not frozen, one group per rate factor (group key `scale`)."""
-    matrices = _layer_matrices(model) if config.name == "muon" else frozenset()
+    maps = _maps(model) if config.name == "muon" else frozenset()
     groups: dict[tuple[float, bool], list[Tensor]] = {}
     for name, parameter in model.named_parameters():
         if parameter.requires_grad:
             scales = (value for pattern, value in config.lr_scale.items() if fnmatchcase(name, pattern))
-            groups.setdefault((next(scales, 1.0), id(parameter) in matrices), []).append(parameter)
+            groups.setdefault((next(scales, 1.0), id(parameter) in maps), []).append(parameter)
     if not groups:
         raise UserError("freeze: every parameter is frozen: nothing is left to train")
     if config.name == "sgd":
@@ -133,11 +134,11 @@ def build_optimizer(config: OptimizerConfig, model: nn.Module) -> torch.optim.Op
     )
 
 
-def _layer_matrices(model: nn.Module) -> frozenset[int]:
-    """Identities of the weights of linear maps in stacks of layers: not of embeddings, heads and norms."""
-    stacks = [module for module in model.modules() if isinstance(module, nn.ModuleList)]
-    linear = (m for stack in stacks for m in stack.modules() if isinstance(m, nn.Linear))
-    return frozenset(id(m.weight) for m in linear)
+def _maps(model: nn.Module) -> frozenset[int]:
+    """Identities of the weights of linear maps and convolutions in stacks of layers and in media encoders."""
+    stacks = [module for module in model.modules() if isinstance(module, nn.ModuleList | nn.ModuleDict)]
+    kinds = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d)
+    return frozenset(id(m.weight) for stack in stacks for m in stack.modules() if isinstance(m, kinds))
 
 
 def set_rate(optimizer: torch.optim.Optimizer, rate: float) -> None:

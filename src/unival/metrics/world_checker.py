@@ -17,8 +17,8 @@ from typing import Any
 from unival.metrics.digit_checker import NUMBERS, check_digits
 
 COLORS = ("red", "blue", "green", "yellow", "purple", "orange")
-SHAPES = ("circle", "square", "triangle", "star", "cross", "heart")
-PLURALS = {"crosses": "cross", **{f"{shape}s": shape for shape in SHAPES}}
+SHAPES = ("circle", "square", "triangle", "star")
+PLURALS = {f"{shape}s": shape for shape in SHAPES}
 RELATIONS = {"left": (0, -1), "right": (0, 1), "above": (1, -1), "below": (1, 1)}
 """Axis of the centre and sign of (first - second)."""
 ACTIONS = {

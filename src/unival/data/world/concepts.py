@@ -16,15 +16,14 @@ COLORS: dict[str, tuple[int, int, int]] = {
     "purple": (142, 58, 180),
     "orange": (242, 126, 22),
 }
-SHAPES = ("circle", "square", "triangle", "star", "cross", "heart")
+SHAPES = ("circle", "square", "triangle", "star")
 NUMBERS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
 """Names of handwritten and dialed digits, and of counts: one set of words for all media."""
 SIZES = ("small", "large")
 DIRECTIONS = ("left", "right", "up", "down")
-PLURALS = {**{shape: f"{shape}s" for shape in SHAPES}, "cross": "crosses"}
+PLURALS = {shape: f"{shape}s" for shape in SHAPES}
 SYNONYMS = {
     "purple": "violet",
-    "cross": "plus",
     "square": "box",
     "large": "big",
     "small": "little",

@@ -27,19 +27,7 @@ def _outline(kind: str) -> list[tuple[float, float]]:
             (radii[i % 2] * math.sin(i * math.pi / 5), -radii[i % 2] * math.cos(i * math.pi / 5))
             for i in points
         ]
-    if kind == "cross":
-        w = 0.34
-        corners = [(-w, -1), (w, -1), (w, -w), (1, -w), (1, w), (w, w)]
-        return corners + [(-x, -y) for x, y in corners]
-    steps = np.linspace(0, 2 * math.pi, 60)
-    if kind == "circle":
-        return [(math.cos(t), math.sin(t)) for t in steps]
-    heart = [(16 * math.sin(t) ** 3, _heart_height(t)) for t in steps]
-    return [(x / 16, (y + 2.5) / 14.5) for x, y in heart]
-
-
-def _heart_height(t: float) -> float:
-    return -(13 * math.cos(t) - 5 * math.cos(2 * t) - 2 * math.cos(3 * t) - math.cos(4 * t))
+    return [(math.cos(t), math.sin(t)) for t in np.linspace(0, 2 * math.pi, 60)]
 
 
 @lru_cache(maxsize=4096)

@@ -165,7 +165,9 @@ _ASKERS: dict[str, Callable[[Random, Scene, str, Pairs], Question | None]] = {
     "relation": _relation,
     "neighbor": _neighbor,
 }
-_FORM_WEIGHTS = ("color", "shape", "digit", "count") * 2 + ("exist", "size", "relation", "neighbor")
+_FORM_WEIGHTS = (
+    ("color", "shape", "digit", "count") * 2 + ("color", "shape") + ("exist", "size", "relation", "neighbor")
+)
 """Each is tried in turn after a shuffle: forms whose answer can be guessed are the rarer ones."""
 
 

@@ -27,7 +27,7 @@ _EXTREMES = {
 }
 _REGION_TEMPLATES = {
     "name": {
-        "usual": ("{0}", "the {0}", "the {0} in the image"),
+        "usual": ("{0}", "the {0}"),
         "unseen": ("find the {0}", "the thing that is a {0}"),
     },
     "relation": {"usual": ("{0} {1} the {2}", "the {0} {1} the {2}"), "unseen": ("{1} the {2}, a {0}",)},
@@ -69,7 +69,7 @@ def _region(rng: Random, scene: Scene, thing: Thing, phrasing: str) -> Region | 
     texts: list[tuple[str, str]] = []
     for name in names:
         texts += [("name", template.format(name)) for template in _REGION_TEMPLATES["name"][phrasing]]
-    if not names or rng.random() < 0.3:
+    if not names or rng.random() < 0.1:
         texts = _relative_phrases(scene, thing, phrasing) or texts
     if not texts:
         return None

@@ -10,9 +10,9 @@ from unival.data.world import drawing
 from unival.data.world.concepts import ALLOWED_PAIRS, HELD_OUT_PAIRS, Pairs, is_digit, noun, pick
 from unival.data.world.digits import DigitBank
 
-SHAPE_PIXELS = {"small": (10, 12), "large": (15, 18)}
+SHAPE_PIXELS = {"small": (11, 12), "large": (17, 19)}
 """Width and height of a shape; nothing between, so the sizes can be told apart."""
-DIGIT_PIXELS = (15, 18)
+DIGIT_PIXELS = (16, 19)
 CLOTH_PIXELS = (14, 18)
 GAP = 1
 CLEAR = 5.0
@@ -77,11 +77,11 @@ def holds(relation: str, a: Thing, b: Thing, margin: float = CLEAR) -> bool:
 class SceneRules:
     """What a split's scenes look like."""
 
-    counts: tuple[int, ...] = (1, 2, 2, 2, 3, 3, 3, 3, 4, 4)
+    counts: tuple[int, ...] = (1, 1, 1, 2, 2, 2, 2, 3, 3, 4)
     """Number of objects, drawn evenly from these."""
     cloth: float = 0.4
     """Share of scenes with a cloth (which then hold one object fewer at most three)."""
-    digits: float = 0.3
+    digits: float = 0.15
     """Chance that an object is a digit."""
     held_out: bool = False
     """Every scene shows at least one held-out pair (otherwise none does)."""
