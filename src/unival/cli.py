@@ -19,6 +19,7 @@ OWN_PARSERS = {
     "predict": "unival.engine.predict_command",
     "import": "unival.data.sources.importing",
     "export": "unival.data.sources.ofa_tsv",
+    "overlap": "unival.data.overlap",
     "merge": "unival.merging.cli",
 }
 """Commands that read their own arguments: module with `main(arguments)`."""
@@ -67,6 +68,7 @@ def _parser() -> argparse.ArgumentParser:
     commands.add_parser("predict", help="the answer about a file, or about every file of a folder")
     commands.add_parser("import", help="an official data set as shards and manifests")
     commands.add_parser("export", help="prepared rows as OFA's TSV")
+    commands.add_parser("overlap", help="media that training and evaluated splits share")
 
     command = commands.add_parser("list", help="what can be chosen")
     command.add_argument("group", nargs="?", metavar="<group>", help="a folder of conf/")

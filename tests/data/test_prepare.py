@@ -10,6 +10,7 @@ import pytest
 
 from unival.data import media
 from unival.data.manifest import read_records
+from unival.data.overlap import overlap, overlaps
 from unival.data.prepare import REJECTED, PrepareConfig, TokenizerConfig, prepare
 from unival.data.source import SOURCES, BadItem, MediaItem, RowItem, Source
 from unival.data.store import MediaStore
@@ -120,6 +121,23 @@ def entailed(label: str) -> dict[str, Any]:
 
 def boxed(right: float) -> dict[str, Any]:
     return {"id": "g", "image": "k", "text": "it", "box": [0.0, 0.0, right, 4.0]}
+
+
+@pytest.mark.fault
+def test_a_benchmark_shares_no_medium_between_train_and_the_rest(tmp_path: Path) -> None:
+    shared = [
+        *GOOD,
+        MediaItem("val", "other", PNG, ".png"),
+        RowItem("val", "caption", caption(3, image="other").row),
+    ]
+    config = replace(CONFIG, tokenizer=TokenizerConfig(320, 0, 8))
+    with pytest.raises(UserError, match="1 of 1 media of split 'val' are in 'train' too, as 'other'"):
+        run(tmp_path / "p", shared, config)
+    run(tmp_path / "q", shared)  # an import only notes it
+    found = overlaps(tmp_path / "q")["val"]
+    assert (found.by_key, found.by_bytes) == ([], ["other"])
+    with pytest.raises(UserError, match="no media index"):
+        overlap([tmp_path], tmp_path / "q" / "val")
 
 
 def test_a_new_task_needs_no_code(tmp_path: Path) -> None:

@@ -9,14 +9,13 @@ import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import fields
 from pathlib import Path
-from types import TracebackType
 from typing import Any, overload
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from unival.data.table import TableWriter
 from unival.errors import UserError, nearest
-from unival.files import atomic
 from unival.record import MEDIA, Answer, Record
 
 SCHEMA = pa.schema(
@@ -39,7 +38,6 @@ FIELDS = tuple(field.name for field in fields(Record))
 assert tuple(SCHEMA.names) == FIELDS
 _STRINGS = ("id", "text", "form", "facts")
 _STRING_LISTS = ("references", "objects")
-ROWS_PER_GROUP = 4096
 
 
 def manifest_path(split_dir: Path | str, task: str) -> Path:
@@ -139,45 +137,15 @@ def _to_row(record: Record) -> dict[str, Any]:
     return row
 
 
-class ManifestWriter:
-    """Writes the rows of one split and task, group by group; the file appears at the end."""
+class ManifestWriter(TableWriter):
+    """Writes the rows of one split and task."""
 
     def __init__(self, split_dir: Path | str, task: str) -> None:
-        self.path = manifest_path(split_dir, task)
-        self.rows = 0
-        self._buffer: list[dict[str, Any]] = []
-        self._atomic = atomic(self.path)
-        self._writer = pq.ParquetWriter(self._atomic.__enter__(), SCHEMA, compression="zstd")
+        super().__init__(manifest_path(split_dir, task), SCHEMA)
 
     def add(self, record: Record) -> None:
         """Append a row (its id is the caller's to keep unique)."""
-        self._buffer.append(_to_row(record))
-        self.rows += 1
-        if len(self._buffer) >= ROWS_PER_GROUP:
-            self._flush()
-
-    def _flush(self) -> None:
-        if self._buffer:
-            self._writer.write_table(pa.Table.from_pylist(self._buffer, schema=SCHEMA))
-            self._buffer.clear()
-
-    def close(self) -> None:
-        """Finish the file."""
-        self._flush()
-        self._writer.close()
-        self._atomic.__exit__(None, None, None)
-
-    def __enter__(self) -> "ManifestWriter":
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        if kind is None:
-            self.close()
-        else:
-            self._writer.close()
-            self._atomic.__exit__(kind, error, trace)
+        self.write(_to_row(record))
 
 
 class Records(Sequence[Record]):

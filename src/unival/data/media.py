@@ -225,6 +225,8 @@ def encode_wav(samples: np.ndarray, sampling_rate: int) -> bytes:
 
 def describe(kind: Medium, data: bytes, name: str) -> tuple[int, int]:
     """Decode fully and return (width, height); (0, 0) for sound. Raises UserError where it cannot be read."""
+    if _cut_short(data):
+        raise UserError(f"{name}: the file is cut short: get it again")
     if kind == "image":
         height, width = decode_image(data, name).shape[:2]
         return width, height
@@ -234,6 +236,14 @@ def describe(kind: Medium, data: bytes, name: str) -> tuple[int, int]:
     return 0, 0
 
 
+def _cut_short(data: bytes) -> bool:
+    """Whether a container's end is missing, which decoders do without; a wav's size may be a little off."""
+    if data[:4] == b"RIFF":
+        promised = int.from_bytes(data[4:8], "little")
+        return promised < 2**32 - 1 and len(data) < 0.99 * (8 + promised)
+    return data[:4] == b"GIF8" and not data.rstrip(b"\0").endswith(b";")
+
+
 def _video_size(data: bytes, name: str) -> tuple[int, int]:
     """Decode every frame, converting none."""
     import av
@@ -241,7 +251,9 @@ def _video_size(data: bytes, name: str) -> tuple[int, int]:
     try:
         with av.open(io.BytesIO(data), "r") as container:
             stream = _video_stream(container, name)
-            sizes = {(frame.width, frame.height) for frame in container.decode(stream)}
+            sizes = [(frame.width, frame.height) for frame in container.decode(stream)]
+            if sizes and len(sizes) < stream.frames // 2:
+                raise UserError(f"{name}: cut short: {len(sizes)} of {stream.frames} frames: get it again")
     except UserError:
         raise
     except Exception as error:  # see _reason

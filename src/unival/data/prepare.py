@@ -9,7 +9,7 @@ import json
 import pkgutil
 import re
 import shutil
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -20,6 +20,7 @@ import pyarrow.parquet as pq
 
 from unival.data import media
 from unival.data.manifest import ManifestWriter, check_row
+from unival.data.overlap import overlaps
 from unival.data.source import SOURCES, BadItem, MediaItem, RowItem, Source
 from unival.data.store import ShardWriter
 from unival.errors import UserError, nearest
@@ -113,7 +114,7 @@ def prepare(
         write_json(part / RUN, _run_of(config))
     stopped = resume
     try:
-        writer = _Writer(part, journal=resume)
+        writer = _Writer(part, resume, MAX_TOKENIZER_TEXTS if config.tokenizer else 0)
         writer.consume(source)
         stopped = False
         (part / RUN).unlink()
@@ -122,6 +123,7 @@ def prepare(
             _replace_folder(part, out, only=REJECTED)
             raise UserError(writer.failure(out / REJECTED, config.max_rejected))
         if config.tokenizer is not None:
+            _refuse_overlap(part)
             _train_tokenizer(config.tokenizer, writer.texts, part / "tokenizer")
         description = _describe(config, source, writer, part)
         write_json(part / "benchmark.json", description)
@@ -150,14 +152,15 @@ def _same_run(part: Path, config: PrepareConfig) -> bool:
 class _Writer:
     """Checks items and hands them to the writers of their split."""
 
-    def __init__(self, folder: Path, journal: bool = False) -> None:
-        self.folder = folder
-        self.journal = journal
+    def __init__(self, folder: Path, journal: bool, max_texts: int) -> None:
+        self.folder, self.journal, self.max_texts = folder, journal, max_texts
         self.shards: dict[str, ShardWriter] = {}
         self.manifests: dict[tuple[str, str], ManifestWriter] = {}
-        self.sizes: dict[tuple[str, str], tuple[Medium, int, int]] = {}
+        self.sizes: defaultdict[str, dict[str, tuple[Medium, int, int]]] = defaultdict(dict)
+        """Split -> key -> kind, width and height."""
         self.bad_keys: set[tuple[str, str]] = set()
-        self.ids: set[tuple[str, str, str]] = set()
+        self.ids: defaultdict[tuple[str, str], set[str]] = defaultdict(set)
+        """Split and task -> ids."""
         self.texts: list[str] = []
         self.rejected: list[BadItem] = []
         self.bad_items = 0
@@ -202,9 +205,7 @@ class _Writer:
             if item.key in shard.keys:
                 raise UserError(f"media key '{item.key}' is used twice in split '{item.split}'")
             if item.key in shard.done:
-                kind, width, height = shard.keep(item.key)
-                self.sizes[item.split, item.key] = (kind, width, height)
-                self.media_counts[item.split, kind] += 1
+                self._enter(item, *shard.keep(item.key))
                 return
             data = item.data if isinstance(item.data, bytes) else _read(item.data)
             width, height = media.describe(kind, data, file)
@@ -214,7 +215,10 @@ class _Writer:
             self.rejected.append(BadItem(file, item.row, kind, str(error).removeprefix(f"{file}: ")))
             return
         shard.add(item.key, kind, suffix.lower(), data, width, height)
-        self.sizes[item.split, item.key] = (kind, width, height)
+        self._enter(item, kind, width, height)
+
+    def _enter(self, item: MediaItem, kind: Medium, width: int, height: int) -> None:
+        self.sizes[item.split][item.key] = kind, width, height
         self.media_counts[item.split, kind] += 1
 
     def _row(self, item: RowItem) -> None:
@@ -231,11 +235,11 @@ class _Writer:
         if record is None or problems:
             self.rejected += [BadItem(item.file, item.number, name, reason) for name, reason in problems]
             return
-        self.ids.add((item.split, item.task, record.id))
+        self.ids[item.split, item.task].add(record.id)
         if (item.split, item.task) not in self.manifests:
             self.manifests[item.split, item.task] = ManifestWriter(self.folder / item.split, item.task)
         self.manifests[item.split, item.task].add(record)
-        if item.split == "train" and len(self.texts) < MAX_TOKENIZER_TEXTS:
+        if item.split == "train" and len(self.texts) < self.max_texts:
             answers = (answer.text for answer in record.answers[:1])
             self.texts += [text for text in (record.text, *record.references, *answers) if text]
 
@@ -247,7 +251,7 @@ class _Writer:
         if item.task not in NEEDS and not usable:
             hint = nearest(item.task, NEEDS)
             yield "task", f"task '{item.task}' needs a medium, and references, answers or a box ({hint})"
-        if (item.split, item.task, record.id) in self.ids:
+        if record.id in self.ids[item.split, item.task]:
             yield "id", f"'{record.id}' is used twice in split '{item.split}', task '{item.task}'"
         for name in MEDIA:
             key = getattr(record, name)
@@ -263,10 +267,10 @@ class _Writer:
         if (split, key) in self.bad_keys:
             yield name, f"its {name} '{key}' was rejected"
             return
-        if (split, key) not in self.sizes:
+        if key not in self.sizes[split]:
             yield name, f"no medium with key '{key}' in split '{split}'"
             return
-        kind, width, height = self.sizes[split, key]
+        kind, width, height = self.sizes[split][key]
         if kind != name:
             yield name, f"key '{key}' is a medium of kind {kind}"
         elif record.box is not None and (record.box[2] > width or record.box[3] > height):
@@ -279,8 +283,12 @@ class _Writer:
 
     def failure(self, table: Path, limit: float) -> str:
         """The message for too many bad items, with the most frequent reasons."""
-        reasons = Counter(f"{bad.field}: {bad.reason}" for bad in self.rejected)
-        worst = "".join(f"\n  {count} x {reason}" for reason, count in reasons.most_common(5))
+        reasons = Counter((bad.field, bad.reason) for bad in self.rejected)
+        first = {(bad.field, bad.reason): f"{bad.file} {bad.row}" for bad in reversed(self.rejected)}
+        worst = "".join(
+            f"\n  {count} x {': '.join(reason)} (first: {first[reason]})"
+            for reason, count in reasons.most_common(5)
+        )
         return (
             f"{table}: {self.bad_items} of {self.items} rows and media are bad ({self.rejected_share:.1%}, "
             f"accepted {limit:.1%}): mend them (the table lists file, row, field and reason) or raise "
@@ -323,6 +331,16 @@ def _write_rejected(path: Path, rejected: list[BadItem]) -> None:
         pq.write_table(pa.table(columns, schema=REJECTED_SCHEMA), part)
 
 
+def _refuse_overlap(folder: Path) -> None:
+    """A benchmark's evaluated splits hold no medium of its training split, byte for byte."""
+    for split, found in overlaps(folder).items():
+        if found.by_bytes:
+            raise UserError(
+                f"{len(found.by_bytes)} of {found.media} media of split '{split}' are in 'train' too, "
+                f"as '{found.by_bytes[0]}': divide the data by medium"
+            )
+
+
 def _train_tokenizer(config: TokenizerConfig, texts: list[str], folder: Path) -> None:
     from unival.vocab import UnivalTokenizer  # imports transformers: only when a vocabulary is wanted
 
@@ -344,7 +362,7 @@ def _describe(config: PrepareConfig, source: Source, writer: _Writer, folder: Pa
                 kind: writer.media_counts[split, kind] for kind in MEDIA if writer.media_counts[split, kind]
             },
             "bytes": sum(file.stat().st_size for file in files),
-            "digest": digest({file.name: file_digest(file) for file in files}),
+            "digest": digest({file.name: _content_digest(file) for file in files}),
         }
     return {
         "name": config.name,
@@ -356,6 +374,11 @@ def _describe(config: PrepareConfig, source: Source, writer: _Writer, folder: Pa
         "splits": splits,
         **source.info,
     }
+
+
+def _content_digest(file: Path) -> str | int:
+    """Of a shard its size alone: the index beside it holds the digest of each of its media."""
+    return file.stat().st_size if file.suffix == ".tar" else file_digest(file)
 
 
 def _plain(value: Any) -> Any:

@@ -8,6 +8,7 @@ import hashlib
 import json
 import os
 import tarfile
+from collections.abc import Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import IO, Any
@@ -17,6 +18,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from unival.data import media
+from unival.data.table import TableWriter
 from unival.errors import UserError, nearest
 from unival.files import atomic, write_text
 from unival.record import Medium
@@ -25,6 +27,7 @@ INDEX = "media.parquet"
 JOURNAL = ".journal.json"
 BLOCK = 512
 SHARD_BYTES = 256 * 1024**2
+SHARD_MEMBERS = 10_000
 INDEX_SCHEMA = pa.schema(
     [
         ("key", pa.string()),
@@ -49,7 +52,8 @@ class ShardWriter:
         self.split_dir = Path(split_dir)
         self.shard_bytes = shard_bytes
         self.keys: set[str] = set()
-        self._index: dict[str, list[Any]] = {name: [] for name in INDEX_SCHEMA.names}
+        self._index = TableWriter(self.split_dir / INDEX, INDEX_SCHEMA)
+        self._members = 0
         self._shard = -1
         self._handle: IO[bytes] | None = None
         self._atomic: Any = None
@@ -67,9 +71,7 @@ class ShardWriter:
     def keep(self, key: str) -> tuple[Medium, int, int]:
         """Take over a medium of an earlier, interrupted run; returns its kind, width and height."""
         *row, width, height = self.done.pop(key)
-        for name, value in zip(INDEX_SCHEMA.names, row, strict=True):
-            self._index[name].append(value)
-        self.keys.add(key)
+        self._enter(row)
         return row[1], width, height
 
     def add(self, key: str, kind: Medium, suffix: str, data: bytes, width: int = 0, height: int = 0) -> None:
@@ -82,7 +84,8 @@ class ShardWriter:
             raise UserError(
                 f"{self.split_dir}: media key '{key}' is used twice: keys are unique within a split"
             )
-        if self._handle is None or self._handle.tell() + len(data) > self.shard_bytes:
+        full = self._members >= SHARD_MEMBERS
+        if self._handle is None or full or self._handle.tell() + len(data) > self.shard_bytes:
             self._next_shard()
         handle = self._handle
         assert handle is not None
@@ -90,16 +93,20 @@ class ShardWriter:
         member.size = len(data)
         handle.write(member.tobuf(tarfile.PAX_FORMAT))
         row = (key, kind, suffix, self._shard, handle.tell(), len(data), hashlib.sha256(data).hexdigest())
-        for name, value in zip(INDEX_SCHEMA.names, row, strict=True):
-            self._index[name].append(value)
         handle.write(data)
         handle.write(b"\0" * (-len(data) % BLOCK))
-        self.keys.add(key)
+        self._enter(row)
+        self._members += 1
         if self._journal is not None:
             self._journal.append([*row, width, height])
 
+    def _enter(self, row: Sequence[Any]) -> None:
+        self._index.write(dict(zip(INDEX_SCHEMA.names, row, strict=True)))
+        self.keys.add(row[0])
+
     def _next_shard(self) -> None:
         self._finish_shard()
+        self._members = 0
         self._shard += 1
         self._atomic = atomic(shard_path(self.split_dir, self._shard))
         self._handle = self._atomic.__enter__().open("wb")
@@ -117,8 +124,7 @@ class ShardWriter:
     def close(self) -> None:
         """Finish the last shard and write the index."""
         self._finish_shard()
-        with atomic(self.split_dir / INDEX) as part:
-            pq.write_table(pa.table(self._index, schema=INDEX_SCHEMA), part, compression="zstd")
+        self._index.close()
         for path in self.split_dir.glob(f"*{JOURNAL}"):
             path.unlink()
 
@@ -130,7 +136,9 @@ class ShardWriter:
     ) -> None:
         if kind is None:
             self.close()
-        elif self._handle is not None:
+            return
+        self._index.__exit__(kind, error, trace)
+        if self._handle is not None:
             self._handle.close()
             self._atomic.__exit__(kind, error, trace)
 

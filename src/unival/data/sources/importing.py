@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from unival.data.overlap import overlaps
 from unival.data.prepare import REJECTED, PrepareConfig, load_sources, prepare
 from unival.data.sources.reader import READERS
 from unival.errors import UserError
@@ -101,6 +102,11 @@ def main(arguments: list[str]) -> None:
             print(f"note: {cell}: {count['rows']} rows; the complete set has {count['complete_set']}")
     if description["rejected"]:
         print(f"note: {description['rejected']} faults, listed in {options.out / REJECTED}")
+    for split, found in overlaps(options.out).items():
+        print(
+            f"note: {split}: of {found.media} media {len(found.by_key)} are in train by key, "
+            f"{len(found.by_bytes)} byte for byte"
+        )
     print(f"licence: {description['licence']}")
 
 

@@ -137,6 +137,9 @@ def read_rows(
     whole = MediaFolder(root) if root.is_dir() and not beside else None
     for path in require(root, *files):
         name = str(path.relative_to(root).with_suffix("")) if path != root else path.stem
+        if not path.stat().st_size:
+            yield BadItem(str(path), "file", "rows", "the file is empty: get it again")
+            continue
         file = File(path, split_of(name, split), whole or MediaFolder(path.parent))
         for file.number, item in enumerate(load(path)):
             if isinstance(item, BadItem):

@@ -49,7 +49,11 @@ def _refs(path: Path) -> Iterator[Row]:
     )
 
     def joined(ref: Any) -> tuple[Any, Any, Any, str | None]:
-        place = ref.get("bbox") or boxes.get(value(ref, "ann_id", int), {}).get("bbox")
+        if "bbox" not in ref and value(ref, "ann_id", int) not in boxes:
+            raise UserError(
+                f"ann_id {ref['ann_id']} is not in {found[0].name if found else 'instances.json'}"
+            )
+        place = ref.get("bbox") or boxes[ref["ann_id"]].get("bbox")
         category = categories.get(ref.get("category_id"), {}).get("name")
         return ref, images.get(value(ref, "image_id", int), {}), place, category
 

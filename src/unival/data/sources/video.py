@@ -27,6 +27,8 @@ GIFS = ("gif_name", "question", "answer")
 def _msrvtt_json(path: Path) -> Iterator[Row]:
     """Files without both lists are other files of the folder (questions, an index)."""
     content = read_json(path)
+    if not isinstance(content, dict | list):
+        raise UserError(f"{path}: expected 'videos' and 'sentences', found {type(content).__name__}")
     if isinstance(content, dict) and {"videos", "sentences"} <= set(content):
         yield from captioned("videos", "video_id", "sentences", "video_id", required=True)(path)
 

@@ -1,0 +1,76 @@
+"""Whether what a model was trained on is in what it is evaluated on: media by their key, and by their bytes.
+
+    unival overlap --train data/processed/coco/train --evaluated data/processed/refcoco/testA
+
+A key is the data set's own number of the photo, clip or sound (readers of one collection share keys, as
+`coco-42`); equal bytes are found under any key. What this cannot see: a copy that was encoded again.
+"""
+
+import argparse
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from unival.data.store import INDEX
+from unival.errors import UserError
+
+
+@dataclass(frozen=True)
+class Overlap:
+    """Media of an evaluated split that are in a training split too."""
+
+    media: int
+    """Media of the evaluated split."""
+    by_key: list[str]
+    """Keys that the training split has."""
+    by_bytes: list[str]
+    """Keys of the media whose bytes it has."""
+
+
+def overlap(train: Sequence[Path], evaluated: Path) -> Overlap:
+    """Compare a split with the splits that a model was trained on.
+
+    Raises:
+        UserError: a folder has no media index.
+    """
+    theirs = pa.concat_tables([_index(folder) for folder in train])
+    ours = _index(evaluated)
+    found = {
+        column: ours.filter(pc.is_in(ours[column], value_set=theirs[column])).column("key").to_pylist()
+        for column in ("key", "sha256")
+    }
+    return Overlap(ours.num_rows, found["key"], found["sha256"])
+
+
+def _index(folder: Path) -> pa.Table:
+    try:
+        return pq.read_table(folder / INDEX, columns=["key", "sha256"])
+    except (pa.ArrowException, OSError) as error:
+        raise UserError(f"{folder / INDEX}: no media index: give the folder of a prepared split") from error
+
+
+def overlaps(folder: Path) -> dict[str, Overlap]:
+    """Every other split of a prepared folder against its training split, where they share something."""
+    splits = [path.parent.name for path in sorted(folder.glob(f"*/{INDEX}"))]
+    if "train" not in splits:
+        return {}
+    found = {name: overlap([folder / "train"], folder / name) for name in splits if name != "train"}
+    return {name: shared for name, shared in found.items() if shared.by_key or shared.by_bytes}
+
+
+def main(arguments: list[str]) -> None:
+    """`unival overlap`: exit status 2 where training and evaluation share media."""
+    parser = argparse.ArgumentParser(prog="unival overlap", description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--train", type=Path, nargs="+", required=True, metavar="<split>")
+    parser.add_argument("--evaluated", type=Path, required=True, metavar="<split>")
+    options = parser.parse_args(arguments)
+    found = overlap(options.train, options.evaluated)
+    print(f"{found.media} media in {options.evaluated}")
+    for how, keys in (("key", found.by_key), ("bytes", found.by_bytes)):
+        print(f"{len(keys)} are in the training data by {how}{': ' if keys else ''}{', '.join(keys[:5])}")
+    if found.by_key or found.by_bytes:
+        raise UserError(f"{options.evaluated}: shares media with the training data: leave them out of one")
