@@ -85,6 +85,7 @@ def main(folder, options, environment, slow, die_in):
         values["optimizer"] = OptimizerConfig(lr=0.1, name="sgd", weight_decay=0.0, warmup=0.0)
     if values.pop("linger", False):
         _linger()
+    sharding = values.pop("sharding", "none")
     if values.pop("select", False):
         values["selection"] = SelectionConfig(every=5, rows=4)
     config = dataclasses.replace(standins.config(streams, balanced), **values)
@@ -102,7 +103,7 @@ def main(folder, options, environment, slow, die_in):
         standins.sources(**sizes),
         folder / "out",
         folder / "scratch",
-        Runtime(device="cpu", threads=1),
+        Runtime(device="cpu", threads=1, sharding=sharding),
         evaluate=evaluate if config.selection else None,
     )
 

@@ -123,6 +123,11 @@ class Model(nn.Module):
         """Where the media are embedded."""
         return self
 
+    @property
+    def media(self):
+        """The encoder of each medium."""
+        return {"image": self.image_encoder, "video": self.video_encoder, "audio": self.audio_encoder}
+
     def embed_media(self, **values):
         encoders = {
             "pixel": self.image_encoder,

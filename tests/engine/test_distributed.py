@@ -69,6 +69,21 @@ def test_a_medium_in_few_steps_only(tmp_path):
     same(one, two, relative=1e-4)
 
 
+FSDP = {**UNEQUAL, "sharding": "full"}
+
+
+def test_fsdp_equals_ddp(tmp_path, alone):
+    same(alone[0], weights(tmp_path / "two", FSDP, 2)[0], relative=1e-5)
+
+
+def test_fsdp_with_accumulation_and_few_videos(tmp_path):
+    options = {**UNEQUAL, "sgd": False, "balanced": False, "streams": {"mixed": 7, "video": 1}}
+    options["accumulate"] = 2
+    options |= {"sizes": {"mixed": 60, "video": 2}, "ema": 0.9, "select": True}
+    ddp = weights(tmp_path / "ddp", options, 2)[0]
+    same(ddp, weights(tmp_path / "fsdp", {**options, "sharding": "full"}, 2)[0], relative=1e-4)
+
+
 def test_figures_are_those_of_all_ranks(tmp_path, alone):
     def losses(error):
         lines = [line.split() for line in error.splitlines() if "grad_norm" in line]

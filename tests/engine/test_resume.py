@@ -104,12 +104,14 @@ def test_killed_before_publishing(tmp_path, undisturbed):
 
 
 @pytest.mark.distributed
-def test_two_ranks_resume_to_the_bit(tmp_path):
+@pytest.mark.parametrize("sharding", ["none", "full"])
+def test_two_ranks_resume_to_the_bit(tmp_path, sharding):
+    options = {**OPTIONS, "sharding": sharding}
     whole, killed = tmp_path / "whole", tmp_path / "killed"
     whole.mkdir()
     killed.mkdir()
-    complete(whole, ranks=2)
-    status, _ = finish(start(killed, OPTIONS, ranks=2, fail_at=17), killed)
+    complete(whole, options, ranks=2)
+    status, _ = finish(start(killed, options, ranks=2, fail_at=17), killed)
     assert status == -signal.SIGKILL
-    assert "goes on from step 16" in complete(killed, ranks=2)
+    assert "goes on from step 16" in complete(killed, options, ranks=2)
     assert weights(killed) == weights(whole)

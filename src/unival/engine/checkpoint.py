@@ -32,7 +32,7 @@ def atomic_folder(path: Path) -> Iterator[Path]:
     Raises:
         UserError: no space, or the place cannot be written to. What was there stays.
     """
-    part, old = path.with_name(f".{path.name}.part"), path.with_name(f".{path.name}.old")
+    part, old = hidden(path), path.with_name(f".{path.name}.old")
     try:
         shutil.rmtree(part, ignore_errors=True)
         part.mkdir(parents=True)
@@ -51,6 +51,11 @@ def atomic_folder(path: Path) -> Iterator[Path]:
         raise UserError(f"{path}: cannot write: {error}") from error
     finally:
         shutil.rmtree(part, ignore_errors=True)
+
+
+def hidden(path: Path) -> Path:
+    """Where `path` is written before it takes its place."""
+    return path.with_name(f".{path.name}.part")
 
 
 def sync(path: Path) -> None:
@@ -147,7 +152,7 @@ class Checkpoints:
         """The newest whole checkpoint and its meta; None when there is none."""
         for step in reversed(self.steps()):
             path = self.path(step)
-            meta = _whole(path)
+            meta = whole_meta(path)
             if meta is not None:
                 return path, meta
         return None
@@ -172,7 +177,8 @@ class Checkpoints:
         self.best.unlink(missing_ok=True)
 
 
-def _whole(path: Path) -> dict[str, Any] | None:
+def whole_meta(path: Path) -> dict[str, Any] | None:
+    """The meta of a checkpoint all of whose files are as they were written; else None."""
     try:
         meta = json.loads((path / META).read_text(encoding="utf-8"))
         if all(files.file_digest(path / name) == value for name, value in meta["digests"].items()):

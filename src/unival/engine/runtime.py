@@ -39,6 +39,8 @@ class Runtime:
     launcher: Literal["none", "torchrun", "fork"] = "none"
     """How a training stage starts its ranks. torchrun: a process per GPU (or `processes`). fork: on a machine
     without GPU, a process per core (`processes` at most)."""
+    sharding: Literal["none", "full"] = "none"
+    """Each of several ranks has the whole model (DDP), or a part of it (FSDP2) where it does not fit."""
     processes: int = 0
     """Ranks on this machine; 0: the number of GPUs, or 2 without any."""
 

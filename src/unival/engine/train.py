@@ -21,13 +21,15 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.distributed.fsdp import FSDPModule
+from torch.distributed.tensor import DTensor
 from torch.nn import functional as F
 from torch.nn.parallel import DistributedDataParallel
 
 from unival import files
-from unival.engine import lora
+from unival.engine import lora, sharding
 from unival.engine.checkpoint import Checkpoints, atomic_folder, load_weights
-from unival.engine.collate import IGNORED, Batch, Collator, Part, Source
+from unival.engine.collate import IGNORED, VALUES, Batch, Collator, Part, Source
 from unival.engine.distributed import World, world
 from unival.engine.loader import Loader, StepBatches
 from unival.engine.mixture import Mixture
@@ -38,6 +40,7 @@ from unival.engine.sampler import Sampler
 from unival.engine.settings import LossConfig, TrainConfig
 from unival.errors import UserError
 from unival.model.loss import sequence_loss
+from unival.record import MEDIA
 
 FAIL_AT = "UNIVAL_FAIL_AT_STEP"
 """For tests: the process kills itself after this many updates."""
@@ -71,10 +74,18 @@ class LossModule(nn.Module):
         self.loss = loss
         self.num_tasks = num_tasks
 
-    def forward(self, batch: Batch, by_task: bool, drop_worst: float) -> tuple[Tensor, Tensor | None]:
-        """Summed token loss, and with `by_task` (tasks, 2): plain negative log-likelihood and token count."""
+    def forward(
+        self, batch: Batch, by_task: bool, drop_worst: float, absent: Sequence[str] = ()
+    ) -> tuple[Tensor, Tensor | None]:
+        """Summed token loss, and with `by_task` (tasks, 2): plain negative log-likelihood and token count.
+
+        The encoders of `absent` media get a gradient of zero instead of none.
+        """
         total, sums_N2 = batch.parts[0].labels_BT.new_zeros((), dtype=torch.float32), None
         media_tokens = self.model.encoder.embed_media(**batch.media)  # type: ignore[union-attr, operator]
+        for medium in absent:
+            for parameter in self.model.encoder.media[medium].parameters():  # type: ignore[union-attr, index]
+                total = total + 0.0 * parameter.flatten()[0]
         for part in batch.parts:
             logits_BTV = self.model(**part.inputs, media_tokens=media_tokens, use_cache=False).logits
             loss, _ = sequence_loss(
@@ -165,11 +176,15 @@ class Trainer:
         self.held = freeze(model, config.freeze, config.freeze_batch_norm)
         if config.gradient_checkpointing:
             model.gradient_checkpointing_enable()  # type: ignore[operator]
+        self.replica: sharding.Replica | None = None
+        self.module = self._wrap(LossModule(model, config.loss, len(self.data)))
         self.parameters = [p for p in model.parameters() if p.requires_grad]
         self.optimizer = build_optimizer(config.optimizer, model)
         self.ema = Ema(model, config.ema) if config.ema else None
-        self.module = self._wrap(LossModule(model, config.loss, len(self.data)))
-        self.checkpoints = Checkpoints(scratch_dir / "checkpoints", config.keep)
+        folder = scratch_dir / "checkpoints"
+        self.checkpoints = Checkpoints(folder, config.keep)
+        if self.replica:
+            self.checkpoints = sharding.ShardedCheckpoints(folder, config.keep, self.optimizer)
         self.identity = files.digest([asdict(config), list(self.sampler.mixture.sizes.items())])
         self.step = 0
         self.best_step, self.score = 0, -float("inf")
@@ -183,6 +198,10 @@ class Trainer:
         if self.config.compile:
             self.model.compile(dynamic=True)
         if self.ranks.size == 1:
+            return module
+        if self.runtime.sharding == "full":
+            self.replica = sharding.Replica(self.model, self.ranks.is_main)
+            sharding.shard(module)
             return module
         ids = [self.ranks.device.index] if self.ranks.device.type == "cuda" else None
         # a rank's rows may lack a modality: its encoder is then unused there, and only there
@@ -255,15 +274,18 @@ class Trainer:
         by_task = (self.step + 1) % config.log_every == 0
         drop_worst = config.loss.drop_worst if self.step >= config.loss.drop_worst_after else 0.0
         tokens = float(sum(batch.num_tokens(drop_worst) for batch in micro_batches))
-        total = self.ranks.sum_(torch.tensor(tokens, device=device))
+        shown = [float(any(VALUES[medium] in batch.media for batch in micro_batches)) for medium in MEDIA]
+        sums = self.ranks.sum_(torch.tensor([tokens, *shown], device=device))
+        total, shown_anywhere = sums[0], sums[1:]
         summed = torch.zeros((), device=device)
         for number, batch in enumerate(micro_batches):
             micro = number * self.ranks.size + self.ranks.rank
             torch.manual_seed(_step_seed(config.seed, self.step, micro))
             last = number == len(micro_batches) - 1
+            absent = self._absent(batch, shown_anywhere) if last else []
             with self._no_sync(last):
                 with torch.autocast(device.type, torch.bfloat16, self._half()):
-                    loss, sums_N2 = self.module(batch.to(device), by_task, drop_worst)
+                    loss, sums_N2 = self.module(batch.to(device), by_task, drop_worst, absent)
                 # DDP averages over the ranks: times their number makes it a sum
                 (loss * (self.ranks.size / total)).backward()
             summed += loss.detach()
@@ -282,17 +304,27 @@ class Trainer:
         self.step += 1
         self._count(micro_batches, loss_per_token, norm)
 
+    def _absent(self, batch: Batch, shown_anywhere: Tensor) -> list[str]:
+        """Media of other ranks that this batch lacks: with FSDP all ranks must have the same gradients."""
+        if self.replica is None:
+            return []
+        kinds = zip(MEDIA, shown_anywhere.tolist(), strict=True)
+        return [medium for medium, count in kinds if count and VALUES[medium] not in batch.media]
+
     def _half(self) -> bool:
         return self.config.precision == "bfloat16"
 
     def _no_sync(self, last: bool) -> AbstractContextManager[Any]:
+        if isinstance(self.module, FSDPModule):
+            self.module.set_requires_gradient_sync(last)
         if isinstance(self.module, DistributedDataParallel) and not last:
             return self.module.no_sync()
         return nullcontext()
 
     def _clip(self) -> Tensor:
         clip = self.config.optimizer.clip or float("inf")
-        return nn.utils.clip_grad_norm_(self.parameters, clip, foreach=True)
+        norm = nn.utils.clip_grad_norm_(self.parameters, clip, foreach=True)
+        return norm.full_tensor() if isinstance(norm, DTensor) else norm
 
     def _count(self, micro_batches: list[Batch], loss: Tensor, norm: Tensor) -> None:
         window = self.window
@@ -397,16 +429,20 @@ class Trainer:
 
     def _validate(self, monitor: Monitor, evaluate: Evaluate) -> None:
         """Score the (averaged) weights on rank 0 and keep them when they are the best."""
-        if self.ranks.is_main:
-            with self._published_weights():
-                self.model.eval()
-                metrics = evaluate(self.model)
+        score = 0.0
+        with self._published_weights():
+            whole = self.replica.filled(self.model) if self.replica else self.model
+            if self.ranks.is_main and whole is not None:
+                whole.to(self.ranks.device).eval()
+                metrics = evaluate(whole)
                 score = metrics["score"]
                 if score > self.score:
-                    self.checkpoints.save_best(self.model)
-            monitor.log(self.step, {f"val/{name}": value for name, value in metrics.items()})
-            self._train_mode()
-        score = self.ranks.broadcast(score if self.ranks.is_main else 0.0)
+                    self.checkpoints.save_best(whole)
+                if self.replica:
+                    whole.cpu()
+                monitor.log(self.step, {f"val/{name}": value for name, value in metrics.items()})
+        self._train_mode()
+        score = self.ranks.broadcast(score)
         if score > self.score:
             self.score, self.best_step = score, self.step
         self.window.started = time.perf_counter()
@@ -415,8 +451,8 @@ class Trainer:
         return _Swapped(self.ema) if self.ema else nullcontext()
 
     def _save(self, monitor: Monitor) -> None:
-        if self.ranks.is_main:
-            state: dict[str, Any] = {"optimizer": self.optimizer.state_dict()}
+        if self.ranks.is_main or self.replica:
+            state: dict[str, Any] = {} if self.replica else {"optimizer": self.optimizer.state_dict()}
             if self.ema:
                 state["ema"] = self.ema.average
             meta = {
@@ -425,6 +461,7 @@ class Trainer:
                 "score": self.score if self.best_step else None,
                 "alarm": [self.alarm.mean, self.alarm.seen],
                 "damaged": self.damaged,
+                "average": bool(self.ema),
             }
             path = self.checkpoints.save(self.step, self.model, state, meta)
             monitor.tell(lambda callback: callback.on_checkpoint(self.step, path))
@@ -441,7 +478,8 @@ class Trainer:
                 f"{path}: a checkpoint of another configuration or of other data: "
                 f"delete {self.checkpoints.folder} to start anew"
             )
-        self.optimizer.load_state_dict(state["optimizer"])
+        if not self.replica:
+            self.optimizer.load_state_dict(state["optimizer"])
         if self.ema:
             self.ema.load(state["ema"])
         self.step = meta["step"]
@@ -457,14 +495,15 @@ class Trainer:
 
     def _publish(self, out_dir: Path, result: TrainResult) -> None:
         """Write the model folder: the best weights after a selection, else the last (or averaged)."""
-        if self.ranks.is_main:
+        if self.ema and not self.best_step:
+            self.ema.swap()
+        model = self.replica.filled(self.model) if self.replica else self.model
+        if self.ranks.is_main and model is not None:
             if self.best_step:
-                load_weights(self.model, self.checkpoints.best)
-            elif self.ema:
-                self.ema.swap()
+                load_weights(model, self.checkpoints.best)
             if self.config.lora:
-                lora.merge(self.model)
-            self.model.eval()
+                lora.merge(model)
+            model.eval()
             summary = {
                 "train": json.loads(json.dumps(asdict(self.config))),
                 "rows": self.sampler.mixture.sizes,
@@ -474,7 +513,7 @@ class Trainer:
                 "damaged": self.damaged,
             }
             with atomic_folder(out_dir) as part:
-                self.model.save_pretrained(part)  # type: ignore[operator]
+                model.save_pretrained(part)  # type: ignore[operator]
                 self.processor.save_pretrained(part)
                 files.write_json(part / "training.json", summary)
             self.checkpoints.clear()
