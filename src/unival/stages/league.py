@@ -70,7 +70,7 @@ def _line(model: str, part: str, found: Scores, experts: Scores, updates: int) -
     with np.errstate(divide="ignore", invalid="ignore"):
         shares = scores / np.stack([experts[task] for task in found])
     worst = shares.min(axis=0)
-    lowest = list(found)[int(shares[:, 0].argmin())]
+    lowest = list(found)[int(shares[:, 0].argmin())] if np.isfinite(shares).all() else ""
     return (
         model, part, " ".join(found), *_interval(scores.mean(axis=0)), *_interval(shares.mean(axis=0)),
         *_interval(worst), lowest, updates,
