@@ -81,6 +81,14 @@ def test_swapped_architecture_and_mismatched_base_are_named(pair, tmp_path):
     refused(pair, tmp_path / "out", r"shapes differ.*\[3, 3\] in .*base", Recipe("ties", ("a", "b")), base)
 
 
+def test_another_kind_of_model_with_equal_names_and_shapes_is_named(pair, tmp_path):
+    base = save(tmp_path / "base", tensors(0))
+    for folder, kind in ((pair["a"], "bart"), (pair["b"], "bart"), (base, "mbart")):
+        (folder / "config.json").write_text(json.dumps({"model_type": kind}))
+    match = r"model_type of \(base\) is 'mbart', a is 'bart', b is 'bart'"
+    refused(pair, tmp_path / "out", match, Recipe("ties", ("a", "b")), base)
+
+
 def test_differing_integers_need_a_rule(pair, tmp_path):
     save(pair["b"], {**tensors(2), "count": torch.tensor(4)})
     refused(pair, tmp_path / "out", r"count: integer values differ between .*a and .*b")

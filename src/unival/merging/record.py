@@ -64,6 +64,7 @@ def merge(
     folders = {"": Path(base)} if base is not None else {}
     folders |= {name: Path(inputs[name]) for name in sorted(recipe.models) if name in inputs}
     paths = {name: path for name, path in folders.items() if name}
+    require_one_architecture(folders)
     with contextlib.ExitStack() as stack:
         sources: dict[str, Source] = {n: stack.enter_context(Checkpoint(path)) for n, path in folders.items()}
         extra = {name: stack.enter_context(Checkpoint(path)) for name, path in (statistics or {}).items()}
@@ -260,6 +261,27 @@ def by_token(
     return {name: RowAligned(name, sources, tokens, reference, pattern) for name in sources}, reference
 
 
+def read_configs(folders: Mapping[str, Path]) -> dict[str, dict[str, Any]]:
+    """config.json of each folder that has one; the base is called "(base)"."""
+    return {
+        name or "(base)": json.loads((path / "config.json").read_text(encoding="utf-8"))
+        for name, path in folders.items()
+        if (path / "config.json").is_file()
+    }
+
+
+def require_one_architecture(folders: Mapping[str, Path]) -> None:
+    """Raise UserError when configurations name different architectures; names and shapes may still agree."""
+    kinds = {
+        name: config["model_type"] for name, config in read_configs(folders).items() if "model_type" in config
+    }
+    if len(set(kinds.values())) > 1:
+        told = ", ".join(f"{name} is '{kind}'" for name, kind in kinds.items())
+        raise UserError(
+            f"the models do not have one architecture: model_type of {told}: give models of one kind"
+        )
+
+
 def copy_side_files(folder: Path, sources: Mapping[str, Path], reference: str) -> dict[str, Any]:
     """Copy configuration, tokenizer and the like from the reference: the base ("") or else the first model.
 
@@ -272,11 +294,7 @@ def copy_side_files(folder: Path, sources: Mapping[str, Path], reference: str) -
     for file in sorted(folders[reference].iterdir()):
         if file.is_file() and file.suffix != ".safetensors" and file.name not in NOT_COPIED:
             shutil.copyfile(file, folder / file.name)
-    configs = {
-        name or "(base)": json.loads((path / "config.json").read_text(encoding="utf-8"))
-        for name, path in folders.items()
-        if (path / "config.json").is_file()
-    }
+    configs = read_configs(folders)
     if not configs:
         return {}
     differences = {}
