@@ -10,7 +10,7 @@ import socket
 import subprocess
 import sys
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
@@ -36,9 +36,11 @@ class Runtime:
     """Threads of one process's arithmetic; 0: what PyTorch finds, or OMP_NUM_THREADS."""
     workers: int = 0
     """Processes that load data, per rank; 0: a thread of the training process."""
-    launcher: Literal["none", "torchrun", "fork"] = "none"
+    launcher: Literal["none", "torchrun", "fork", "slurm"] = "none"
     """How a training stage starts its ranks. torchrun: a process per GPU (or `processes`). fork: on a machine
-    without GPU, a process per core (`processes` at most)."""
+    without GPU, a process per core (`processes` at most). slurm: a job with `processes` on each node."""
+    slurm: dict[str, Any] = field(default_factory=dict)
+    """What the job asks for: parameters of `unival.engine.slurm.submit`."""
     sharding: Literal["none", "full"] = "none"
     """Each of several ranks has the whole model (DDP), or a part of it (FSDP2) where it does not fit."""
     processes: int = 0
@@ -79,6 +81,10 @@ class Runtime:
             processes = self.cores()
             return fork(processes, lambda: main(list(arguments))) if processes > 1 else None
         processes = self.processes or (torch.cuda.device_count() if self.device != "cpu" else 0) or 2
+        if self.launcher == "slurm":
+            from unival.engine import slurm
+
+            return slurm.submit(arguments, processes, self.slurm, f"unival-{arguments[1]}")
         command = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
         command += [f"--nproc-per-node={processes}", "-m", "unival", *arguments]
         environment = {"OMP_NUM_THREADS": str(max(1, (os.cpu_count() or 1) // processes)), **os.environ}
