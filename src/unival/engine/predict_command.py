@@ -4,6 +4,8 @@ import argparse
 import sys
 from pathlib import Path
 
+from transformers.utils import logging
+
 from unival import files
 from unival.engine import runtime
 from unival.engine.predict import Prediction
@@ -16,20 +18,25 @@ BAR = 30
 def main(arguments: list[str]) -> None:
     """Print the answer with its probability and the next best; for a folder, write JSONL."""
     options = _parser().parse_args(arguments)
+    if not options.path.exists():
+        raise UserError(f"{options.path}: no such file or folder")
     answers = _answers(options.answers) if options.answers else None
+    logging.disable_progress_bar()
     device = runtime.load().torch_device()
     predictor = Predictor.load(options.model, options.tasks, device, answers)
     if options.path.is_dir():
         _folder(predictor, options)
         return
     prediction = predictor(options.path, options.text, options.task)
-    print(f"{prediction.text}  ({prediction.score:.3f})")
-    for text, score in prediction.alternatives:
-        print(f"    {text}  ({score:.3f})")
     if isinstance(prediction.value, tuple):
         out = options.out or Path(f"{options.path.stem}-box.png")
         predictor.draw(options.path, prediction, out)
-        print(f"box {' '.join(f'{side:.1f}' for side in prediction.value)} drawn in {out}")
+        box = " ".join(f"{side:.1f}" for side in prediction.value)
+        print(f"box {box}  ({prediction.score:.3f})  drawn in {out}")
+        return
+    print(f"{prediction.text}  ({prediction.score:.3f})")
+    for text, score in prediction.alternatives:
+        print(f"    {text}  ({score:.3f})")
 
 
 def _folder(predictor: Predictor, options: argparse.Namespace) -> None:
