@@ -17,7 +17,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from unival.data import media
+from unival.data import media, remote
 from unival.data.table import TableWriter
 from unival.errors import UserError, nearest
 from unival.files import atomic, write_text
@@ -232,6 +232,8 @@ class MediaStore:
     def _descriptor(self, shard: int) -> int:
         if shard not in self._handles:
             path = shard_path(self.split_dir, shard)
+            if not path.exists():
+                remote.fetch(path)
             try:
                 self._handles[shard] = os.open(path, os.O_RDONLY | getattr(os, "O_CLOEXEC", 0))
             except OSError as error:

@@ -14,6 +14,7 @@ from transformers.utils import logging
 
 from unival import files
 from unival.data.manifest import Records, read_records
+from unival.data.remote import mirror
 from unival.data.store import MediaStore
 from unival.engine.collate import MediaCache, Source
 from unival.engine.constraints import continuations
@@ -91,7 +92,7 @@ class Benchmark:
     """A prepared benchmark: its description, splits and tasks (`tasks`: those that may read others' rows)."""
 
     def __init__(self, folder: str | Path, tasks: Mapping[str, TaskConfig]) -> None:
-        self.folder = Path(folder)
+        self.folder = mirror(folder, Path("scratch/cache")) if "://" in str(folder) else Path(folder)
         self.rows = {name: config.rows for name, config in tasks.items() if config.rows}
         path = self.folder / "benchmark.json"
         try:

@@ -1,0 +1,73 @@
+"""Prepared data on an object store, through `fsspec`: a local folder that fills itself.
+
+`mirror` copies all of a benchmark but its media shards, and notes where they are; `fetch` copies a shard when
+it is first opened. A store that fails is asked again for a few minutes. The folder is a cache: what is there
+is not asked for again.
+"""
+
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from unival.errors import UserError
+from unival.files import atomic
+
+ORIGIN = ".origin"
+WAITS = (1, 2, 5, 10, 30, 60, 120)
+"""Seconds before each further attempt."""
+
+
+def mirror(url: str | Path, cache: Path) -> Path:
+    """The local folder, below `cache`, of the benchmark at `url` (`s3://bucket/data/world`, ...).
+
+    Raises:
+        UserError: the store cannot be reached, or holds no benchmark there.
+    """
+    import fsspec
+
+    url = str(url)
+    folder = cache / url.replace("://", "/").strip("/")
+    system, root = fsspec.core.url_to_fs(url)
+    names = [name for name in _retried(lambda: system.find(root), url) if not name.endswith(".tar")]
+    if not names:
+        raise UserError(f"{url}: no prepared data there")
+    for name in names:
+        path = folder / name[len(root) :].lstrip("/")
+        if not path.exists():
+            _copy(system, name, path)
+    (folder / ORIGIN).write_text(url, encoding="utf-8")
+    return folder
+
+
+def fetch(path: Path) -> None:
+    """Copy a file that is missing in a mirror; does nothing elsewhere.
+
+    Raises:
+        UserError: the store cannot be reached, or does not hold it.
+    """
+    import fsspec
+
+    for folder in path.parents:
+        if (folder / ORIGIN).is_file():
+            url = (folder / ORIGIN).read_text(encoding="utf-8")
+            system, root = fsspec.core.url_to_fs(f"{url}/{path.relative_to(folder).as_posix()}")
+            _copy(system, root, path)
+            return
+
+
+def _copy(system: Any, name: str, path: Path) -> None:
+    with atomic(path) as part:
+        _retried(lambda: system.get_file(name, str(part)), name)
+
+
+def _retried(work: Callable[[], Any], name: str) -> Any:
+    for wait in (*WAITS, None):
+        try:
+            return work()
+        except FileNotFoundError as error:
+            raise UserError(f"{name}: not in the store") from error
+        except Exception as error:  # each store has errors of its own
+            if wait is None:
+                raise UserError(f"{name}: the store fails: {error}") from error
+            time.sleep(wait)
