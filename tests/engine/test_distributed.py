@@ -110,3 +110,14 @@ def test_sigterm_on_one_rank_stops_all(tmp_path):
     status, error = finish(processes, tmp_path)
     assert [process.exitcode for process in processes] == [128 + signal.SIGTERM] * 2, (status, error)
     assert "SIGTERM: saved step" in error
+
+
+@pytest.mark.fault
+def test_a_rank_that_dies_stops_the_others_with_the_reason(tmp_path):
+    processes = start(tmp_path, {**UNEQUAL, "steps": 4000}, 2, slow=0.02)
+    while "train 5/" not in (tmp_path / "stderr-0").read_text() if (tmp_path / "stderr-0").exists() else True:
+        time.sleep(0.05)
+    processes[1].kill()
+    processes[0].join(60)
+    assert processes[0].exitcode == 1
+    assert "rank 0: another rank has gone" in told(tmp_path)

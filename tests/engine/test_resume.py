@@ -47,22 +47,30 @@ def test_killed_at_a_step(tmp_path, undisturbed, step):
     assert weights(tmp_path) == undisturbed
 
 
-def test_killed_at_20_random_moments(tmp_path, undisturbed):
+@pytest.mark.parametrize("ranks", [1, pytest.param(2, marks=[pytest.mark.distributed, pytest.mark.slow])])
+def test_killed_at_20_random_moments(tmp_path, undisturbed, ranks):
     # steps, file syncs and validations are slowed down, so that kills hit inside of each of them
     chance = random.Random(5)
+    if ranks > 1:
+        whole = tmp_path / "whole"
+        whole.mkdir()
+        complete(whole, ranks=ranks)
+        undisturbed = weights(whole)
     kills, ended = 0, 0
     while kills < 20 and ended < 20:
-        (process,) = start(tmp_path, OPTIONS, slow=0.03)
-        process.join(chance.uniform(0.1, 1.2))
-        ended += not process.is_alive()
-        kills += process.is_alive()
-        process.kill()
-        process.join()
+        processes = start(tmp_path, OPTIONS, ranks, slow=0.03)
+        victim = chance.choice(processes)
+        victim.join(chance.uniform(0.1, 1.2) * ranks)
+        ended += not victim.is_alive()
+        kills += victim.is_alive()
+        for process in (victim, *processes):  # torchrun ends the others when one dies
+            process.kill()
+            process.join()
         if (tmp_path / "out").exists():
             assert weights(tmp_path) == undisturbed
             shutil.rmtree(tmp_path / "out")
     assert kills == 20
-    complete(tmp_path)
+    complete(tmp_path, ranks=ranks)
     assert weights(tmp_path) == undisturbed
 
 

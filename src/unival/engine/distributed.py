@@ -9,6 +9,8 @@ from datetime import timedelta
 import torch
 import torch.distributed as dist
 
+from unival.errors import UserError
+
 TIMEOUT = timedelta(
     minutes=30
 )  # others wait in a collective while rank 0 evaluates; torchrun ends them if it dies
@@ -53,7 +55,11 @@ class World:
 
 @contextmanager
 def world(device: torch.device) -> Iterator[World]:
-    """Join the ranks that torchrun started (RANK, WORLD_SIZE, LOCAL_RANK), leave at the end."""
+    """Join the ranks that torchrun started (RANK, WORLD_SIZE, LOCAL_RANK), leave at the end.
+
+    Raises:
+        UserError: another rank died.
+    """
     size = int(os.environ.get("WORLD_SIZE", "1"))
     if size == 1:
         yield World(0, 1, device)
@@ -66,6 +72,13 @@ def world(device: torch.device) -> Iterator[World]:
         dist.init_process_group("nccl" if device.type == "cuda" else "gloo", timeout=TIMEOUT)
     try:
         yield World(dist.get_rank(), size, device)
+    except RuntimeError as error:
+        if isinstance(error, dist.DistError) or "by peer" in str(error):
+            reason = str(error).splitlines()[0]
+            raise UserError(
+                f"rank {dist.get_rank()}: another rank has gone, its own message says why: {reason}"
+            ) from error
+        raise
     finally:
         if started_here:
             dist.destroy_process_group()
