@@ -237,6 +237,30 @@ def test_photos_labels_are_those_of_the_people(photos: tuple[Path, dict[str, Any
         assert record.answers[0].text == truth[record.id]
 
 
+def test_the_papers_suite_runs_on_the_small_real_data(photos: tuple[Path, dict[str, Any]]) -> None:
+    """Every task of the paper with its decoding (conf/edition/paper.yaml), by a model of random weights."""
+    from unival.engine.evaluate import evaluate_cell
+    from unival.stages.parts import Benchmark, new_model
+    from unival.tasks import TaskConfig
+
+    conf = BENCHMARKS.parent
+    paper = config.load(conf / "edition" / "paper.yaml")["evaluate"]["tasks"]
+    tasks = {}
+    for path in sorted((conf / "task").glob("*.yaml")):
+        values, own = config.load(path), paper.get(path.stem, {})
+        decode = {**values.get("decode", {}), **own.get("decode", {})}
+        tasks[path.stem] = config.build(TaskConfig, {**values, **own, "decode": decode}, str(path))
+    tiny = config.load(conf / "model" / "tiny.yaml")
+    benchmark = Benchmark(photos[0], tasks)
+    model, processor = new_model(tiny["config"], tiny["processor"], benchmark.tokenizer, 0)
+    for name in (*SEVEN, *MORE):
+        task, split = benchmark.task(name, tasks[name], processor, "test"), benchmark.split("test")
+        rows = split.records(name)[:6]
+        cell = evaluate_cell(model, processor, task, rows, split.store, batch_size=6, resamples=50)
+        assert cell.n == len(rows) > 0
+        assert 0 <= cell.value.low <= cell.value.value <= cell.value.high <= 10
+
+
 def test_handwriting_for_the_world() -> None:
     load_sources()
     for name in ("usps", "mnist"):
