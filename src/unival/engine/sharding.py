@@ -68,7 +68,7 @@ class ShardedCheckpoints(Checkpoints):
         tied = {name for name, _ in model.named_parameters(remove_duplicate=False)}
         tied -= {name for name, _ in model.named_parameters()}
         weights = get_model_state_dict(model)
-        groups: dict[str, Mapping[str, Tensor]] = {
+        groups: dict[str, Mapping[str, Any]] = {
             "model": {name: value for name, value in weights.items() if name not in tied},
             "optimizer": {name: value for name, value in optimizer.items() if isinstance(value, Tensor)},
             "average": average,
