@@ -25,7 +25,7 @@ _EXTREMES = {
     "topmost": lambda t: t.center[1],
     "lowest": lambda t: -t.center[1],
 }
-_REGION_TEMPLATES = {
+_REGION_TEMPLATES: dict[str, dict[str, tuple[str, ...]]] = {
     "name": {
         "usual": ("{0}", "the {0}"),
         "unseen": ("find the {0}", "the thing that is a {0}"),
