@@ -43,6 +43,7 @@ def place(tmp_path, monkeypatch):
 SETTINGS = {"cluster": "local", "timeout_min": 5}
 
 
+@pytest.mark.slow
 def test_ranks_run_and_the_status_comes_back(place, capfd):
     assert slurm.submit(["list", "runtime"], 2, SETTINGS, "test") == 0
     job = capfd.readouterr().err.split("log ")[1].strip()
@@ -50,6 +51,7 @@ def test_ranks_run_and_the_status_comes_back(place, capfd):
     assert slurm.submit(["list", "runtimes"], 1, SETTINGS, "test") != 0
 
 
+@pytest.mark.slow  # submitit's local executor looks after its jobs once in a while only
 @pytest.mark.resume
 def test_an_interrupted_job_saves_and_goes_on(place):
     log = place / "log"
