@@ -46,6 +46,16 @@ def test_loading_in_bf16(tmp_path: Path) -> None:
     torch.testing.assert_close(logits.float(), expected, atol=0.1 * expected.abs().max().item(), rtol=0)
 
 
+def test_loading_onto_a_device_map(tmp_path: Path) -> None:
+    pytest.importorskip("accelerate")
+    model = tiny_model(dtype=torch.float32)
+    model.save_pretrained(tmp_path)
+    loaded = UnivalForConditionalGeneration.from_pretrained(tmp_path, device_map={"": "cpu"})
+    with torch.no_grad():
+        expected = model.generate(**batch(), max_new_tokens=5)
+        assert torch.equal(loaded.generate(**batch(), max_new_tokens=5), expected)
+
+
 @pytest.mark.parametrize(
     "arguments", [{}, {"num_beams": 3}, {"num_beams": 3, "num_return_sequences": 2}], ids=str
 )
