@@ -91,6 +91,7 @@ def _run(options: argparse.Namespace) -> None:
     if options.stage in TRAINING:
         from unival.engine import runtime
 
+        base.read(options.stage, options.config)  # one message about it, not one of each rank
         words = [options.stage, "--config", str(options.config), "--out", str(options.out)]
         status = runtime.load().launch(["run", *words], main)
         if status is not None:

@@ -71,14 +71,23 @@ class StageIO:
         return target
 
 
+def read(stage: str, config_path: Path) -> tuple[dict[str, Any], Any]:
+    """The resolved file of a stage, as it stands and as the stage's Config.
+
+    Raises:
+        UserError: it cannot be read, or has an unknown key or a wrong value.
+    """
+    resolved = config.load(config_path)
+    return resolved, config.build(module(stage).Config, resolved, str(config_path))
+
+
 def run(stage: str, config_path: Path, out_root: Path) -> None:
     """Run one stage from its resolved file.
 
     Raises:
         UserError: bad configuration, input or place.
     """
-    resolved = config.load(config_path)
-    stage_config = config.build(module(stage).Config, resolved, str(config_path))
+    resolved, stage_config = read(stage, config_path)
     config_hash = files.digest(resolved)
     shared = provenance.root() / "scratch" / stage
     # equal jobs of two sweeps, or of a sweep and the pipeline, never go on with each other's run
