@@ -13,6 +13,7 @@ import os
 import signal
 import threading
 import time
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict, dataclass
@@ -203,6 +204,8 @@ class Trainer:
             self.replica = sharding.Replica(self.model, self.ranks.is_main)
             sharding.shard(module)
             return module
+        # of 1x1 kernels in channels_last, where both layouts are the same memory
+        warnings.filterwarnings("ignore", "Grad strides do not match bucket view strides")
         ids = [self.ranks.device.index] if self.ranks.device.type == "cuda" else None
         # a rank's rows may lack a modality: its encoder is then unused there, and only there
         return DistributedDataParallel(module, device_ids=ids, find_unused_parameters=True)
