@@ -92,10 +92,11 @@ def _run(options: argparse.Namespace) -> None:
         from unival.engine import runtime
 
         base.read(options.stage, options.config)  # one message about it, not one of each rank
-        if runtime.load().cores() > 1:
+        machine = runtime.load()
+        if machine.cores() > 1:
             importlib.import_module("unival.stages.parts")  # once, for all ranks that are forked
         words = [options.stage, "--config", str(options.config), "--out", str(options.out)]
-        status = runtime.load().launch(["run", *words], main)
+        status = machine.launch(["run", *words], main)
         if status is not None:
             sys.exit(status)
     base.run(options.stage, options.config, options.out)
