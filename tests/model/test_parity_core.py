@@ -11,6 +11,7 @@ from reference import RecordedSet, cases, core_model, decoder_inputs, inputs, se
 from torch import Tensor
 
 from unival.model import UnivalForConditionalGeneration
+from unival.model.modeling import CACHE
 from unival.model.positions import code_ids, grid_bucket, text_relative_index
 
 pytestmark = pytest.mark.parity
@@ -53,10 +54,10 @@ def test_decoding_step_by_step(case: tuple[Path, str]) -> None:
                 encoder_outputs=encoded,
                 decoder_input_ids=tokens[:, step : step + 1],
                 code_mask=given.get("code_masks"),
-                past_key_values=cache,
+                cache=cache,
                 use_cache=True,
             )
-            cache = output.past_key_values
+            cache = output[CACHE]
             logits.append(output.logits)
     real = tokens != model.config.pad_token_id
     torch.testing.assert_close(torch.cat(logits, 1)[real], expected["logits"][real], atol=TOLERANCE, rtol=0)

@@ -19,7 +19,7 @@ class UnivalConfig(PreTrainedConfig):
         "num_attention_heads": "decoder_attention_heads",
         "num_hidden_layers": "decoder_layers",
     }
-    keys_to_ignore_at_inference = ["past_key_values"]  # noqa: RUF012
+    keys_to_ignore_at_inference = ["cache", "past_key_values"]  # noqa: RUF012
 
     def __init__(
         self,

@@ -52,16 +52,16 @@ class DecoderLayer(GradientCheckpointingLayer):
         self_bias: Tensor,
         cross_bias: Tensor,
         encoder_BSD: Tensor,
-        past_key_values: EncoderDecoderCache | None = None,
+        cache: EncoderDecoderCache | None = None,
     ) -> Tensor:
         """(B, T, D) -> (B, T, D); the biases broadcast to (B, H, T, past + T) and (B, H, T, S)."""
         normed = self.self_attn_norm(states_BTD)
         key, value = self.self_attn.keys_values(normed)
-        if past_key_values is not None:
-            key, value = past_key_values.self_attention_cache.update(key, value, self.index)
+        if cache is not None:
+            key, value = cache.self_attention_cache.update(key, value, self.index)
         attended = self.self_attn(normed, key, value, self_bias)
         states_BTD = self.residual(states_BTD, self.self_attn_out_norm(attended))
-        key, value = self._encoder_keys_values(encoder_BSD, past_key_values)
+        key, value = self._encoder_keys_values(encoder_BSD, cache)
         attended = self.cross_attn(self.cross_attn_norm(states_BTD), key, value, cross_bias)
         states_BTD = self.residual(states_BTD, self.cross_attn_out_norm(attended))
         return self.residual(states_BTD, self.ffn(self.ffn_norm(states_BTD)))
@@ -108,7 +108,7 @@ class UnivalDecoder(nn.Module):
         encoder_outputs: UnivalEncoderOutput,
         attention_mask: Tensor | None = None,
         code_mask: Tensor | None = None,
-        past_key_values: EncoderDecoderCache | None = None,
+        cache: EncoderDecoderCache | None = None,
         inputs_embeds: Tensor | None = None,
     ) -> Tensor:
         """Decode T tokens that follow those in the cache.
@@ -118,7 +118,7 @@ class UnivalDecoder(nn.Module):
             encoder_outputs: of `UnivalEncoder`.
             attention_mask: (B, past + T), 0 at padding; not needed for padding at the end.
             code_mask: (B,) True where the row's tokens are image codes (2-D positions).
-            past_key_values: filled in place.
+            cache: filled in place.
             inputs_embeds: (B, T, D) the embedded `input_ids`, where they are at hand.
 
         Returns:
@@ -129,7 +129,7 @@ class UnivalDecoder(nn.Module):
             raise ValueError(
                 "encoder_outputs lack the position states: take them from the model's own encoder"
             )
-        start = past_key_values.get_seq_length() if past_key_values is not None else 0
+        start = cache.get_seq_length() if cache is not None else 0
         rows, steps = input_ids.shape
         code_B111 = (
             None if code_mask is None else code_mask.to(input_ids.device, torch.bool)[:, None, None, None]
@@ -148,9 +148,7 @@ class UnivalDecoder(nn.Module):
             if attention_mask is not None:
                 padding = attention_mask.to(self_bias.device)[:, None, None, :] == 0
                 self_bias = self_bias.masked_fill(padding, mask_value(self_bias.dtype))
-            states_BTD = layer(
-                states_BTD, self_bias, cross_bias, encoder_BSD, past_key_values=past_key_values
-            )
+            states_BTD = layer(states_BTD, self_bias, cross_bias, encoder_BSD, cache=cache)
         return self.final_norm(states_BTD)
 
     def _embed(self, embedded_BTD: Tensor, code_B111: Tensor | None) -> Tensor:

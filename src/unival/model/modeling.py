@@ -22,6 +22,8 @@ from unival.model.loss import sequence_loss
 from unival.model.tied import lookup
 
 IGNORED = -100  # label of a position without loss
+# transformers 5.24 renamed `past_key_values`
+CACHE = "cache" if "cache" in Seq2SeqLMOutput.__dataclass_fields__ else "past_key_values"
 
 
 class UnivalForConditionalGeneration(PreTrainedModel, GenerationMixin):
@@ -108,6 +110,7 @@ class UnivalForConditionalGeneration(PreTrainedModel, GenerationMixin):
         labels: Tensor | None = None,
         code_mask: Tensor | None = None,
         encoder_outputs: UnivalEncoderOutput | None = None,
+        cache: EncoderDecoderCache | None = None,
         past_key_values: EncoderDecoderCache | None = None,
         use_cache: bool | None = None,
         return_dict: bool | None = None,
@@ -130,7 +133,8 @@ class UnivalForConditionalGeneration(PreTrainedModel, GenerationMixin):
             labels: (B, T) targets, -100 where there is no loss.
             code_mask: (B,) True for rows whose target is an image's codes.
             encoder_outputs: of the encoder, in place of all inputs above it.
-            past_key_values: the decoder's cache; `decoder_input_ids` then holds only new tokens.
+            cache: the decoder's; `decoder_input_ids` then holds only new tokens.
+            past_key_values: the same under its name before transformers 5.24.
             use_cache: start a cache where none is given.
             return_dict: False for a tuple.
         """
@@ -154,14 +158,15 @@ class UnivalForConditionalGeneration(PreTrainedModel, GenerationMixin):
                 audio_values=audio_values,
                 audio_index=audio_index,
             )
-        if use_cache and past_key_values is None and not self.training:
-            past_key_values = EncoderDecoderCache(DynamicCache(), DynamicCache())
+        cache = past_key_values if cache is None else cache
+        if use_cache and cache is None and not self.training:
+            cache = EncoderDecoderCache(DynamicCache(), DynamicCache())
         states_BTD = self.decoder(
             decoder_input_ids,
             encoder_outputs,
             decoder_attention_mask,
             code_mask,
-            past_key_values,
+            cache,
             inputs_embeds=target_BTD,
         )
         logits_BTV = self.lm_head(states_BTD) if head_VD is None else F.linear(states_BTD, head_VD)
@@ -169,10 +174,11 @@ class UnivalForConditionalGeneration(PreTrainedModel, GenerationMixin):
         if labels is not None:
             total, count = sequence_loss(logits_BTV, labels, ignore_id=IGNORED)
             loss = total / count
+        kept: dict[str, Any] = {CACHE: cache}
         output = Seq2SeqLMOutput(
             loss=loss,
             logits=logits_BTV,
-            past_key_values=past_key_values,
+            **kept,
             encoder_last_hidden_state=encoder_outputs.last_hidden_state,
         )
         return output.to_tuple() if return_dict is False else output
