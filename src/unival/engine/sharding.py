@@ -3,11 +3,14 @@
 All ranks write checkpoints by `torch.distributed.checkpoint`, as safetensors (its own format holds a pickle
 in it); they fit any number of ranks. For validation and publishing rank 0 keeps a whole copy of the model in
 main memory, filled when needed.
+
+What crosses ranks here does so by plain collectives on the local shards, one after the other, never by the
+operators of DTensor, which run asynchronous ones behind the scenes.
 """
 
 import copy
 import shutil
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
@@ -16,19 +19,13 @@ import torch
 import torch.distributed as dist
 import torch.distributed.checkpoint as dcp
 from torch import Tensor, nn
-from torch.distributed.checkpoint.state_dict import (
-    StateDictOptions,
-    get_model_state_dict,
-    get_optimizer_state_dict,
-)
 from torch.distributed.fsdp import fully_shard
+from torch.distributed.tensor import DTensor
 
 from unival import files
 from unival.engine.checkpoint import META, Checkpoints, atomic_folder, hidden, whole_meta
 from unival.errors import UserError
 
-FLAT = StateDictOptions(flatten_optimizer_state_dict=True)
-FULL = StateDictOptions(full_state_dict=True, cpu_offload=True)
 SHARDS = "shards"
 
 
@@ -41,17 +38,53 @@ def shard(module: nn.Module) -> None:
     fully_shard(module)
 
 
+def local(tensor: Tensor) -> Tensor:
+    """This rank's shard, detached; shares memory."""
+    tensor = tensor.detach()
+    return tensor.to_local() if isinstance(tensor, DTensor) else tensor
+
+
+def clip(parameters: Sequence[Tensor], limit: float) -> Tensor:
+    """Scale the gradients down to the global norm `limit`, in place; returns the norm before."""
+    gradients = [local(p.grad) for p in parameters if p.grad is not None]
+    square = nn.utils.get_total_norm(gradients, foreach=True) ** 2
+    dist.all_reduce(square)
+    norm = square.sqrt()
+    # as clip_grad_norm_ does: no branch on the value, which would wait for the device
+    torch._foreach_mul_(gradients, (limit / (norm + 1e-6)).clamp(max=1.0))
+    return norm
+
+
+def gather(tensor: Tensor) -> Tensor | None:
+    """The whole tensor, on rank 0; None on the others. All ranks call it.
+
+    FSDP deals out the first dimension in runs of equal length, of which the last ones may be short or empty.
+    """
+    ranks, shape = dist.get_world_size(), tensor.shape
+    part = local(tensor)
+    padded = part.new_zeros(-(-shape[0] // ranks), *shape[1:])
+    padded[: len(part)] = part
+    parts = [torch.empty_like(padded) for _ in range(ranks)] if dist.get_rank() == 0 else None
+    dist.gather(padded, parts, dst=0)
+    return None if parts is None else torch.cat(parts)[: shape[0]]
+
+
 class Replica:
     """The whole model, on rank 0, in main memory. Make it before `shard`."""
 
     def __init__(self, model: nn.Module, is_main: bool) -> None:
         self.model = copy.deepcopy(model).cpu() if is_main else None
 
+    @torch.no_grad()
     def filled(self, sharded: nn.Module) -> nn.Module | None:
         """With the weights of the sharded model; None on the other ranks. All ranks call it."""
-        weights = get_model_state_dict(sharded, options=FULL)
+        for name, parameter in sharded.named_parameters():
+            whole = gather(parameter)
+            if self.model is not None and whole is not None:
+                self.model.get_parameter(name).copy_(whole)
         if self.model is not None:
-            self.model.load_state_dict(weights)
+            for name, buffer in sharded.named_buffers():
+                self.model.get_buffer(name).copy_(buffer)
         return self.model
 
 
@@ -64,21 +97,15 @@ class ShardedCheckpoints(Checkpoints):
 
     def _tensors(self, model: nn.Module, average: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """All tensors of the run, in place: what is loaded into them is loaded into the run."""
-        optimizer = get_optimizer_state_dict(model, self.optimizer, options=FLAT)
-        tied = {name for name, _ in model.named_parameters(remove_duplicate=False)}
-        tied -= {name for name, _ in model.named_parameters()}
-        weights = get_model_state_dict(model)
-        groups: dict[str, Mapping[str, Any]] = {
-            "model": {name: value for name, value in weights.items() if name not in tied},
-            "optimizer": {name: value for name, value in optimizer.items() if isinstance(value, Tensor)},
-            "average": average,
-        }
+        parameters = dict(model.named_parameters())
+        tied = {name for name, _ in model.named_parameters(remove_duplicate=False)} - set(parameters)
+        tensors = {f"model/{n}": t for n, t in model.state_dict().items() if n not in tied}
+        tensors |= {f"average/{name}": tensor for name, tensor in average.items()}
+        for name, parameter in parameters.items():
+            for kind, value in self.optimizer.state.get(parameter, {}).items():
+                tensors[f"optimizer/{name}/{kind}"] = value
         # the writer takes no tensors without dimensions: the optimiser's step counts
-        return {
-            f"{group}/{name}": value if value.dim() else value.reshape(1)
-            for group, values in groups.items()
-            for name, value in values.items()
-        }
+        return {name: tensor if tensor.dim() else tensor.reshape(1) for name, tensor in tensors.items()}
 
     def save(self, step: int, model: nn.Module, state: Mapping[str, Any], meta: Mapping[str, Any]) -> Path:
         """Write the checkpoint after `step` updates, then drop the oldest. All ranks call it.
@@ -116,17 +143,22 @@ class ShardedCheckpoints(Checkpoints):
         average: dict[str, Tensor] = {}
         if meta["average"]:
             average = {n: p.detach().clone() for n, p in model.named_parameters() if p.requires_grad}
-        tensors = self._tensors(model, average)
         reader = dcp.HuggingFaceStorageReader(str(path / SHARDS))
-        # parameters that never had a gradient have no state: neither in the file nor, so far, in the run
-        stored = reader.read_metadata().state_dict_metadata
-        for name, parameter in model.named_parameters():
-            mine = [key for key in tensors if key.startswith(f"optimizer/state.{name}.")]
-            if mine and not any(key in stored for key in mine):
-                self.optimizer.state.pop(parameter, None)
-                tensors = {key: value for key, value in tensors.items() if key not in mine}
         try:
-            dcp.load(tensors, storage_reader=reader)
+            self._make_state(model, reader.read_metadata().state_dict_metadata)
+            dcp.load(self._tensors(model, average), storage_reader=reader)
         except (dcp.CheckpointException, RuntimeError, ValueError, KeyError) as error:
             raise UserError(f"{path}: a checkpoint of another architecture: {error}") from error
         return {"ema": average}
+
+    def _make_state(self, model: nn.Module, stored: Iterable[str]) -> None:
+        """Room for the optimiser's state: what never had a gradient has none in the file either."""
+        parameters = dict(model.named_parameters())
+        for key in stored:
+            if key.startswith("optimizer/"):
+                _, name, kind = key.split("/")
+                like = parameters[name].detach()
+                count = torch.zeros((), device=like.device)
+                self.optimizer.state[parameters[name]][kind] = (
+                    count if kind == "step" else torch.zeros_like(like)
+                )

@@ -23,7 +23,6 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.distributed.fsdp import FSDPModule
-from torch.distributed.tensor import DTensor
 from torch.nn import functional as F
 from torch.nn.parallel import DistributedDataParallel
 
@@ -325,9 +324,10 @@ class Trainer:
         return nullcontext()
 
     def _clip(self) -> Tensor:
-        clip = self.config.optimizer.clip or float("inf")
-        norm = nn.utils.clip_grad_norm_(self.parameters, clip, foreach=True)
-        return norm.full_tensor() if isinstance(norm, DTensor) else norm
+        limit = self.config.optimizer.clip or float("inf")
+        if self.replica:
+            return sharding.clip(self.parameters, limit)
+        return nn.utils.clip_grad_norm_(self.parameters, limit, foreach=True)
 
     def _count(self, micro_batches: list[Batch], loss: Tensor, norm: Tensor) -> None:
         window = self.window
