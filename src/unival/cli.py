@@ -1,13 +1,12 @@
 """The `unival` command. Everything heavy is imported inside the commands, so that `--help` is quick."""
 
 import argparse
+import gc
 import importlib
-import os
 import sys
-import time
 from pathlib import Path
 
-from unival.errors import UserError
+from unival.errors import UserError, told
 from unival.stages import STAGES
 
 TRAINING = ("pretrain", "finetune")
@@ -28,19 +27,13 @@ OWN_PARSERS = {
 def main(arguments: list[str] | None = None) -> None:
     """Entry point: bad input ends with one line on stderr and exit status 2."""
     arguments = sys.argv[1:] if arguments is None else arguments
-    try:
+    gc.set_threshold(50_000)  # what libraries make at import stays: seldom look through it
+    with told():
         if arguments and arguments[0] in OWN_PARSERS:
             importlib.import_module(OWN_PARSERS[arguments[0]]).main(arguments[1:])
         else:
             options = _parser().parse_args(arguments)
             options.command(options)
-    except UserError as error:
-        if os.environ.get("UNIVAL_DEBUG"):
-            raise
-        if os.environ.get("RANK", "0") != "0":
-            time.sleep(2)  # mostly rank 0 has the same to tell, and its end ends this process
-        print(f"unival: {error}", file=sys.stderr)
-        sys.exit(2)
 
 
 def _parser() -> argparse.ArgumentParser:

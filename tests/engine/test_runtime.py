@@ -116,3 +116,49 @@ def test_forked_ranks_end_with_their_parent(tmp_path, number):
         while Path(f"/proc/{path.read_text()}").exists():
             assert time.monotonic() < deadline
             time.sleep(0.05)
+
+
+PARALLEL = """
+import os, sys, time
+from functools import partial
+from pathlib import Path
+from unival.engine import runtime
+from unival.errors import UserError
+
+def job(number):
+    if number == {bad}:
+        raise UserError("job 3: no such file")
+    Path(f"job-{{number}}").write_text(str(os.getpid()))
+    time.sleep(0.3)
+
+runtime.load = lambda: runtime.Runtime(device="cpu", launcher="fork", processes={processes})
+runtime.parallel([partial(job, number) for number in range(8)], "jobs")
+print("after")
+"""
+
+
+def in_parallel(folder, **values):
+    source = Path(runtime.__file__).parents[2]
+    return subprocess.run(
+        [sys.executable, "-c", PARALLEL.format(**values)],
+        cwd=folder,
+        env={**os.environ, "PYTHONPATH": str(source)},
+        capture_output=True,
+        text=True,
+        timeout=55,
+    )
+
+
+@pytest.mark.parametrize("processes", [1, 2])
+def test_every_job_is_done_once(tmp_path, processes):
+    assert in_parallel(tmp_path, bad=-1, processes=processes).stdout == "after\n"
+    workers = [(tmp_path / f"job-{number}").read_text() for number in range(8)]
+    assert len(set(workers)) == min(processes, len(os.sched_getaffinity(0)))
+
+
+@pytest.mark.fault
+def test_a_job_that_fails_ends_all_with_its_reason(tmp_path):
+    found = in_parallel(tmp_path, bad=3, processes=2)
+    assert not found.stdout
+    assert "job 3: no such file" in found.stderr
+    assert not (tmp_path / "job-7").exists()

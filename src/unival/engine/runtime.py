@@ -11,16 +11,16 @@ import subprocess
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
-import joblib
 import torch
 from torch import multiprocessing
 from tqdm import tqdm
 
 from unival import config
-from unival.errors import UserError, nearest
+from unival.errors import UserError, nearest, told
 
 FOLDER = Path("conf/runtime")
 VARIABLE = "UNIVAL_RUNTIME"
@@ -92,9 +92,10 @@ class Runtime:
 
 
 def parallel(jobs: Sequence[Callable[[], Any]], title: str) -> None:
-    """Call every job, in the processes that the chosen runtime has for it; a job keeps its result on disk.
+    """Call every job, on the cores that the chosen runtime has for it; a job keeps its result on disk.
 
-    A job must be picklable. The first error of a job ends all.
+    Raises:
+        SystemExit: a job failed, and said why; it ends all.
     """
     runtime = load()
     bar = tqdm(total=len(jobs), desc=title, unit="job", disable=None)
@@ -104,10 +105,24 @@ def parallel(jobs: Sequence[Callable[[], Any]], title: str) -> None:
             job()
             bar.update()
     else:
-        pool = joblib.Parallel(n_jobs=runtime.cores(), return_as="generator_unordered", batch_size=1)
-        for _ in pool(joblib.delayed(job)() for job in jobs):
-            bar.update()
+        taken, done = multiprocessing.Value("i", 0), multiprocessing.Value("i", 0)
+
+        def work() -> None:
+            while (number := _next(taken)) < len(jobs):
+                jobs[number]()
+                _next(done)
+
+        status = _fork(runtime.cores(), _worker, work, lambda: bar.update(done.value - bar.n))
+        if status:
+            sys.exit(status)
     bar.close()
+
+
+def _next(counter: Any) -> int:
+    """The value before it is counted up."""
+    with counter.get_lock():
+        counter.value += 1
+        return counter.value - 1
 
 
 def fork(ranks: int, work: Callable[[], None]) -> int:
@@ -117,27 +132,38 @@ def fork(ranks: int, work: Callable[[], None]) -> int:
     """
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
+        place = {"WORLD_SIZE": str(ranks), "MASTER_PORT": str(probe.getsockname()[1])}
+    return _fork(ranks, partial(_rank, place), work, lambda: None)
+
+
+def _fork(processes: int, start: Any, work: Callable[[], None], watch: Callable[[], Any]) -> int:
+    """`start(number, processes, work)` in forked processes; `watch` is called every second."""
     context = multiprocessing.start_processes(
-        _rank, (ranks, port, work), ranks, join=False, start_method="fork"
+        start, (processes, work), processes, join=False, start_method="fork"
     )
-    previous = signal.signal(signal.SIGTERM, lambda *_: [rank.terminate() for rank in context.processes])
+    previous = signal.signal(signal.SIGTERM, lambda *_: [child.terminate() for child in context.processes])
     try:
-        while not context.join():
-            pass
+        while not context.join(timeout=1.0):
+            watch()
     except multiprocessing.ProcessExitedException as error:
         # as a shell reports a process that a signal ended
         return error.exit_code if error.exit_code >= 0 else 128 - error.exit_code
     finally:
+        watch()
         signal.signal(signal.SIGTERM, previous)
     return 0
 
 
-def _rank(rank: int, ranks: int, port: int, work: Callable[[], None]) -> None:
-    place = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": ranks, "MASTER_PORT": port}
-    os.environ.update({name: str(value) for name, value in place.items()}, MASTER_ADDR="127.0.0.1")
-    torch.set_num_threads(max(1, torch.get_num_threads() // ranks))
-    work()
+def _rank(place: dict[str, str], rank: int, ranks: int, work: Callable[[], None]) -> None:
+    number = str(rank)
+    os.environ.update(place, RANK=number, LOCAL_RANK=number, MASTER_ADDR="127.0.0.1")
+    _worker(rank, ranks, work)
+
+
+def _worker(number: int, processes: int, work: Callable[[], None]) -> None:
+    torch.set_num_threads(max(1, torch.get_num_threads() // processes))
+    with told():
+        work()
 
 
 def load(name: str | None = None, folder: Path = FOLDER) -> Runtime:
