@@ -1,5 +1,6 @@
 import io
 import wave
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -7,6 +8,7 @@ from PIL import Image
 
 from unival.data import media
 from unival.errors import UserError
+from unival.record import Medium
 
 RNG = np.random.default_rng(0)
 IMAGE = RNG.integers(0, 256, (20, 30, 3), dtype=np.uint8)
@@ -165,3 +167,61 @@ def test_hundreds_of_damaged_files_give_user_errors_only() -> None:
             refused += 1
             assert str(error).startswith("x: ")
     assert refused > 100
+
+
+def muxed(kind: str, container: str, codec: str, folder: Path) -> bytes:
+    """Two seconds of noise as a sound, or 25 frames of it as a clip; mp4 with its table of contents first."""
+    import av
+
+    path, rate = folder / "media", 48_000
+    with av.open(path, "w", format=container, options={"movflags": "faststart"}) as file:
+        if kind == "audio":
+            stream = file.add_stream(codec, rate=rate)
+            samples = RNG.normal(0, 0.2, (1, 2 * rate)).astype(np.float32)
+            frame = av.AudioFrame.from_ndarray(samples, format="fltp", layout="mono")
+            frame.sample_rate = rate
+            size = stream.codec_context.frame_size or None
+            frames = av.AudioResampler(stream.format.name, "mono", rate, size).resample(frame)
+        else:
+            stream = file.add_stream(codec, rate=25)
+            stream.width, stream.height, stream.pix_fmt = 64, 48, "yuv420p"
+            pixels = RNG.integers(0, 255, (25, 48, 64, 3), dtype=np.uint8)
+            frames = [av.VideoFrame.from_ndarray(image, format="rgb24") for image in pixels]
+        for frame in frames:
+            file.mux(stream.encode(frame))
+        file.mux(stream.encode(None))
+    return path.read_bytes()
+
+
+CONTAINERS = [
+    ("audio", "wav", "pcm_s16le"),
+    ("audio", "flac", "flac"),
+    ("audio", "ogg", "libopus"),
+    ("audio", "mp3", "libmp3lame"),
+    ("audio", "mp4", "aac"),
+    ("video", "mp4", "libx264"),
+    ("video", "mp4", "mpeg4"),
+    ("video", "matroska", "libx264"),
+    ("video", "webm", "libvpx-vp9"),
+    ("video", "avi", "mpeg4"),
+]
+
+
+@pytest.mark.fault
+@pytest.mark.parametrize(("kind", "container", "codec"), CONTAINERS)
+def test_a_file_that_was_cut_anywhere_is_noticed(
+    kind: Medium, container: str, codec: str, tmp_path: Path
+) -> None:
+    data = muxed(kind, container, codec, tmp_path)
+    media.describe(kind, data, "whole")
+    for end in [*np.linspace(1, len(data) - 2000, 12).astype(int).tolist(), len(data) - 40, len(data) - 2]:
+        with pytest.raises(UserError, match=r"cut short|readable|no \w+ stream"):
+            media.describe(kind, data[:end], f"cut at {end} of {len(data)}")
+
+
+def test_an_mp3_is_measured_by_its_frames(tmp_path: Path) -> None:
+    data = muxed("audio", "mp3", "libmp3lame", tmp_path)
+    assert media.describe("audio", data + b"TAG" + bytes(125), "with a tag after it") == (0, 0)
+    frame = 144_000 * 128 // 48_000
+    with pytest.raises(UserError, match="cut short"):  # between two frames: the first tells how many
+        media.describe("audio", data[: len(data) - 3 * frame], "cut")

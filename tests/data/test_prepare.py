@@ -1,4 +1,6 @@
 import json
+import os
+import time
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -9,9 +11,10 @@ import pyarrow.parquet as pq
 import pytest
 
 from unival.data import media
+from unival.data.intake import REJECTED
 from unival.data.manifest import read_records
 from unival.data.overlap import overlap, overlaps
-from unival.data.prepare import REJECTED, PrepareConfig, TokenizerConfig, prepare
+from unival.data.prepare import PrepareConfig, TokenizerConfig, prepare
 from unival.data.source import SOURCES, BadItem, MediaItem, RowItem, Source
 from unival.data.store import MediaStore
 from unival.errors import UserError
@@ -182,6 +185,30 @@ def test_a_source_that_fails_leaves_nothing_behind(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="it fails"):
         run(tmp_path / "p", failing())  # type: ignore[arg-type]
     assert list(tmp_path.iterdir()) == []
+
+
+def test_threads_change_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Media that are decoded out of order, one bad and one twice among them, are written in order."""
+    describe = media.describe
+
+    def slow(kind: Any, data: bytes, name: str) -> tuple[int, int]:
+        time.sleep(0.02 * (len(data) % 3))
+        return describe(kind, data, name)
+
+    monkeypatch.setattr(media, "describe", slow)
+    items: list[Any] = []
+    for number in range(24):
+        key, path = f"k{number % 23}", tmp_path / f"{number}.png"
+        path.write_bytes(PNG[:40] if number == 5 else PNG + bytes(number))
+        items += [MediaItem("train", key, path), caption(number, image=key), caption(100 + number, image=key)]
+    found = []
+    for cores in (1, 3):
+        monkeypatch.setattr(os, "sched_getaffinity", lambda _, cores=cores: set(range(cores)))
+        out = tmp_path / f"p{cores}"
+        splits = run(out, items, replace(CONFIG, max_rejected=0.5))["splits"]
+        found.append((splits, rejected(out), MediaStore(out / "train").keys()))
+    assert found[0] == found[1]
+    assert len(found[0][1]) == 4  # the damaged medium, its two rows, the key that is used twice
 
 
 def test_the_old_folder_is_replaced_whole(tmp_path: Path) -> None:

@@ -98,6 +98,20 @@ def test_refcoco_reads_the_pickle_and_the_corners(tmp_path: Path) -> None:
     assert (record.text, record.box, record.objects) == ("the dog", (1.0, 2.0, 11.5, 14.0), ("dog",))
 
 
+def test_refcoco_takes_the_official_split_of_the_set_it_is_asked_for(tmp_path: Path) -> None:
+    """REFER's folders lie side by side, two of them with two divisions of the same expressions."""
+    root = coco(tmp_path / "refer")
+    boxes = (root / "refcoco" / "instances.json").read_bytes()
+    for name, divisions in {"refcoco": "unc google", "refcoco+": "unc", "refcocog": "google umd"}.items():
+        write(root / name / "instances.json", boxes)
+        for number, division in enumerate(divisions.split()):
+            sentences = [{"sent": f"{name} by {division}", "sent_id": number}]
+            write(root / name / f"refs({division}).p", pickle.dumps(refs(sentences=sentences, split="val")))
+    for name, division in {"refcoco": "unc", "refcoco+": "unc", "refcocog": "umd"}.items():
+        import_dataset(name, root, tmp_path / "out", max_rejected=0.0, expect={"val/grounding": 1})
+        assert read_records(tmp_path / "out" / "val", "grounding")[0].text == f"{name} by {division}"
+
+
 class Bomb:
     def __reduce__(self) -> tuple[Any, ...]:
         return (Path.touch, (Path("/tmp/unival-bomb"),))
@@ -402,7 +416,6 @@ def test_every_reader_says_what_it_expects() -> None:
 
 
 def test_a_stopped_import_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from unival.data import prepare as preparing
     from unival.data import store
 
     monkeypatch.setattr(store.ShardWriter.__init__, "__defaults__", (4096, False))  # many small shards
@@ -422,7 +435,7 @@ def test_a_stopped_import_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
             raise KeyboardInterrupt
         return describe(kind, data, name)
 
-    monkeypatch.setattr(preparing.media, "describe", failing)
+    monkeypatch.setattr(media, "describe", failing)
     with pytest.raises(KeyboardInterrupt):
         import_dataset("flickr8k", tmp_path / "photos", tmp_path / "out")
     assert not (tmp_path / "out").exists()

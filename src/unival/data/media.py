@@ -10,8 +10,9 @@ import wave
 from typing import Any
 
 import numpy as np
-from PIL import Image
+from PIL import Image, UnidentifiedImageError
 
+from unival.data.containers import cut_short
 from unival.errors import UserError
 from unival.record import Medium
 
@@ -225,23 +226,17 @@ def encode_wav(samples: np.ndarray, sampling_rate: int) -> bytes:
 
 def describe(kind: Medium, data: bytes, name: str) -> tuple[int, int]:
     """Decode fully and return (width, height); (0, 0) for sound. Raises UserError where it cannot be read."""
-    if _cut_short(data):
+    if cut_short(data):
         raise UserError(f"{name}: the file is cut short: get it again")
     if kind == "image":
         height, width = decode_image(data, name).shape[:2]
         return width, height
     if kind == "video":
         return _video_size(data, name)
-    decode_audio(data, name)
+    samples = len(decode_audio(data, name))
+    if data[:4] == b"fLaC" and samples < int.from_bytes(data[21:26], "big") & (2**36 - 1):
+        raise UserError(f"{name}: the file is cut short: get it again")
     return 0, 0
-
-
-def _cut_short(data: bytes) -> bool:
-    """Whether a container's end is missing, which decoders do without; a wav's size may be a little off."""
-    if data[:4] == b"RIFF":
-        promised = int.from_bytes(data[4:8], "little")
-        return promised < 2**32 - 1 and len(data) < 0.99 * (8 + promised)
-    return data[:4] == b"GIF8" and not data.rstrip(b"\0").endswith(b";")
 
 
 def _video_size(data: bytes, name: str) -> tuple[int, int]:
@@ -252,8 +247,6 @@ def _video_size(data: bytes, name: str) -> tuple[int, int]:
         with av.open(io.BytesIO(data), "r") as container:
             stream = _video_stream(container, name)
             sizes = [(frame.width, frame.height) for frame in container.decode(stream)]
-            if sizes and len(sizes) < stream.frames // 2:
-                raise UserError(f"{name}: cut short: {len(sizes)} of {stream.frames} frames: get it again")
     except UserError:
         raise
     except Exception as error:  # see _reason
@@ -277,5 +270,7 @@ def _reason(error: Exception) -> str:
     Parsers of other libraries meet arbitrary bytes here and fail with whatever their code happens to raise
     (struct.error, RuntimeError, AttributeError, ...), so each call of one catches every Exception.
     """
-    text = str(error).strip() or type(error).__name__
+    if isinstance(error, UnidentifiedImageError):  # its own words hold an address in memory
+        return "no known format of images"
+    text = str(getattr(error, "strerror", None) or error).strip() or type(error).__name__
     return text.splitlines()[0][:200]

@@ -8,6 +8,7 @@ import hashlib
 import json
 import os
 import tarfile
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from types import TracebackType
@@ -18,6 +19,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from unival.data import media, remote
+from unival.data.spool import Spool
 from unival.data.table import TableWriter
 from unival.errors import UserError, nearest
 from unival.files import atomic, write_text
@@ -45,42 +47,65 @@ class ShardWriter:
     """Writes the media of one split. Members are key + suffix, with no times: equal media, equal bytes.
 
     With `journal`, what a finished shard holds is noted beside it, and a new writer on the same folder goes
-    on after the finished shards: `done` holds their media, and `keep` takes one of them over.
+    on after the finished shards: `keep` takes over a medium that the next of them holds.
     """
 
     def __init__(self, split_dir: Path | str, shard_bytes: int = SHARD_BYTES, journal: bool = False) -> None:
         self.split_dir = Path(split_dir)
         self.shard_bytes = shard_bytes
-        self.keys: set[str] = set()
+        self.counts: Counter[str] = Counter()
+        """Media of each kind."""
+        self._seen = Spool()
         self._index = TableWriter(self.split_dir / INDEX, INDEX_SCHEMA)
         self._members = 0
         self._shard = -1
         self._handle: IO[bytes] | None = None
         self._atomic: Any = None
         self._journal: list[list[Any]] | None = [] if journal else None
-        self.done: dict[str, list[Any]] = {}
-        if journal:
-            self._read_journals()
-
-    def _read_journals(self) -> None:
-        while (path := _journal_path(self.split_dir, self._shard + 1)).is_file():
+        self._finished: list[Path] = []
+        self._kept: dict[str, list[Any]] = {}
+        while journal and (path := _journal_path(self.split_dir, self._shard + 1)).is_file():
             self._shard += 1
-            rows = json.loads(path.read_text(encoding="utf-8"))
-            self.done.update((row[0], row) for row in rows)
+            self._finished.append(path)
 
-    def keep(self, key: str) -> tuple[Medium, int, int]:
-        """Take over a medium of an earlier, interrupted run; returns its kind, width and height."""
-        *row, width, height = self.done.pop(key)
-        self._enter(row)
-        return row[1], width, height
+    def known(self, key: str) -> tuple[str, int, int] | None:
+        """Kind, width and height of a medium that was entered; None where none was."""
+        found = self._seen.get(key)
+        if found is None:
+            return None
+        kind, width, height = found.split()
+        return kind, int(width), int(height)
 
-    def add(self, key: str, kind: Medium, suffix: str, data: bytes, width: int = 0, height: int = 0) -> None:
+    def keep(self, key: str) -> bool:
+        """Take over a medium of an earlier, interrupted run, where the next finished shard has it.
+
+        A source gives its media in the same order again, so that one shard's notes are held at a time.
+        """
+        if not self._kept and self._finished:
+            rows = json.loads(self._finished.pop(0).read_text(encoding="utf-8"))
+            self._kept = {row[0]: row for row in rows}
+        if key not in self._kept:
+            return False
+        *row, width, height = self._kept.pop(key)
+        self._enter(row, width, height)
+        return True
+
+    def add(
+        self,
+        key: str,
+        kind: Medium,
+        suffix: str,
+        data: bytes,
+        width: int = 0,
+        height: int = 0,
+        sha256: str = "",
+    ) -> None:
         """Append one medium.
 
         Raises:
             UserError: the key was used before in this split.
         """
-        if key in self.keys:
+        if key in self._seen:
             raise UserError(
                 f"{self.split_dir}: media key '{key}' is used twice: keys are unique within a split"
             )
@@ -92,17 +117,19 @@ class ShardWriter:
         member = tarfile.TarInfo(key + suffix)
         member.size = len(data)
         handle.write(member.tobuf(tarfile.PAX_FORMAT))
-        row = (key, kind, suffix, self._shard, handle.tell(), len(data), hashlib.sha256(data).hexdigest())
+        sha256 = sha256 or hashlib.sha256(data).hexdigest()
+        row = (key, kind, suffix, self._shard, handle.tell(), len(data), sha256)
         handle.write(data)
         handle.write(b"\0" * (-len(data) % BLOCK))
-        self._enter(row)
+        self._enter(row, width, height)
         self._members += 1
         if self._journal is not None:
             self._journal.append([*row, width, height])
 
-    def _enter(self, row: Sequence[Any]) -> None:
+    def _enter(self, row: Sequence[Any], width: int, height: int) -> None:
         self._index.write(dict(zip(INDEX_SCHEMA.names, row, strict=True)))
-        self.keys.add(row[0])
+        self.counts[row[1]] += 1
+        self._seen.add(row[0], f"{row[1]} {width} {height}")
 
     def _next_shard(self) -> None:
         self._finish_shard()

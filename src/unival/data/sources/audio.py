@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from unival.data.source import BadItem
-from unival.data.sources.formats import Row, changed, csv_rows, good, grouped
+from unival.data.sources.formats import Row, changed, csv_rows, grouped
 from unival.data.sources.reader import File, Made, rows, split_of
 from unival.errors import UserError
 
@@ -50,12 +50,15 @@ def sound_captions(category: str) -> list[str]:
 
 def _esc_lines(path: Path) -> Iterator[Row]:
     """(row, captions): those of a captions CSV beside the table, else templates."""
-    captions, faults = {}, list[BadItem]()
+    captions = dict[str, list[str]]()
     for other in sorted(path.parent.glob("*captions*.csv")):
-        for _, row in good(csv_rows("file_name", *CAPTIONS)(other), faults):
-            captions[row["file_name"]] = [row[name] for name in CAPTIONS]
+        for item in csv_rows("file_name", *CAPTIONS)(other):
+            if isinstance(item, BadItem):
+                yield item
+            else:
+                captions[item[1]["file_name"]] = [item[1][name] for name in CAPTIONS]
     table = csv_rows("filename", "fold", "category")(path)
-    yield from (*faults, *changed(path, table, lambda row: (row, captions.get(row["filename"]))))
+    yield from changed(path, table, lambda row: (row, captions.get(row["filename"])))
 
 
 @rows("esc50", "esc50.csv", "esc10.csv", load=_esc_lines)

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from unival.data.sources.formats import ID, Load, Row, captioned, changed, csv_rows, grouped, json_rows, value
+from unival.data.sources.json_stream import json_keys
 from unival.data.sources.reader import File, Item, Made, read_rows, reader, rows
 from unival.errors import UserError
 from unival.record import Record
@@ -46,7 +47,7 @@ def _with_photos(path: Path) -> Iterable[Row]:
 def read_coco(root: Path) -> Iterator[Item]:
     """One row per photo with its captions; Karpathy's split where its file is there."""
     if list(root.glob("dataset_coco.json")) + list(root.glob("*/dataset_coco.json")):
-        yield from read_rows(root, ["dataset_coco.json"], json_rows("image", "images"), _karpathy)
+        yield from read_rows(root, ["dataset_coco.json"], json_rows("image {}", "images"), _karpathy)
     else:
         yield from read_rows(root, ["captions_*.json"], _with_photos, _captions)
 
@@ -83,12 +84,9 @@ def _loose(path: Path) -> Iterator[Row]:
     """(id, captions) of COCO's or MSVD's JSON, or of a CSV with a column `caption`."""
     if path.suffix != ".json":
         return changed(path, csv_rows("caption")(path), lambda row: (path.stem, [row["caption"]]))
-    try:
-        return changed(path, list(coco_json(path)), lambda row: (row[0]["id"], row[1]))
-    except UserError:  # MSVD's list of {id, caption: [...]}
-        return changed(
-            path, json_rows()(path), lambda row: (value(row, "id", ID), value(row, "caption", list))
-        )
+    if json_keys(path) is not None:
+        return changed(path, coco_json(path), lambda row: (row[0]["id"], row[1]))
+    return changed(path, json_rows()(path), lambda row: (value(row, "id", ID), value(row, "caption", list)))
 
 
 @rows("text_captions", "*.json", "*.csv", "*.txt", load=_loose)

@@ -4,7 +4,6 @@ A loader takes a path and gives (name of the row, its content), or a BadItem for
 """
 
 import csv
-import gzip
 import json
 import zlib
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -13,34 +12,33 @@ from pathlib import Path
 from typing import Any
 
 from unival.data.source import BadItem
+from unival.data.sources.json_stream import NOT_TEXT, json_lists, json_values, unpacked
+from unival.data.spool import Groups, Spool
 from unival.errors import UserError, nearest
 
-MAX_PACKED_BYTES = 4 * 1024**3
-"""A compressed file that unpacks to more is refused."""
+MAX_BYTES = 4 * 1024**3
+"""A file that holds more is refused."""
 Row = tuple[str, Any] | BadItem
 """Name of a row in its file, and its content."""
 Load = Callable[[Path], Iterable[Row]]
 ID = (int, str)
 BAD_ROW = (UserError, TypeError, ValueError, LookupError, AttributeError)
 """What reading a row may raise: our own words, or whatever a value of a surprising form leads to."""
-NOT_TEXT = "not UTF-8 text: convert the file to UTF-8"
 
 
 def read_bytes(path: Path) -> bytes:
     """A file's bytes, unpacked where its name ends in .gz.
 
     Raises:
-        UserError: missing, unreadable, damaged, or unpacks to more than 4 GiB.
+        UserError: missing, unreadable, damaged, or more than 4 GiB.
     """
     try:
-        if path.suffix != ".gz":
-            return path.read_bytes()
-        with gzip.open(path) as handle:
-            data = handle.read(MAX_PACKED_BYTES + 1)
+        with unpacked(path) as handle:
+            data = handle.read(MAX_BYTES + 1)
     except (OSError, EOFError, zlib.error) as error:
         raise _unreadable(path, error) from error
-    if len(data) > MAX_PACKED_BYTES:
-        raise UserError(f"{path}: unpacks to more than {MAX_PACKED_BYTES} bytes")
+    if len(data) > MAX_BYTES:
+        raise UserError(f"{path}: holds more than {MAX_BYTES} bytes")
     return data
 
 
@@ -48,56 +46,34 @@ def _unreadable(path: Path, error: Exception) -> UserError:
     return UserError(f"{path}: cannot read: {getattr(error, 'strerror', None) or error}")
 
 
-def read_json(path: Path, kind: type | None = None) -> Any:
-    """A JSON file, its top level of the given kind.
+def numbered(rows: Iterable[Any], name: str = "row {}") -> Iterator[Row]:
+    """Rows of a list with their position in their name."""
+    return ((name.format(number), row) for number, row in enumerate(rows))
 
-    Raises:
-        UserError: unreadable, not UTF-8, not JSON, or another kind.
+
+def json_rows(name: str = "row {}", under: str = "") -> Load:
+    """Loader of a JSON list, or of the list `under` a key of an object.
+
+    Args:
+        name: of a row, by its position.
     """
-    data = read_bytes(path)
-    try:
-        value = json.loads(data.decode("utf-8-sig"))
-    except UnicodeDecodeError as error:
-        line = data[: error.start].count(b"\n") + 1
-        raise UserError(f"{path}: line {line}: {NOT_TEXT}") from error
-    except (ValueError, RecursionError) as error:
-        raise UserError(f"{path}: not JSON: {error}") from error
-    if kind is not None and not isinstance(value, kind):
-        raise UserError(f"{path}: expected a {kind.__name__} at the top level, found {type(value).__name__}")
-    return value
-
-
-def rows_of(value: Mapping[str, Any], key: str, path: Path) -> list[Any]:
-    """The list under `key` of a JSON file's mapping.
-
-    Raises:
-        UserError: it is missing or no list.
-    """
-    if not isinstance(value.get(key), list):
-        raise UserError(f"{path}: no list '{key}': {nearest(key, map(str, value))}")
-    return value[key]
-
-
-def numbered(rows: Iterable[Any], name: str = "row") -> Iterator[Row]:
-    """Rows of a list with their position as name."""
-    return ((f"{name} {number}", row) for number, row in enumerate(rows))
-
-
-def json_rows(name: str = "row", under: str = "", kind: type = list) -> Load:
-    """Loader of a JSON list; of the list `under` a key; or of the (key, value) pairs where `kind` is dict."""
 
     def load(path: Path) -> Iterator[Row]:
-        content = read_json(path, dict if under else kind)
-        rows = rows_of(content, under, path) if under else content
-        return numbered(rows.items() if isinstance(rows, dict) else rows, name)
+        values = (row for _, row in json_lists(path, under)) if under else json_values(path)
+        return numbered(values, name)
 
     return load
+
+
+def json_pairs(path: Path) -> Iterator[Row]:
+    """The (key, value) pairs of a JSON object."""
+    return numbered(json_values(path, "{"))
 
 
 def _lines(path: Path) -> Iterator[str]:
     """The lines of a text file, one at a time; bytes that are not UTF-8 become surrogates."""
     try:
-        with gzip.open(path) if path.suffix == ".gz" else path.open("rb") as handle:
+        with unpacked(path) as handle:
             for number, line in enumerate(handle):
                 text = line.decode("utf-8", errors="surrogateescape")
                 yield text.removeprefix("\ufeff") if number == 0 else text
@@ -180,26 +156,20 @@ def changed(path: Path, rows: Iterable[Row], change: Callable[[Any], Any]) -> It
             yield fault(path, item[0], error)
 
 
-def good(rows: Iterable[Row], faults: list[BadItem]) -> Iterator[tuple[str, Any]]:
-    """The rows that could be read; the others are put into `faults`."""
-    for item in rows:
-        if isinstance(item, BadItem):
-            faults.append(item)
-        else:
-            yield item
-
-
 def grouped(load: Load, key: Callable[[Any], Any], text: Callable[[Any], str]) -> Load:
     """Loader of one row per key: the first row of it and all its texts as (row, texts)."""
 
     def gather(path: Path) -> Iterator[Row]:
-        faults: list[BadItem] = []
-        found: dict[Any, tuple[str, Any, list[str]]] = {}
-        pairs = changed(path, load(path), lambda row: (row, filled(text(row))))
-        for name, (row, caption) in good(pairs, faults):
-            found.setdefault(key(row), (name, row, []))[2].append(caption)
-        yield from ((name, (row, texts)) for name, row, texts in found.values())
-        yield from faults
+        groups = Groups()
+        pairs = changed(path, load(path), lambda row: (key(row), row, filled(text(row))))
+        for item in pairs:
+            if isinstance(item, BadItem):
+                yield item
+            else:
+                name, (owner, row, caption) = item
+                groups.add(owner, (name, row, caption))
+        for _, rows in groups:
+            yield rows[0][0], (rows[0][1], [caption for _, _, caption in rows])
 
     return gather
 
@@ -212,30 +182,28 @@ def captioned(one: str, one_id: str, many: str, many_id: str, required: bool = F
     """
 
     def load(path: Path) -> Iterator[Row]:
-        content, faults = read_json(path, dict), list[BadItem]()
-        owners = changed(path, _places(content, one, path), lambda row: (value(row, one_id, ID), row))
-        things = {owner: row for _, (owner, row) in good(owners, faults)}
-        texts: dict[Any, list[str]] = {}
+        things, texts, used = Spool(), Groups(), Spool()
 
-        def pair(row: Any) -> None:
-            owner, text = value(row, many_id, ID), filled(value(row, "caption"))
-            if owner not in things:
-                raise UserError(f"{many_id} {owner} is not in '{one}'")
-            texts.setdefault(owner, []).append(text)
+        def owner(row: Any) -> None:
+            things.add(json.dumps(value(row, one_id, ID)), json.dumps(row))
 
-        for _ in good(changed(path, _places(content, many, path), pair), faults):
-            pass
-        yield from ((f"{one_id} {owner}", (things[owner], found)) for owner, found in texts.items())
-        yield from faults
-        for owner in things if required else ():
-            if owner not in texts:
-                yield BadItem(str(path), f"{one_id} {owner}", "row", "has no caption")
+        def text(row: Any) -> None:
+            key, caption = value(row, many_id, ID), filled(value(row, "caption"))
+            if json.dumps(key) not in things:
+                raise UserError(f"{many_id} {key} is not in '{one}'")
+            texts.add(key, caption)
+
+        for name, take in ((one, owner), (many, text)):
+            items = changed(path, json_rows(f"{name}[{{}}]", name)(path), take)
+            yield from (item for item in items if isinstance(item, BadItem))
+        for key, captions in texts:
+            used.add(json.dumps(key))
+            yield f"{one_id} {key}", (json.loads(things.get(json.dumps(key)) or ""), captions)
+        for key in things if required else ():
+            if key not in used:
+                yield BadItem(str(path), f"{one_id} {json.loads(key)}", "row", "has no caption")
 
     return load
-
-
-def _places(content: Mapping[str, Any], key: str, path: Path) -> Iterator[Row]:
-    return ((f"{key}[{number}]", row) for number, row in enumerate(rows_of(content, key, path)))
 
 
 def filled(text: str) -> str:

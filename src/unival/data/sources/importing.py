@@ -5,12 +5,14 @@ the folder appears whole. Row counts are compared with the complete set's, or wi
 """
 
 import argparse
+import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from unival.data.intake import REJECTED, Progress
 from unival.data.overlap import overlaps
-from unival.data.prepare import REJECTED, PrepareConfig, load_sources, prepare
+from unival.data.prepare import PrepareConfig, load_sources, prepare
 from unival.data.sources.reader import READERS
 from unival.errors import UserError
 from unival.files import write_json
@@ -26,6 +28,7 @@ def import_dataset(
     max_rejected: float = MAX_REJECTED,
     text_only: bool = False,
     expect: Mapping[str, int] | None = None,
+    progress: Progress | None = None,
 ) -> dict[str, Any]:
     """Import a data set; returns the description that is also written as `benchmark.json`.
 
@@ -38,6 +41,7 @@ def import_dataset(
         max_rejected: largest share of bad rows and media that is accepted.
         text_only: take the captions alone, as rows of the task `text`; no medium is looked for.
         expect: `<split>/<task>` -> number of rows that there must be.
+        progress: called with the numbers of items and of faults so far.
 
     Raises:
         UserError: unknown name, missing or damaged files, too many bad rows, another number of rows.
@@ -45,7 +49,7 @@ def import_dataset(
     load_sources()
     reader = READERS[name]
     config = PrepareConfig(name, name, {"root": str(root), "text_only": text_only}, max_rejected)
-    description = prepare(config, out, f"import {name}", resume=True)
+    description = prepare(config, out, f"import {name}", resume=True, progress=progress)
     rows = {
         f"{split}/{task}": number
         for split, facts in description["splits"].items()
@@ -67,37 +71,22 @@ def import_dataset(
 def main(arguments: list[str]) -> None:
     """`unival import`: import a data set and print what was written."""
     load_sources()
-    parser = argparse.ArgumentParser(
-        prog="unival import",
-        description="An official data set as shards and manifests.",
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        epilog="data sets, and what each expects under --root:\n"
-        + "\n".join(f"  {name:16} {READERS[name].expects}" for name in READERS.names()),
-    )
-    parser.add_argument("dataset", metavar="<data set>", help="see below, or `unival list`")
-    parser.add_argument("--root", type=Path, required=True, metavar="<folder>", help="the original files")
-    parser.add_argument("--out", type=Path, required=True, metavar="<folder>", help="what to write")
-    parser.add_argument(
-        "--max-rejected", type=float, default=MAX_REJECTED, metavar="<share>", help="bad rows accepted"
-    )
-    parser.add_argument("--text-only", action="store_true", help="the captions alone, without media")
-    parser.add_argument(
-        "--expect", nargs="*", default=[], metavar="<split>/<task>=<rows>", help="stop unless it is so many"
-    )
-    options = parser.parse_args(arguments)
-    expect = dict(_expectation(text) for text in options.expect)
+    if arguments and not arguments[0].startswith("-"):
+        READERS[arguments[0]]  # names the nearest where there is none of that name
+    options = _parser().parse_args(arguments)
     description = import_dataset(
         options.dataset,
         options.root,
         options.out,
         max_rejected=options.max_rejected,
         text_only=options.text_only,
-        expect=expect,
+        expect=dict(_expectation(text) for text in options.expect),
+        progress=_progress if sys.stderr.isatty() else None,
     )
     for split, facts in description["splits"].items():
         counts = {**facts["rows"], **facts["media"]}
         print(f"{split}: " + ", ".join(f"{number} {name}" for name, number in counts.items()))
-    for cell, count in description["complete"].items():
+    for cell, count in {} if options.text_only else description["complete"].items():
         if count["rows"] != count["complete_set"]:
             print(f"note: {cell}: {count['rows']} rows; the complete set has {count['complete_set']}")
     if description["rejected"]:
@@ -108,6 +97,39 @@ def main(arguments: list[str]) -> None:
             f"{len(found.by_bytes)} byte for byte"
         )
     print(f"licence: {description['licence']}")
+
+
+def _parser() -> argparse.ArgumentParser:
+    common = argparse.ArgumentParser(add_help=False)
+    common.add_argument("--root", type=Path, required=True, metavar="<folder>", help="the original files")
+    common.add_argument("--out", type=Path, required=True, metavar="<folder>", help="what to write")
+    common.add_argument(
+        "--max-rejected", type=float, default=MAX_REJECTED, metavar="<share>",
+        help=f"largest share of bad rows and media that is accepted (default {MAX_REJECTED})",
+    )  # fmt: skip
+    common.add_argument("--text-only", action="store_true", help="the captions alone, without media")
+    common.add_argument(
+        "--expect", nargs="*", default=[], metavar="<split>/<task>=<rows>", help="stop unless it is so many"
+    )
+    parser = argparse.ArgumentParser(
+        prog="unival import", description="An official data set as shards and manifests."
+    )
+    title = "data sets, and what each expects under --root"
+    names = parser.add_subparsers(title=title, dest="dataset", metavar="<data set>", required=True)
+    for name in READERS.names():
+        reader = READERS[name]
+        counts = ", ".join(f"{cell} {number:,}" for cell, number in reader.counts.items()) or "not known"
+        names.add_parser(
+            name, parents=[common], help=reader.expects, formatter_class=argparse.RawDescriptionHelpFormatter,
+            description=f"expects: {reader.expects}\nlicence: {reader.licence}\nrows of the whole: {counts}",
+        )  # fmt: skip
+    return parser
+
+
+def _progress(items: int, faults: int) -> None:
+    """On a terminal: how many rows and media are done."""
+    if items % 100 == 0:
+        print(f"\r{items:,} rows and media, {faults:,} faults ", end="", file=sys.stderr, flush=True)
 
 
 def _expectation(text: str) -> tuple[str, int]:

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from unival.data.media import SUFFIXES
 from unival.data.source import BadItem, MediaItem
+from unival.data.spool import Spool
 from unival.errors import UserError, nearest
 from unival.record import Medium
 
@@ -14,7 +15,6 @@ MAX_MEMBER_BYTES = 1024**3
 """A zip member that claims more is refused."""
 USUAL: dict[Medium, str] = {"image": ".jpg", "video": ".mp4", "audio": ".wav"}
 """Suffix under which a missing medium is reported."""
-Place = Path | tuple[zipfile.ZipFile, str]
 
 
 def folder(path: Path) -> Path:
@@ -31,37 +31,38 @@ def folder(path: Path) -> Path:
 
 
 class MediaFolder:
-    """All media files under a folder, by path, name and stem. `item` gives each of them once per split."""
+    """All media files under a folder, by path, name and stem. `item` gives each of them once per split.
+
+    Of several with a name the least deep counts, of these the first by path; files come before zip members.
+    """
 
     def __init__(self, root: Path) -> None:
         self.root = folder(root)
-        self._places: dict[str, Place] = {}
-        self._given: set[tuple[str, str]] = set()
-        zips = []
-        for parent, folders, names in os.walk(root):
-            folders.sort()
-            for name in sorted(names):
-                path = Path(parent, name)
-                if path.suffix.lower() == ".zip":
-                    zips.append(path)
+        self._places, self._given = Spool(), Spool()
+        self._zips: list[zipfile.ZipFile] = []
+        zips, start = [], len(f"{root}/")
+        for parent, _, names in os.walk(root):
+            depth = parent.count(os.sep, start)
+            for name in names:
+                if name.lower().endswith(".zip"):
+                    zips.append(Path(parent, name))
                 else:
-                    self._enter(str(path.relative_to(root)), path)
-        for path in zips:
+                    name = f"{parent}/{name}"
+                    self._enter(name[start:], f"{depth:04d}{name}")
+        for path in sorted(zips):
             try:
                 archive = zipfile.ZipFile(path)
             except (OSError, zipfile.BadZipFile) as error:
                 raise UserError(f"{path}: not a readable zip file: {error}: get it again") from error
             for member in archive.namelist():
-                self._enter(member, (archive, member))
+                self._enter(member, f"zip {len(self._zips):04d}{member}")
+            self._zips.append(archive)
 
-    def _enter(self, name: str, place: Place) -> None:
+    def _enter(self, name: str, place: str) -> None:
         path = Path(name)
         if path.suffix.lower() in SUFFIXES:
-            for known in (name, path.name, path.stem):
-                self._places.setdefault(known, place)
-
-    def __len__(self) -> int:
-        return len(self._places)
+            for known in {name, path.name, path.stem}:
+                self._places.smallest(known, place)
 
     def __contains__(self, name: str) -> bool:
         return name in self._places
@@ -72,10 +73,7 @@ class MediaFolder:
 
     def once(self, split: str, key: str) -> bool:
         """Whether the split has not had this medium; from now on it has."""
-        if (split, key) in self._given:
-            return False
-        self._given.add((split, key))
-        return True
+        return self._given.add(f"{split}\0{key}")
 
     def item(self, split: str, medium: Medium, key: str, name: str) -> Iterator[MediaItem | BadItem]:
         """The medium of that name or stem, unless this split has had it already.
@@ -88,10 +86,10 @@ class MediaFolder:
         if place is None:
             suffix = "" if Path(name).suffix.lower() in SUFFIXES else USUAL[medium]
             yield MediaItem(split, key, self.root / f"{name}{suffix}")
-        elif isinstance(place, Path):
-            yield MediaItem(split, key, place)
+        elif place.startswith("zip "):
+            yield _unzipped(split, key, self._zips[int(place[4:8])], place[8:])
         else:
-            yield _unzipped(split, key, *place)
+            yield MediaItem(split, key, Path(place[4:]))
 
 
 def _unzipped(split: str, key: str, archive: zipfile.ZipFile, member: str) -> MediaItem | BadItem:

@@ -1,14 +1,18 @@
 """Regions of photos: RefCOCO, RefCOCO+, RefCOCOg (REFER's pickled `refs`); Visual Genome."""
 
-from collections.abc import Iterator
+import json
+from collections.abc import Iterable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from unival import safe_pickle
 from unival.data.source import BadItem
 from unival.data.sources.captions import image_key
-from unival.data.sources.formats import Row, changed, json_rows, numbered, read_bytes, read_json, value
-from unival.data.sources.reader import File, Made, rows, split_of
+from unival.data.sources.formats import Row, changed, json_rows, numbered, read_bytes, value
+from unival.data.sources.json_stream import json_lists, json_values
+from unival.data.sources.reader import File, Item, Made, read_rows, reader, rows, split_of
+from unival.data.spool import Spool
 from unival.errors import UserError
 
 NUMBER = (int, float)
@@ -37,30 +41,35 @@ def _refs(path: Path) -> Iterator[Row]:
 
     That lies beside it, or has the same ending anywhere below the folder above.
     """
-    refs = safe_pickle.loads(read_bytes(path), str(path)) if path.suffix == ".p" else read_json(path)
-    if not isinstance(refs, list):
-        raise UserError(f"{path}: expected a list of refs, found {type(refs).__name__}")
+    if path.suffix == ".p":
+        refs: Iterable[Any] = safe_pickle.loads(read_bytes(path), str(path))
+        if not isinstance(refs, list):
+            raise UserError(f"{path}: expected a list of refs, found {type(refs).__name__}")
+    else:
+        refs = json_values(path)
     ending = path.stem.removeprefix("refs_derived_")
     found = [*path.parent.glob("instances.json"), *sorted(path.parents[1].glob(f"*/instances_{ending}.json"))]
-    content = read_json(found[0], dict) if found else {}
-    images, boxes, categories = (
-        {row["id"]: row for row in content.get(key, ()) if isinstance(row, dict) and "id" in row}
-        for key in ("images", "annotations", "categories")
-    )
+    places = Spool()
+    for name, row in json_lists(found[0], "images", "annotations", "categories") if found else ():
+        if isinstance(row, dict):
+            known = ("width", "height", "file_name", "bbox", "name")
+            places.add(f"{name} {row.get('id')}", json.dumps({key: row[key] for key in known if key in row}))
 
     def joined(ref: Any) -> tuple[Any, Any, Any, str | None]:
-        if "bbox" not in ref and value(ref, "ann_id", int) not in boxes:
-            raise UserError(
-                f"ann_id {ref['ann_id']} is not in {found[0].name if found else 'instances.json'}"
+        image, thing, category = (
+            json.loads(places.get(f"{name} {ref.get(key)}") or "{}")
+            for name, key in (
+                ("images", "image_id"), ("annotations", "ann_id"), ("categories", "category_id")
             )
-        place = ref.get("bbox") or boxes[ref["ann_id"]].get("bbox")
-        category = categories.get(ref.get("category_id"), {}).get("name")
-        return ref, images.get(value(ref, "image_id", int), {}), place, category
+        )  # fmt: skip
+        if "bbox" not in ref and "bbox" not in thing:
+            ann_id = value(ref, "ann_id", int)
+            raise UserError(f"ann_id {ann_id} is not in {found[0].name if found else 'instances.json'}")
+        return ref, image, ref.get("bbox") or thing.get("bbox"), category.get("name")
 
-    return changed(path, numbered(refs, "ref"), joined)
+    return changed(path, numbered(refs, "ref {}"), joined)
 
 
-@rows("refcoco", "refs*.p", "refs*.json", load=_refs)
 def _refcoco(row: tuple[Any, Any, Any, str | None], file: File) -> Iterator[Made]:
     """One row per expression; all expressions of its box are references."""
     ref, image, box, category = row
@@ -81,7 +90,19 @@ def _refcoco(row: tuple[Any, Any, Any, str | None], file: File) -> Iterator[Made
             )  # fmt: skip
 
 
-@rows("visual_genome", "region_descriptions.json", "question_answers.json", load=json_rows("image"))
+def _read_refs(root: Path, name: str, refs: str) -> Iterator[Item]:
+    """The official split of one set where REFER's folders lie side by side, else the only refs file."""
+    found = [f"{name}/{refs}"], [refs], ["refs*.p", "refs*.json"]
+    there = (files for files in found if any(path for file in files for path in root.rglob(file)))
+    files = next(there, found[-1])
+    yield from read_rows(root, files, _refs, _refcoco)
+
+
+for _name, _file in (("refcoco", "refs(unc).p"), ("refcoco+", "refs(unc).p"), ("refcocog", "refs(umd).p")):
+    reader(_name)(partial(_read_refs, name=_name, refs=_file))
+
+
+@rows("visual_genome", "region_descriptions.json", "question_answers.json", load=json_rows("image {}"))
 def _visual_genome(image: Any, file: File) -> Iterator[Made]:
     """One grounding row per region, one question row per question; all in the train split."""
     kind = "regions" if "region" in file.path.stem else "qas"

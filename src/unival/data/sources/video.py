@@ -11,13 +11,13 @@ from unival.data.sources.formats import (
     captioned,
     changed,
     csv_rows,
-    good,
     grouped,
+    json_pairs,
     json_rows,
     line_rows,
-    read_json,
     value,
 )
+from unival.data.sources.json_stream import json_keys
 from unival.data.sources.reader import File, Made, rows, split_of
 from unival.errors import UserError
 
@@ -26,10 +26,7 @@ GIFS = ("gif_name", "question", "answer")
 
 def _msrvtt_json(path: Path) -> Iterator[Row]:
     """Files without both lists are other files of the folder (questions, an index)."""
-    content = read_json(path)
-    if not isinstance(content, dict | list):
-        raise UserError(f"{path}: expected 'videos' and 'sentences', found {type(content).__name__}")
-    if isinstance(content, dict) and {"videos", "sentences"} <= set(content):
+    if {"videos", "sentences"} <= set(json_keys(path) or ()):
         yield from captioned("videos", "video_id", "sentences", "video_id", required=True)(path)
 
 
@@ -56,10 +53,13 @@ def _msrvtt_qa(row: Any, file: File) -> Iterator[Made]:
 
 def _mapped(path: Path) -> Iterator[Row]:
     """(question, file name of its clip); clip numbers become names by youtube_mapping.txt."""
-    names, faults = {}, list[BadItem]()
+    names = dict[str, str]()
     for mapping in sorted(path.parent.glob("youtube_mapping.txt")):
-        lines = csv_rows(delimiter=" ", names=("name", "number"))(mapping)
-        names.update({row["number"]: row["name"] for _, row in good(lines, faults)})
+        for item in csv_rows(delimiter=" ", names=("name", "number"))(mapping):
+            if isinstance(item, BadItem):
+                yield item
+            else:
+                names[item[1]["number"]] = item[1]["name"]
 
     def named(row: Any) -> tuple[Any, str]:
         video = value(row, "video_id", ID)
@@ -67,7 +67,7 @@ def _mapped(path: Path) -> Iterator[Row]:
             raise UserError(f"vid{video} is not in youtube_mapping.txt")
         return row, video if isinstance(video, str) else names[f"vid{video}"]
 
-    yield from (*faults, *changed(path, json_rows()(path), named))
+    yield from changed(path, json_rows()(path), named)
 
 
 @rows("msvd_qa", "*qa*.json", load=_mapped)
@@ -94,7 +94,7 @@ def _msvd(row: tuple[str, list[str]], file: File) -> Iterator[Made]:
     yield from file.captions("video", row[0].removesuffix(".avi"), row[1])
 
 
-@rows("activitynet", "train.json", "val_1.json", load=json_rows("video", kind=dict))
+@rows("activitynet", "train.json", "val_1.json", load=json_pairs)
 def _activitynet(item: tuple[str, Any], file: File) -> Iterator[Made]:
     """One row per described segment, its seconds in `extra`. val_2 repeats val_1's videos and is skipped."""
     name, row = item

@@ -2,14 +2,16 @@
 
 import json
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from unival.data.source import BadItem
 from unival.data.sources.captions import image_key
-from unival.data.sources.formats import Row, changed, json_rows, read_json, rows_of, value
+from unival.data.sources.formats import Row, changed, json_pairs, json_rows, value
+from unival.data.sources.json_stream import json_lists
 from unival.data.sources.reader import File, Made, rows
+from unival.data.spool import Spool
 from unival.errors import UserError
 from unival.record import Answer
 
@@ -46,19 +48,18 @@ def _annotated(path: Path) -> Iterator[Row]:
             str(path), "file", "answers", "no annotations file beside it: its questions are left out"
         )
         return
-    annotations = {
-        row.get("question_id"): row
-        for row in rows_of(read_json(other, dict), "annotations", other)
-        if isinstance(row, Mapping)
-    }
+    annotations = Spool()
+    for _, row in json_lists(other, "annotations"):
+        if isinstance(row, dict):
+            annotations.add(str(row.get("question_id")), json.dumps(row))
 
     def pair(row: Any) -> tuple[Any, Any]:
-        question_id = value(row, "question_id", int)
-        if question_id not in annotations:
-            raise UserError(f"question {question_id} is not in {other.name}")
-        return row, annotations[question_id]
+        annotation = annotations.get(str(value(row, "question_id", int)))
+        if annotation is None:
+            raise UserError(f"question {row['question_id']} is not in {other.name}")
+        return row, json.loads(annotation)
 
-    yield from changed(path, json_rows("question", "questions")(path), pair)
+    yield from changed(path, json_rows("question {}", "questions")(path), pair)
 
 
 def _official(row: tuple[Any, Any], file: File) -> Iterator[Made]:
@@ -87,7 +88,7 @@ def _vizwiz(row: Any, file: File) -> Iterator[Made]:
     )  # fmt: skip
 
 
-@rows("gqa", "*_questions.json", load=json_rows("question", kind=dict))
+@rows("gqa", "*_questions.json", load=json_pairs)
 def _gqa(item: tuple[str, Any], file: File) -> Iterator[Made]:
     """One row per question, one answer each."""
     question_id, row = item

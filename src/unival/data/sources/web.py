@@ -3,11 +3,11 @@
 import tarfile
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 from unival.data.media import SUFFIXES
 from unival.data.source import BadItem, MediaItem, RowItem
-from unival.data.sources.formats import Row, csv_rows, filled, numbered, read_json, rows_of
+from unival.data.sources.formats import Row, csv_rows, filled, numbered
+from unival.data.sources.json_stream import json_lists
 from unival.data.sources.reader import (
     CAPTIONING,
     File,
@@ -41,7 +41,8 @@ def read_tars(root: Path) -> Iterator[Item]:
 def _samples(archive: tarfile.TarFile) -> Iterator[tuple[str, dict[str, bytes]]]:
     """Path without suffixes, and suffix -> bytes, of members that follow each other."""
     stem, parts = "", dict[str, bytes]()
-    for member in archive:
+    for member in iter(archive.next, None):
+        archive.members.clear()  # type: ignore[attr-defined]  # it would remember them all
         if not member.isfile():
             continue
         parent, slash, file = member.name.rpartition("/")
@@ -93,11 +94,13 @@ def read_cc12m(root: Path) -> Iterator[Item]:
 
 
 def _sbu(path: Path) -> Iterator[Row]:
-    content: Any = read_json(path, dict)
-    captions, urls = rows_of(content, "captions", path), rows_of(content, "image_urls", path)
-    if len(captions) != len(urls):
-        raise UserError(f"{path}: {len(captions)} captions, and there are {len(urls)} image_urls")
-    return numbered({"url": url, "caption": text} for url, text in zip(urls, captions, strict=True))
+    """Two lists of one file that belong together."""
+    lists = [(item for _, item in json_lists(path, name)) for name in ("captions", "image_urls")]
+    try:
+        pairs = zip(*lists, strict=True)
+        yield from numbered({"url": url, "caption": text} for text, url in pairs)
+    except ValueError as error:
+        raise UserError(f"{path}: captions and image_urls are not equally many") from error
 
 
 rows("sbu", "*sbu*.json", load=_sbu)(_photo)

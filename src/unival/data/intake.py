@@ -1,0 +1,263 @@
+"""What a source gives is checked and written: rows to manifests, media to shards, faults to a table.
+
+Every item is looked at; memory does not grow with their number.
+"""
+
+import hashlib
+import os
+import re
+from collections import Counter, deque
+from collections.abc import Callable, Iterator
+from concurrent.futures import Executor, ThreadPoolExecutor
+from functools import partial
+from pathlib import Path
+from typing import NamedTuple
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from unival.data import media
+from unival.data.manifest import ManifestWriter, check_row
+from unival.data.source import BadItem, MediaItem, RowItem, Source
+from unival.data.spool import Spool
+from unival.data.store import ShardWriter
+from unival.data.table import TableWriter
+from unival.errors import UserError, nearest
+from unival.record import LABELS, MEDIA, Medium, Record
+
+REJECTED = "rejected.parquet"
+REJECTED_SCHEMA = pa.schema([(name, pa.string()) for name in ("file", "row", "field", "reason")])
+SMALL_BYTES = 16_384
+"""A medium at hand that is smaller is not worth a thread."""
+MAX_WAITING = 256
+"""Items that wait for the medium before them."""
+Item = MediaItem | RowItem | BadItem
+Progress = Callable[[int, int], None]
+"""(items, faults) so far."""
+NEEDS: dict[str, tuple[str, ...]] = {
+    "caption": ("image", "references"),
+    "vqa": ("image", "text", "answers"),
+    "grounding": ("image", "text", "box"),
+    "entailment": ("image", "text", "answers"),
+    "video_caption": ("video", "references"),
+    "video_qa": ("video", "text", "answers"),
+    "audio_caption": ("audio", "references"),
+    "matching": ("image", "text", "answers"),
+    "grounded_caption": ("image", "box", "references"),
+    "video_matching": ("video", "text", "answers"),
+    "audio_qa": ("audio", "text", "answers"),
+    "text": ("references",),
+}
+"""Fields that a row of the paper's tasks must have; of any other: a medium and something to say of it."""
+TASK_NAME = re.compile(r"[a-z][a-z0-9_]*")
+
+
+class Intake:
+    """Checks items and hands them to the writers of their split."""
+
+    def __init__(self, folder: Path, journal: bool, max_texts: int) -> None:
+        self.folder, self.journal, self.max_texts = folder, journal, max_texts
+        self.shards: dict[str, ShardWriter] = {}
+        self.manifests: dict[tuple[str, str], ManifestWriter] = {}
+        self.bad_keys = Spool()
+        """Split and key."""
+        self.ids = Spool()
+        """Split, task and id."""
+        self.texts: list[str] = []
+        self.rejected = TableWriter(folder / REJECTED, REJECTED_SCHEMA)
+        self.bad_items = 0
+        self.items = 0
+
+    @property
+    def rejected_share(self) -> float:
+        return self.bad_items / max(self.items, 1)
+
+    def consume(self, source: Source, progress: Progress | None = None) -> None:
+        """Check and write all items in their order; media are read, decoded and hashed ahead in threads."""
+        cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+        pool = ThreadPoolExecutor(cores) if cores > 1 else None
+        waiting: deque[tuple[Item, Callable[[], _Medium] | None]] = deque()
+        media_waiting = 0
+        try:
+            for item in source.items:
+                self.items += 1
+                if progress is not None:
+                    progress(self.items, self.rejected.rows)
+                waiting.append((item, self._ahead(item, pool)))
+                media_waiting += waiting[-1][1] is not None
+                while waiting and (
+                    waiting[0][1] is None or media_waiting > 2 * cores or len(waiting) > MAX_WAITING
+                ):
+                    media_waiting -= waiting[0][1] is not None
+                    self._take(*waiting.popleft())
+            while waiting:
+                self._take(*waiting.popleft())
+        except BaseException as error:  # half a shard is dropped, so that going on gives the same shards
+            for writer in self._writers():
+                writer.__exit__(type(error), error, error.__traceback__)
+            raise
+        finally:
+            if pool is not None:
+                pool.shutdown(cancel_futures=True)
+        for writer in self._writers():
+            writer.close()
+        if not self.manifests and not self.rejected.rows:
+            raise UserError("the source gave no rows: check its folder and options")
+
+    def _ahead(self, item: Item, pool: Executor | None) -> Callable[[], "_Medium"] | None:
+        """Start on a medium, unless an earlier run has done it; what gives the result."""
+        if not isinstance(item, MediaItem) or self._shard(item.split).keep(item.key):
+            return None
+        if pool is None or (isinstance(item.data, bytes) and len(item.data) < SMALL_BYTES):
+            return partial(_inspect, item)
+        return pool.submit(_inspect, item).result
+
+    def _take(self, item: Item, inspect: Callable[[], "_Medium"] | None) -> None:
+        before = self.rejected.rows
+        if isinstance(item, RowItem):
+            self._row(item)
+        elif isinstance(item, BadItem):
+            self._reject(item.file, item.row, item.field, item.reason)
+        elif inspect is not None:
+            self._media(item, inspect)
+        self.bad_items += self.rejected.rows > before
+
+    def _writers(self) -> list[ShardWriter | TableWriter]:
+        return [*self.shards.values(), *self.manifests.values(), self.rejected]
+
+    def _reject(self, file: str, row: str, field: str, reason: str) -> None:
+        self.rejected.write({"file": file, "row": row, "field": field, "reason": reason})
+
+    def _media(self, item: MediaItem, inspect: Callable[[], "_Medium"]) -> None:
+        shard, kind = self._shard(item.split), "media"
+        try:
+            if shard.known(item.key):
+                raise UserError(f"media key '{item.key}' is used twice in split '{item.split}'")
+            kind = media.kind_of(_suffix(item), _file(item))
+            shard.add(item.key, *inspect())
+        except UserError as error:
+            if not shard.known(item.key):  # a second medium under a used key does not spoil the first
+                self.bad_keys.add(f"{item.split}\0{item.key}")
+            reason = str(error).removeprefix(f"{_file(item)}: ")
+            self._reject(_file(item), item.row, kind, reason)
+
+    def _row(self, item: RowItem) -> None:
+        problems: list[tuple[str, str]] = []
+        if not TASK_NAME.fullmatch(item.task) or item.task == "media":
+            problems.append(("task", f"'{item.task}' is no name of a task: letters, digits and _"))
+        if isinstance(item.row, Record):
+            record: Record | None = item.row
+        else:
+            record, found = check_row(item.row)
+            problems += found
+        if record is not None and not problems:
+            problems += self._problems(item, record)
+        place = f"{item.split}\0{item.task}\0"
+        if record is not None and not problems and not self.ids.add(place + record.id):
+            reason = f"'{record.id}' is used twice in split '{item.split}', task '{item.task}'"
+            problems.append(("id", reason))
+        if record is None or problems:
+            for name, reason in problems:
+                self._reject(item.file, item.number, name, reason)
+            return
+        if (item.split, item.task) not in self.manifests:
+            self.manifests[item.split, item.task] = ManifestWriter(self.folder / item.split, item.task)
+        self.manifests[item.split, item.task].add(record)
+        if item.split == "train" and len(self.texts) < self.max_texts:
+            answers = (answer.text for answer in record.answers[:1])
+            self.texts += [text for text in (record.text, *record.references, *answers) if text]
+
+    def _problems(self, item: RowItem, record: Record) -> Iterator[tuple[str, str]]:
+        for name in NEEDS.get(item.task, ()):
+            if not getattr(record, name):
+                yield name, f"empty, and task '{item.task}' needs it"
+        usable = record.media() and (record.references or record.answers or record.box)
+        if item.task not in NEEDS and not usable:
+            hint = nearest(item.task, NEEDS)
+            yield "task", f"task '{item.task}' needs a medium, and references, answers or a box ({hint})"
+        for name in MEDIA:
+            key = getattr(record, name)
+            if key is not None:
+                yield from self._key_problems(item.split, name, key, record)
+        labels = LABELS.get(item.task)
+        if labels and any(answer.text not in labels for answer in record.answers):
+            yield "answers", f"'{record.answers[0].text}' is no label: labels: {', '.join(labels)}"
+        if not all(map(str.strip, record.references)):
+            yield "references", "an empty reference"
+
+    def _key_problems(self, split: str, name: Medium, key: str, record: Record) -> Iterator[tuple[str, str]]:
+        known = self.shards[split].known(key) if split in self.shards else None
+        if known is None:
+            if f"{split}\0{key}" in self.bad_keys:
+                yield name, f"its {name} '{key}' was rejected"
+            else:
+                yield name, f"no medium with key '{key}' in split '{split}'"
+            return
+        kind, width, height = known
+        if kind != name:
+            yield name, f"key '{key}' is a medium of kind {kind}"
+        elif record.box is not None and (record.box[2] > width or record.box[3] > height):
+            yield "box", f"{list(record.box)} reaches outside the {width}x{height} {name}"
+
+    def _shard(self, split: str) -> ShardWriter:
+        if split not in self.shards:
+            self.shards[split] = ShardWriter(self.folder / split, journal=self.journal)
+        return self.shards[split]
+
+    def failure(self, table: Path, limit: float) -> str:
+        """The message for too many bad items, with the most frequent reasons."""
+        rows = [list(row.values()) for row in pq.read_table(self.folder / REJECTED).to_pylist()]
+        first: dict[tuple[str, str], str] = {}
+        counts: Counter[tuple[str, str]] = Counter()
+        for file, row, name, reason in rows:
+            kind = name, re.sub(r"'[^']*'", "...", reason)  # whatever the key or the id
+            first.setdefault(kind, f"{file} {row}".strip())
+            counts[kind] += 1
+        worst = "".join(
+            f"\n  {count} x {name}: {reason} (first: {first[name, reason]})"
+            for (name, reason), count in counts.most_common(5)
+        )
+        return (
+            f"{table}: {self.bad_items} of {self.items} rows and media are bad ({self.rejected_share:.1%}, "
+            f"accepted {limit:.1%}): mend them (the table lists file, row, field and reason) or raise "
+            f"max_rejected{worst}"
+        )
+
+
+class _Medium(NamedTuple):
+    """A medium that can be decoded; in the order of `ShardWriter.add`."""
+
+    kind: Medium
+    suffix: str
+    data: bytes
+    width: int
+    height: int
+    sha256: str
+
+
+def _inspect(item: MediaItem) -> _Medium:
+    """Read, decode and hash a medium.
+
+    Raises:
+        UserError: one of these fails.
+    """
+    file, suffix = _file(item), _suffix(item)
+    kind = media.kind_of(suffix, file)
+    data = item.data if isinstance(item.data, bytes) else _read(item.data)
+    width, height = media.describe(kind, data, file)
+    return _Medium(kind, suffix.lower(), data, width, height, hashlib.sha256(data).hexdigest())
+
+
+def _file(item: MediaItem) -> str:
+    return item.file or str(item.data if isinstance(item.data, Path) else item.split)
+
+
+def _suffix(item: MediaItem) -> str:
+    return item.suffix or (item.data.suffix if isinstance(item.data, Path) else "")
+
+
+def _read(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise UserError(f"{path}: cannot read: {error.strerror}") from error

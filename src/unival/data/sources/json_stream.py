@@ -1,0 +1,207 @@
+"""JSON files value by value: a file of any length is read in constant memory.
+
+`JsonStream` walks one level of a list or an object at a time; the values in it are parsed by `json`.
+"""
+
+import gzip
+import io
+import json
+import zlib
+from collections.abc import Iterator
+from pathlib import Path
+from types import TracebackType
+from typing import IO, Any, Self
+
+from unival.errors import UserError, nearest
+
+CHUNK = 1 << 20
+MAX_VALUE = 1 << 28
+"""Characters of one value, at most: a damaged file may never end it."""
+ENDS = frozenset(",:]} \t\r\n")
+"""What may follow a value."""
+NOT_TEXT = "not UTF-8 text: convert the file to UTF-8"
+
+
+def unpacked(path: Path) -> IO[bytes]:
+    """A file's bytes, of a gzip file what is in it."""
+    return gzip.open(path) if path.suffix == ".gz" else path.open("rb")  # type: ignore[return-value]
+
+
+class JsonStream:
+    """A JSON file (.gz too). Each method reads on from where the last one stopped.
+
+    Raises:
+        UserError: by any method: unreadable, not UTF-8, or not JSON from some line on.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._text, self._place, self._lines = "", 0, 1
+        self._parse = json.JSONDecoder().raw_decode
+        try:
+            self._handle = io.TextIOWrapper(unpacked(path), encoding="utf-8-sig")
+        except OSError as error:
+            raise UserError(f"{path}: cannot read: {error.strerror}") from error
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._handle.close()
+
+    def peek(self) -> str:
+        """The first character of what comes next, "" at the end of the file."""
+        while True:
+            while self._place < len(self._text) and self._text[self._place] in " \t\r\n":
+                self._place += 1
+            if self._place < len(self._text) or not self._more(CHUNK):
+                return self._text[self._place : self._place + 1]
+
+    def value(self) -> Any:
+        """The next value."""
+        if not self.peek():
+            raise self._fault("it ends where a value should be")
+        size = CHUNK
+        while True:
+            try:
+                value, end = self._parse(self._text, self._place)
+                if self._text[end : end + 1] in ENDS or not self._more(size):  # "1" may go on as "1.5"
+                    self._place = end
+                    return value
+            except json.JSONDecodeError as error:
+                if not self._more(size):
+                    raise self._fault(error.msg, error.pos) from error
+            except RecursionError as error:
+                raise self._fault("lists too deep in each other") from error
+            size *= 2  # a long value is not parsed again for every chunk of it
+
+    def places(self) -> Iterator[Any]:
+        """The positions of the list, or the keys of the object, that comes next.
+
+        The caller reads the value at each of them before it asks for the next.
+        """
+        is_object = self._expect("[", "{") == "{"
+        end, number = "}" if is_object else "]", 0
+        if self.peek() == end:
+            self._place += 1
+            return
+        while True:
+            if is_object:
+                key = self.value()
+                if not isinstance(key, str):
+                    raise self._fault(f"key {key} is no string")
+                self._expect(":")
+                yield key
+            else:
+                yield number
+                number += 1
+            if self._expect(",", end) == end:
+                return
+
+    def skip(self) -> None:
+        """Pass over the next value."""
+        if self.peek() and self.peek() in "[{":
+            for _ in self.places():
+                self.value()
+        else:
+            self.value()
+
+    def finish(self) -> None:
+        """Nothing more may come."""
+        if self.peek():
+            raise self._fault("there is more after the end")
+
+    def _expect(self, *marks: str) -> str:
+        found = self.peek()
+        if found not in marks or not found:
+            raise self._fault(f"expected {' or '.join(marks)}, found {found or 'the end of the file'}")
+        self._place += 1
+        return found
+
+    def _more(self, size: int) -> bool:
+        """Read on, dropping what was passed; False at the end of the file."""
+        if len(self._text) - self._place > MAX_VALUE:
+            raise self._fault(f"a value of more than {MAX_VALUE} characters")
+        try:
+            chunk = self._handle.read(size)
+        except UnicodeDecodeError as error:
+            raise UserError(f"{self.path}: line {self._bad_line()}: {NOT_TEXT}") from error
+        except (OSError, EOFError, zlib.error) as error:
+            raise UserError(f"{self.path}: cannot read on: {error}") from error
+        if chunk:
+            self._lines += self._text.count("\n", 0, self._place)
+            self._text, self._place = self._text[self._place :] + chunk, 0
+        return bool(chunk)
+
+    def _fault(self, reason: str, place: int | None = None) -> UserError:
+        line = self._lines + self._text.count("\n", 0, self._place if place is None else place)
+        return UserError(f"{self.path}: line {line}: not JSON: {reason}")
+
+    def _bad_line(self) -> int:
+        with unpacked(self.path) as handle:
+            return next((number for number, line in enumerate(handle, 1) if not _is_utf8(line)), 0)
+
+
+def _is_utf8(line: bytes) -> bool:
+    try:
+        line.decode()
+    except UnicodeDecodeError:
+        return False
+    return True
+
+
+def json_lists(path: Path, *names: str) -> Iterator[tuple[str, Any]]:
+    """Elements of the lists that a file's object holds under these names, as (name, element).
+
+    Raises:
+        UserError: see `JsonStream`; the top level is no object, or there is no list under a name.
+    """
+    keys = []
+    with JsonStream(path) as stream:
+        _require(stream, "{")
+        for key in stream.places():
+            keys.append(key)
+            if key not in names:
+                stream.skip()
+                continue
+            if stream.peek() != "[":
+                raise UserError(f"{path}: '{key}' is no list")
+            for _ in stream.places():
+                yield key, stream.value()
+        stream.finish()
+    for name in names:
+        if name not in keys:
+            raise UserError(f"{path}: no list '{name}': {nearest(name, keys)}")
+
+
+def json_values(path: Path, opening: str = "[") -> Iterator[Any]:
+    """Elements of a file's list; the (key, value) pairs of its object where `opening` is "{"."""
+    with JsonStream(path) as stream:
+        _require(stream, opening)
+        for place in stream.places():
+            yield stream.value() if opening == "[" else (place, stream.value())
+        stream.finish()
+
+
+def json_keys(path: Path) -> list[str] | None:
+    """The keys of a file's object, None where it holds a list."""
+    with JsonStream(path) as stream:
+        if stream.peek() == "[":
+            return None
+        _require(stream, "{")
+        keys = []
+        for key in stream.places():
+            keys.append(key)
+            stream.skip()
+        return keys
+
+
+def _require(stream: JsonStream, opening: str) -> None:
+    found = stream.peek()
+    if found != opening:
+        kinds = {"[": "a list", "{": "an object", "": "nothing"}
+        raise UserError(
+            f"{stream.path}: expected {kinds[opening]} at the top level, found {kinds.get(found, found)}"
+        )

@@ -1,0 +1,87 @@
+"""What an import has to remember of every row, on disk: its memory does not grow with the data.
+
+Both classes hold text in a private SQLite file that has no name and is gone with the process.
+"""
+
+import json
+import sqlite3
+from collections.abc import Iterator
+from typing import Any
+
+
+def _database(schema: str) -> sqlite3.Connection:
+    database = sqlite3.connect("", isolation_level=None)
+    database.execute("PRAGMA journal_mode = OFF")
+    database.execute(schema)
+    database.execute("BEGIN")  # never committed: nobody else reads it
+    return database
+
+
+def _bytes(text: str) -> bytes:
+    """A file name may hold surrogates, for bytes that are not UTF-8."""
+    return text.encode("utf-8", "surrogatepass")
+
+
+def _text(data: bytes) -> str:
+    return data.decode("utf-8", "surrogatepass")
+
+
+class Spool:
+    """A mapping from text to text whose entries are never changed, but for `smallest`."""
+
+    def __init__(self) -> None:
+        self._run = _database(
+            "CREATE TABLE spool (key BLOB PRIMARY KEY, value BLOB NOT NULL) WITHOUT ROWID"
+        ).execute
+
+    def add(self, key: str, value: str = "") -> bool:
+        """Enter a key; False, and nothing happens, where it is there already."""
+        return (
+            self._run("INSERT OR IGNORE INTO spool VALUES (?, ?)", (_bytes(key), _bytes(value))).rowcount > 0
+        )
+
+    def smallest(self, key: str, value: str) -> None:
+        """Enter a value, unless a smaller one is there."""
+        self._run(
+            "INSERT INTO spool VALUES (?, ?) ON CONFLICT DO UPDATE SET value = min(value, excluded.value)",
+            (_bytes(key), _bytes(value)),
+        )
+
+    def get(self, key: str) -> str | None:
+        """The value, None where there is none."""
+        found = self._run("SELECT value FROM spool WHERE key = ?", (_bytes(key),)).fetchone()
+        return None if found is None else _text(found[0])
+
+    def __contains__(self, key: str) -> bool:
+        return self.get(key) is not None
+
+    def __iter__(self) -> Iterator[str]:
+        """The keys in their order."""
+        return (_text(key) for (key,) in self._run("SELECT key FROM spool ORDER BY key"))
+
+
+class Groups:
+    """Values by key, given back by key in the order of the keys' first values. Keys and values are JSON."""
+
+    def __init__(self) -> None:
+        self._run = _database("CREATE TABLE pairs (key TEXT NOT NULL, value TEXT NOT NULL)").execute
+
+    def add(self, key: Any, value: Any) -> None:
+        """One more value of a key."""
+        self._run("INSERT INTO pairs VALUES (?, ?)", (json.dumps(key), json.dumps(value)))
+
+    def __iter__(self) -> Iterator[tuple[Any, list[Any]]]:
+        self._run("CREATE INDEX IF NOT EXISTS by_key ON pairs (key)")
+        ordered = self._run(
+            "SELECT key, value FROM pairs JOIN (SELECT key, min(rowid) AS first FROM pairs GROUP BY key) "
+            "USING (key) ORDER BY first, pairs.rowid"
+        )
+        last, values = None, list[Any]()
+        for key, value in ordered:
+            if key != last and last is not None:
+                yield json.loads(last), values
+                values = []
+            last = key
+            values.append(json.loads(value))
+        if last is not None:
+            yield json.loads(last), values
