@@ -85,6 +85,23 @@ def test_the_command(photos, tmp_path, monkeypatch, capsys):
     assert "no model there" in capsys.readouterr().err
 
 
+def test_a_damaged_file_of_a_folder_is_listed(photos, tmp_path, monkeypatch, capsys):
+    world.model().save_pretrained(tmp_path / "model")
+    world.processor().save_pretrained(tmp_path / "model")
+    (photos / "1.png").write_bytes((photos / "1.png").read_bytes()[:200])
+    monkeypatch.chdir(tmp_path)  # no conf/ here
+    with pytest.raises(SystemExit):
+        main(["predict", str(tmp_path / "model"), str(photos), "is it red?", "--task", "matching"])
+    said = capsys.readouterr()
+    assert "2 answers in predictions.jsonl" in said.out and "1 of 3 files got no answer" in said.err
+    rows = [json.loads(line) for line in (tmp_path / "predictions.jsonl").read_text().splitlines()]
+    assert ["error" in row for row in rows] == [False, True, False]
+    assert "1.png: not a readable image" in rows[1]["error"]
+    with pytest.raises(SystemExit):  # nothing to do with the files: said once
+        main(["predict", str(tmp_path / "model"), str(photos), "--task", "groundin"])
+    assert "did you mean 'grounding'" in capsys.readouterr().err
+
+
 def test_submission_files(tmp_path):
     rows = [Record("a", image="1", extra={"image_id": "42", "question_id": "421"})]
     (made,) = [world_prediction("a", "a red ball")]

@@ -15,6 +15,7 @@ from typing import NamedTuple
 
 import pyarrow as pa
 import pyarrow.parquet as pq
+from tqdm import tqdm
 
 from unival.data import media
 from unival.data.manifest import ManifestWriter, check_row
@@ -32,8 +33,6 @@ SMALL_BYTES = 16_384
 MAX_WAITING = 256
 """Items that wait for the medium before them."""
 Item = MediaItem | RowItem | BadItem
-Progress = Callable[[int, int], None]
-"""(items, faults) so far."""
 NEEDS: dict[str, tuple[str, ...]] = {
     "caption": ("image", "references"),
     "vqa": ("image", "text", "answers"),
@@ -72,17 +71,16 @@ class Intake:
     def rejected_share(self) -> float:
         return self.bad_items / max(self.items, 1)
 
-    def consume(self, source: Source, progress: Progress | None = None) -> None:
+    def consume(self, source: Source, progress: bool = False) -> None:
         """Check and write all items in their order; media are read, decoded and hashed ahead in threads."""
         cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
         pool = ThreadPoolExecutor(cores) if cores > 1 else None
         waiting: deque[tuple[Item, Callable[[], _Medium] | None]] = deque()
         media_waiting = 0
         try:
-            for item in source.items:
+            hidden = None if progress else True  # None: shown on a terminal
+            for item in tqdm(source.items, unit=" rows and media", disable=hidden):
                 self.items += 1
-                if progress is not None:
-                    progress(self.items, self.rejected.rows)
                 waiting.append((item, self._ahead(item, pool)))
                 media_waiting += waiting[-1][1] is not None
                 while waiting and (

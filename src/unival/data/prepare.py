@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from unival.data.intake import REJECTED, Intake, Progress
+from unival.data.intake import REJECTED, Intake
 from unival.data.overlap import overlaps
 from unival.data.source import SOURCES, Source
 from unival.errors import UserError
@@ -73,7 +73,7 @@ def prepare(
     out: Path | str,
     where: str = "benchmark",
     resume: bool = False,
-    progress: Progress | None = None,
+    progress: bool = False,
 ) -> dict[str, Any]:
     """Build the folder `out`; returns the description that is also written as benchmark.json.
 
@@ -81,7 +81,7 @@ def prepare(
         where: file and key of the configuration, for messages.
         resume: go on where an interrupted run with the same configuration stopped: media in its finished
             shards are neither read nor decoded again. The bytes are those of an undisturbed run.
-        progress: called with the numbers of items and of faults so far.
+        progress: show on a terminal how many items are done.
 
     Raises:
         UserError: too many bad rows, an unusable option, a folder that cannot be written.

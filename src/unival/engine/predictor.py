@@ -25,7 +25,10 @@ from unival.model.processing import UnivalProcessor
 from unival.record import LABELS, Answer, Medium, Record
 from unival.tasks import Task, TaskConfig, build
 
-TASKS = Path("conf/task")
+TASKS = Path("conf/task").resolve()
+if not TASKS.is_dir():
+    TASKS = Path(__file__).parents[3] / "conf" / "task"
+"""Of the repository at hand, else of the one that this code lies in."""
 DEFAULTS: dict[Medium, tuple[str, str]] = {
     "image": ("caption", "vqa"),
     "video": ("video_caption", "video_qa"),

@@ -5,12 +5,11 @@ the folder appears whole. Row counts are compared with the complete set's, or wi
 """
 
 import argparse
-import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from unival.data.intake import REJECTED, Progress
+from unival.data.intake import REJECTED
 from unival.data.overlap import overlaps
 from unival.data.prepare import PrepareConfig, load_sources, prepare
 from unival.data.sources.reader import READERS
@@ -28,7 +27,7 @@ def import_dataset(
     max_rejected: float = MAX_REJECTED,
     text_only: bool = False,
     expect: Mapping[str, int] | None = None,
-    progress: Progress | None = None,
+    progress: bool = False,
 ) -> dict[str, Any]:
     """Import a data set; returns the description that is also written as `benchmark.json`.
 
@@ -41,7 +40,7 @@ def import_dataset(
         max_rejected: largest share of bad rows and media that is accepted.
         text_only: take the captions alone, as rows of the task `text`; no medium is looked for.
         expect: `<split>/<task>` -> number of rows that there must be.
-        progress: called with the numbers of items and of faults so far.
+        progress: show on a terminal how many rows and media are done.
 
     Raises:
         UserError: unknown name, missing or damaged files, too many bad rows, another number of rows.
@@ -81,7 +80,7 @@ def main(arguments: list[str]) -> None:
         max_rejected=options.max_rejected,
         text_only=options.text_only,
         expect=dict(_expectation(text) for text in options.expect),
-        progress=_progress if sys.stderr.isatty() else None,
+        progress=True,
     )
     for split, facts in description["splits"].items():
         counts = {**facts["rows"], **facts["media"]}
@@ -124,12 +123,6 @@ def _parser() -> argparse.ArgumentParser:
             description=f"expects: {reader.expects}\nlicence: {reader.licence}\nrows of the whole: {counts}",
         )  # fmt: skip
     return parser
-
-
-def _progress(items: int, faults: int) -> None:
-    """On a terminal: how many rows and media are done."""
-    if items % 100 == 0:
-        print(f"\r{items:,} rows and media, {faults:,} faults ", end="", file=sys.stderr, flush=True)
 
 
 def _expectation(text: str) -> tuple[str, int]:
