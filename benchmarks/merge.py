@@ -1,6 +1,6 @@
 """Speed and memory of merging four float32 models of 0.258 billion parameters, beside their baselines.
 
-    PYTHONPATH=src python benchmarks/merge.py [--folder <scratch>] [--rounds 5] [--seconds 240]
+    PYTHONPATH=src python benchmarks/merge.py [--folder <scratch>] [--rounds 3] [--limit 540]
 
 Writes six models (6 GB) into a scratch folder, runs every job in a fresh process, interleaved round by round
 so that all meet the same machine, and prints one JSON line per row: name, ours, baseline, ratio, unit.
@@ -13,8 +13,9 @@ task_arithmetic/vs_floor   wall: the same floor with five inputs
 ties/vs_linear             CPU: exact TIES (threshold over the whole model) against our average
 dare_ties/vs_linear        CPU
 */memory_above_import_mib  peak memory above that of `import torch`
-linear|ties/vs_mergekit    wall against mergekit, where `mergekit-pytorch` is on the path or given (a virtual
-                           environment of its own serves: pip install mergekit==0.1.5)
+linear|ties/vs_mergekit    wall against mergekit, one run each, where `mergekit-pytorch` is on the path or
+                           given (a virtual environment of its own serves: pip install mergekit==0.1.5). It is
+                           stopped when all has taken `--limit` seconds; the ratio is then an upper bound
 """
 
 import argparse
@@ -132,18 +133,22 @@ def run_job(kind: str, folder: Path, threads: int) -> dict[str, float]:
     return dict(json.loads(done.stdout))
 
 
-def run_mergekit(command: str, kind: str, folder: Path) -> dict[str, float]:
-    """mergekit's command on the same files."""
+def run_mergekit(command: str, kind: str, folder: Path, seconds: float) -> tuple[float, bool]:
+    """Seconds of mergekit's command on the same files, and whether it ended within `seconds`."""
     file = "model.safetensors"
     models = "".join(f"  - model: {folder / name / file}\n" for name in NAMES)
     base = "" if kind == "linear" else f"base_model: {folder / 'base' / file}\n"
     recipe = folder / "mergekit.yaml"
     recipe.write_text(f"models:\n{models}{base}{MERGEKIT[kind]}dtype: float32\n")
     started = time.perf_counter()
-    subprocess.run([command, recipe, folder / "out"], check=True, capture_output=True)
+    try:
+        subprocess.run([command, recipe, folder / "out"], check=True, capture_output=True, timeout=seconds)
+        ended = True
+    except subprocess.TimeoutExpired:
+        ended = False
     wall = time.perf_counter() - started
     remove(folder / "out")
-    return {"wall": wall, "cpu": math.nan, "memory": math.nan}
+    return wall, ended
 
 
 def remove(path: Path) -> None:
@@ -161,8 +166,8 @@ def row(name: str, ours: list[float], baseline: list[float], unit: str) -> None:
     print(json.dumps({**found, "ratio": round(ratio, 3), "unit": unit}), flush=True)
 
 
-def measure(folder: Path, rounds: int, seconds: float, threads: int) -> None:
-    """Interleaved rounds until `rounds` or `seconds` are over, then the rows."""
+def measure(folder: Path, rounds: int, end: float, threads: int) -> None:
+    """Interleaved rounds, no further one that would last beyond `end`; then the rows."""
     kinds = ["floor4", "linear", "floor5", "task_arithmetic", "ties", "dare_ties"]
     found: dict[str, list[dict[str, float]]] = {kind: [] for kind in kinds}
     run_job("task_arithmetic", folder, threads)  # warms the page cache and the hashes of the inputs
@@ -170,8 +175,8 @@ def measure(folder: Path, rounds: int, seconds: float, threads: int) -> None:
     for number in range(rounds):
         for kind in kinds if number % 2 == 0 else reversed(kinds):
             found[kind].append(run_job(kind, folder, threads))
-        spent = time.perf_counter() - started
-        if spent * (number + 2) / (number + 1) > seconds:
+        now = time.perf_counter()
+        if now + (now - started) / (number + 1) > end:
             break
 
     def values(kind: str, what: str) -> list[float]:
@@ -191,13 +196,14 @@ def measure(folder: Path, rounds: int, seconds: float, threads: int) -> None:
         )
 
 
-def compare_mergekit(folder: Path, command: str | None, threads: int) -> None:
-    """One run of each beside the other: mergekit's TIES takes minutes."""
+def compare_mergekit(folder: Path, command: str | None, end: float, threads: int) -> None:
+    """One run of each beside the other, stopped at `end`: mergekit's TIES takes minutes."""
     for kind in ("linear", "ties"):
         name = f"{kind}/vs_mergekit"
         if command:
             ours = run_job(kind, folder, threads)["wall"]
-            row(name, [ours], [run_mergekit(command, kind, folder)["wall"]], "s wall")
+            theirs, ended = run_mergekit(command, kind, folder, max(end - time.perf_counter(), 10))
+            row(name, [ours], [theirs], "s wall" if ended else "s wall; mergekit was stopped: upper bound")
         else:
             note = {"name": name, "ours": None, "baseline": None, "ratio": None}
             print(json.dumps({**note, "unit": "skipped: mergekit-pytorch is not on the path"}), flush=True)
@@ -209,10 +215,8 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--folder", type=Path, help="scratch folder (about 7 GB); a temporary one by default")
-    parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument(
-        "--seconds", type=float, default=240, help="no further round is begun that would end later"
-    )
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--limit", type=float, default=540, help="seconds that all may take, about")
     parser.add_argument("--threads", type=int, default=1, help="workers of our merges")
     parser.add_argument("--mergekit", default=shutil.which("mergekit-pytorch"), help="mergekit's command")
     parser.add_argument("--job", help=argparse.SUPPRESS)
@@ -222,11 +226,13 @@ def main() -> None:
         return
     if options.folder:
         options.folder.mkdir(parents=True, exist_ok=True)
+    started = time.perf_counter()
     with contextlib.ExitStack() as stack:
         scratch = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="merge-", dir=options.folder)))
         generate(scratch)
-        measure(scratch, options.rounds, options.seconds, options.threads)
-        compare_mergekit(scratch, options.mergekit, options.threads)
+        # half of the time for mergekit, whose TIES needs two minutes of an idle core
+        measure(scratch, options.rounds, started + options.limit / 2, options.threads)
+        compare_mergekit(scratch, options.mergekit, started + options.limit, options.threads)
 
 
 if __name__ == "__main__":

@@ -55,7 +55,7 @@ def imports(path: Path) -> list[tuple[str, bool]]:
     return found
 
 
-SHARED = ("base", "parts", "cells", "league")
+SHARED = ("base", "parts", "cells", "fit", "league")
 """Files of stages/ that several stages use."""
 FILES = sorted(path for path in SOURCE.rglob("*.py") if path.parent != SOURCE or path.name != "__init__.py")
 

@@ -203,8 +203,12 @@ def _prune(values: dict[str, Any]) -> None:
     if values["stage"] in ("pretrain", "finetune"):
         _keep(values, "tasks", [stream["task"] for stream in values["train"]["mixture"]["streams"]])
     if values["stage"] == "merge":
-        searched = [values["recipes"][name] for name in values["search"] if name in values["recipes"]]
-        used = [recipe["models"] for recipe in searched]
+        recipes = values["recipes"].items()
+        used = [
+            recipe["models"]
+            for name, recipe in recipes
+            if name in values["search"] or recipe["method"] in ("fisher", "regmean")
+        ]
         used += [again["tasks"] for again in values.get("again", {}).values()]
         _keep(values, "tasks", [task for tasks in used for task in tasks])
 

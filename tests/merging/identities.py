@@ -141,6 +141,24 @@ def trained_takes_the_only_changed_tensor():
 
 
 @identity
+def statistics_are_averaged_whatever_the_method():
+    base, models = family(3)
+    base["running_var"] = torch.full((5,), 1.0)
+    for name in models:
+        models[name]["running_var"] = torch.full((5,), 0.1 if name == "a" else 0.4)
+    statistics = {n: {k: v.abs() for k, v in m.items()} for n, m in models.items()}
+    plain = {n: {k: v for k, v in m.items() if k != "running_var"} for n, m in models.items()}
+    for method in ("task_arithmetic", "ties", "tsv_m", "fisher"):
+        rule, options = AlignRule("running_var$", "mean"), {"scale": 2.0} if method != "fisher" else {}
+        out = merged(
+            method, models, base, statistics, [rule], options=options, weights={"a": 3, "b": 1, "c": 1}
+        )
+        torch.testing.assert_close(out.pop("running_var"), torch.full((5,), 0.3))
+        rest = {k: v for k, v in base.items() if k != "running_var"}
+        same(out, merged(method, plain, rest, statistics, options=options, weights={"a": 3, "b": 1, "c": 1}))
+
+
+@identity
 def line_is_exact_at_both_ends():
     _, models = family(2)
     same(merged("interpolate", models, options={"t": 0.0}), models["a"])

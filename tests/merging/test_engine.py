@@ -147,7 +147,19 @@ def test_shards_and_one_file_hold_the_same(folders, tmp_path):
 def test_a_folder_that_is_moved_is_verified_at_its_home(folders, tmp_path):
     _, _, _, paths = folders
     home = tmp_path / "deep" / "er" / "merged"
-    merge(Recipe("average", ("a", "b")), paths, None, tmp_path / "out", home=home)
+    merge(Recipe("average", ("a", "b")), paths, None, tmp_path / "out", moved=(tmp_path / "out", home))
     home.parent.mkdir(parents=True)
     (tmp_path / "out").rename(home)
     verify(home)
+
+
+def test_inputs_beside_the_output_move_with_it(folders, tmp_path):
+    _, _, _, paths = folders
+    (tmp_path / "work").mkdir()
+    beside = {name: path.rename(tmp_path / "work" / name) for name, path in paths.items()}
+    home = tmp_path / "models" / "merged"
+    out = tmp_path / "work" / "ab"
+    merge(Recipe("average", ("a", "b")), beside, None, out, moved=(out.parent, home))
+    home.parent.mkdir()
+    (tmp_path / "work").rename(home)
+    verify(home / "ab")

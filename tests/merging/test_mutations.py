@@ -1,5 +1,7 @@
 """Seeded faults, each the bug of some public tool or a likely slip: every one is caught by an identity."""
 
+import dataclasses
+
 import numpy as np
 import pytest
 import torch
@@ -158,6 +160,15 @@ def iso_sum_instead_of_mean(patch):
     patch.setattr(spectral, "iso_c", lambda deltas: original(deltas) * len(deltas))
 
 
+def statistics_merged_like_weights(patch):
+    original = align._assign
+
+    def faulty(name, rule, *rest):
+        return original(name, rule and dataclasses.replace(rule, rule="owners"), *rest)
+
+    patch.setattr(align, "_assign", faulty)
+
+
 def average_in_the_type_of_the_file(patch):
     patch.setattr(engine.Plan, "_arithmetic", lambda self: next(iter(self.models["a"].specs.values())).dtype)
 
@@ -313,6 +324,7 @@ FAULTS = {
     emr_mean_per_tensor: "emr_of_one_model_is_the_model_and_scales_are_global",
     tsv_null_vectors: "tsv_m_of_one_task_and_of_orthogonal_ones",
     iso_sum_instead_of_mean: "iso_c_makes_singular_values_equal",
+    statistics_merged_like_weights: "statistics_are_averaged_whatever_the_method",
     average_in_the_type_of_the_file: "average_is_the_correctly_rounded_mean_in_bfloat16",
     average_of_products: "average_of_one_or_equal_models_is_exact",
     line_the_other_way: "line_is_exact_at_both_ends",

@@ -55,28 +55,17 @@ def test_a_model_linear_in_its_weights_has_no_barrier():
     x, ends = torch.randn(50, 8), [nn.Linear(8, 1) for _ in range(2)]
     live, ts = nn.Linear(8, 1), np.linspace(0, 1, 11).tolist()
     with torch.no_grad(), Interpolation(live, ends[0].state_dict(), ends[1].state_dict()) as line:
-        means = [float(moved(x).mean()) for _, moved in line.points(ts)]
+        means = np.array([float(moved(x).mean()) for _, moved in line.points(ts)])
     assert curves.barrier(ts, means)[0] == pytest.approx(0, abs=1e-6)
 
 
 def test_barrier_is_the_largest_excess_over_the_chord():
     ts = [0, 0.25, 0.5, 0.75, 1]
-    assert curves.barrier(ts, [1, 1.5, 3, 2.5, 2]) == (1.5, 0.5)
-    assert curves.barrier(ts, [1, 0, 0, 0, 1]) == (0.0, 0)
-    with pytest.raises(ValueError, match="both ends"):
-        curves.barrier([0.1, 1], [0, 0])
-    rows = np.random.default_rng(0).normal([1, 1.5, 3, 2.5, 2], 0.1, (200, 5))
-    found = curves.barrier_interval(ts, rows)
-    assert found.low < 1.5 < found.high and found.low <= found.value <= found.high
-
-
-def test_bootstrap_covers():
-    generator = np.random.default_rng(1)
-    inside = 0
-    for trial in range(200):
-        found = curves.bootstrap(generator.normal(0.3, 1, 100), seed=trial, resamples=300)
-        inside += found.low <= 0.3 <= found.high
-    assert 0.90 <= inside / 200 <= 0.99
+    heights, places = curves.barrier(ts, np.array([[1, 1.5, 3, 2.5, 2], [1, 0, 0, 0, 1]]))
+    assert heights.tolist() == [1.5, 0.0] and places.tolist() == [0.5, 0.0]
+    for wrong in ([0.1, 1], [0, 0.9], [0, 1, 0.5, 1]):
+        with pytest.raises(ValueError, match="both ends"):
+            curves.barrier(wrong, np.zeros(len(wrong)))
 
 
 @settings(max_examples=30, deadline=None)
@@ -88,11 +77,7 @@ def test_hypervolume_counts_unit_cubes(points):
     assert curves.hypervolume([points[i] for i in front], (0, 0, 0)) == pytest.approx(len(cubes))
 
 
-def test_tables():
-    rows = curves.synergy_matrix({"vqa": 0.8}, {"x": {"vqa": 0.7}, "y": {"vqa": 0.5}})
-    assert rows[0]["minus_best"] == pytest.approx(0.1) and rows[0]["minus_mean"] == pytest.approx(0.2)
-    (row,) = curves.normalized_table({"m": {"a": 0.5, "b": 0.9}}, {"a": 1.0, "b": 0.6})
-    assert (row["mean"], row["worst"], row["wins"]) == (pytest.approx(1.0), 0.5, 1)
+def test_holm_and_effective_robustness():
     assert curves.holm([0.01, 0.04, 0.03]) == pytest.approx([0.03, 0.06, 0.06])
     on_the_line = [(0.5, 0.4), (0.9, 0.7)]
     slope = (curves._logit(0.7) - curves._logit(0.4)) / (curves._logit(0.9) - curves._logit(0.5))
@@ -120,6 +105,15 @@ def test_cosines_and_norms_per_module(tmp_path):
     assert found["all", "a", "a"]["norm_first"] == pytest.approx(np.sqrt(10))
     assert found["decoder.layers", "b", "b"]["relative_first"] == pytest.approx(2 / 5)
     assert found["all", "a", "c"]["cosine"] is None
+
+
+def test_counters_have_no_direction():
+    states = {name: nn.BatchNorm1d(3).state_dict() for name in ("base", "a", "b")}
+    for number, state in enumerate(states.values()):
+        state["weight"] += number
+        state["num_batches_tracked"] += 10 * number
+    rows = geometry({name: states[name] for name in "ab"}, states["base"])
+    assert [row["cosine"] for row in rows if row["module"] == "all"] == pytest.approx([1, 1, 1])
 
 
 # --- search ----------------------------------------------------------------------------------------
@@ -267,7 +261,16 @@ def test_command_line(tmp_path, capsys, monkeypatch):
     assert json.loads((out / "merge.json").read_text())["recipe_digest"] in capsys.readouterr().out
     call("geometry", *models, "--base", tmp_path / "base", "--out", tmp_path / "geometry.csv")
     assert (tmp_path / "geometry.csv").read_text().startswith("module,first,second,cosine")
+    call("methods")
+    assert "task_arithmetic " in capsys.readouterr().out
+    call("methods", "ties")
+    assert "option density: 0.2" in capsys.readouterr().out
     with pytest.raises(UserError, match="expected <name>=<path>"):
         call("run", tmp_path / "recipe.yaml", "--model", "a", "--out", out)
+    (tmp_path / "two.yaml").write_text("method: average\nmodels: [a]\n")
+    with pytest.raises(UserError, match="--model b: not one of the models"):
+        call("run", tmp_path / "two.yaml", *models, "--out", out)
+    with pytest.raises(UserError, match="--threads 0: give 1 or more"):
+        call("run", tmp_path / "two.yaml", *models, "--out", out, "--threads", 0)
     with pytest.raises(UserError, match="is not a merge"):
         call("verify", tmp_path / "a")

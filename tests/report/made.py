@@ -181,6 +181,7 @@ def write_results(root, data):
         comparisons(),
     )
     table(reports / "metrics/interpolation.csv", "first second alpha task metric value low high n", lines())
+    write_merging(reports / "metrics")
     columns = (
         "study variant baseline seed task metric value low high n difference difference_low difference_high"
     )
@@ -189,6 +190,45 @@ def write_results(root, data):
         table(reports / f"ablations/{study}.csv", columns, [row for name, row in found if name == study])
     write_curves(reports / "curves")
     write_runs(root)
+
+
+def write_merging(folder):
+    """League, pairs, fronts and geometry."""
+    from unival.stages.league import COLUMNS, FRONT_COLUMNS, PAIR_COLUMNS
+
+    models = {"experts": 1.0, "pretrain/video_text": 0.7, "merged/average": 0.93, "merged/ties": 0.9}
+    tasks = " ".join(IMAGE_TASKS)
+    rows = [
+        (model, part, tasks, *around(0.7 * share), *around(share), *around(share - 0.1), "vqa",
+         int(model != "merged/ties"), "" if part == "id" else 0.02, 600)
+        for part in ("id", "ood") for model, share in models.items()
+    ]  # fmt: skip
+    table(folder / "league.csv", " ".join(COLUMNS), rows)
+    rows = [
+        ("caption", "vqa", task, 0.02, 0, 0.05, 0.33, 0.6, difference, difference - 0.1, difference + 0.1, p,
+         *around(difference + 0.1))
+        for task, difference, p in (("caption", -0.2, 0.01), ("vqa", 0.05, 0.4))
+    ]  # fmt: skip
+    table(folder / "pairs.csv", " ".join(PAIR_COLUMNS), rows)
+    rows = [("caption", "vqa", "caption", "vqa", 5, 7, 0.9, 0.8, *around(0.1))]
+    table(folder / "fronts.csv", " ".join(FRONT_COLUMNS), rows)
+    columns = "module first second cosine norm_first norm_second relative_first relative_second"
+    rows = [
+        (
+            module,
+            first,
+            second,
+            1.0 if first == second else "" if module == "empty" else 0.2,
+            1,
+            2,
+            0.01,
+            0.02,
+        )
+        for module in ("all", "empty")
+        for place, first in enumerate(IMAGE_TASKS)
+        for second in IMAGE_TASKS[place:]
+    ]
+    table(folder / "geometry.csv", columns, rows)
 
 
 def write_predictions(path, task, data):

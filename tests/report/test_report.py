@@ -88,6 +88,15 @@ def test_every_modality_has_examples_and_a_contact_sheet(folder) -> None:
         assert f"example-{task}-0.png" in names
 
 
+def test_merged_models_are_placed_in_plane_matrix_and_cosines(folder) -> None:
+    """Three charts, and the tables of barriers and of task vectors per module."""
+    names = {path.name for path in (folder / "reports/figures").iterdir()}
+    assert {"plane-0.png", "merge-matrix.png", "cosines.png"} <= names
+    text = (folder / "reports/report.md").read_text(encoding="utf-8")
+    assert "| caption + vqa | caption | 0.020 | [0.000, 0.050] | 0.33 | +0.100 [+0.060, +0.140] |" in text
+    assert "| all | 0.20 | 0.010 to 0.010 |" in text and "| empty | – | 0.010 to 0.010 |" in text
+
+
 def test_summary_has_the_documented_fields(folder) -> None:
     """Exactly the fields of docs/summary.md, numbers as numbers."""
     found = study.read(folder, folder / "data/tiny", "quick")

@@ -1,4 +1,4 @@
-"""Models that are finetuned again around a merge, and the league table, at the smallest size."""
+"""Searched coefficients, models finetuned again around a merge, and the tables about merged models."""
 
 import csv
 import json
@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import yaml
 
+from unival.merging import verify
 from unival.metrics.bootstrap import interval
 from unival.stages import league
 from unival.stages.cells import Result, Spec
@@ -22,61 +23,124 @@ def result(model, kind, task, scores, tmp_path, split="test"):
     )
 
 
+def table(columns, rows):
+    return [dict(zip(columns, row, strict=True)) for row in rows]
+
+
 def test_lines_of_the_league(tmp_path, monkeypatch):
     """The expert's share is 1 without spread; a copy of it too; half the score is half the share."""
     monkeypatch.setattr(league, "_updates", lambda task: 10)
+    monkeypatch.chdir(tmp_path)
+    note = tmp_path / "models/merged/copy/made.json"
+    note.parent.mkdir(parents=True)
+    note.write_text(json.dumps({"tasks": PAIR, "updates": {"finetune/vqa": 10, "copy": 4}}))
     rng = np.random.default_rng(0)
     found = []
     for task in PAIR:
         own = rng.random(50)
-        found += [result(f"finetune/{task}", "finetuned", task, own, tmp_path)]
-        found += [result("merged/copy", "merged", task, own, tmp_path)]
-        found += [result("merged/half", "merged", task, own / (2 if task == "vqa" else 1), tmp_path)]
-    tasks = {"copy": PAIR, "half": PAIR}
-    lines = [dict(zip(league.COLUMNS, row, strict=True)) for row in league.rows(found, tasks, 200)]
-    experts, copy, half = lines
-    assert [line["model"] for line in lines] == ["experts", "merged/copy", "merged/half"]
+        for split in ("test", "ood-crowding"):
+            found += [
+                result(f"finetune/{task}", "finetuned", task, own, tmp_path, split),
+                result("pretrain/p", "pretrained", task, own / 4, tmp_path, split),
+                result("merged/copy", "merged", task, own, tmp_path, split),
+                result("merged/half", "merged", task, own / (2 if task == "vqa" else 1), tmp_path, split),
+            ]
+    tasks = {"copy": PAIR, "half": PAIR, "absent": PAIR}
+    lines = table(league.COLUMNS, league.rows(found, tasks, 200))
+    experts, pretrained, copy, half = lines[:4]
+    order = ["experts", "pretrain/p", "merged/copy", "merged/half"]
+    assert [line["model"] for line in lines] == order * 2
+    assert [line["part"] for line in lines] == ["id"] * 4 + ["ood"] * 4
     for line in (experts, copy):
         assert (line["share"], line["share_low"], line["share_high"], line["worst"]) == (1, 1, 1, 1)
-        assert line["mean_low"] < line["mean"] < line["mean_high"] and line["updates"] == 20
-    assert (half["worst"], half["worst_low"], half["worst_high"], half["worst_task"]) == (
-        0.5,
-        0.5,
-        0.5,
-        "vqa",
-    )
-    assert half["share"] == 0.75
+        assert line["mean_low"] < line["mean"] < line["mean_high"] and line["front"] == 1
+    assert [line["updates"] for line in lines[:4]] == [20, 0, 14, 0]
+    worst = half["worst"], half["worst_low"], half["worst_high"], half["worst_task"]
+    assert worst == (0.5, 0.5, 0.5, "vqa")
+    assert (half["share"], half["front"], pretrained["share"]) == (0.75, 0, 0.25)
+    assert [line["robustness"] for line in lines[4:]] == pytest.approx([0, 0, 0, 0], abs=1e-6)
+
+
+def test_pairs_have_barriers_the_middle_and_a_front(tmp_path):
+    """A score that dips, and one that rises, between two models."""
+    heights = {"vqa": {0.0: 0.8, 0.5: 0.5, 1.0: 0.6}, "grounding": {0.0: 0.2, 0.5: 0.9, 1.0: 0.6}}
+    noise = np.random.default_rng(0).normal(0, 0.01, 100)
+    points = [
+        ("a", "b", place, result("a-b", "interpolated", task, height + noise, tmp_path))
+        for task, line in heights.items()
+        for place, height in line.items()
+    ]
+    lines = league.lines_of(points, 200)
+    vqa, grounding = table(league.PAIR_COLUMNS, league.pair_rows(lines))
+    assert vqa["barrier"] == pytest.approx(0.2) and vqa["barrier_at"] == 0.5
+    assert vqa["barrier_low"] == pytest.approx(0.2) == vqa["barrier_high"]  # the noise is shared: paired
+    assert grounding["barrier"] == 0
+    assert (vqa["minus_best"], grounding["minus_best"]) == pytest.approx((-0.3, 0.3))
+    assert (vqa["minus_mean"], grounding["minus_mean"]) == pytest.approx((-0.2, 0.5))
+    assert vqa["p"] == grounding["p"] == pytest.approx(4 / 201, abs=1e-6)  # twice 2 / 201, after Holm
+    (front,) = table(league.FRONT_COLUMNS, league.front_rows(lines))
+    assert (front["on_front"], front["points"]) == (3, 3)
+    assert front["area_of_ends"] == pytest.approx(0.6 * 0.6 + 0.2 * 0.2, abs=0.01)
+    assert front["area"] == pytest.approx(front["area_of_ends"] + 0.5 * 0.3, abs=0.01)
+
+
+AGAIN = {
+    "fusing_vqa": {"recipe": "average", "tasks": ["vqa"]},
+    "ratatouille_vqa": {"recipe": "average", "tasks": ["vqa"], "each": True},
+    "ratatouille_grounding": {"recipe": "average", "tasks": ["grounding"], "each": True},
+    "joint": {"tasks": PAIR},
+}
+SEARCH = {
+    "task_arithmetic": {"strategy": "optuna", "over": {"scale": [0.0, 1.0]}, "rows": 4, "budget": 2},
+    "lines": {"strategy": "coordinate", "over": {"vqa": [0.0, 1.0]}, "rows": 4, "budget": 2},
+    "greedy_soup": {"strategy": "greedy", "rows": 4},
+    "adamerging": {"strategy": "entropy", "rows": 4, "budget": 3},
+}
 
 
 @pytest.mark.slow
-def test_fusing_ratatouille_and_joint_finetuning_run(clone, run):
+def test_fusing_ratatouille_joint_searches_and_statistics_run(clone, run):
+    """Every kind of recipe, on two tasks that saw one phase of pretraining."""
     params = yaml.safe_load((clone / "params.yaml").read_text())
-    params["tasks"] = PAIR
-    recipes = {"merges": ["average"], "recipes": {"average": {"models": PAIR}}}
-    again = {
-        "fusing_vqa": {"recipe": "average", "tasks": ["vqa"]},
-        "ratatouille_vqa": {"recipe": "average", "tasks": ["vqa"], "each": True},
-        "joint": {"tasks": PAIR},
-    }
-    params["set"]["merge"] = {**recipes, "again": again}
+    start = "models/pretrain/image_text"
+    params |= {"tasks": PAIR, "pretrained": start}
+    params["phases"] = {"image_text": params["phases"]["image_text"]}
+    names = ["average", *SEARCH, "fisher", "regmean", "ratatouille"]
+    recipes = {name: {"models": PAIR} for name in names}
+    recipes["ratatouille"]["models"] = ["ratatouille_vqa", "ratatouille_grounding"]
+    params["set"]["merge"] = {
+        "merges": names, "recipes": recipes, "again": AGAIN, "search": SEARCH, "statistics_rows": 4,
+    }  # fmt: skip
     params["set"]["evaluate"] = {
-        **recipes,
-        "pretrained_tasks": [],
-        "interpolation": {"pairs": []},
-        "shifted_pretrained": True,
-    }
+        "merges": names, "pretrained_tasks": [], "shifted_pretrained": True,
+        "interpolation": {"pairs": [["ratatouille_vqa", "ratatouille_grounding"]]},
+    }  # fmt: skip
     (clone / "params.yaml").write_text(yaml.safe_dump(params, sort_keys=False))
     run("dvc", "repro", "evaluate")
-    with (clone / "reports/metrics/league.csv").open() as handle:
-        lines = {(row["model"], row["tasks"], row["part"]): row for row in csv.DictReader(handle)}
-    both = "vqa grounding"
-    wanted = {"experts": 8, "pretrain/video_text": 0, "merged/average": 8, "merged/joint": 8}
+
+    def read(name):
+        with (clone / f"reports/metrics/{name}.csv").open() as handle:
+            return list(csv.DictReader(handle))
+
+    lines = {(row["model"], row["tasks"], row["part"]): row for row in read("league")}
+    both = " ".join(PAIR)
+    wanted = {"experts": 8, start.removeprefix("models/"): 0, "merged/average": 8, "merged/joint": 8}
+    wanted |= {"merged/regmean": 8, "merged/ratatouille": 16}
     assert {model: int(lines[model, both, "id"]["updates"]) for model in wanted} == wanted
-    assert ("pretrain/video_text", both, "ood") in lines
-    for model, updates in (("merged/fusing_vqa", 12), ("merged/ratatouille_vqa", 16)):
-        assert (
-            int(lines[model, "vqa", "id"]["updates"]) == int(lines[model, "vqa", "ood"]["updates"]) == updates
+    assert (start.removeprefix("models/"), both, "ood") in lines
+    for model in ("fusing_vqa", "ratatouille_vqa"):  # 2 experts, and once more on the target
+        for part in ("id", "ood"):
+            assert int(lines[f"merged/{model}", "vqa", part]["updates"]) == 12
+    assert {(row["first"], row["task"]) for row in read("pairs")} == {("ratatouille_vqa", t) for t in PAIR}
+    assert len(read("fronts")) == 1
+    assert {row["second"] for row in read("geometry")} == set(PAIR)
+    merged = clone / "models/merged"
+    for name in names:
+        record = json.loads((merged / name / "merge.json").read_text())
+        assert record["recipe"]["method"] == {"fisher": "fisher", "regmean": "regmean"}.get(
+            name, "average" if name in ("average", "greedy_soup", "ratatouille") else "task_arithmetic"
         )
-    record = json.loads((clone / "models/merged/ratatouille_vqa/merge.json").read_text())
-    experts = {name: clone / "models/finetune" / name / "model.safetensors" for name in PAIR}
-    assert record["recipe"]["models"] == sorted(PAIR) and all(path.is_file() for path in experts.values())
+        verify(merged / name)
+    chosen = json.loads((merged / "adamerging/merge.json").read_text())["recipe"]["modules"]
+    assert len({tuple(rule["weights"].values()) for rule in chosen}) > 1
+    assert "mean taken" in " ".join(json.loads((merged / "regmean/merge.json").read_text())["notes"])

@@ -134,7 +134,7 @@ def _require_all(
         holders = [models[owner].label for owner in owners] or ["the base"]
         raise UserError(
             f"{name}: is in {', '.join(holders)} but not in {', '.join(lacking)}: "
-            "give other models, or an align rule (owners, trained, base, take) for it"
+            "give other models, or an align rule (owners, mean, trained, base, take) for it"
         )
 
 

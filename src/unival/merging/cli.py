@@ -1,6 +1,8 @@
-"""`unival merge run | verify | report`: merges from the command line, for any safetensors checkpoints."""
+"""`unival merge run | verify | report | geometry | methods`: for any safetensors checkpoints."""
 
 import argparse
+import dataclasses
+import inspect
 import json
 from pathlib import Path
 from typing import Any
@@ -11,7 +13,12 @@ from unival.errors import UserError
 
 def main(arguments: list[str]) -> None:
     """`unival merge`."""
-    parser = argparse.ArgumentParser(prog="unival merge", description="Merge any safetensors checkpoints.")
+    parser = argparse.ArgumentParser(
+        prog="unival merge",
+        description="Merge any safetensors checkpoints: files, or folders, sharded or not.",
+        epilog="example: unival merge run conf/merge/ties.yaml --model caption=models/finetune/caption "
+        "--model vqa=... --base models/pretrain/video_text --out merged. All about recipes: docs/merging.md",
+    )
     add_arguments(parser)
     run(parser.parse_args(arguments))
 
@@ -21,31 +28,40 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     actions = parser.add_subparsers(dest="action", required=True, metavar="<action>")
 
     action = actions.add_parser("run", help="merge checkpoints into a new folder")
-    action.add_argument("recipe", type=Path, help="YAML: method, models, options, ... (see docs/merging.md)")
+    action.add_argument("recipe", type=Path, metavar="<recipe.yaml>", help="at least `method: <name>`")
+    _inputs(action, "a model of the recipe; repeat per model")
     action.add_argument(
-        "--model", action="append", default=[], metavar="<name>=<path>", help="repeat per model"
+        "--out", type=Path, required=True, metavar="<folder>", help="a new folder, or an old merge"
     )
-    action.add_argument("--base", type=Path, metavar="<path>", help="the common starting point")
-    action.add_argument("--statistics", action="append", default=[], metavar="<name>=<path>")
-    action.add_argument("--out", type=Path, required=True, metavar="<folder>")
-    action.add_argument("--threads", type=int, default=1)
-    action.add_argument("--device", default="cpu")
-    action.add_argument("--shard-mib", type=int, help="start another file before one grows beyond this")
+    action.add_argument("--threads", type=int, default=1, metavar="<n>", help="changes no byte; default 1")
+    action.add_argument("--device", default="cpu", metavar="<device>", help="cpu (default), cuda, ...")
+    action.add_argument(
+        "--shard-mib", type=int, metavar="<n>", help="start another file before one grows beyond this"
+    )
 
     action = actions.add_parser("verify", help="repeat a merge and compare every byte")
-    action.add_argument("folder", type=Path)
-    action.add_argument(
-        "--model", action="append", default=[], metavar="<name>=<path>", help="where it is now"
-    )
-    action.add_argument("--base", type=Path, metavar="<path>")
+    action.add_argument("folder", type=Path, metavar="<folder>")
+    _inputs(action, "where a model lies now, if not where the record says")
 
     action = actions.add_parser("report", help="what a merge did, on one page")
-    action.add_argument("folder", type=Path)
+    action.add_argument("folder", type=Path, metavar="<folder>")
 
     action = actions.add_parser("geometry", help="cosines and norms of task vectors per module, as CSV")
-    action.add_argument("--model", action="append", default=[], metavar="<name>=<path>")
-    action.add_argument("--base", type=Path, required=True, metavar="<path>")
+    action.add_argument("--model", action="append", required=True, metavar="<name>=<path>", help="repeat")
+    action.add_argument("--base", type=Path, required=True, metavar="<path>", help="the common start")
     action.add_argument("--out", type=Path, required=True, metavar="<file.csv>")
+
+    action = actions.add_parser("methods", help="what there is, or one method with its options and formula")
+    action.add_argument("name", nargs="?", metavar="<method>")
+
+
+def _inputs(action: argparse.ArgumentParser, help_of_model: str) -> None:
+    action.add_argument("--model", action="append", default=[], metavar="<name>=<path>", help=help_of_model)
+    action.add_argument("--base", type=Path, metavar="<path>", help="the models' common starting point")
+    action.add_argument(
+        "--statistics", action="append", default=[], metavar="<name>=<path>",
+        help="Fisher or Gram statistics of a model (unival.merging.collect)",
+    )  # fmt: skip
 
 
 def run(options: argparse.Namespace) -> None:
@@ -54,17 +70,25 @@ def run(options: argparse.Namespace) -> None:
     Raises:
         UserError: see `merge` and `verify`.
     """
-    {"run": _run, "verify": _verify, "report": _report, "geometry": _geometry}[options.action](options)
+    actions = {"run": _run, "verify": _verify, "report": _report, "geometry": _geometry, "methods": _methods}
+    actions[options.action](options)
 
 
 def _run(options: argparse.Namespace) -> None:
     from unival.merging import as_recipe, merge
 
+    for name in ("threads", "shard_mib"):
+        if getattr(options, name) is not None and getattr(options, name) < 1:
+            raise UserError(f"--{name.replace('_', '-')} {getattr(options, name)}: give 1 or more")
     values = config.load(options.recipe)
     inputs = named_paths(options.model, "--model")
-    values.setdefault("models", sorted(inputs))
+    recipe = as_recipe({"models": sorted(inputs), **values}, str(options.recipe))
+    if unused := sorted(set(inputs) - set(recipe.models)):
+        raise UserError(
+            f"--model {unused[0]}: not one of the models of {options.recipe} ({', '.join(recipe.models)})"
+        )
     record = merge(
-        as_recipe(values, str(options.recipe)),
+        recipe,
         inputs,
         options.base,
         options.out,
@@ -79,7 +103,11 @@ def _run(options: argparse.Namespace) -> None:
 def _verify(options: argparse.Namespace) -> None:
     from unival.merging import verify
 
-    verify(options.folder, named_paths(options.model, "--model"), options.base)
+    models, statistics = (
+        named_paths(options.model, "--model"),
+        named_paths(options.statistics, "--statistics"),
+    )
+    verify(options.folder, models, options.base, statistics)
     print(f"{options.folder}: inputs and output are the recorded ones, and the merge repeats byte for byte")
 
 
@@ -88,8 +116,8 @@ def _report(options: argparse.Namespace) -> None:
 
     try:
         print(page(json.loads((options.folder / RECORD).read_text(encoding="utf-8"))))
-    except (OSError, ValueError) as error:
-        raise UserError(f"{options.folder}: no readable {RECORD}: this is not a merge") from error
+    except (OSError, ValueError, KeyError) as error:
+        raise UserError(f"{options.folder}: no readable {RECORD} ({error}): this is not a merge") from error
 
 
 def _geometry(options: argparse.Namespace) -> None:
@@ -98,6 +126,22 @@ def _geometry(options: argparse.Namespace) -> None:
     rows = geometry(named_paths(options.model, "--model"), options.base)
     write_csv(options.out, rows)
     print(f"{options.out}: {len(rows)} rows")
+
+
+def _methods(options: argparse.Namespace) -> None:
+    from unival.merging.methods import METHODS
+
+    if options.name is None:
+        for name in METHODS.names():
+            first = inspect.cleandoc(METHODS[name].__doc__ or "").split("\n\n")[0]
+            print(f"{name:20} {' '.join(first.split())}")
+        return
+    method = METHODS[options.name]
+    print(f"{options.name}\n\n{inspect.cleandoc(method.__doc__ or '')}\n")
+    needs = [("a base", method.needs_base), ("statistics of every model", method.needs_statistics)]
+    print(f"needs: {' and '.join(what for what, needed in needs if needed) or 'the models only'}")
+    for option in dataclasses.fields(method.Options):
+        print(f"option {option.name}: {option.default}")
 
 
 def named_paths(pairs: list[str], option: str) -> dict[str, Path]:

@@ -1,107 +1,33 @@
-"""What a merge buys, from evaluations: barriers, synergy matrix, Pareto front, ID against OOD, intervals.
+"""What a merge buys, from scores: barriers, Pareto front, hypervolume, effective robustness.
 
-Everything here is arithmetic on scores: the caller evaluates (see `live.Interpolation`) and keeps per-row
-scores, so that differences are paired and every number has an interval.
+Everything here is arithmetic on scores that the caller evaluated (see `live.Interpolation`). `barrier` works
+on any leading axes, so that resamples of a bootstrap go through it like the scores themselves.
 """
 
 import math
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Sequence
 
 import numpy as np
 
-RESAMPLES = 2000
 
-
-@dataclass(frozen=True)
-class Interval:
-    """An estimate with the ends of its 95% bootstrap interval."""
-
-    value: float
-    low: float
-    high: float
-
-
-def bootstrap(rows: np.ndarray, statistic: Any = None, seed: int = 0, resamples: int = RESAMPLES) -> Interval:
-    """Percentile bootstrap over the first axis.
-
-    Args:
-        rows: (n, ...) per-row scores; the same rows are drawn for every column, so columns stay paired.
-        statistic: from the mean over rows (shape ...) to a number; the mean itself by default.
-    """
-    measure = statistic or (lambda means: float(means))
-    generator = np.random.default_rng(seed)
-    n = len(rows)
-    flat = rows.reshape(n, -1)
-    draws = []
-    for _ in range(resamples):
-        counts = np.bincount(generator.integers(0, n, n), minlength=n)
-        draws.append(measure((counts @ flat / n).reshape(rows.shape[1:])))
-    low, high = np.quantile(draws, [0.025, 0.975])
-    return Interval(float(measure(rows.mean(axis=0))), float(low), float(high))
-
-
-def barrier(ts: Sequence[float], losses: Sequence[float]) -> tuple[float, float]:
+def barrier(ts: Sequence[float], losses: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """(B, t): the largest excess of the loss over the chord between the ends, and where it is.
 
     B = max_t L(t) - (1 - t) L(0) - t L(1) (Frankle et al. 2020, arXiv 1912.05671); 0 at the ends, so B >= 0.
     For a score, where more is better, give its negative.
-    """
-    places = np.asarray(ts, dtype=float)
-    order = np.argsort(places)
-    places, values = places[order], np.asarray(losses, dtype=float)[order]
-    if places[0] != 0 or places[-1] != 1:
-        raise ValueError("a barrier needs both ends, t = 0 and t = 1")
-    excess = values - ((1 - places) * values[0] + places * values[-1])
-    top = int(np.argmax(excess))
-    return float(excess[top]), float(places[top])
-
-
-def barrier_interval(ts: Sequence[float], rows: np.ndarray, seed: int = 0) -> Interval:
-    """The barrier of per-row losses (n, len(ts)) with its interval; rows are paired over t."""
-    return bootstrap(rows, lambda means: barrier(ts, means)[0], seed)
-
-
-def synergy_matrix(
-    merged: Mapping[str, float], parents: Mapping[str, Mapping[str, float]]
-) -> list[dict[str, Any]]:
-    """Per task: the merge minus the best parent and minus the mean of the parents.
 
     Args:
-        merged: task -> score. parents: parent -> task -> score; more is better.
-    """
-    rows = []
-    for task, value in sorted(merged.items()):
-        scores = [parent[task] for parent in parents.values() if task in parent]
-        if scores:
-            mean = sum(scores) / len(scores)
-            best = max(scores)
-            rows.append({"task": task, "merged": value, "best_parent": best, "minus_best": value - best,
-                         "minus_mean": value - mean})  # fmt: skip
-    return rows
+        ts: T places in increasing order, the first 0 and the last 1.
+        losses: (..., T).
 
-
-def normalized_table(
-    scores: Mapping[str, Mapping[str, float]], experts: Mapping[str, float]
-) -> list[dict[str, Any]]:
-    """Per model: absolute scores, each over the expert's own, their mean, worst, and the wins over
-    experts.
+    Raises:
+        ValueError: an end is missing.
     """
-    rows = []
-    for model, found in scores.items():
-        shares = {task: value / experts[task] for task, value in found.items() if experts.get(task)}
-        row: dict[str, Any] = {"model": model, **{f"absolute/{task}": value for task, value in found.items()}}
-        row |= {f"normalized/{task}": share for task, share in shares.items()}
-        if shares:
-            values = list(shares.values())
-            row |= {
-                "mean": sum(values) / len(values),
-                "worst": min(values),
-                "wins": sum(v > 1 for v in values),
-            }
-        rows.append(row)
-    return rows
+    places, values = np.asarray(ts, dtype=float), np.asarray(losses, dtype=float)
+    if places[0] != 0 or places[-1] != 1 or (np.diff(places) <= 0).any():
+        raise ValueError("a barrier needs both ends, t = 0 and t = 1, and increasing t")
+    excess = values - ((1 - places) * values[..., :1] + places * values[..., -1:])
+    return excess.max(axis=-1), places[excess.argmax(axis=-1)]
 
 
 def holm(p_values: Sequence[float]) -> list[float]:

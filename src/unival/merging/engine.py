@@ -21,7 +21,7 @@ from unival.errors import UserError
 from unival.merging.align import Assignment, align, tied_names
 from unival.merging.checkpoint import Source
 from unival.merging.job import Job, Scratch, Settings, finite
-from unival.merging.method import Method
+from unival.merging.method import Method, NoOptions
 from unival.merging.methods import METHODS
 from unival.merging.recipe import Recipe, coefficients
 
@@ -43,6 +43,7 @@ class Plan:
         order = self.recipe.models if kind.ordered else sorted(self.recipe.models)
         self.models = {name: self.models[name] for name in order}
         self.method = kind(options, self.recipe.seed, self.statistics)
+        self.mean = METHODS["average"](NoOptions())
         self.assignments = align(self.recipe, self.models, self.base, kind.needs_base)
         self.settings.dtype = self._arithmetic()
         self.tied = tied_names(self.models, self.assignments)
@@ -85,8 +86,13 @@ class Plan:
         self, found: Assignment, weights: dict[str, float] | None, scale: float, kind: type[Method]
     ) -> Job:
         sources = [self.models[owner] for owner in found.owners]
+        if found.rule == "mean":
+            return Job(found, sources, None, None, 1.0, self.settings)
         chosen = tuple(weights[owner] for owner in found.owners) if weights is not None else None
         return Job(found, sources, self.base if kind.needs_base else None, chosen, scale, self.settings)
+
+    def _method(self, job: Job) -> Method:
+        return self.mean if job.assignment.rule == "mean" else self.method
 
     def stream(self) -> Generator[tuple[Assignment, int, Tensor]]:
         """(assignment, first element, merged elements in the output type) in the order of `assignments`.
@@ -94,7 +100,7 @@ class Plan:
         The order is the caller's: sort `assignments` first. A tensor is overwritten by the next step.
         """
         with single_threaded():
-            self.method.prepare(list(self.jobs.values()))
+            self.method.prepare([job for job in self.jobs.values() if job.assignment.rule != "mean"])
             tasks = self._tasks()
             if self.settings.threads == 1:
                 for assignment, start, end, job, state in tasks:
@@ -109,7 +115,7 @@ class Plan:
     def _tasks(self) -> Iterator[tuple[Assignment, int, int, Job | None, Any]]:
         for assignment in self.assignments:
             job = self.jobs.get(self.tied.get(assignment.name, assignment.name))
-            state = self.method.start(job) if job else None
+            state = self._method(job).start(job) if job else None
             for start in range(0, assignment.spec.count, self.settings.chunk):
                 yield assignment, start, min(start + self.settings.chunk, assignment.spec.count), job, state
 
@@ -146,9 +152,10 @@ class Plan:
             assert source is not None
             buffer = scratch.buffer(0, end - start, source.specs[found.name].dtype)
             return out.copy_(source.read(found.name, start, end - start, buffer))
-        checked = not self.method.propagates
+        method = self._method(job)
+        checked = not method.propagates
         for first, models, base in job.blocks(start, end, scratch, checked):
-            merged = self.method.block(job, state, first, models, base)  # type: ignore[arg-type]
+            merged = method.block(job, state, first, models, base)  # type: ignore[arg-type]
             if not checked and not finite(merged):
                 job.require_finite([*models, *([base] if base is not None else [])], first)
             out[first - start : first - start + len(merged)] = merged

@@ -52,13 +52,17 @@ def geometry(
     Returns:
         Rows (module, first, second, cosine, norm_first, norm_second, relative_first, relative_second) for
         every pair of models and every module, the module "all" first. The cosine with a zero vector is None.
+        Integers have no direction and are left out.
     """
     from unival.merging.engine import Plan, single_threaded
     from unival.merging.live import as_source
-    from unival.merging.recipe import Recipe
+    from unival.merging.recipe import AlignRule, Recipe
 
     sources = {name: as_source(path, str(path)) for name, path in models.items()}
-    plan = Plan(Recipe("task_arithmetic", tuple(models)), sources, as_source(base, str(base)))
+    origin = as_source(base, str(base))
+    counters = [name for name, spec in origin.specs.items() if not spec.dtype.is_floating_point]
+    rules = tuple(AlignRule(f"^{re.escape(name)}$", "base") for name in counters)
+    plan = Plan(Recipe("task_arithmetic", tuple(models), align=rules), sources, origin)
     totals: dict[str, tuple[Tensor, float]] = {}
     with single_threaded():
         for job in plan.jobs.values():

@@ -21,13 +21,15 @@ class AlignRule:
     """What to do with the tensors whose name matches `pattern` (`re.search`); the first match decides.
 
     owners: only the models that have the tensor take part; the only owner's tensor is taken as it is.
+    mean: as owners, but the plain mean whatever the method: for statistics (running variances), which a sum
+        of changes may lead out of their range.
     trained: the owners are the models whose tensor differs from the base's; with none, the base's is taken.
     base: the base's tensor is taken as it is.
     take: the tensor of `model` is taken as it is.
     """
 
     pattern: str
-    rule: Literal["owners", "trained", "base", "take"]
+    rule: Literal["owners", "mean", "trained", "base", "take"]
     model: str | None = None
 
     def __post_init__(self) -> None:

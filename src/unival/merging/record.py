@@ -43,7 +43,7 @@ def merge(
     chunk: int = CHUNK,
     device: str = "cpu",
     shard_bytes: int | None = None,
-    home: Path | str | None = None,
+    moved: tuple[Path, Path] | None = None,
 ) -> dict[str, Any]:
     """Merge checkpoints into the new folder `out` and return the record written to out/merge.json.
 
@@ -54,13 +54,12 @@ def merge(
         statistics: per model, a safetensors file with its Fisher or Gram statistics.
         threads: workers; chunk: elements read at once. Neither changes a byte of the result.
         shard_bytes: start another file before one grows beyond this.
-        home: where the folder will lie in the end, if it is moved; the paths in the record start from there.
+        moved: (a folder above `out`, where it will be moved): the paths in the record are those of then.
 
     Raises:
         UserError: models that do not fit together, broken inputs, a full disk, an unusable output.
     """
     recipe, out = as_recipe(recipe), Path(out)
-    home = Path(home or out)
     folders = {"": Path(base)} if base is not None else {}
     folders |= {name: Path(inputs[name]) for name in sorted(recipe.models) if name in inputs}
     paths = {name: path for name, path in folders.items() if name}
@@ -93,9 +92,9 @@ def merge(
             record |= {
                 "outputs": outputs,
                 "paths": {
-                    "inputs": {name: _relative(path, home) for name, path in paths.items()},
-                    "base": _relative(base, home) if base is not None else None,
-                    "statistics": {name: _relative(path, home) for name, path in (statistics or {}).items()},
+                    "inputs": {name: _relative(path, out, moved) for name, path in paths.items()},
+                    "base": _relative(base, out, moved) if base is not None else None,
+                    "statistics": {n: _relative(path, out, moved) for n, path in (statistics or {}).items()},
                 },
                 "shard_bytes": shard_bytes,
                 "tensors": summary(plan),
@@ -110,6 +109,7 @@ def verify(
     out: Path | str,
     inputs: Mapping[str, Path | str] | None = None,
     base: Path | str | None = None,
+    statistics: Mapping[str, Path | str] | None = None,
     **settings: Any,
 ) -> dict[str, Any]:
     """Check a merged folder against its record, and repeat the merge.
@@ -127,12 +127,12 @@ def verify(
         raise UserError(f"{out}: no readable {RECORD} ({error}): this is not a merge") from error
     where = {name: (inputs or {}).get(name, (out / path).resolve()) for name, path in paths["inputs"].items()}
     origin = base or ((out / paths["base"]).resolve() if paths["base"] else None)
-    extra = {name: (out / path).resolve() for name, path in paths["statistics"].items()}
+    extra = {n: (statistics or {}).get(n, (out / path).resolve()) for n, path in paths["statistics"].items()}
     hashing.compare(record["outputs"], out, "the merged weights")
     for name, path in where.items():
         hashing.compare(record["inputs"][name], Path(path), f"model '{name}'")
     for name, path in extra.items():
-        hashing.compare(record["statistics"][name], path, f"statistics of '{name}'")
+        hashing.compare(record["statistics"][name], Path(path), f"statistics of '{name}'")
     if origin:
         hashing.compare(record["base"], Path(origin), "the base")
     if recipe.digest() != record["recipe_digest"]:
@@ -312,5 +312,11 @@ def copy_side_files(folder: Path, sources: Mapping[str, Path], reference: str) -
     return differences
 
 
-def _relative(path: Path | str, out: Path) -> str:
-    return os.path.relpath(Path(path).resolve(), out.resolve())
+def _relative(path: Path | str, out: Path, moved: tuple[Path, Path] | None) -> str:
+    """The path from `out`, when the folder was moved."""
+    start, end = (folder.resolve() for folder in moved or (out, out))
+
+    def then(place: Path) -> Path:
+        return end / place.relative_to(start) if place.is_relative_to(start) else place
+
+    return os.path.relpath(then(Path(path).resolve()), then(out.resolve()))

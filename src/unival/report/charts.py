@@ -284,7 +284,7 @@ def synergy(study: Study, folder: Path) -> list[Figure]:
             axes.set(xlim=(-0.5, len(tasks) - 0.5), ylim=(len(keys) - 0.5, -0.5))
             for row in rows:
                 place = tasks.index(row["task"]), keys.index((row["variant"], row["seed"]))
-                _square(axes, row, *place)
+                square(axes, row, *place)
             axes.set_xticks(range(len(tasks)), [words.task(task) for task in tasks])
             axes.set_yticks(range(len(keys)), labels)
             axes.tick_params(length=0, top=False)
@@ -294,19 +294,31 @@ def synergy(study: Study, folder: Path) -> list[Figure]:
     return found
 
 
-def _square(axes: Axes, row: Row, x: int, y: int) -> None:
+def square(axes: Axes, row: Row, x: int, y: int, mark: str = "") -> None:
+    """A difference with its interval as a coloured field of a matrix."""
     difference = row["difference"]
     color: Any = "#f0f0f0"
     if difference is None:
         text = f"{row['value']:.3f}\n[{row['low']:.2f}, {row['high']:.2f}]"
     else:
-        strength = min(abs(difference) / 0.5, 1.0)
         clear = row["difference_low"] > 0 or row["difference_high"] < 0
-        end = (0.34, 0.71, 0.91) if difference > 0 else (0.90, 0.56, 0.30)
-        mix = (0.25 + 0.75 * strength) if clear else 0.0
-        color = tuple(1 - mix * (1 - part) for part in end)
+        color = _shade(difference, (0.25 + 0.75 * min(abs(difference) / 0.5, 1.0)) if clear else 0.0)
         low, high = row["difference_low"], row["difference_high"]
-        text = f"{difference:+.3f}\n[{low:+.2f}, {high:+.2f}]"
-    corner = (x - 0.48, y - 0.46)
-    axes.add_patch(plt.Rectangle(corner, 0.96, 0.92, facecolor=color, edgecolor="#999999", lw=0.6))
+        text = f"{difference:+.3f}{mark}\n[{low:+.2f}, {high:+.2f}]"
+    axes.add_patch(_field(x, y, color))
     axes.text(x, y, text, ha="center", va="center", fontsize=8.5)
+
+
+def box(x: int, y: int, value: float) -> plt.Rectangle:
+    """A field of a matrix, coloured by a value between -1 and 1."""
+    return _field(x, y, _shade(value, abs(value)))
+
+
+def _field(x: int, y: int, color: Any) -> plt.Rectangle:
+    return plt.Rectangle((x - 0.48, y - 0.46), 0.96, 0.92, facecolor=color, edgecolor="#999999", lw=0.6)
+
+
+def _shade(value: float, strength: float) -> tuple[float, ...]:
+    """Blue for positive, orange for negative values; white at strength 0."""
+    end = (0.34, 0.71, 0.91) if value > 0 else (0.90, 0.56, 0.30)
+    return tuple(1 - strength * (1 - part) for part in end)

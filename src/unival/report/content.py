@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from unival.report import charts, claims, dag, gallery, words
+from unival.report import charts, claims, dag, gallery, merging, words
 from unival.report.page import Block, Cell, Document, Figures, Fold, Points, Section, Table, Text
 from unival.report.study import Row, Study
 
@@ -151,6 +151,8 @@ def _ends(study: Study) -> str:
     for first, second in dict.fromkeys((row["first"], row["second"]) for row in study.interpolation):
         for task, end in ((first, 0), (second, -1)):
             rows = charts.line_of(study, first, second, task)
+            if not rows:  # the pair is of merged models, whose names are not those of tasks
+                continue
             scores = [row["scores"] for row in study.predictions(f"finetune/{task}", task, rows[end]["n"])]
             if len(scores) == rows[end]["n"] and rows[end]["metric"] != "cider":
                 mean = sum(score[rows[end]["metric"]] for score in scores) / len(scores)
@@ -192,7 +194,8 @@ def _merges(study: Study, figures: Path) -> list[Block]:
     )
     text = "One merged model does the work of all its parents at the cost of one. "
     text += "Differences are paired over test rows."
-    return [Text(text), Table(columns, rows), Figures(charts.merges(study, figures))]
+    shown = Figures(charts.merges(study, figures))
+    return [Text(text), Table(columns, rows), shown, *merging.blocks(study, figures)]
 
 
 def _change(row: Row | None) -> Cell | str:

@@ -17,7 +17,7 @@ from unival.errors import UserError
 
 Row = dict[str, Any]
 _TEXT = {"model", "kind", "task", "split", "shift", "metric", "first", "second", "against", "study"}
-_TEXT |= {"variant", "baseline"}
+_TEXT |= {"variant", "baseline", "module", "part", "tasks", "worst_task", "first_task", "second_task"}
 _WHOLE = {"n", "severity", "primary", "seed", "step"}
 
 
@@ -50,6 +50,8 @@ class Study:
     """Process -> resolved configuration."""
     missing: list[str] = field(default_factory=list)
     """What was expected and is not there."""
+    merging: dict[str, list[Row]] = field(default_factory=dict)
+    """`league`, `pairs`, `fronts` (stages/league.py), `geometry` (unival.merging.geometry)."""
 
     def primary(self, **wanted: Any) -> list[Row]:
         """Cells of primary metrics whose columns have these values."""
@@ -110,6 +112,8 @@ def read(root: Path | str, data: Path | str, edition: str) -> Study:
     cells = _table(reports / "metrics/cells.csv", missing)
     interpolation = _table(reports / "metrics/interpolation.csv", missing)
     comparisons = _table(reports / "metrics/comparisons.csv", missing)
+    names = ("league", "pairs", "fronts", "geometry")
+    merging = {name: _table(reports / f"metrics/{name}.csv", missing) for name in names}
     ablations = _tables((reports / "ablations").glob("*.csv"))
     curves = {path.stem: _table(path, missing) for path in sorted((reports / "curves").glob("*.csv"))}
     runs = {path.stem: _json(path) or {} for path in sorted((reports / "runs").glob("*.json"))}
@@ -128,7 +132,7 @@ def read(root: Path | str, data: Path | str, edition: str) -> Study:
     tasks = {task: tasks[task] for task in sorted(tasks, key=lambda t: order.index(t) if t in order else 99)}
     return Study(
         root, data, edition, facts, tasks, cells, interpolation, comparisons, ablations, curves, runs,
-        configs, missing,
+        configs, missing, merging,
     )  # fmt: skip
 
 

@@ -6,7 +6,8 @@ Written files:
     reports/metrics/interpolation.csv   a line per pair x point x task: primary metric from one to the other
     reports/metrics/comparisons.csv     a merged model against the task's expert, and the pretrained model:
                                         paired differences
-    reports/metrics/league.csv          a line per merged model x id or ood, over its tasks (stages/league.py)
+    reports/metrics/{league,pairs,fronts}.csv   merged models over their tasks, in and out of distribution;
+                                        what lies between two models (stages/league.py)
     reports/predictions/<model>/<task>/<split>[-<shift>-<severity>].jsonl   a line per row, with its scores
 """
 
@@ -45,18 +46,18 @@ class ShiftConfig:
 
 @dataclass(frozen=True)
 class InterpolationConfig:
-    """Curves between two experts."""
+    """Curves between two experts, or two merged models."""
 
     pairs: list[list[str]]
-    """Names of two experts each."""
+    """Names of two models each; both are evaluated on the tasks of both."""
     points: int
-    """Inner points; the ends are the experts themselves."""
+    """Inner points; the ends are the models themselves."""
     rows: int
     """Test rows per point and task."""
 
     def __post_init__(self) -> None:
         if any(len(pair) != 2 for pair in self.pairs):
-            raise ValueError("interpolation.pairs: a pair is two names of experts")
+            raise ValueError("interpolation.pairs: a pair is two names of models")
 
 
 @dataclass(frozen=True)
@@ -75,8 +76,6 @@ class Config:
     """Finetuned tasks."""
     merges: list[str]
     """Names below models/merged."""
-    recipes: dict[str, Any]
-    """Of the merges: their `models` are the tasks that a merged model is evaluated on."""
     tasks: dict[str, TaskConfig]
     rows: int
     """Test rows of a cell, in distribution."""
@@ -157,10 +156,9 @@ def _plan(config: Config, benchmark: Any) -> Iterator[tuple[Path, list["Spec"]]]
 
 def merged_tasks(config: Config) -> dict[str, list[str]]:
     """The tasks of every merged model: its experts', or those it was finetuned on again."""
-    found: dict[str, list[str]] = {name: config.recipes[name]["models"] for name in config.merges}
-    for note in sorted(Path("models/merged").glob("*/again.json")):
-        found[note.parent.name] = json.loads(note.read_text(encoding="utf-8"))["tasks"]
-    return found
+    made = {note.parent.name: note for note in sorted(Path("models/merged").glob("*/made.json"))}
+    order = dict.fromkeys([*(name for name in config.merges if name in made), *made])
+    return {name: json.loads(made[name].read_text(encoding="utf-8"))["tasks"] for name in order}
 
 
 def _shifted(config: Config, benchmark: Any, own: "Spec") -> list["Spec"]:
@@ -192,31 +190,40 @@ def _once(folder: Path) -> Any:
 
 
 def _pairs(config: Config) -> list[list[str]]:
-    """The pairs whose experts are both there."""
-    there = {path.parent.name for path in Path("models/finetune").glob("*/config.json")}
-    return [pair for pair in config.interpolation.pairs if there.issuperset(pair)]
+    """The pairs whose models are both there."""
+    return [pair for pair in config.interpolation.pairs if all(_end(name)[1] for name in pair)]
+
+
+def _end(name: str) -> tuple[Path, list[str]]:
+    """Folder and tasks of an expert or a merged model; no tasks where it is not there."""
+    expert, merged = Path("models/finetune") / name, Path("models/merged") / name
+    if (expert / "config.json").is_file():
+        return expert, [name]
+    note = merged / "made.json"
+    return merged, json.loads(note.read_text(encoding="utf-8"))["tasks"] if note.is_file() else []
 
 
 def _of_pair(
     config: Config, scratch: Path, first: str, second: str
 ) -> list[tuple[str, str, float, "Result"]]:
-    """Points between two experts: (first, second, alpha, result), the ends included."""
+    """Points between two models: (first, second, alpha, result), the ends included."""
     from unival.merging import AlignRule, Interpolation
     from unival.stages.cells import Spec
     from unival.stages.parts import load_model
 
     cells, last = _cells(config, scratch), config.interpolation.points + 1
-    ends = [Path("models/finetune") / name for name in (first, second)]
-    digests = [_digest(end) for end in ends]
-    model, processor = load_model(ends[0])
+    ends = [_end(name) for name in (first, second)]
+    tasks = dict.fromkeys(task for _, its in ends for task in its)
+    digests = [_digest(folder) for folder, _ in ends]
+    model, processor = load_model(ends[0][0])
     rules = [AlignRule(r"num_batches_tracked$", "base")]
     found = []
-    with Interpolation(model, ends[0], ends[1], align_rules=rules, base=config.pretrained) as path:
+    with Interpolation(model, ends[0][0], ends[1][0], align_rules=rules, base=config.pretrained) as path:
         for number in range(last + 1):
             alpha = number / last
             specs = [
                 Spec(f"{first}-{second}", "interpolated", task, TEST, config.interpolation.rows)
-                for task in (first, second)
+                for task in tasks
             ]
             load = partial(_moved, path, alpha, processor)
             results = cells.run(specs, [*digests, number, last], load)
@@ -244,8 +251,11 @@ def _write(
     )
     write_csv(folder / "interpolation.csv", CURVE_COLUMNS, points)
     write_csv(folder / "comparisons.csv", COMPARISON_COLUMNS, _comparisons(config, results))
-    lines = league.rows(results, merged_tasks(config), config.resamples)
-    write_csv(folder / "league.csv", league.COLUMNS, lines)
+    table = league.rows(results, merged_tasks(config), config.resamples)
+    write_csv(folder / "league.csv", league.COLUMNS, table)
+    lines = league.lines_of(curves, config.resamples)
+    write_csv(folder / "pairs.csv", league.PAIR_COLUMNS, league.pair_rows(lines))
+    write_csv(folder / "fronts.csv", league.FRONT_COLUMNS, league.front_rows(lines))
     _write_predictions(results, io)
     _log(tasks, results, io)
 

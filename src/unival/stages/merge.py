@@ -1,6 +1,9 @@
-"""Merge the experts, a folder per recipe. Coefficients are chosen on validation rows, never on test rows.
+"""Merge the experts, a folder per recipe; coefficients and statistics come from `fit`, never from test rows.
 
-Under `again` (edition `full`), models that are finetuned around a merge, and the jointly finetuned one.
+Under `again` (edition `full`), models that are finetuned around a merge, and the jointly finetuned one; their
+merges come after them. Written files: models/merged/<name>/, each with `made.json` (its tasks, and the
+updates of finetuning behind it, by model), and reports/metrics/geometry.csv (norms and cosines of the
+experts' task vectors per module).
 """
 
 import json
@@ -9,32 +12,20 @@ import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any, Literal
 
 from unival import config as configuration
 from unival import files
 from unival.errors import UserError
 from unival.merging import Recipe, merge
+from unival.merging.geometry import geometry, write_csv
 from unival.stages.base import StageIO
+from unival.stages.fit import Fit, Search
 from unival.tasks import TaskConfig
 
-if TYPE_CHECKING:
-    from unival.stages.parts import Benchmark
-
-
-@dataclass(frozen=True)
-class Search:
-    """A grid over one option of a method."""
-
-    option: str
-    """E.g. `scale`."""
-    values: list[float]
-    rows: int
-    """Validation rows per task."""
-
-    def __post_init__(self) -> None:
-        if not self.values or self.rows < 1:
-            raise ValueError("search needs values and rows")
+NOTE = "made.json"
+STATISTICS: dict[str, Literal["fisher", "grams"]] = {"fisher": "fisher", "regmean": "grams"}
+"""Method -> what it wants to know of each expert."""
 
 
 @dataclass(frozen=True)
@@ -47,11 +38,14 @@ class Again:
     """null: from the pretrained model (on all tasks: the multitask model that merges are compared with)."""
     each: bool = False
     """false: merge by the recipe, then finetune (fusing, Choshen et al. 2022, arXiv 2204.03044). true:
-    finetune each expert of the recipe, then merge (ratatouille, Rame et al. 2023, arXiv 2212.10445)."""
+    finetune the recipe's experts of other tasks on this one, then merge them and its own expert (ratatouille,
+    Rame et al. 2023, arXiv 2212.10445; a recipe of two such models interpolates between them)."""
 
     def __post_init__(self) -> None:
         if not self.tasks or (self.each and not self.recipe):
             raise ValueError("again needs tasks, and a recipe where `each` is set")
+        if self.each and len(self.tasks) > 1:
+            raise ValueError("again: `each` takes one task")
 
 
 @dataclass(frozen=True)
@@ -69,11 +63,13 @@ class Config:
     merges: list[str]
     """Which recipes are made."""
     recipes: dict[str, Recipe]
-    """name -> recipe; its models are names of experts."""
+    """name -> recipe; its models are names of experts, or of models under `again`."""
     tasks: dict[str, TaskConfig]
-    """Tasks of the experts, for the searches."""
+    """Tasks of the experts, for searches, statistics and finetuning."""
     search: dict[str, Search] = field(default_factory=dict)
-    """recipe -> what to choose on validation rows."""
+    """recipe -> how its coefficients are chosen on validation rows."""
+    statistics_rows: int = 256
+    """Training rows of a task behind the statistics of `fisher` and `regmean`."""
     again: dict[str, Again] = field(default_factory=dict)
     """name -> what is finetuned again, beside the recipes."""
 
@@ -83,135 +79,151 @@ class Config:
                 raise ValueError(f"again: {name}: recipe '{again.recipe}' is not one of the merges")
             if lacking := [task for task in again.tasks if task not in self.tasks]:
                 raise ValueError(f"again: {name}: no configuration of the task {lacking[0]}")
+        for name, recipe in self.recipes.items():
+            fitted = name in self.search or recipe.method in STATISTICS
+            if fitted and (lacking := [model for model in recipe.models if model not in self.tasks]):
+                raise ValueError(f"recipe {name}: '{lacking[0]}' is no task: its rows are needed")
+        for name, search in self.search.items():
+            entropy = search.strategy == "entropy"
+            if entropy and name in self.recipes and self.recipes[name].method != "task_arithmetic":
+                raise ValueError(f"search: {name}: 'entropy' sets the coefficients of task_arithmetic")
 
 
 def run(config: Config, io: StageIO) -> None:
-    """Write `models/merged/<recipe>` for every recipe whose experts there are."""
-    from unival.stages.parts import Benchmark
-
-    benchmark = Benchmark(config.data, config.tasks)
-    finished = io.scratch / "merged"
-    for name, recipe in config.recipes.items():
-        experts = {model: Path(config.experts) / model for model in recipe.models}
-        if not all((folder / "config.json").is_file() for folder in experts.values()):
-            io.tracker.tags({f"skipped.{name}": "the benchmark lacks the task of one of its experts"})
-            continue
-        if name in config.search:
-            recipe = _searched(config, name, recipe, experts, benchmark, io)
-        _merge(config, name, recipe, experts, io)
-    finished.mkdir(exist_ok=True)
-    for name, again in config.again.items():
-        _make_again(config, name, again, benchmark, io)
-    io.publish(finished, "models/merged")
+    """Write `models/merged/<name>` for every recipe and every model under `again` whose experts there are."""
+    workshop = Workshop(config, io)
+    late = [name for name, recipe in config.recipes.items() if set(recipe.models) & set(config.again)]
+    for name in config.recipes:
+        if name not in late:
+            workshop.merge(name)
+    for name in config.again:
+        workshop.finetune(name)
+    for name in late:
+        workshop.merge(name)
+    workshop.folder.mkdir(exist_ok=True)
+    experts = {path.parent.name: path.parent for path in sorted(Path(config.experts).glob("*/config.json"))}
+    write_csv(io.out("reports/metrics/geometry.csv"), geometry(experts, config.base))
+    io.publish(workshop.folder, "models/merged")
 
 
-def _merge(config: Config, name: str, recipe: Recipe, models: Mapping[str, Path], io: StageIO) -> None:
-    """Write the merge and its record."""
-    started, out = time.monotonic(), io.scratch / "merged" / name
-    record = merge(recipe, models, config.base, out, home=io.out(f"models/merged/{name}"))
-    io.tracker.metrics({f"seconds/{name}": time.monotonic() - started})
-    io.tracker.text(_summary(record), f"merges/{name}.json")
+class Workshop:
+    """Makes models in a scratch folder."""
 
+    def __init__(self, config: Config, io: StageIO) -> None:
+        from unival.stages.parts import Benchmark
 
-def _make_again(config: Config, name: str, again: Again, benchmark: "Benchmark", io: StageIO) -> None:
-    """Fusing, ratatouille or joint finetuning; a note of tasks and updates beside the model."""
-    out, work = io.scratch / "merged" / name, io.scratch / "again" / name
-    merged = out.with_name(again.recipe) if again.recipe else None
-    experts = [Path(config.experts) / task for task in again.tasks]
-    if (merged and not merged.is_dir()) or not all(folder.is_dir() for folder in experts):
-        io.tracker.tags({f"skipped.{name}": "the benchmark lacks the task of one of its experts"})
-        return
-    if again.each and again.recipe:
-        recipe = config.recipes[again.recipe]
-        starts = {model: Path(config.experts) / model for model in recipe.models}
-        found = {
-            model: _finetuned(config, again, start, work / model, benchmark)
-            for model, start in starts.items()
-        }
-        _merge(config, name, recipe, {model: folder for model, (folder, _) in found.items()}, io)
-        updates = sum(steps for _, steps in found.values())
-    else:
-        folder, updates = _finetuned(config, again, merged or Path(config.base), work, benchmark)
-        shutil.rmtree(out, ignore_errors=True)
-        shutil.copytree(folder, out)
-    cost = {
-        "tasks": again.tasks,
-        "experts": list(config.recipes[again.recipe].models) if again.recipe else [],
-    }
-    files.write_json(out / "again.json", {**cost, "updates": updates * len(again.tasks)})
+        self.config, self.io, self.folder = config, io, io.scratch / "merged"
+        self.base, self.experts = Path(config.base), Path(config.experts)
+        self.benchmark = Benchmark(config.data, config.tasks)
+        self.fit = Fit(self.base, self.experts, config.tasks, self.benchmark, io)
 
+    def _found(self, models: tuple[str, ...] | list[str], name: str) -> dict[str, Path] | None:
+        """Where models lie; None, and a tag, when one is not there."""
+        folders = {m: (self.folder if m in self.config.again else self.experts) / m for m in models}
+        if all((folder / "config.json").is_file() for folder in folders.values()):
+            return folders
+        self.io.tracker.tags({f"skipped.{name}": "the benchmark lacks the task of one of its experts"})
+        return None
 
-def _finetuned(
-    config: Config, again: Again, start: Path, work: Path, benchmark: "Benchmark"
-) -> tuple[Path, int]:
-    """The model folder after finetuning `start`, and the updates it took."""
-    from unival.engine.mixture import MixtureConfig, StreamConfig
-    from unival.engine.runtime import load as load_runtime
-    from unival.engine.settings import TrainConfig
-    from unival.engine.train import train
-    from unival.stages.parts import load_model, validation
+    def merge(self, name: str) -> None:
+        """A recipe: choose what is to be chosen, collect what it needs, merge."""
+        recipe = self.config.recipes[name]
+        folders = self._found(recipe.models, name)
+        if folders is None:
+            return
+        updates: dict[str, int] = {}
+        tasks: list[str] = []
+        for model, folder in folders.items():
+            note = self._note(model, folder)
+            updates |= note["updates"]
+            tasks += [task for task in note["tasks"] if task not in tasks]
+        if name in self.config.search:
+            recipe = self.fit.search(name, recipe, folders, self.config.search[name])
+        self._write(name, recipe, folders, tasks, updates)
 
-    source = Path(config.experts) / again.tasks[0] / "training.json"
-    try:
-        expert = configuration.build(TrainConfig, json.loads(source.read_text())["train"], str(source))
-    except (OSError, ValueError, KeyError) as error:
-        raise UserError(f"{source}: not readable ({error}): run the stage finetune again") from error
-    rows = expert.mixture.rows
-    streams = [StreamConfig(task, rows) for task in again.tasks]
-    settings = replace(expert, mixture=MixtureConfig(rows * len(streams), streams))
-    if not (work / "model" / "training.json").is_file():
-        model, processor = load_model(start)
-        tasks = {task: config.tasks[task] for task in again.tasks}
-        sources = benchmark.sources(tasks, processor, settings.loss.constrained)
-        evaluate = validation(benchmark, tasks, processor, settings.selection)
-        title = f"{start.name} on {', '.join(tasks)}"
-        train(
-            settings, model, processor, sources, work / "model", work, load_runtime(),
-            evaluate=evaluate, title=title,
+    def _note(self, model: str, folder: Path) -> dict[str, Any]:
+        """Tasks and updates of an expert, or of a model under `again`."""
+        if model in self.config.again:
+            return dict(json.loads((folder / NOTE).read_text(encoding="utf-8")))
+        steps = _training(folder)["steps"]
+        return {"tasks": [model], "updates": {f"finetune/{model}": steps}}
+
+    def _write(
+        self,
+        name: str,
+        recipe: Recipe,
+        folders: Mapping[str, Path],
+        tasks: list[str],
+        updates: Mapping[str, int],
+    ) -> None:
+        """Merge into the folder, with the notes; the record goes to MLflow too."""
+        statistics = {}
+        for model in recipe.models if recipe.method in STATISTICS else ():
+            kind, rows = STATISTICS[recipe.method], self.config.statistics_rows
+            made = self.fit.statistics(kind, model, folders[model], rows)
+            statistics[model] = self.folder / "statistics" / made.name
+            statistics[model].parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(made, statistics[model])
+        started, out = time.monotonic(), self.folder / name
+        record = merge(
+            recipe, folders, self.base, out, statistics=statistics,
+            moved=(self.folder, self.io.out("models/merged")),
         )  # fmt: skip
-    return work / "model", settings.steps
+        files.write_json(out / NOTE, {"tasks": tasks, "updates": updates})
+        self.io.tracker.metrics({f"seconds/{name}": time.monotonic() - started})
+        self.io.tracker.text(json.dumps(record, indent=2, sort_keys=True), f"merges/{name}.json")
+
+    def finetune(self, name: str) -> None:
+        """Fusing, ratatouille or joint finetuning."""
+        again = self.config.again[name]
+        own = self._found(again.tasks, name)
+        recipe = self.config.recipes[again.recipe] if again.recipe else None
+        folders = self._found(recipe.models, name) if recipe else {}
+        if own is None or folders is None:
+            return
+        updates = {f"finetune/{model}": _training(folder)["steps"] for model, folder in folders.items()}
+        if again.each and recipe is not None:
+            for model in set(folders) - set(again.tasks):
+                folders[model], updates[f"{name}/{model}"] = self._train(again, folders[model], name, model)
+            self._write(name, recipe, folders, again.tasks, updates)
+            return
+        start = self.folder / again.recipe if again.recipe else self.base
+        made, updates[name] = self._train(again, start, name, "model")
+        shutil.rmtree(self.folder / name, ignore_errors=True)
+        shutil.copytree(made, self.folder / name)
+        files.write_json(self.folder / name / NOTE, {"tasks": again.tasks, "updates": updates})
+
+    def _train(self, again: Again, start: Path, name: str, part: str) -> tuple[Path, int]:
+        """The model folder after finetuning `start`, and the updates it took: one per step and task."""
+        from unival.engine.mixture import MixtureConfig, StreamConfig
+        from unival.engine.runtime import load as load_runtime
+        from unival.engine.settings import TrainConfig
+        from unival.engine.train import train
+        from unival.stages.parts import load_model, validation
+
+        source = self.experts / again.tasks[0]
+        expert = configuration.build(TrainConfig, _training(source)["train"], str(source))
+        rows = expert.mixture.rows
+        streams = [StreamConfig(task, rows) for task in again.tasks]
+        settings = replace(expert, mixture=MixtureConfig(rows * len(streams), streams))
+        work = self.io.scratch / "again" / name / part
+        if not (work / "model" / "training.json").is_file():
+            model, processor = load_model(start)
+            tasks = {task: self.config.tasks[task] for task in again.tasks}
+            sources = self.benchmark.sources(tasks, processor, settings.loss.constrained)
+            evaluate = validation(self.benchmark, tasks, processor, settings.selection)
+            train(
+                settings, model, processor, sources, work / "model", work, load_runtime(),
+                evaluate=evaluate, title=f"{start.name} on {', '.join(tasks)}",
+            )  # fmt: skip
+        return work / "model", settings.steps * len(again.tasks)
 
 
-def _searched(
-    config: Config,
-    name: str,
-    recipe: Recipe,
-    experts: Mapping[str, Path],
-    benchmark: "Benchmark",
-    io: StageIO,
-) -> Recipe:
-    """The recipe with the value that is best on validation rows, relative to each expert on its own task."""
-    from unival.engine.settings import SelectionConfig
-    from unival.merging.live import merge_into
-    from unival.stages.parts import load_model, validation
-
-    search = config.search[name]
-    model, processor = load_model(config.base)
-    tasks = {task: config.tasks[task] for task in recipe.models}
-    evaluate = validation(benchmark, tasks, processor, SelectionConfig(1, search.rows))
-    assert evaluate is not None
-    alone = {task: _expert_score(experts[task], task, tasks[task], benchmark, search.rows) for task in tasks}
-    found: dict[float, float] = {}
-    for number, value in enumerate(search.values):
-        trial = replace(recipe, options={**recipe.options, search.option: value})
-        scores = evaluate(merge_into(model, trial, experts, config.base))
-        shares = [scores[f"{task}/score"] / max(alone[task], 1e-9) for task in tasks]
-        found[value] = sum(shares) / len(shares)
-        io.tracker.metrics({f"search/{name}": found[value]}, number)
-    best = max(found, key=lambda value: found[value])
-    io.tracker.metrics({f"best/{name}_{search.option}": best, f"best/{name}_share": found[best]})
-    return replace(recipe, options={**recipe.options, search.option: best})
-
-
-def _expert_score(folder: Path, name: str, task: TaskConfig, benchmark: "Benchmark", rows: int) -> float:
-    from unival.engine.settings import SelectionConfig
-    from unival.stages.parts import load_model, validation
-
-    model, processor = load_model(folder)
-    evaluate = validation(benchmark, {name: task}, processor, SelectionConfig(1, rows))
-    assert evaluate is not None
-    return evaluate(model)["score"]
-
-
-def _summary(record: Mapping[str, Any]) -> str:
-    return json.dumps(record, indent=2, sort_keys=True, default=str)
+def _training(folder: Path) -> dict[str, Any]:
+    """training.json of an expert."""
+    path = folder / "training.json"
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+        return {"steps": int(found["steps"]), "train": found["train"]}
+    except (OSError, ValueError, KeyError) as error:
+        raise UserError(f"{path}: not readable ({error}): run the stage finetune again") from error
