@@ -207,7 +207,9 @@ def _prune(values: dict[str, Any]) -> None:
         used = [
             recipe["models"]
             for name, recipe in recipes
-            if name in values["search"] or recipe["method"] in ("fisher", "regmean")
+            if name in values["search"]
+            or name in values.get("batch_norm", ())
+            or recipe["method"] in ("fisher", "regmean")
         ]
         used += [again["tasks"] for again in values.get("again", {}).values()]
         _keep(values, "tasks", [task for tasks in used for task in tasks])

@@ -623,6 +623,25 @@ def adamerging_follows_finite_differences_and_fixed_is_task_arithmetic():
     torch.testing.assert_close(found, scales.detach(), rtol=0, atol=2e-6)
 
 
+@identity
+def adamerging_gives_no_coefficient_to_statistics():
+    torch.manual_seed(0)
+    net = torch.nn.Sequential(torch.nn.Linear(4, 3), torch.nn.BatchNorm1d(3)).eval()
+    base = {n: v.detach().clone() for n, v in net.state_dict().items()}
+    models = {n: {k: v + i for k, v in base.items()} for i, n in enumerate("ab", 1)}
+    x, seen = torch.randn(8, 4), []
+
+    def loss(call, batch):
+        seen.append(call(batch))
+        return adamerging.entropy(seen[-1])
+
+    table = adamerging.adamerging(net, base, models, [x], loss, start=0.0)
+    assert table.keys() == {"0.weight", "0.bias", "1.weight", "1.bias"}
+    net[1].running_mean += 1.5
+    net[1].running_var += 1.5
+    torch.testing.assert_close(seen[0], net(x))
+
+
 # --- integers --------------------------------------------------------------------------------------
 
 

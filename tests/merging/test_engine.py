@@ -153,6 +153,23 @@ def test_a_folder_that_is_moved_is_verified_at_its_home(folders, tmp_path):
     verify(home)
 
 
+def test_estimated_statistics_take_the_place_of_merged_ones(folders, tmp_path):
+    _, _, base, paths = folders
+    file = tmp_path / "batch_norm.safetensors"
+    save_file({"norm.bias": torch.full((7,), 3.0)}, file)
+    out = tmp_path / "out"
+    record = merge(Recipe("ties", ("a", "b")), paths, base, out, estimated=file)
+    assert load_file(out / "model.safetensors")["norm.bias"].tolist() == [3.0] * 7
+    assert record["tensors"]["rules"]["estimated"] == 1
+    verify(out)
+    save_file({"norm.bias": torch.full((7,), 4.0)}, file)
+    with pytest.raises(UserError, match="statistics estimated for it"):
+        verify(out)
+    save_file({"unknown": torch.zeros(1)}, file)
+    with pytest.raises(UserError, match="unknown: estimated anew, but in no model"):
+        merge(Recipe("ties", ("a", "b")), paths, base, tmp_path / "other", estimated=file)
+
+
 def test_inputs_beside_the_output_move_with_it(folders, tmp_path):
     _, _, _, paths = folders
     (tmp_path / "work").mkdir()

@@ -223,9 +223,19 @@ def test_batch_norm_is_estimated_anew_and_modes_come_back():
     xs = [torch.randn(64, 8) * 3 + 1 for _ in range(4)]
     hidden = net[0](torch.cat(xs)).detach()
     net.eval()
-    assert collect.reestimate_batch_norm(net, xs, lambda m, x: m(x)) == ["1"]
+    found = collect.reestimate_batch_norm(net, xs, lambda m, x: m(x))
+    assert found.keys() == {"1.running_mean", "1.running_var", "1.num_batches_tracked"}
+    assert torch.equal(found["1.running_var"], net[1].running_var)
     torch.testing.assert_close(net[1].running_mean, hidden.mean(0), rtol=1e-4, atol=1e-4)
     assert not net[1].training and net[1].momentum == 0.1
+
+
+def test_batch_norm_that_no_batch_reaches_keeps_its_statistics():
+    net = nn.ModuleDict({"seen": nn.BatchNorm1d(2), "unseen": nn.BatchNorm1d(2)})
+    net["unseen"].running_mean += 7
+    found = collect.reestimate_batch_norm(net, [torch.randn(8, 2)], lambda m, x: m["seen"](x))
+    assert {name.split(".")[0] for name in found} == {"seen"}
+    assert net["unseen"].running_mean.tolist() == [7, 7] and net["seen"].running_mean.abs().max() > 0
 
 
 def test_statistics_are_saved_with_their_origin(tmp_path):

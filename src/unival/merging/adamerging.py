@@ -1,8 +1,8 @@
 """AdaMerging (Yang et al. 2024, arXiv 2310.02575): coefficients learnt by entropy on unlabelled inputs.
 
 theta_l = theta_0,l + sum_i lambda_{l,i} tau_{i,l}; Adam lowers the mean entropy of the model's own outputs
-over all tasks. It sees the inputs it is evaluated on, if these are given, so it is reported apart from
-methods without data.
+over all tasks. Buffers (running statistics) have no coefficient: they are the mean of the models'. It sees
+the inputs it is evaluated on, if these are given, so it is reported apart from methods without data.
 """
 
 from collections.abc import Callable, Iterable, Mapping
@@ -48,7 +48,8 @@ def adamerging(
         Tensor name -> model -> lambda; with `merged_state` or as module weights of `task_arithmetic` at
         scale 1.
     """
-    names = [name for name, value in base.items() if value.is_floating_point()]
+    parameters = {name for name, _ in model.named_parameters(remove_duplicate=False)}
+    names = [name for name in base if name in parameters]
     experts = sorted(models)
     for expert in experts:
         if lacking := [name for name in names if name not in models[expert]]:
@@ -59,11 +60,16 @@ def adamerging(
     coefficients = torch.full(size, start, requires_grad=True)
     optimizer = torch.optim.Adam([coefficients], lr=rate)
     deltas = {n: torch.stack([models[e][n].float() - base[n].float() for e in experts]) for n in names}
+    buffers = {
+        name: torch.stack([models[expert][name] for expert in experts]).mean(0)
+        for name, value in base.items()
+        if name not in parameters and value.is_floating_point()
+    }
     for batch in batches:
         merged = {
             name: base[name] + torch.tensordot(coefficients[row if layerwise else 0], deltas[name], 1)
             for row, name in enumerate(names)
-        }
+        } | buffers
 
         def call(*args: Any, _merged: Mapping[str, Tensor] = merged, **kwargs: Any) -> Any:
             return functional_call(model, dict(_merged), args, kwargs)

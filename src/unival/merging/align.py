@@ -15,12 +15,15 @@ from unival.merging.checkpoint import Source, Spec
 from unival.merging.recipe import AlignRule, Recipe
 
 CHUNK = 1 << 20
-SHOWN = 4
+ESTIMATED = "(estimated)"
+"""Stands for the source of statistics that were estimated for the merge."""
 
 
 @dataclass(frozen=True)
 class Assignment:
-    """What happens to one tensor. `copy_from` (a model, "" for the base) is set when nothing is computed."""
+    """What happens to one tensor. `copy_from` (a model, "" for the base, ESTIMATED) is set when nothing is
+    computed.
+    """
 
     name: str
     shape: tuple[int, ...]
@@ -36,9 +39,13 @@ class Assignment:
 
 
 def align(
-    recipe: Recipe, models: Mapping[str, Source], base: Source | None, needs_base: bool
+    recipe: Recipe,
+    models: Mapping[str, Source],
+    base: Source | None,
+    needs_base: bool,
+    estimated: Source | None = None,
 ) -> list[Assignment]:
-    """Decide about every tensor.
+    """Decide about every tensor. Those of `estimated` are taken from there.
 
     Raises:
         UserError: names, shapes or types that differ and no rule says what to do; integer tensors that
@@ -48,10 +55,20 @@ def align(
     unused = {rule.pattern for rule in recipe.align}
     names = sorted(set().union(*(source.specs for source in models.values()), base.specs if base else ()))
     assignments = []
+    anew = estimated.specs if estimated else {}
+    known = {name: spec.shape for source in models.values() for name, spec in source.specs.items()}
+    problems += [
+        f"{name}: estimated anew, but in no model, or of another shape"
+        for name, spec in sorted(anew.items())
+        if known.get(name) != spec.shape
+    ]
     for name in names:
         rule = next((rule for rule in recipe.align if re.search(rule.pattern, name)), None)
         if rule is not None:
             unused.discard(rule.pattern)
+        if estimated is not None and name in anew:
+            assignments.append(_copied(name, ESTIMATED, estimated, recipe, "estimated"))
+            continue
         try:
             found = _assign(name, rule, recipe, models, base, needs_base)
         except UserError as error:

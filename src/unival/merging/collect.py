@@ -87,18 +87,22 @@ def grams(
 @torch.no_grad()
 def reestimate_batch_norm(
     model: nn.Module, batches: Iterable[Any], run: Callable[[nn.Module, Any], Any]
-) -> list[str]:
+) -> dict[str, Tensor]:
     """Replace the running statistics of every BatchNorm layer by their means over `batches`.
 
     Averaged weights see other activations than the averaged statistics describe (Izmailov et al. 2018,
-    arXiv 1803.05407). Only BatchNorm layers are put in train mode; everything is restored afterwards.
+    arXiv 1803.05407). Only BatchNorm layers are put in train mode; modes are restored afterwards, and the
+    statistics of layers that no batch reached.
 
     Returns:
-        Names of the layers that were estimated anew.
+        The new statistics by their names in the state dict.
     """
     layers = {n: m for n, m in model.named_modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)}
     layers = {name: layer for name, layer in layers.items() if layer.track_running_stats}
     before = {name: (layer.training, layer.momentum) for name, layer in layers.items()}
+    old = {
+        name: {key: value.clone() for key, value in layer.named_buffers()} for name, layer in layers.items()
+    }
     for layer in layers.values():
         layer.reset_running_stats()
         layer.train()
@@ -109,7 +113,10 @@ def reestimate_batch_norm(
     finally:
         for name, layer in layers.items():
             layer.training, layer.momentum = before[name]
-    return sorted(layers)
+            if layer.num_batches_tracked == 0:
+                layer.load_state_dict(old[name], strict=False)
+                del old[name]
+    return {f"{name}.{key}": value for name in old for key, value in layers[name].named_buffers()}
 
 
 def save(path: Path | str, tensors: Mapping[str, Tensor], provenance: Mapping[str, Any]) -> None:

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from unival import config
 from unival.errors import UserError
-from unival.merging.align import Assignment, align, tied_names
+from unival.merging.align import ESTIMATED, Assignment, align, tied_names
 from unival.merging.checkpoint import Source
 from unival.merging.job import Job, Scratch, Settings, finite
 from unival.merging.method import Method, NoOptions
@@ -35,6 +35,7 @@ class Plan:
     base: Source | None
     settings: Settings = field(default_factory=Settings)
     statistics: Mapping[str, Source] = field(default_factory=dict)
+    estimated: Source | None = None
 
     def __post_init__(self) -> None:
         kind = METHODS[self.recipe.method]
@@ -44,7 +45,7 @@ class Plan:
         self.models = {name: self.models[name] for name in order}
         self.method = kind(options, self.recipe.seed, self.statistics)
         self.mean = METHODS["average"](NoOptions())
-        self.assignments = align(self.recipe, self.models, self.base, kind.needs_base)
+        self.assignments = align(self.recipe, self.models, self.base, kind.needs_base, self.estimated)
         self.settings.dtype = self._arithmetic()
         self.tied = tied_names(self.models, self.assignments)
         table = coefficients(self.recipe, [found.name for found in self.assignments])
@@ -148,7 +149,7 @@ class Plan:
     ) -> Tensor:
         out = torch.empty(end - start, dtype=found.dtype)
         if job is None:
-            source = self.base if found.copy_from == "" else self.models[found.copy_from or ""]
+            source = {"": self.base, ESTIMATED: self.estimated, **self.models}[found.copy_from or ""]
             assert source is not None
             buffer = scratch.buffer(0, end - start, source.specs[found.name].dtype)
             return out.copy_(source.read(found.name, start, end - start, buffer))

@@ -39,6 +39,7 @@ def merge(
     out: Path | str,
     *,
     statistics: Mapping[str, Path | str] | None = None,
+    estimated: Path | str | None = None,
     threads: int = 1,
     chunk: int = CHUNK,
     device: str = "cpu",
@@ -52,6 +53,8 @@ def merge(
         inputs: where each model of the recipe lies: a folder or a safetensors file.
         base: the common starting point; needed by methods on task vectors and by some align rules.
         statistics: per model, a safetensors file with its Fisher or Gram statistics.
+        estimated: a safetensors file with tensors of the output: statistics of batch norm that were estimated
+            for this merge (`collect.reestimate_batch_norm`).
         threads: workers; chunk: elements read at once. Neither changes a byte of the result.
         shard_bytes: start another file before one grows beyond this.
         moved: (a folder above `out`, where it will be moved): the paths in the record are those of then.
@@ -72,13 +75,15 @@ def merge(
             sources, reference = by_token(sources, folders, recipe.vocabulary.pattern)
         settings = Settings(chunk=chunk, threads=threads, device=torch.device(device))
         models = {name: sources[name] for name in paths}
-        plan = Plan(recipe, models, sources.get(""), settings, dict(extra))
+        anew = stack.enter_context(Checkpoint(estimated)) if estimated is not None else None
+        plan = Plan(recipe, models, sources.get(""), settings, dict(extra), anew)
         record: dict[str, Any] = {
             "recipe": recipe.canonical(),
             "recipe_digest": recipe.digest(),
             "inputs": {name: hashing.digests(weight_files(path)) for name, path in paths.items()},
             "base": hashing.digests(weight_files(Path(base))) if base is not None else None,
             "statistics": {n: hashing.digests(weight_files(Path(p))) for n, p in (statistics or {}).items()},
+            "estimated": hashing.digests([Path(estimated)]) if estimated is not None else None,
             "versions": {
                 "unival": unival.__version__,
                 "torch": str(torch.__version__),
@@ -95,6 +100,7 @@ def merge(
                     "inputs": {name: _relative(path, out, moved) for name, path in paths.items()},
                     "base": _relative(base, out, moved) if base is not None else None,
                     "statistics": {n: _relative(path, out, moved) for n, path in (statistics or {}).items()},
+                    "estimated": _relative(estimated, out, moved) if estimated is not None else None,
                 },
                 "shard_bytes": shard_bytes,
                 "tensors": summary(plan),
@@ -128,18 +134,21 @@ def verify(
     where = {name: (inputs or {}).get(name, (out / path).resolve()) for name, path in paths["inputs"].items()}
     origin = base or ((out / paths["base"]).resolve() if paths["base"] else None)
     extra = {n: (statistics or {}).get(n, (out / path).resolve()) for n, path in paths["statistics"].items()}
+    anew = (out / paths["estimated"]).resolve() if paths["estimated"] else None
     hashing.compare(record["outputs"], out, "the merged weights")
     for name, path in where.items():
         hashing.compare(record["inputs"][name], Path(path), f"model '{name}'")
     for name, path in extra.items():
         hashing.compare(record["statistics"][name], Path(path), f"statistics of '{name}'")
+    if anew:
+        hashing.compare(record["estimated"], anew, "the statistics estimated for it")
     if origin:
         hashing.compare(record["base"], Path(origin), "the base")
     if recipe.digest() != record["recipe_digest"]:
         raise UserError(f"{out / RECORD}: the recipe was changed after the merge: its digest differs")
     with tempfile.TemporaryDirectory(prefix=".verify-", dir=out.parent) as folder:
         again = merge(
-            recipe, where, origin, Path(folder) / "merged", statistics=extra,
+            recipe, where, origin, Path(folder) / "merged", statistics=extra, estimated=anew,
             shard_bytes=record["shard_bytes"], **settings,
         )  # fmt: skip
     if again["outputs"] != record["outputs"]:

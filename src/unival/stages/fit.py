@@ -147,6 +147,29 @@ class Fit:
         collect.save(out, found, {"kind": kind, "task": task, "rows": size, "model": known[0]})
         return out
 
+    def batch_norm(
+        self,
+        recipe: Recipe,
+        folders: Mapping[str, Path],
+        statistics: Mapping[str, Path],
+        rows: int,
+        out: Path,
+    ) -> None:
+        """The statistics of batch norm that the merge has on training rows of its tasks, as a file."""
+        from unival.stages.parts import TRAIN
+
+        model, processor = self._live
+        merge_into(model, recipe, folders, self.base, statistics).eval()
+        sources = self.benchmark.sources({task: self.tasks[task] for task in recipe.models}, processor)
+        batches = (
+            batch
+            for task in recipe.models
+            for batch in _batches(sources, model, processor, task, rows, BATCH)
+        )
+        found = collect.reestimate_batch_norm(model, batches, logits)
+        about = {"tasks": list(recipe.models), "rows": rows, "data": self.benchmark.digest(TRAIN)}
+        collect.save(out, found, about)
+
     def _by_entropy(self, recipe: Recipe, folders: Mapping[str, Path], settings: Search) -> Recipe:
         """AdaMerging on the entropy of the tokens that the starting merge decodes for validation inputs."""
         from safetensors.torch import load_file

@@ -70,6 +70,8 @@ class Config:
     """recipe -> how its coefficients are chosen on validation rows."""
     statistics_rows: int = 256
     """Training rows of a task behind the statistics of `fisher` and `regmean`."""
+    batch_norm: list[str] = field(default_factory=list)
+    """Recipes whose statistics of batch norm are estimated anew, on `statistics_rows` rows of each task."""
     again: dict[str, Again] = field(default_factory=dict)
     """name -> what is finetuned again, beside the recipes."""
 
@@ -80,7 +82,7 @@ class Config:
             if lacking := [task for task in again.tasks if task not in self.tasks]:
                 raise ValueError(f"again: {name}: no configuration of the task {lacking[0]}")
         for name, recipe in self.recipes.items():
-            fitted = name in self.search or recipe.method in STATISTICS
+            fitted = name in self.search or name in self.batch_norm or recipe.method in STATISTICS
             if fitted and (lacking := [model for model in recipe.models if model not in self.tasks]):
                 raise ValueError(f"recipe {name}: '{lacking[0]}' is no task: its rows are needed")
         for name, search in self.search.items():
@@ -164,9 +166,13 @@ class Workshop:
             statistics[model] = self.folder / "statistics" / made.name
             statistics[model].parent.mkdir(parents=True, exist_ok=True)
             shutil.copyfile(made, statistics[model])
+        estimated = None
+        if name in self.config.batch_norm:
+            estimated = self.folder / "statistics" / f"batch_norm-{name}.safetensors"
+            self.fit.batch_norm(recipe, folders, statistics, self.config.statistics_rows, estimated)
         started, out = time.monotonic(), self.folder / name
         record = merge(
-            recipe, folders, self.base, out, statistics=statistics,
+            recipe, folders, self.base, out, statistics=statistics, estimated=estimated,
             moved=(self.folder, self.io.out("models/merged")),
         )  # fmt: skip
         files.write_json(out / NOTE, {"tasks": tasks, "updates": updates})
