@@ -78,6 +78,9 @@ def test_pairs_have_barriers_the_middle_and_a_front(tmp_path):
     assert (vqa["minus_best"], grounding["minus_best"]) == pytest.approx((-0.3, 0.3))
     assert (vqa["minus_mean"], grounding["minus_mean"]) == pytest.approx((-0.2, 0.5))
     assert vqa["p"] == grounding["p"] == pytest.approx(4 / 201, abs=1e-6)  # twice 2 / 201, after Holm
+    equal = [("a", "b", t, result("a-b", "interpolated", "vqa", noise, tmp_path)) for t in (0.0, 0.5, 1.0)]
+    (row,) = table(league.PAIR_COLUMNS, league.pair_rows(league.lines_of(equal, 200)))
+    assert (row["minus_best"], row["p"], row["barrier"]) == (0, 1, 0)
     (front,) = table(league.FRONT_COLUMNS, league.front_rows(lines))
     assert (front["on_front"], front["points"]) == (3, 3)
     assert front["area_of_ends"] == pytest.approx(0.6 * 0.6 + 0.2 * 0.2, abs=0.01)
@@ -91,7 +94,7 @@ AGAIN = {
     "joint": {"tasks": PAIR},
 }
 SEARCH = {
-    "task_arithmetic": {"strategy": "optuna", "over": {"scale": [0.0, 1.0]}, "rows": 4, "budget": 2},
+    "task_arithmetic": {"over": {"scale": [0.2, 0.4]}, "rows": 4},
     "lines": {"strategy": "coordinate", "over": {"vqa": [0.0, 1.0]}, "rows": 4, "budget": 2},
     "greedy_soup": {"strategy": "greedy", "rows": 4},
     "adamerging": {"strategy": "entropy", "rows": 4, "budget": 3},
@@ -110,6 +113,7 @@ def test_fusing_ratatouille_joint_searches_and_statistics_run(clone, run):
     recipes["ratatouille"]["models"] = ["ratatouille_vqa", "ratatouille_grounding"]
     params["set"]["merge"] = {
         "merges": names, "recipes": recipes, "again": AGAIN, "search": SEARCH, "statistics_rows": 4,
+        "batch_norm": ["average"],
     }  # fmt: skip
     params["set"]["evaluate"] = {
         "merges": names, "pretrained_tasks": [], "shifted_pretrained": True,

@@ -181,7 +181,7 @@ def optuna_search(
     try:
         import optuna
     except ImportError as error:
-        raise UserError("search: Optuna is not installed: pip install 'optuna>=4'") from error
+        raise UserError("search: Optuna is not installed: pip install 'unival[search]'") from error
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     study = optuna.create_study(direction="maximize", sampler=optuna.samplers.TPESampler(seed=seed))
 

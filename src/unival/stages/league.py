@@ -176,10 +176,10 @@ def pair_rows(lines: Lines) -> Iterator[tuple[Any, ...]]:
             if 0.5 in places:
                 middle, ends = scores[:, places.index(0.5)], scores[:, [0, -1]]
                 best = middle - ends.max(axis=1)
-                below = float((best[1:] <= 0).mean())
+                below, above = (float(found.mean()) for found in (best[1:] <= 0, best[1:] >= 0))
                 row |= {"middle": round(float(middle[0]), 6), **_interval("minus_best", best)}
                 row |= {**_interval("minus_mean", middle - ends.mean(axis=1))}
-                row["p"] = min(2 * max(min(below, 1 - below), 1 / len(best)), 1.0)
+                row["p"] = min(2 * max(min(below, above), 1 / len(best)), 1.0)
             table.append(row)
     tested = [row for row in table if row["p"] != ""]
     for row, p in zip(tested, curves.holm([row["p"] for row in tested]), strict=True):
