@@ -6,6 +6,7 @@ Nothing about sizes is written here: they come from the sets' manifests.
 import importlib.util
 import json
 import os
+import re
 from dataclasses import dataclass
 from functools import cache, cached_property
 from pathlib import Path
@@ -17,9 +18,12 @@ from safetensors import safe_open
 from torch import Tensor
 
 from unival.model import UnivalConfig, UnivalForConditionalGeneration, official_names
+from unival.model.cnn14 import Cnn14Spec
+from unival.model.convert import official
 
 ROOT = os.environ.get("UNIVAL_PARITY")
-TIMM_DEPTHS = {(3, 4, 6, 3): "resnet50", (3, 4, 23, 3): "resnet101", (3, 8, 36, 3): "resnet152"}
+BACKBONE = re.compile(r"encoder\.embed_(images|videos|audios)\.")
+FRONT_END = {"sampling_rate": "sample_rate", "n_fft": "window_size", "fmin": "fmin", "fmax": "fmax"}
 MODALITIES = {"patch_images": "pixel", "patch_videos": "video", "patch_audios": "audio"}
 
 
@@ -51,6 +55,16 @@ def weights_rule() -> Any:
     return module
 
 
+class Shapes(dict[str, Any]):
+    """Names and shapes of tensors whose values are not at hand."""
+
+    def shape(self, name: str) -> tuple[int, ...]:
+        return tuple(self[name])
+
+    def get(self, name: str, default: Any = None) -> None:
+        return None
+
+
 @dataclass(frozen=True)
 class RecordedSet:
     """A folder with the manifest of the original's state dict."""
@@ -66,8 +80,13 @@ class RecordedSet:
         return json.loads((self.folder / name).read_text())
 
     @cached_property
+    def described(self) -> dict[str, Any]:
+        """What the set says of itself."""
+        return self.json("config.json" if (self.folder / "config.json").exists() else "base.json")
+
+    @property
     def seed(self) -> int:
-        return self.json("config.json" if (self.folder / "config.json").exists() else "base.json")["seed"]
+        return self.described["seed"]
 
     def tensors(self, file: str, prefix: str) -> dict[str, Tensor]:
         """Tensors of a file whose names start with `prefix`, under the rest of their names."""
@@ -75,68 +94,22 @@ class RecordedSet:
             names = [name for name in handle.keys() if name.startswith(prefix)]  # noqa: SIM118
             return {name.removeprefix(prefix): handle.get_tensor(name) for name in names}
 
-    def _layers(self, stack: str) -> int:
-        return sum(key.startswith(f"{stack}.layers.") and key.endswith(".fc1.bias") for key in self.shapes)
-
-    def depths(self, module: str) -> tuple[int, ...]:
-        stages = []
-        for stage in range(1, 5):
-            blocks = {key.split(".")[3] for key in self.shapes if key.startswith(f"{module}.layer{stage}.")}
-            if blocks:
-                stages.append(len(blocks))
-        return tuple(stages)
-
-    def backbones(self) -> dict[str, dict[str, Any]]:
-        """Specifications of the real encoders."""
-        specs: dict[str, dict[str, Any]] = {}
-        if "encoder.embed_images.conv1.weight" in self.shapes:
-            specs["image"] = {"type": "timm", "name": TIMM_DEPTHS[self.depths("encoder.embed_images")]}
-        grouped = self.shapes.get("encoder.embed_videos.layer1.0.conv2.weight")
-        if grouped:
-            depths = list(self.depths("encoder.embed_videos"))
-            specs["video"] = {"type": "resnext3d", "depths": depths, "width": grouped[0]}
-            specs["video"]["cardinality"] = grouped[0] // grouped[1]
-        if "encoder.embed_audios.bn0.weight" in self.shapes:
-            blocks = sorted(
-                k for k in self.shapes if k.endswith("conv2.weight") and "embed_audios.conv_block" in k
-            )
-            described = self.json("config.json" if (self.folder / "config.json").exists() else "base.json")
-            hop = described["hop_size"] if "hop_size" in described else described["audio_cfg"]["hop_size"]
-            channels = [self.shapes[key][0] for key in blocks]
-            mels = self.shapes["encoder.embed_audios.bn0.weight"][0]
-            specs["audio"] = {"type": "cnn14", "channels": channels, "hop": hop, "mels": mels}
-        return specs
-
     def config(self, identity: bool) -> UnivalConfig:
-        """The configuration; with `identity` the encoders take recorded feature maps."""
-        shapes = self.shapes
-        vocabulary, width = shapes["encoder.embed_tokens.weight"]
-        specs = self.backbones()
+        """The configuration, read as from a checkpoint; with `identity` the encoders take feature maps."""
+        shapes = Shapes(self.shapes)
         if identity:
-            specs = {
-                name: {"type": "identity", "out_channels": shapes[f"encoder.{name}_proj.weight"][1]}
-                for name in specs
-            }
-        return UnivalConfig(
-            vocab_size=vocabulary,
-            d_model=width,
-            encoder_layers=self._layers("encoder"),
-            decoder_layers=self._layers("decoder"),
-            encoder_attention_heads=shapes["encoder.layers.0.self_attn.c_attn"][0],
-            decoder_attention_heads=shapes["decoder.layers.0.self_attn.c_attn"][0],
-            encoder_ffn_dim=shapes["encoder.layers.0.fc1.bias"][0],
-            decoder_ffn_dim=shapes["decoder.layers.0.fc1.bias"][0],
-            dropout=0.0,
-            encoder_drop_path=0.0,
-            decoder_drop_path=0.0,
-            max_source_positions=shapes["encoder.embed_positions.weight"][0] - 2,
-            max_target_positions=shapes["decoder.embed_positions.weight"][0] - 2,
-            token_bucket_size=(shapes["encoder.token_rel_pos_table_list.0.weight"][0] + 1) // 2,
-            token_bucket_max_distance=shapes["encoder.token_rp_bucket"][0],
-            image_bucket_size=round((shapes["encoder.embed_image_positions.weight"][0] - 1) ** 0.5),
-            code_image_size=8 * round((shapes["decoder.image_position_idx"][0] - 770) ** 0.5),
-            **{f"{name}_encoder": spec for name, spec in specs.items()},
-        )
+            shapes = Shapes({key: shape for key, shape in shapes.items() if not BACKBONE.match(key)})
+        described = self.described
+        front_end = described.get("audio_cfg", {})
+        settings = front_end | described.get("hyperparameters", described)
+        config = official.read_config(shapes, settings)
+        config.dropout = config.encoder_drop_path = config.decoder_drop_path = 0.0
+        if config.audio_encoder and not identity:
+            config.audio_encoder["mel_sampling_rate"] = None
+            for ours, theirs in FRONT_END.items():
+                if theirs in front_end:
+                    config.audio_encoder[ours] = type(getattr(Cnn14Spec, ours))(front_end[theirs])
+        return config
 
     def weights(self, model: UnivalForConditionalGeneration) -> None:
         """Load the recorded weights, by the rule, into a model."""

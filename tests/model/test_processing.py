@@ -13,6 +13,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
+from test_vocab import original
 from transformers import AutoProcessor, AutoTokenizer
 
 from unival.data.media import segment_frames
@@ -46,11 +47,6 @@ def tensors(folder: Path) -> dict[str, np.ndarray]:
 @cache
 def _tensors(folder: Path) -> dict[str, torch.Tensor]:
     return reference.RecordedSet(folder).tensors("preproc.safetensors", "")
-
-
-@cache
-def original(parity: Path) -> UnivalTokenizer:
-    return UnivalTokenizer.from_original(parity / "vocab")
 
 
 def pixels(case: dict[str, Any]) -> dict[str, Any]:

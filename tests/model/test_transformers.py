@@ -88,6 +88,17 @@ def test_greedy_search_equals_generate() -> None:
     assert torch.equal(ours.tokens[:, 0, :12], theirs[:, 1:13])
 
 
+@pytest.mark.parametrize("autocast", [False, True])
+def test_search_in_bf16(autocast: bool) -> None:
+    options, exact = SearchOptions(3, max_tokens=1), tiny_model(dtype=torch.float32)
+    expected = beam_search(exact, batch(), options).scores
+    dtype = torch.float32 if autocast else torch.bfloat16
+    with torch.autocast("cpu", torch.bfloat16, autocast):
+        found = beam_search(exact.to(dtype), batch(dtype), options).scores
+    assert found.dtype == torch.float32
+    torch.testing.assert_close(found[:, 0], expected[:, 0], atol=0.2, rtol=0)
+
+
 def test_a_prefix_is_scored_as_the_model_does() -> None:
     """Rows with prompts of different length: each is forced, then continued as alone."""
     model = tiny_model(dtype=torch.float64)

@@ -10,7 +10,6 @@ B rows, K beams, R rows of the decoder (B at first, then B * K), C candidates (2
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
 from typing import Any, Protocol
 
 import torch
@@ -153,14 +152,33 @@ class Trie:
         return torch.where(there_R, self.child_E[place_R], -1)
 
 
-def project(hidden_RD: Tensor, weight_VD: Tensor) -> Tensor:
-    """(R, V): hidden states by the rows of `weight_VD`.
+class _Head:
+    """The output projection and the softmax over it.
 
-    On a CPU a product of few rows with a large matrix takes half the time in blocks that its cache holds.
+    On a CPU a product of few rows with a large matrix takes half the time in blocks that its cache holds, and
+    results of megabytes are written to the same memory at each step: new pages cost as much as the softmax.
     """
-    if hidden_RD.device.type != "cpu":
-        return F.linear(hidden_RD, weight_VD)
-    return torch.cat([F.linear(hidden_RD, block) for block in weight_VD.split(HEAD_BLOCK)], dim=1)
+
+    def __init__(self, weight_VD: Tensor) -> None:
+        self.weight_VD = weight_VD
+        self.blocked = weight_VD.device.type == "cpu" and not torch.is_autocast_enabled("cpu")
+        self.blocks = [block.t() for block in weight_VD.split(HEAD_BLOCK)]
+        self.logits_RV = self.logp_RV = weight_VD.new_empty(0, 0)
+
+    def logits(self, hidden_RD: Tensor) -> Tensor:
+        """(R, V), at least float32; overwritten by the next call."""
+        if not self.blocked:
+            return at_least_float(F.linear(hidden_RD, self.weight_VD))
+        if len(self.logits_RV) != len(hidden_RD):
+            self.logits_RV = hidden_RD.new_empty(len(hidden_RD), len(self.weight_VD))
+            self.logp_RV = torch.empty_like(at_least_float(self.logits_RV))
+        for block_DV, part_RV in zip(self.blocks, self.logits_RV.split(HEAD_BLOCK, 1), strict=True):
+            torch.mm(hidden_RD, block_DV, out=part_RV)
+        return at_least_float(self.logits_RV)
+
+    def log_softmax(self, logits_RV: Tensor) -> Tensor:
+        """Of logits of the last call; overwritten by the next one."""
+        return torch.log_softmax(logits_RV, 1, out=self.logp_RV if self.blocked else None)
 
 
 @torch.no_grad()
@@ -216,7 +234,7 @@ class _Search:
         kind: Any = {"device": self.device, "dtype": torch.promote_types(states_BSD.dtype, torch.float32)}
         self.cumulative_RT = torch.zeros(self.rows, 0, **kind)
         self.state_R = torch.zeros(self.rows, dtype=torch.long, device=self.device)
-        self.head: Tensor = model.lm_head.weight
+        self.head = _Head(model.lm_head.weight)
         self.ids_V: Tensor | None = None  # of the head's rows; None: all
         self.columns: dict[int, int] = {}  # rows of the head by id, where they are not all
         self.draws_BT = None if draws_BT is None else draws_BT.to(self.device)
@@ -234,11 +252,11 @@ class _Search:
         """Search to the end."""
         last = self.options.max_tokens
         for step in range(self._force_common_prefix(), last + 1):
-            continuations = self._continuations(step)
-            choose = (
-                self._candidates if self.draws_BT is None else partial(self._sampled, self.draws_BT[:, step])
-            )
-            candidates = choose(*continuations)
+            scores_RV = self._continuations(step)
+            if self.draws_BT is None:
+                candidates = self._candidates(scores_RV)
+            else:
+                candidates = self._sampled(self.draws_BT[:, step], scores_RV)
             over_BC = self._finish(step, *candidates)
             finished = step == last
             if self.device.type == "cpu" or step % 4 == 3:  # elsewhere, looking waits for the device
@@ -258,37 +276,34 @@ class _Search:
         if length:
             forced_BP = self.prefix_BP[:, :length]
             hidden = self._decode(torch.cat([self.tokens_RT, forced_BP[:, :-1]], dim=1))
-            logits_BPV = at_least_float(F.linear(hidden, self.head)) / self.options.temperature
+            logits_BPV = at_least_float(F.linear(hidden, self.head.weight_VD)) / self.options.temperature
             scores_BP = logits_BPV.gather(2, forced_BP[..., None])[..., 0] - logits_BPV.logsumexp(2)
             self.tokens_RT = torch.cat([self.tokens_RT, forced_BP], dim=1)
             self.cumulative_RT = scores_BP.cumsum(1)
         return length
 
-    def _continuations(self, step: int) -> tuple[Tensor, Tensor]:
-        """Logits of every continuation of every beam (R, V), and what to add for its score (R,)."""
+    def _continuations(self, step: int) -> Tensor:
+        """Log-probabilities of every continuation of every beam (R, V)."""
         forced_R = None
         if step < self.prefix_BP.shape[1]:
             forced_R = self.prefix_BP[:, step].repeat_interleave(self.live)
         elif self.constraint is not None and self.ids_V is None and self._few():
             self.ids_V = self.constraint.vocabulary.to(self.device)
             self.columns = {token: column for column, token in enumerate(self.ids_V.tolist())}
-            self.head = self.head.index_select(0, self.ids_V)
+            self.head = _Head(self.head.weight_VD.index_select(0, self.ids_V))
         hidden_RD = self._decode(self.tokens_RT[:, -1:])[:, -1]
-        scores_RV = at_least_float(project(hidden_RD, self.head))
+        logits_RV = self.head.logits(hidden_RD)
         if self.options.temperature != 1.0:
-            scores_RV /= self.options.temperature
-        last = step == self.options.max_tokens
+            logits_RV /= self.options.temperature
         if self.constraint is not None:
-            scores_RV.masked_fill_(~self._allowed(forced_R), -math.inf)
-        offset_R = -scores_RV.logsumexp(1)
-        if self.cumulative_RT.shape[1]:
-            offset_R += self.cumulative_RT[:, -1]
-        self._forbid(scores_RV, step, last, forced_R)
-        return scores_RV, offset_R
+            logits_RV.masked_fill_(~self._allowed(forced_R), -math.inf)
+        scores_RV = self.head.log_softmax(logits_RV)
+        self._forbid(scores_RV, step, step == self.options.max_tokens, forced_R)
+        return scores_RV
 
     def _few(self) -> bool:
         """Whether the rows of the head that a constraint needs are worth a copy."""
-        return self.constraint is not None and 2 * len(self.constraint.vocabulary) < len(self.head)
+        return self.constraint is not None and 2 * len(self.constraint.vocabulary) < len(self.head.weight_VD)
 
     def _allowed(self, forced_R: Tensor | None) -> Tensor:
         """(R, V) bool over the columns of the output projection."""
@@ -297,7 +312,7 @@ class _Search:
         if self.ids_V is not None:
             return allowed_RV
         forced_R = torch.full_like(self.state_R, self.pad) if forced_R is None else forced_R
-        everything_RV = (forced_R != self.pad)[:, None].repeat(1, len(self.head))
+        everything_RV = (forced_R != self.pad)[:, None].repeat(1, len(self.head.weight_VD))
         everything_RV[:, self.constraint.vocabulary.to(self.device)] |= allowed_RV
         return everything_RV
 
@@ -312,7 +327,7 @@ class _Search:
             ending_R = scores_RV[:, eos].clone()
             scores_RV.fill_(-math.inf)[:, eos] = ending_R
         elif forced_R is not None:
-            other_RV = torch.arange(len(self.head), device=self.device) != forced_R[:, None]
+            other_RV = torch.arange(len(self.head.weight_VD), device=self.device) != forced_R[:, None]
             scores_RV.masked_fill_(other_RV & (forced_R != self.pad)[:, None], -math.inf)
         elif step < self.options.min_tokens:
             scores_RV[:, eos] = -math.inf
@@ -337,12 +352,18 @@ class _Search:
             )
             scores_RV.scatter_add_(1, banned_RW, penalty_RW)
 
-    def _candidates(self, scores_RV: Tensor, offset_R: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    def _scores_so_far(self) -> Tensor:
+        """(R, 1) the sums of the log-probabilities of each beam."""
+        if self.cumulative_RT.shape[1]:
+            return self.cumulative_RT[:, -1:]
+        return self.cumulative_RT.new_zeros(len(self.cumulative_RT), 1)
+
+    def _candidates(self, scores_RV: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """The best 2 K continuations of each row: scores, beams and tokens, each (B, C)."""
         count = 2 * self.options.beams
         width = min(count, scores_RV.shape[1])  # no beam gives more
         best_RW, column_RW = scores_RV.topk(width)
-        best_BN = (best_RW + offset_R[:, None]).view(self.rows, -1)
+        best_BN = (best_RW + self._scores_so_far()).view(self.rows, -1)
         if best_BN.shape[1] < count:  # a small constraint: the rest are dead ends
             best_BN = F.pad(best_BN, (0, count - best_BN.shape[1]), value=-math.inf)
         scores_BC, index_BC = best_BN.topk(count)
@@ -352,7 +373,7 @@ class _Search:
             tokens_BC = self.ids_V[tokens_BC]
         return scores_BC, index_BC // width, tokens_BC
 
-    def _sampled(self, draws_B: Tensor, scores_BV: Tensor, offset_B: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    def _sampled(self, draws_B: Tensor, scores_BV: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """One drawn continuation of each row, and a dead end: scores, beams and tokens, each (B, 2)."""
         probability_BV, column_BV = scores_BV.softmax(1).nan_to_num().sort(dim=1, descending=True)
         before_BV = probability_BV.cumsum(1) - probability_BV
@@ -364,7 +385,8 @@ class _Search:
         column_B1 = column_BV.gather(
             1, place_B1.minimum((probability_BV > 0).sum(1, keepdim=True) - 1).clamp(min=0)
         )
-        scores_BC = F.pad(scores_BV.gather(1, column_B1) + offset_B[:, None], (0, 1), value=-math.inf)
+        scores_B1 = scores_BV.gather(1, column_B1) + self._scores_so_far()
+        scores_BC = F.pad(scores_B1, (0, 1), value=-math.inf)
         tokens_B1 = column_B1 if self.ids_V is None else self.ids_V[column_B1]
         return scores_BC, torch.zeros_like(scores_BC, dtype=torch.long), tokens_B1.repeat(1, 2)
 
