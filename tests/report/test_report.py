@@ -10,7 +10,7 @@ import pytest
 
 from tests.report import made
 from unival.errors import UserError
-from unival.report import claims, content, page, study, summary
+from unival.report import claims, content, page, study, summary, words
 
 ORIGIN = {"commit": "abc", "versions": {"python": "3.11"}, "machine": {"cpus": 2}}
 
@@ -143,6 +143,35 @@ def test_claims_follow_the_numbers(folder) -> None:
     assert verdicts["T2"] == "not tested"
     assert verdicts["section 6.2"] == "supported"
     assert verdicts["T5–T9"] == "undecided"
+
+
+def test_models_that_learned_nothing_decide_nothing(folder, tmp_path) -> None:
+    """Equal scores of models below the blind baseline are no evidence that something costs nothing."""
+    root = tmp_path / "unlearned"
+    shutil.copytree(folder, root)
+    table = root / "reports/ablations/video.csv"
+    zeros = ",0.0,0.0,0.0,300,"
+    lines = [re.sub(r",0\.6,0\.56,0\.64,300,.*", zeros + "0.0,0.0,0.0", line) for line in table.open()]
+    lines[1:3] = [line.replace(zeros + "0.0,0.0,0.0", zeros + ",,") for line in lines[1:3]]
+    table.write_text("".join(lines))
+    found = study.read(root, root / "data/tiny", "quick")
+    claim = next(claim for claim in claims.check(found) if claim.source == "T4, T17")
+    assert (claim.verdict, claim.evidence) == (
+        "undecided",
+        "1 of 1 comparisons are between models no better than blind",
+    )
+
+
+def test_an_example_shows_what_the_model_read(folder) -> None:
+    """A grounded caption has a box to describe, and no predicted one."""
+    text = (folder / "reports/report.md").read_text(encoding="utf-8")
+    examples = text.split("**grounded caption**, right ones first:")[1].split("\n\n")[1]
+    assert "region: (4, 5, 20, 25)" in examples and "reference: a red square" in examples
+    assert "IoU" not in examples and "{" not in examples
+
+
+def test_a_difference_of_nothing_has_no_sign() -> None:
+    assert words.change((-0.0, -0.0004, 0.1)) == "+0.000 [+0.000, +0.100]"
 
 
 def test_a_task_that_is_not_learned_is_said_to_be(folder) -> None:

@@ -1,13 +1,15 @@
 """Which of the paper's findings hold here.
 
 A claim is a comparison whose 95 % interval decides: all of its parts clear in its favour, supported; one part
-clear against it, not supported; otherwise undecided. The paper: Shukor et al., "UnIVAL: Unified Model for
-Image, Video, Audio and Language Tasks", TMLR 2023, arXiv 2307.16184; tables are cited as T<n>.
+clear against it, not supported; otherwise undecided. Two models of which neither is clearly above what needs
+no medium say nothing about each other: such parts are left out, and counted. The paper: Shukor et al.,
+"UnIVAL: Unified Model for Image, Video, Audio and Language Tasks", TMLR 2023, arXiv 2307.16184; tables are
+cited as T<n>.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, NamedTuple
 
 from unival.report import words
 from unival.report.study import Row, Study
@@ -17,8 +19,17 @@ MARGIN = 0.05
 """A loss smaller than this, of accuracy, counts as none in the claims that something costs nothing."""
 DERIVED = ("matching", "grounded_caption", "video_matching")
 """Tasks whose pretraining rows are made from those of captions and boxes."""
-Part = tuple[str, float, float, float]
-"""What, difference, low, high."""
+
+
+class Part(NamedTuple):
+    """One comparison of a claim."""
+
+    what: str
+    difference: float
+    low: float
+    high: float
+    learned: bool = True
+    """Whether one of the two models is clearly above what needs no medium."""
 
 
 @dataclass(frozen=True)
@@ -89,16 +100,22 @@ def check(study: Study) -> list[Claim]:
     ]
 
 
-def _claim(text: str, source: str, parts: Sequence[Part], margin: float = 0.0) -> Claim:
-    if not parts:
+def _claim(text: str, source: str, found: Sequence[Part], margin: float = 0.0) -> Claim:
+    if not found:
         return Claim(text, source, "not tested", "no such comparison in this run")
-    evidence = "; ".join(f"{what} {words.change((value, low, high))}" for what, value, low, high in parts[:6])
+    parts = [part for part in found if part.learned]
+    left_out = (
+        f"{len(found) - len(parts)} of {len(found)} comparisons are between models no better than blind"
+    )
+    if not parts:
+        return Claim(text, source, "undecided", left_out)
+    evidence = "; ".join(f"{part.what} {words.change(part[1:4])}" for part in parts)
     if len(parts) > 6:
-        clear = sum(low > -margin for _, _, low, _ in parts), sum(high < -margin for _, _, _, high in parts)
-        mean = sum(value for _, value, _, _ in parts) / len(parts)
-        evidence = f"{len(parts)} comparisons, mean {words.signed(mean)}: "
-        evidence += f"clear gain {clear[0]}, clear loss {clear[1]}"
-    return Claim(text, source, decide([(low, high) for _, _, low, high in parts], margin), evidence)
+        gains, losses = sum(part.low > 0 for part in parts), sum(part.high < 0 for part in parts)
+        evidence = f"{len(parts)} comparisons: clear gain {gains}, clear loss {losses}"
+    if len(parts) < len(found):
+        evidence += f" ({left_out})"
+    return Claim(text, source, decide([(part.low, part.high) for part in parts], margin), evidence)
 
 
 def decide(intervals: Iterable[tuple[float, float]], margin: float = 0.0) -> Verdict:
@@ -127,6 +144,12 @@ def floor(row: Row) -> float:
     return max(row.get("blind") or 0.0, row.get("majority") or 0.0)
 
 
+def _beats_floor(study: Study, row: Row | None) -> bool:
+    """Whether a model's score on test rows is clearly above what needs no medium, where that is known."""
+    baselines = study.tasks.get(row["task"]) if row else None
+    return row is not None and (baselines is None or row["low"] > floor(baselines))
+
+
 def _pretrained(study: Study) -> list[Part]:
     """The pretrained model on what it was trained for, over the blind baseline."""
     phases = [config for name, config in study.configs.items() if name.startswith("pretrain-")]
@@ -137,9 +160,8 @@ def _pretrained(study: Study) -> list[Part]:
         blind = study.tasks.get(row["task"])
         if blind and row["task"] in trained:
             lift = floor(blind)
-            found.append(
-                (words.task(row["task"]), row["value"] - lift, row["low"] - lift, row["high"] - lift)
-            )
+            values = (row[key] - lift for key in ("value", "low", "high"))
+            found.append(Part(words.task(row["task"]), *values))
     return found
 
 
@@ -147,16 +169,19 @@ def _image_task_with_video(row: Row) -> bool:
     return not row["task"].startswith("video") and "video" in row["variant"]
 
 
-def _ablation(study: Study, name: str, wanted: object, flip: bool = False) -> list[Part]:
+def _ablation(study: Study, name: str, wanted: Callable[[Row], bool], flip: bool = False) -> list[Part]:
     """Differences of a study's rows from its baseline; `flip`: the baseline is what the claim favours."""
-    assert callable(wanted)
+    rows = [row for row in study.ablations if row["study"] == name]
+    baselines = {(row["task"], row["seed"]): row for row in rows if row["variant"] == row["baseline"]}
     found = []
-    for row in study.ablations:
-        if row["study"] == name and row["difference"] is not None and wanted(row):
+    for row in rows:
+        if row["difference"] is not None and wanted(row):
             values = row["difference"], row["difference_low"], row["difference_high"]
             if flip:
                 values = -values[0], -values[2], -values[1]
-            found.append((words.task(row["task"]), *values))
+            pair = row, baselines.get((row["task"], row["seed"]))
+            learned = any(_beats_floor(study, one) for one in pair)
+            found.append(Part(words.task(row["task"]), *values, learned))
     return found
 
 
@@ -166,7 +191,9 @@ def _merged(study: Study, against: str | None, inside: bool) -> list[Part]:
     for row in study.comparisons:
         other = row["against"] == against if against else row["against"].startswith("finetune/")
         if row["model"].startswith("merged/average") and other and (row["split"] == "test") == inside:
-            found.append((words.task(row["task"]), row["difference"], row["low"], row["high"]))
+            pair = (study.in_distribution(row[key], row["task"]) for key in ("model", "against"))
+            learned = any(_beats_floor(study, one) for one in pair)
+            found.append(Part(words.task(row["task"]), row["difference"], row["low"], row["high"], learned))
     return found
 
 

@@ -107,7 +107,8 @@ def _claims(study: Study) -> list[Block]:
     text = (
         "What the paper found at full scale (tables T of arXiv 2307.16184), in our words, and whether this "
         "small study agrees. **Supported**: every comparison clear in favour, **not supported**: one clear "
-        "against, by 95 % intervals. The intervals are not corrected for the number of comparisons."
+        "against, by 95 % intervals, which are not corrected for the number of comparisons. What two models "
+        "say that are both no better than blind is not counted."
     )
     return [Text(text), Table(("claim", "paper", "here", "evidence"), rows, numbers=False)]
 

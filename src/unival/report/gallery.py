@@ -59,14 +59,12 @@ def _chosen(rows: list[Row], metric: str) -> list[Row]:
 
 
 def _lines(study: Study, task: str, row: Row, metric: str) -> list[str]:
-    lines = [f"prompt: {study.prompt(task, row['text'])}"]
+    lines = [f"prompt: {study.prompt(task, row)}"]
     output = row["output"].strip() or "(nothing)"
     mark = "✓" if row["scores"][metric] >= 0.5 else "✗"
     lines.append(f"**{mark} {output}**")
-    if "box" in row:
-        lines.append(
-            f"IoU {row['scores'].get('iou', 0.0):.2f}; true box thick green, predicted box thin orange"
-        )
+    if "iou" in row["scores"]:
+        lines.append(f"IoU {row['scores']['iou']:.2f}; true box thick green, predicted box thin orange")
     elif row.get("answers"):
         answers = ", ".join(f"{text} ({weight:g})" for text, weight in row["answers"].items())
         lines.append(f"reference: {answers}")

@@ -92,10 +92,11 @@ class Study:
         lines = path.read_text(encoding="utf-8").splitlines()
         return [json.loads(line) for line in lines[:limit]]
 
-    def prompt(self, task: str, text: str) -> str:
-        """The prompt the model read."""
+    def prompt(self, task: str, row: Row) -> str:
+        """The prompt that the model read for a predicted row; a box in pixels, not in location tokens."""
         template = self.configs.get("evaluate", {}).get("tasks", {}).get(task, {}).get("prompt", "{text}")
-        return str(template).replace("{text}", text).strip()
+        box = ", ".join(f"{side:g}" for side in row.get("box") or ())
+        return str(template).replace("{text}", row["text"]).replace("{box}", f" ({box})").strip()
 
 
 def read(root: Path | str, data: Path | str, edition: str) -> Study:

@@ -27,8 +27,8 @@ def metric(name: str) -> str:
 
 
 def task(name: str) -> str:
-    """A task's name with spaces."""
-    return name.replace("_", " ")
+    """A task's name (or that of a merge, a shift, a variant) as it is written in a text."""
+    return " ".join({"qa": "QA", "vqa": "VQA"}.get(word, word) for word in name.split("_"))
 
 
 def number(value: Any, digits: int = 3) -> str:
@@ -38,7 +38,7 @@ def number(value: Any, digits: int = 3) -> str:
 
 def signed(value: float) -> str:
     """A difference, its sign always written."""
-    return f"{value:+.3f}".replace("-", "−")
+    return f"{round(value, 3) + 0.0:+.3f}".replace("-", "−")  # + 0.0: no negative zero
 
 
 def interval(low: Any, high: Any) -> str:
