@@ -3,7 +3,9 @@
 import argparse
 import gc
 import importlib
+import os
 import sys
+import time
 from pathlib import Path
 
 from unival.errors import UserError, told
@@ -79,8 +81,11 @@ def _compose(options: argparse.Namespace) -> None:
 
 
 def _run(options: argparse.Namespace) -> None:
+    started = str(time.time())
     from unival.stages import base
 
+    if "RANK" not in os.environ or base.STARTED not in os.environ:  # a rank's is that of the command
+        os.environ[base.STARTED] = started
     if options.stage in TRAINING:
         from unival.engine import runtime
 

@@ -94,8 +94,9 @@ def read_params(path: Path = PARAMS) -> Params:
 
 
 def options(group: str) -> list[str]:
-    """Names of the files of a configuration group."""
-    return sorted(path.stem for path in (CONF / group).glob("*.yaml"))
+    """Names of the files of a configuration group, those of its folders as `<folder>/<name>`."""
+    folder = CONF / group
+    return sorted(path.relative_to(folder).with_suffix("").as_posix() for path in folder.rglob("*.yaml"))
 
 
 def _check_option(group: str, name: str, where: str) -> None:
@@ -248,12 +249,14 @@ def file_of(stage: str, item: str | None) -> Path:
 
 
 def write_all() -> list[Path]:
-    """Write every resolved file; nothing is written when one of them is wrong."""
+    """Write every resolved file and remove those of earlier choices; nothing changes when one is wrong."""
     params, written = read_params(), {}
     tree = compose(params)
     for stage in STAGES:
         for item in params.items(stage):
             written[file_of(stage, item)] = dump(resolve(tree, stage, item))
+    for path in {*BUILD.rglob("*.yaml")} - {*written}:
+        path.unlink()
     for path, text in written.items():
         files.write_text(path, text)
     return list(written)

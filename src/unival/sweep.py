@@ -1,7 +1,7 @@
 """`unival sweep`: Hydra multirun over one stage, with one MLflow parent and a child per job.
 
     unival sweep -m stage=finetune item=vqa set.finetune.train.optimizer.lr=3e-4,1e-3
-    unival sweep -m +sweep=t3_balancing hydra/launcher=joblib hydra.launcher.n_jobs=2
+    unival sweep +sweep=t3_balancing hydra/launcher=joblib hydra.launcher.n_jobs=2
 
 The tree is the one of `params.yaml`; `set.<stage>...` changes any value. A job resolves its configuration
 into its own folder below `multirun/` and runs `python -m unival run` in a process of its own, so that a sweep
@@ -27,6 +27,9 @@ def main(arguments: Sequence[str]) -> None:
     Raises:
         UserError: bad override, or a job failed.
     """
+    if {"-h", "--help"} & set(arguments):
+        print(__doc__)
+        return
     import hydra
 
     params = compose.read_params()
@@ -103,17 +106,8 @@ def _job(tree: Any) -> None:
     shown = [word for word in changed if not word.startswith(("stage_name=", "+sweep="))]
     label = " ".join(word.lstrip("+").removeprefix("set.") for word in shown)
     environment = {**os.environ, "UNIVAL_RUN_NAME": label, "UNIVAL_OVERRIDES": " ".join(changed)}
-    command = [
-        sys.executable,
-        "-m",
-        "unival",
-        "run",
-        values["stage"],
-        "--config",
-        str(path),
-        "--out",
-        str(folder),
-    ]
+    command = [sys.executable, "-m", "unival", "run", values["stage"]]
+    command += ["--config", str(path), "--out", str(folder)]
     with (folder / "log.txt").open("w", encoding="utf-8") as log:
         done = subprocess.run(command, env=environment, stdout=log, stderr=subprocess.STDOUT, check=False)
     if done.returncode:
@@ -144,7 +138,7 @@ def _end_parent(stage: str, parent: str | None, status: str) -> None:
     )
     rows = [
         {"run": child.info.run_name, "status": child.info.status}
-        | {key: value for key, value in sorted(child.data.metrics.items()) if key.startswith("summary/")}
+        | {k: v for k, v in sorted(child.data.metrics.items()) if k.startswith(("best/", "summary/"))}
         for child in children
     ]
     columns = sorted({key for row in rows for key in row})

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 from unival import files, provenance
+from unival.errors import UserError
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -84,17 +85,29 @@ def _locked() -> Iterator[None]:
 
 
 def connect(experiment: str) -> tuple["MlflowClient", str]:
-    """A client of the store and the id of the experiment, both created when missing."""
+    """A client of the store and the id of the experiment, both created when missing.
+
+    Raises:
+        UserError: the store cannot be used.
+    """
     os.environ.pop("MLFLOW_RUN_ID", None)  # with it set, MLflow resumes that run whatever is asked for
     os.environ.setdefault("MLFLOW_ENABLE_ASYNC_LOGGING", "false")
     from mlflow import MlflowClient
+    from mlflow.exceptions import MlflowException
+    from sqlalchemy.exc import SQLAlchemyError
 
-    with _locked():
-        client = MlflowClient(store_uri())
-        found = client.get_experiment_by_name(experiment)
-        if found is not None:
-            return client, found.experiment_id
-        return client, client.create_experiment(experiment, artifact_location=_artifact_location(experiment))
+    try:
+        with _locked():
+            client = MlflowClient(store_uri())
+            found = client.get_experiment_by_name(experiment)
+            if found is not None:
+                return client, found.experiment_id
+            location = _artifact_location(experiment)
+            return client, client.create_experiment(experiment, artifact_location=location)
+    except (MlflowException, SQLAlchemyError, OSError) as error:
+        reason = str(error).splitlines()[0]
+        fix = "set MLFLOW_TRACKING_URI to another store, or UNIVAL_TRACKING=off to go on without"
+        raise UserError(f"MLflow store {store_uri()}: cannot be used: {reason}: {fix}") from error
 
 
 class MlflowTracker:

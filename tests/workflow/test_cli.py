@@ -1,13 +1,17 @@
 """The command line: quick help, one line for a person's mistake, exit status 2."""
 
+import json
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
 
 from unival.cli import main
-from unival.stages import STAGES
+from unival.errors import UserError
+from unival.stages import STAGES, base
+from unival.tracking import NullTracker
 
 ROOT = Path(__file__).parents[2]
 
@@ -61,3 +65,44 @@ def test_list_shows_every_group(capsys: pytest.CaptureFixture[str], monkeypatch:
     shown = capsys.readouterr().out
     assert all(f"{group}:" in shown for group in ("task", "merge", "edition", "sweep", "runtime"))
     assert all(stage in shown for stage in STAGES)
+
+
+def test_list_shows_files_in_folders_of_a_group(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(ROOT)
+    main(["list", "experiment"])
+    assert "paper/vqav2" in capsys.readouterr().out
+
+
+def test_help_of_a_sweep_starts_none(capsys: pytest.CaptureFixture[str]) -> None:
+    main(["sweep", "--help"])
+    assert "unival sweep -m stage=finetune" in capsys.readouterr().out
+
+
+def test_a_scratch_folder_that_cannot_be_made_is_named(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("DVC_ROOT", raising=False)
+    (tmp_path / "scratch").touch()
+    (tmp_path / "report.yaml").write_text("stage: report\nitem: null\ndata: data\nedition: smoke\n")
+    with pytest.raises(SystemExit):
+        main(["run", "report", "--config", "report.yaml"])
+    assert "scratch/report" in (error := capsys.readouterr().err) and "cannot write here" in error
+
+
+@pytest.mark.parametrize(
+    ("error", "signal"),
+    [(SystemExit(143), True), (KeyboardInterrupt(), True), (SystemExit(2), False), (UserError("x"), False)],
+)
+def test_only_a_signal_makes_a_run_killed(error: BaseException, signal: bool) -> None:
+    """A worker that fails ends its stage with its exit status: that run has failed."""
+    assert base._is_signal(error) is signal
+
+
+def test_the_time_of_a_stage_is_that_of_its_command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(base.STARTED, str(time.time() - 100))
+    io = base.StageIO("report", None, {}, tmp_path, tmp_path, tmp_path, NullTracker())
+    base._write_pointer(io, "hash")
+    assert json.loads((tmp_path / "reports/runs/report.json").read_text())["seconds"] >= 100

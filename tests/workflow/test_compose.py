@@ -57,6 +57,14 @@ def test_the_committed_files_are_those_of_the_committed_choice(project: Path) ->
         assert (ROOT / "build/config" / name).read_text() == text, f"{name}: run `dvc repro compose`"
 
 
+def test_files_of_an_earlier_choice_go(project: Path) -> None:
+    compose.write_all()
+    edit(project / "params.yaml", lambda v: v["tasks"].remove("vqa"))
+    compose.write_all()
+    assert not (project / "build/config/finetune/vqa.yaml").exists()
+    assert (project / "build/config/finetune/caption.yaml").exists()
+
+
 def test_no_machine_setting_enters(project: Path) -> None:
     for name, text in written(project).items():
         for key in ("device", "workers", "launcher", "threads"):

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from unival import tracking
+from unival.errors import UserError
 
 
 @pytest.fixture
@@ -65,6 +66,13 @@ def test_a_run_deleted_in_between_starts_anew(store: Path) -> None:
     first.client.delete_run(first.run_id)
     again = tracking.MlflowTracker("pretrain", "p", store / "run.json", {})
     assert not again.resumed and again.run_id != first.run_id
+
+
+@pytest.mark.fault
+def test_a_store_that_is_none_is_named_with_the_way_out(store: Path) -> None:
+    (store / "mlflow.db").write_text("no database" * 100)
+    with pytest.raises(UserError, match=r"mlflow\.db: cannot be used: .*UNIVAL_TRACKING=off"):
+        tracking.connect("finetune")
 
 
 def test_an_exported_run_id_does_not_capture_children(store: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -19,6 +19,9 @@ from unival import config, files, provenance, tracking
 from unival.errors import UserError
 from unival.stages import module
 
+STARTED = "UNIVAL_STARTED"
+"""When the command began (seconds since the epoch): imports and the start of ranks are part of its time."""
+
 
 @dataclasses.dataclass
 class StageIO:
@@ -92,22 +95,30 @@ def run(stage: str, config_path: Path, out_root: Path) -> None:
     shared = provenance.root() / "scratch" / stage
     # equal jobs of two sweeps, or of a sweep and the pipeline, never go on with each other's run
     scratch = shared / "-".join([config_hash, *filter(None, [os.environ.get("UNIVAL_SWEEP")])])
-    scratch.mkdir(parents=True, exist_ok=True)
+    try:
+        scratch.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"{scratch}: cannot write here: {error.strerror}") from error
     item = resolved.get("item")
     tracker = _tracker(stage, item, scratch, config_hash, resolved)
     main = os.environ.get("RANK", "0") == "0"
     io = StageIO(stage, item, resolved, scratch, shared, out_root, tracker, main)
     _end_on_sigterm()
-    started = time.monotonic()
     try:
         module(stage).run(stage_config, io)
     except BaseException as error:
-        tracker.end("KILLED" if isinstance(error, KeyboardInterrupt | SystemExit) else "FAILED")
+        tracker.end("KILLED" if _is_signal(error) else "FAILED")
         raise
     if main:
-        _write_pointer(io, config_hash, time.monotonic() - started)
+        _write_pointer(io, config_hash)
         tracker.end("FINISHED")
         shutil.rmtree(scratch, ignore_errors=True)
+
+
+def _is_signal(error: BaseException) -> bool:
+    """Whether it stands for a signal; other exit statuses are those of a rank or worker that failed."""
+    left = isinstance(error, SystemExit) and isinstance(error.code, int) and error.code >= 128
+    return left or isinstance(error, KeyboardInterrupt)
 
 
 def _end_on_sigterm() -> None:
@@ -155,14 +166,15 @@ def peak_mib() -> int:
     return max(own, children) // 1024
 
 
-def _write_pointer(io: StageIO, config_hash: str, seconds: float) -> None:
+def _write_pointer(io: StageIO, config_hash: str) -> None:
     """`reports/runs/<name>.json`: nothing depends on it, so a run id may stand in it."""
+    started = float(os.environ.get(STARTED) or time.time())
     pointer = {
         "stage": io.stage,
         "item": io.item,
         "config_hash": config_hash,
         "run_id": io.tracker.run_id,
-        "seconds": round(seconds, 1),
+        "seconds": round(time.time() - started, 1),
         "peak_mib": peak_mib(),
     }
     files.write_json(io.out(f"reports/runs/{io.name}.json"), pointer)
