@@ -35,7 +35,8 @@ def tags() -> dict[str, str]:
         "dvc.baseline": os.environ.get("DVC_EXP_BASELINE_REV", ""),
         "sweep.id": os.environ.get("UNIVAL_SWEEP", ""),
         "hydra.overrides": os.environ.get("UNIVAL_OVERRIDES", ""),
-        "repro.command": f"python -m unival {' '.join(sys.argv[1:])}",
+        "repro.command": (command := f"python -m unival {' '.join(sys.argv[1:])}"),
+        "mlflow.source.name": command,
     }
     return {key: value for key, value in found.items() if value}
 

@@ -249,6 +249,8 @@ def _log(name: str, results: Results, io: StageIO) -> None:
     """A child run per variant and seed."""
     for (variant, seed), found in results.items():
         metrics = {f"{task}/{result.primary}": result.value.value for task, result in found.items()}
+        for task, result in found.items():
+            metrics |= {f"{task}/low": result.value.low, f"{task}/high": result.value.high}
         tags = {"unival.study": name, "unival.variant": variant, "unival.seed": str(seed)}
         io.tracker.child(f"{name}: {variant} (seed {seed})", tags, metrics)
         means = {f"summary/{name}/{variant}/{task}": result.value.value for task, result in found.items()}

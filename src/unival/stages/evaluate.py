@@ -341,9 +341,13 @@ def _log(tasks: Mapping[str, Any], results: Sequence["Result"], io: StageIO) -> 
         spec = result.spec
         place = spec.task if spec.split == TEST and not spec.shift else f"ood/{spec.task}/{spec.split}"
         place += f"-{spec.shift}-{spec.severity}" if spec.shift else ""
-        by_model.setdefault(spec.model, {})[f"{place}/{result.primary}"] = result.value.value
+        metrics = by_model.setdefault(spec.model, {})
+        metrics[f"{place}/{result.primary}"] = result.value.value
+        if not place.startswith("ood/"):
+            metrics |= {f"{place}/low": result.value.low, f"{place}/high": result.value.high}
+    kinds = {result.spec.model: result.spec.kind for result in results}
     for model, metrics in by_model.items():
-        io.tracker.child(model, {"unival.model": model}, metrics)
+        io.tracker.child(model, {"unival.model": model, "unival.kind": kinds[model]}, metrics)
     for result in results:
         if result.baselines:
             lines = result.predictions.read_text(encoding="utf-8").splitlines()[:50]
