@@ -27,6 +27,7 @@ def git(*arguments: str) -> str:
 
 def tags() -> dict[str, str]:
     """Tags of an MLflow run: empty ones are left out."""
+    command = f"python -m unival {' '.join(sys.argv[1:])}"
     found = {
         "git.commit": git("rev-parse", "HEAD"),
         "git.dirty": str(bool(git("status", "--porcelain", "--untracked-files=no"))).lower(),
@@ -35,7 +36,7 @@ def tags() -> dict[str, str]:
         "dvc.baseline": os.environ.get("DVC_EXP_BASELINE_REV", ""),
         "sweep.id": os.environ.get("UNIVAL_SWEEP", ""),
         "hydra.overrides": os.environ.get("UNIVAL_OVERRIDES", ""),
-        "repro.command": (command := f"python -m unival {' '.join(sys.argv[1:])}"),
+        "repro.command": command,
         "mlflow.source.name": command,
     }
     return {key: value for key, value in found.items() if value}
