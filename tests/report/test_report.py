@@ -93,7 +93,7 @@ def test_merged_models_are_placed_in_plane_matrix_and_cosines(folder) -> None:
     names = {path.name for path in (folder / "reports/figures").iterdir()}
     assert {"plane-0.png", "merge-matrix.png", "cosines.png"} <= names
     text = (folder / "reports/report.md").read_text(encoding="utf-8")
-    assert "| caption + vqa | caption | 0.020 | [0.000, 0.050] | 0.33 | +0.100 [+0.060, +0.140] |" in text
+    assert "| caption + VQA | caption | 0.020 | [0.000, 0.050] | 0.33 | +0.100 [+0.060, +0.140] |" in text
     assert "| all | 0.20 | 0.010 to 0.010 |" in text and "| empty | – | 0.010 to 0.010 |" in text
 
 
@@ -143,6 +143,8 @@ def test_claims_follow_the_numbers(folder) -> None:
     assert verdicts["T2"] == "not tested"
     assert verdicts["section 6.2"] == "supported"
     assert verdicts["T5–T9"] == "undecided"
+    assert verdicts["section 6.2, figure of pairs"] == "not supported"  # the middle of caption: -0.1 +- 0.04
+    assert verdicts["section 6.2; the paper compares OOD averages with the pretrained model"] == "undecided"
 
 
 def test_models_that_learned_nothing_decide_nothing(folder, tmp_path) -> None:

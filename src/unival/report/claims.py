@@ -19,6 +19,8 @@ MARGIN = 0.05
 """A loss smaller than this, of accuracy, counts as none in the claims that something costs nothing."""
 DERIVED = ("matching", "grounded_caption", "video_matching")
 """Tasks whose pretraining rows are made from those of captions and boxes."""
+AVERAGES = "merged/average"
+"""How the folders of the uniform averages begin."""
 
 
 class Part(NamedTuple):
@@ -86,16 +88,20 @@ def check(study: Study) -> list[Claim]:
             "T12",
             _ablation(study, "audio", lambda row: row["variant"] == "from_pretrained"),
         ),
-        _lines(study),
+        _claim(
+            "Half-way between two experts each task scores above the mean of both ends.",
+            "section 6.2, figure of pairs",
+            _halfway(study),
+        ),
         _claim(
             "The uniform average of experts beats the pretrained model on every task of its parents.",
             "section 6.2",
-            _merged(study, study.pretrained, inside=True),
+            _merged(study),
         ),
         _claim(
-            "The average keeps more than the expert where the data shift.",
+            "The average keeps more than the experts where the data shift (share of their scores, minus 1).",
             "section 6.2; the paper compares OOD averages with the pretrained model",
-            _merged(study, None, inside=False),
+            _shifted(study),
         ),
     ]
 
@@ -185,34 +191,39 @@ def _ablation(study: Study, name: str, wanted: Callable[[Row], bool], flip: bool
     return found
 
 
-def _merged(study: Study, against: str | None, inside: bool) -> list[Part]:
-    """Paired differences of the uniform averages, on the test split or on the shifts."""
+def _merged(study: Study) -> list[Part]:
+    """The uniform averages minus the pretrained model, paired on test rows."""
     found = []
     for row in study.comparisons:
-        other = row["against"] == against if against else row["against"].startswith("finetune/")
-        if row["model"].startswith("merged/average") and other and (row["split"] == "test") == inside:
+        wanted = row["split"] == "test" and row["against"] == study.pretrained
+        if row["model"].startswith(AVERAGES) and wanted:
             pair = (study.in_distribution(row[key], row["task"]) for key in ("model", "against"))
             learned = any(_beats_floor(study, one) for one in pair)
             found.append(Part(words.task(row["task"]), row["difference"], row["low"], row["high"], learned))
     return found
 
 
-def _lines(study: Study) -> Claim:
-    """Between two experts the metric stays above the chord (unpaired: intervals of the points)."""
-    from unival.report.charts import line_of
+def _shifted(study: Study) -> list[Part]:
+    """Of the league: the mean share of the experts' scores over the shifted cells, the same rows drawn."""
+    return [
+        Part(row["model"].removeprefix("merged/"), *(row[f"share{end}"] - 1 for end in ("", "_low", "_high")),
+             _experts_learned(study, row["tasks"].split()))
+        for row in study.merging.get("league", ())
+        if row["model"].startswith(AVERAGES) and row["part"] == "ood" and row["share"] is not None
+    ]  # fmt: skip
 
-    above, below, points = 0, 0, 0
-    for first, second in dict.fromkeys((row["first"], row["second"]) for row in study.interpolation):
-        for task in (first, second):
-            rows = line_of(study, first, second, task)
-            for row in rows[1:-1]:
-                chord = (1 - row["alpha"]) * rows[0]["value"] + row["alpha"] * rows[-1]["value"]
-                points += 1
-                above += row["low"] > chord
-                below += row["high"] < chord
-    verdict: Verdict = "not supported" if below else "supported" if above else "undecided"
-    text = "Between two experts scores rise above the straight line between their ends and nowhere below it."
-    evidence = f"{points} inner points: {above} clearly above the chord, {below} clearly below"
-    if not points:
-        verdict, evidence = "not tested", "no such comparison in this run"
-    return Claim(text, "section 6.2, figure of pairs", verdict, evidence)
+
+def _halfway(study: Study) -> list[Part]:
+    """The middle between two experts minus the mean of both, paired on test rows."""
+    return [
+        Part(f"{words.task(row['task'])} ({words.task(row['first'])}–{words.task(row['second'])})",
+             *(row[f"minus_mean{end}"] for end in ("", "_low", "_high")),
+             _experts_learned(study, [row["task"]]))
+        for row in study.merging.get("pairs", ())
+        if row["task"] in (row["first"], row["second"]) and row["minus_mean"] is not None
+    ]  # fmt: skip
+
+
+def _experts_learned(study: Study, tasks: Sequence[str]) -> bool:
+    cells = (study.in_distribution(f"finetune/{task}", task) for task in tasks)
+    return all(_beats_floor(study, cell) for cell in cells)
