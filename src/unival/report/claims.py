@@ -205,23 +205,25 @@ def _merged(study: Study) -> list[Part]:
 
 def _shifted(study: Study) -> list[Part]:
     """Of the league: the mean share of the experts' scores over the shifted cells, the same rows drawn."""
-    return [
-        Part(row["model"].removeprefix("merged/"), *(row[f"share{end}"] - 1 for end in ("", "_low", "_high")),
-             _experts_learned(study, row["tasks"].split()))
-        for row in study.merging.get("league", ())
-        if row["model"].startswith(AVERAGES) and row["part"] == "ood" and row["share"] is not None
-    ]  # fmt: skip
+    found = []
+    for row in study.merging.get("league", ()):
+        if row["model"].startswith(AVERAGES) and row["part"] == "ood" and row["share"] is not None:
+            share, low, high = (row[key] - 1 for key in ("share", "share_low", "share_high"))
+            learned = _experts_learned(study, row["tasks"].split())
+            found.append(Part(words.task(row["model"].removeprefix("merged/")), share, low, high, learned))
+    return found
 
 
 def _halfway(study: Study) -> list[Part]:
     """The middle between two experts minus the mean of both, paired on test rows."""
-    return [
-        Part(f"{words.task(row['task'])} ({words.task(row['first'])}–{words.task(row['second'])})",
-             *(row[f"minus_mean{end}"] for end in ("", "_low", "_high")),
-             _experts_learned(study, [row["task"]]))
-        for row in study.merging.get("pairs", ())
-        if row["task"] in (row["first"], row["second"]) and row["minus_mean"] is not None
-    ]  # fmt: skip
+    found = []
+    for row in study.merging.get("pairs", ()):
+        task, pair = row["task"], (row["first"], row["second"])
+        if task in pair and row["minus_mean"] is not None:
+            what = f"{words.task(task)} ({' – '.join(map(words.task, pair))})"
+            values = row["minus_mean"], row["minus_mean_low"], row["minus_mean_high"]
+            found.append(Part(what, *values, _experts_learned(study, [task])))
+    return found
 
 
 def _experts_learned(study: Study, tasks: Sequence[str]) -> bool:
