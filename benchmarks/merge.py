@@ -9,13 +9,15 @@ Ratios are medians over the rounds of the ratio within a round. Rows:
 linear/vs_floor            wall: average of four against reading four files, adding and writing one; both
                            reserve the room and sync, ours hashes the output with SHA-256 on top
 linear/cpu_vs_floor        the same in CPU time
+linear/main_vs_floor       the same without our thread that writes and hashes: what remains with a second core
 task_arithmetic/vs_floor   wall: the same floor with five inputs
 ties/vs_linear             CPU: exact TIES (threshold over the whole model) against our average
 dare_ties/vs_linear        CPU
 */memory_above_import_mib  peak memory above that of `import torch`
-linear|ties/vs_mergekit    wall against mergekit, one run each, where `mergekit-pytorch` is on the path or
-                           given (a virtual environment of its own serves: pip install mergekit==0.1.5). It is
-                           stopped when all has taken `--limit` seconds; the ratio is then an upper bound
+linear|ties/vs_mergekit    wall, and */cpu_vs_mergekit CPU, against mergekit, one run each, where its command
+                           `mergekit-pytorch` is on the path or given (a virtual environment of its own
+                           serves: pip install mergekit==0.1.5). It is stopped when all has taken `--limit`
+                           seconds; the ratio is then an upper bound
 """
 
 import argparse
@@ -23,6 +25,7 @@ import contextlib
 import json
 import math
 import os
+import resource
 import shutil
 import statistics
 import subprocess
@@ -44,8 +47,8 @@ MERGEKIT = {"linear": "merge_method: linear\nparameters: {weight: 0.25}\n",
             "ties": "merge_method: ties\nparameters: {weight: 1.0, density: 0.2}\n"}  # fmt: skip
 
 
-def shapes() -> dict[str, tuple[int, ...]]:
-    """An encoder-decoder of width 768 with a large vocabulary, filled up to 0.258 billion parameters."""
+def shapes(parameters: float) -> dict[str, tuple[int, ...]]:
+    """An encoder-decoder of width 768 with a large vocabulary, filled up to so many parameters."""
     found: dict[str, tuple[int, ...]] = {"shared.weight": (59457, 768)}
     for stack in ("encoder", "decoder"):
         for layer in range(6):
@@ -54,19 +57,21 @@ def shapes() -> dict[str, tuple[int, ...]]:
                 found[f"{start}.{part}.weight"], found[f"{start}.{part}.bias"] = (768, 768), (768,)
             found[f"{start}.fc1.weight"], found[f"{start}.fc2.weight"] = (3072, 768), (768, 3072)
     number = 0
-    while sum(math.prod(shape) for shape in found.values()) < 258_000_000:
+    while sum(math.prod(shape) for shape in found.values()) < parameters:
         found[f"encoder.media.{number}.weight"] = (1024, 1024)
         number += 1
     return found
 
 
-def generate(folder: Path) -> None:
+def generate(folder: Path, parameters: float) -> None:
     """Write the base and four models near it."""
     import torch
     from safetensors.torch import save_file
 
     generator = torch.Generator().manual_seed(0)
-    base = {name: 0.02 * torch.randn(shape, generator=generator) for name, shape in shapes().items()}
+    base = {
+        name: 0.02 * torch.randn(shape, generator=generator) for name, shape in shapes(parameters).items()
+    }
     for name in ("base", *NAMES):
         scale = 0.0 if name == "base" else 0.001
         state = {k: v + scale * torch.randn(v.shape, generator=generator) for k, v in base.items()}
@@ -112,7 +117,7 @@ def job(kind: str, folder: Path, threads: int) -> dict[str, float]:
     from unival.merging import Recipe, merge
 
     before, out = peak_mib(), folder / "out"
-    started, used = time.perf_counter(), time.process_time()
+    started, used, main = time.perf_counter(), time.process_time(), time.thread_time()
     if kind.startswith("floor"):
         names = NAMES if kind == "floor4" else ("base", *NAMES)
         floor([folder / name / "model.safetensors" for name in names], out)
@@ -121,7 +126,7 @@ def job(kind: str, folder: Path, threads: int) -> dict[str, float]:
         base = None if kind == "linear" else folder / "base"
         merge(Recipe(models=NAMES, **RECIPES[kind]), inputs, base, out, threads=threads, chunk=CHUNK)
     wall, cpu = time.perf_counter() - started, time.process_time() - used
-    return {"wall": wall, "cpu": cpu, "memory": peak_mib() - before}
+    return {"wall": wall, "cpu": cpu, "main": time.thread_time() - main, "memory": peak_mib() - before}
 
 
 def run_job(kind: str, folder: Path, threads: int) -> dict[str, float]:
@@ -133,22 +138,28 @@ def run_job(kind: str, folder: Path, threads: int) -> dict[str, float]:
     return dict(json.loads(done.stdout))
 
 
-def run_mergekit(command: str, kind: str, folder: Path, seconds: float) -> tuple[float, bool]:
-    """Seconds of mergekit's command on the same files, and whether it ended within `seconds`."""
+def run_mergekit(command: str, kind: str, folder: Path, seconds: float) -> tuple[float, float, bool]:
+    """Wall and CPU seconds of mergekit's command on the same files; whether it ended within `seconds`."""
     file = "model.safetensors"
     models = "".join(f"  - model: {folder / name / file}\n" for name in NAMES)
     base = "" if kind == "linear" else f"base_model: {folder / 'base' / file}\n"
     recipe = folder / "mergekit.yaml"
     recipe.write_text(f"models:\n{models}{base}{MERGEKIT[kind]}dtype: float32\n")
-    started = time.perf_counter()
+    started, used = time.perf_counter(), children_seconds()
     try:
         subprocess.run([command, recipe, folder / "out"], check=True, capture_output=True, timeout=seconds)
         ended = True
     except subprocess.TimeoutExpired:
         ended = False
-    wall = time.perf_counter() - started
+    wall, cpu = time.perf_counter() - started, children_seconds() - used
     remove(folder / "out")
-    return wall, ended
+    return wall, cpu, ended
+
+
+def children_seconds() -> float:
+    """CPU time of the finished processes that this one started."""
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return used.ru_utime + used.ru_stime
 
 
 def remove(path: Path) -> None:
@@ -184,6 +195,7 @@ def measure(folder: Path, rounds: int, end: float, threads: int) -> None:
 
     row("linear/vs_floor", values("linear", "wall"), values("floor4", "wall"), "s wall")
     row("linear/cpu_vs_floor", values("linear", "cpu"), values("floor4", "cpu"), "s CPU")
+    row("linear/main_vs_floor", values("linear", "main"), values("floor4", "cpu"), "s CPU")
     row("task_arithmetic/vs_floor", values("task_arithmetic", "wall"), values("floor5", "wall"), "s wall")
     row("ties/vs_linear", values("ties", "cpu"), values("linear", "cpu"), "s CPU")
     row("dare_ties/vs_linear", values("dare_ties", "cpu"), values("linear", "cpu"), "s CPU")
@@ -201,9 +213,11 @@ def compare_mergekit(folder: Path, command: str | None, end: float, threads: int
     for kind in ("linear", "ties"):
         name = f"{kind}/vs_mergekit"
         if command:
-            ours = run_job(kind, folder, threads)["wall"]
-            theirs, ended = run_mergekit(command, kind, folder, max(end - time.perf_counter(), 10))
-            row(name, [ours], [theirs], "s wall" if ended else "s wall; mergekit was stopped: upper bound")
+            ours = run_job(kind, folder, threads)
+            wall, cpu, ended = run_mergekit(command, kind, folder, max(end - time.perf_counter(), 10))
+            note = "" if ended else "; mergekit was stopped: upper bound"
+            row(name, [ours["wall"]], [wall], f"s wall{note}")
+            row(f"{kind}/cpu_vs_mergekit", [ours["cpu"]], [cpu], f"s CPU{note}")
         else:
             note = {"name": name, "ours": None, "baseline": None, "ratio": None}
             print(json.dumps({**note, "unit": "skipped: mergekit-pytorch is not on the path"}), flush=True)
@@ -215,6 +229,7 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--folder", type=Path, help="scratch folder (about 7 GB); a temporary one by default")
+    parser.add_argument("--parameters", type=float, default=258e6, help="of a model; not below 131e6")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--limit", type=float, default=540, help="seconds that all may take, about")
     parser.add_argument("--threads", type=int, default=1, help="workers of our merges")
@@ -229,7 +244,7 @@ def main() -> None:
     started = time.perf_counter()
     with contextlib.ExitStack() as stack:
         scratch = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="merge-", dir=options.folder)))
-        generate(scratch)
+        generate(scratch, options.parameters)
         # half of the time for mergekit, whose TIES needs two minutes of an idle core
         measure(scratch, options.rounds, started + options.limit / 2, options.threads)
         compare_mergekit(scratch, options.mergekit, started + options.limit, options.threads)
