@@ -28,6 +28,7 @@ def archive(path: Path, content: bytes, storages: dict[str, bytes] | None = None
     with zipfile.ZipFile(path, "w", zipfile.ZIP_STORED) as file:
         file.writestr("archive/data.pkl", content)
         file.writestr("archive/byteorder", b"little")
+        file.writestr("archive/version", b"3\n")
         for key, values in (storages or {}).items():
             file.writestr(f"archive/data/{key}", values)
 

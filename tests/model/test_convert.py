@@ -1,5 +1,6 @@
 """Conversion: the recorded checkpoint, round trips, public weights, and files that would run code."""
 
+import contextlib
 import json
 import re
 import shutil
@@ -16,6 +17,7 @@ import torch
 import yaml
 from torch import Tensor
 
+from unival.engine.checkpoint import META, STATE, Checkpoints
 from unival.errors import UserError
 from unival.model import UnivalConfig, UnivalForConditionalGeneration, convert
 from unival.model.convert import official
@@ -433,6 +435,18 @@ def test_model_folder_with_a_pickle_runs_nothing(tmp_path: Path) -> None:
     malicious.archive(tmp_path / "pytorch_model.bin", malicious.pickles(marker)["reduce2"])
     with pytest.raises(Exception):  # noqa: B017  (whatever it is called: it must not load)
         UnivalForConditionalGeneration.from_pretrained(tmp_path)
+    assert not marker.exists()
+
+
+@pytest.mark.fault
+@pytest.mark.parametrize("attack", ATTACKS)
+def test_training_state_with_a_pickle_runs_nothing(attack: str, tmp_path: Path) -> None:
+    model, checkpoints, marker = torch.nn.Linear(1, 1), Checkpoints(tmp_path, 1), tmp_path / "marker"
+    path = checkpoints.save(1, model, {}, {})
+    malicious.archive(path / STATE, malicious.pickles(marker)[attack])
+    meta = json.loads((path / META).read_text())
+    with contextlib.suppress(Exception):  # some are only malformed
+        checkpoints.restore(path, meta, model)
     assert not marker.exists()
 
 
