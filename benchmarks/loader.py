@@ -1,9 +1,10 @@
 """What the loader costs: CPU per sample against bare decoding, and memory over many streamed rows.
 
-    python benchmarks/loader.py               JSON lines on standard output
+    python benchmarks/loader.py [ROW...]      JSON lines on standard output
 
-`cpu/image`: batches of 480 x 360 JPEGs made ready for the model, against decode and resize of the same files
-by Pillow alone, interleaved, medians of CPU seconds. `memory`: resident size after 10^4 and 10^6 rows.
+`cpu/image`, `cpu/video`: batches of 480 x 360 JPEGs, and of 8 frames of clips of 80 frames of 320 x 240,
+made ready for the model, against decode and resize of the same files by Pillow and PyAV alone, interleaved,
+medians of CPU seconds. `memory`: resident size after 10^4, 10^5 and 10^6 rows, of which no two are alike.
 """
 
 import gc
@@ -18,20 +19,22 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "src"))
 
+import av
 import numpy as np
 from PIL import Image
 
 from tests.engine import standins
-from unival.data.media import encode_image
+from unival.data.media import encode_image, encode_video, segment_frames
 from unival.data.store import MediaStore, ShardWriter
 from unival.engine.collate import Collator, Source
+from unival.engine.loader import Loader, StepBatches
 from unival.engine.mixture import Mixture, MixtureConfig, StreamConfig
 from unival.engine.sampler import Sampler
 from unival.model.processing import UnivalProcessor
 from unival.record import Record
 from unival.vocab import UnivalTokenizer
 
-FILES, SIZE, REPEATS, BATCH = 48, 224, 7, 16
+FILES, BATCH, CLIPS, FRAMES, SIZE, REPEATS = 48, 16, 8, 8, 224, 7
 
 
 def photo(seed: int) -> bytes:
@@ -44,49 +47,86 @@ def photo(seed: int) -> bytes:
     return encode_image(np.mean(layers, 0).astype(np.uint8), ".jpg", 90)
 
 
-def cpu_per_image() -> dict[str, float | str]:
-    keys = [f"p{number}" for number in range(FILES)]
+def cpu(medium: str) -> dict[str, float | str]:
+    """CPU of batches made ready for the model, and of decode and resize alone."""
+    image = medium == "image"
+    count, batch = (FILES, BATCH) if image else (CLIPS, CLIPS)
+    keys = [f"k{number}" for number in range(count)]
     with tempfile.TemporaryDirectory() as folder:
-        data = {key: photo(number) for number, key in enumerate(keys)}
+        data = {key: photo(number) if image else clip(number) for number, key in enumerate(keys)}
         with ShardWriter(folder) as writer:
             for key, content in data.items():
-                writer.add(key, "image", ".jpg", content)
-        store = MediaStore(folder)
+                writer.add(key, medium, ".jpg" if image else ".mp4", content)
         tokenizer = UnivalTokenizer.train(["a red circle left of it"] * 9, size=300, num_codes=0, num_bins=10)
-        processor = UnivalProcessor(tokenizer, image_size=SIZE)
-        records = [Record(id=key, image=key, references=("a red circle",)) for key in keys]
-        source = Source(standins.Task(), records, store)
-        sampler = Sampler(Mixture(MixtureConfig(BATCH, [StreamConfig("image", BATCH)]), {"image": FILES}), 0)
+        processor = UnivalProcessor(tokenizer, image_size=SIZE, video_size=SIZE, video_frames=FRAMES)
+        records = [Record(id=key, **{medium: key}, references=("a red circle",)) for key in keys]
+        source = Source(standins.Task(), records, MediaStore(folder))
+        mixture = Mixture(MixtureConfig(batch, [StreamConfig(medium, batch)]), {medium: count})
+        sampler = Sampler(mixture, 0)
 
         def ours() -> None:
-            collator = Collator({"image": source}, processor, 0, "finetuning")  # an empty cache
-            for step in range(FILES // BATCH):
+            collator = Collator({medium: source}, processor, 0, "finetuning")  # an empty cache
+            for step in range(count // batch):
                 collator(sampler.global_rows(step), step)
 
         def bare() -> None:
             for content in data.values():
-                image = Image.open(io.BytesIO(content)).convert("RGB")
-                np.asarray(image.resize((SIZE, SIZE), Image.Resampling.BICUBIC))
+                if image:
+                    resized(Image.open(io.BytesIO(content)).convert("RGB"), (SIZE, SIZE))
+                else:
+                    bare_clip(content)
 
         taken: dict[str, list[float]] = {"ours": [], "bare": []}
         for _ in range(REPEATS):
             for name, work in (("ours", ours), ("bare", bare)):
                 start = time.process_time()
                 work()
-                taken[name].append((time.process_time() - start) / FILES)
+                taken[name].append((time.process_time() - start) / count)
     ours_s, bare_s = (statistics.median(taken[name]) for name in ("ours", "bare"))
-    return {"name": "cpu/image", "ours_ms": ours_s * 1e3, "bare_ms": bare_s * 1e3, "ratio": ours_s / bare_s}
+    figures = {"ours_ms": ours_s * 1e3, "bare_ms": bare_s * 1e3, "ratio": ours_s / bare_s}
+    return {"name": f"cpu/{medium}", **figures}
+
+
+def clip(seed: int) -> bytes:
+    """Ten seconds of 320 x 240 at 8 frames a second, in which noise moves."""
+    rng = np.random.default_rng(seed)
+    wide = Image.fromarray(rng.integers(0, 255, (30, 80, 3), dtype=np.uint8)).resize((640, 240))
+    return encode_video(np.stack([np.asarray(wide)[:, 4 * t : 4 * t + 320] for t in range(80)]))
+
+
+def resized(image: Image.Image, size: tuple[int, int]) -> np.ndarray:
+    return np.asarray(image.resize(size, Image.Resampling.BICUBIC))
+
+
+def bare_clip(content: bytes) -> None:
+    """All frames up to the last that is needed are decoded, those needed converted and resized."""
+    with av.open(io.BytesIO(content)) as container:
+        stream = container.streams.video[0]
+        stream.thread_count = 1
+        wanted = set(segment_frames(stream.frames, FRAMES))
+        for index, frame in enumerate(container.decode(stream)):
+            if index in wanted:
+                resized(frame.to_image(), (round(frame.width * SIZE / frame.height), SIZE))
+            if index == max(wanted):
+                return
 
 
 class Rows:
-    """A million rows that are made when asked for."""
+    """A million rows, each with an image and a text of its own, that are made when asked for."""
 
     def __len__(self) -> int:
         return 1_000_000
 
     def __getitem__(self, index: int) -> Record:
         colour = standins.COLOURS[index % 4]
-        return Record(id=str(index), image=f"{colour}-{index}", references=(colour,))
+        return Record(id=str(index), image=str(index), references=(f"{colour} {index}",))
+
+
+class Tiny(standins.Store):
+    """An image of 8 x 8 pixels of its own for each key."""
+
+    def image(self, key: str) -> np.ndarray:
+        return np.full((8, 8, 3), int(key) % 256, np.uint8)
 
 
 def resident_mib() -> float:
@@ -96,21 +136,22 @@ def resident_mib() -> float:
 
 
 def memory() -> dict[str, float | str]:
-    rows = Rows()
-    source = Source(standins.Task(), rows, standins.Store())
-    sampler = Sampler(Mixture(MixtureConfig(500, [StreamConfig("image", 500)]), {"image": len(rows)}), 0)
+    """Resident size while rows go through sampler, collator and loading thread."""
+    rows, batch = Rows(), 500
+    source = Source(standins.Task(), rows, Tiny())
+    sampler = Sampler(Mixture(MixtureConfig(batch, [StreamConfig("image", batch)]), {"image": len(rows)}), 0)
     collator = Collator({"image": source}, standins.Processor(), 0, "finetuning")
-    collator.cache.limit = 2**20  # small, so that growth beyond it would show
+    collator.cache.limit = 2**20  # of 256 MiB, so that growth beyond it shows
     sizes = {}
-    for step in range(2000):
-        collator(sampler.global_rows(step), step)
-        if step + 1 in (20, 2000):
-            sizes[(step + 1) * 500] = resident_mib()
-    return {"name": "memory", "mib_at_1e4": sizes[10_000], "mib_at_1e6": sizes[1_000_000]}
+    for step, _ in enumerate(Loader(StepBatches(sampler, collator, len(rows) // batch, 0, 1, 1), 0, 0), 1):
+        if step * batch in (10_000, 100_000, 1_000_000):
+            sizes[f"mib_at_{step * batch}"] = resident_mib()
+    return {"name": "memory", **sizes}
 
+
+ROWS = {"cpu/image": lambda: cpu("image"), "cpu/video": lambda: cpu("video"), "memory": memory}
 
 if __name__ == "__main__":
-    for work in (cpu_per_image, memory):
-        print(
-            json.dumps({k: round(v, 3) if isinstance(v, float) else v for k, v in work().items()}), flush=True
-        )
+    for name in sys.argv[1:] or ROWS:
+        row = {k: round(v, 3) if isinstance(v, float) else v for k, v in ROWS[name]().items()}
+        print(json.dumps(row), flush=True)

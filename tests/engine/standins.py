@@ -38,14 +38,17 @@ class Processor:
     def __init__(self):
         self.tokenizer = Tokenizer()
 
-    def image(self, pixels):
-        return torch.from_numpy(pixels).permute(2, 0, 1).float() / 127.5 - 1
+    def fit_image(self, pixels):
+        return pixels
 
-    def video(self, frames):
-        return torch.from_numpy(frames).permute(3, 0, 1, 2).float() / 127.5 - 1
+    def fit_video(self, frames):
+        return frames
 
-    def audio(self, wave):
-        return torch.from_numpy(wave)
+    def fit_audio(self, wave, rng=None):
+        return wave
+
+    def normalise(self, media):
+        return torch.from_numpy(np.stack(media)).movedim(-1, 1).float() / 127.5 - 1
 
     def save_pretrained(self, folder):
         (Path(folder) / "processor.json").write_text("{}\n")
@@ -63,6 +66,9 @@ class Store:
         noise = np.random.default_rng(int(number)).integers(0, 60, (8, 8, 3))
         tint = np.eye(4, 3, dtype=np.int64)[COLOURS.index(colour)] * 190
         return (noise + tint).astype(np.uint8)
+
+    def picture(self, key):
+        return self.image(key)
 
     def video(self, key, num_frames, rng=None):
         offset = 0 if rng is None else int(rng.integers(0, 40))
@@ -165,6 +171,30 @@ def model(seed=0, **options):
     """A model with seeded weights."""
     torch.manual_seed(seed)
     return Model(**options)
+
+
+class TinyProcessor(Processor):
+    """Media of the size that the tiny model wants."""
+
+    def fit_image(self, pixels):
+        return pixels.repeat(6, 0).repeat(6, 1)
+
+    def fit_video(self, frames):
+        return frames.repeat(4, 0).repeat(5, 1).repeat(5, 2)
+
+    def fit_audio(self, wave, rng=None):
+        return np.tile(wave, 96)
+
+
+def tiny(seed=0):
+    """The real model at its smallest, with seeded weights."""
+    from unival import config
+    from unival.model.configuration import UnivalConfig
+    from unival.model.modeling import UnivalForConditionalGeneration
+
+    values = config.load(Path(__file__).parents[2] / "conf/model/tiny.yaml")["config"]
+    torch.manual_seed(seed)
+    return UnivalForConditionalGeneration(UnivalConfig(vocab_size=len(WORDS), **values))
 
 
 def records(kind, count):

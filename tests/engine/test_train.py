@@ -231,12 +231,12 @@ def test_stops_at_a_bad_loss_with_the_rows(tmp_path):
     wrong = standins.Processor()
     processed = []
 
-    def image(pixels):
-        processed.append(pixels)
-        values = standins.Processor.image(wrong, pixels)
-        return values * float("nan") if len(processed) == 30 else values
+    def normalise(media):
+        processed.extend(media)
+        values = standins.Processor.normalise(wrong, media)
+        return values * float("nan") if 30 <= len(processed) < 34 else values
 
-    wrong.image = image
+    wrong.normalise = normalise
     config = standins.config({"image": 4}, steps=12, checkpoint_every=2)
     with pytest.raises(
         UserError, match=r"step 7: the loss is nan: rows image:image\d+, .*step-00000006"

@@ -27,23 +27,27 @@ MAX_SECONDS = 3600.0
 """Longer sound is refused."""
 
 
-def decode_image(data: bytes, name: str) -> np.ndarray:
-    """Decode one image to uint8 HWC RGB, its EXIF orientation applied."""
+def open_image(data: bytes, name: str) -> Image.Image:
+    """Decode one image to RGB, its EXIF orientation applied."""
     try:
         with Image.open(io.BytesIO(data)) as image:
             if image.width * image.height > MAX_PIXELS:
                 raise UserError(f"{name}: {image.width}x{image.height}: more than {MAX_PIXELS} pixels")
             image.load()
-            orientation = image.getexif().get(0x0112, 1)
-            if orientation != 1:
+            if image.getexif().get(0x0112, 1) != 1:
                 from PIL import ImageOps
 
-                return np.asarray(ImageOps.exif_transpose(image).convert("RGB"))
-            return np.asarray(image.convert("RGB"))
+                return ImageOps.exif_transpose(image).convert("RGB")
+            return image if image.mode == "RGB" else image.convert("RGB")
     except UserError:
         raise
     except Exception as error:  # see _reason
         raise UserError(f"{name}: not a readable image: {_reason(error)}") from error
+
+
+def decode_image(data: bytes, name: str) -> np.ndarray:
+    """The pixels of `open_image`, uint8 HWC."""
+    return np.asarray(open_image(data, name))
 
 
 def image_size(data: bytes, name: str) -> tuple[int, int]:

@@ -17,6 +17,7 @@ from typing import IO, Any
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
+from PIL import Image
 
 from unival.data import media, remote
 from unival.data.spool import Spool
@@ -225,6 +226,10 @@ class MediaStore:
         if len(data) != size:
             raise UserError(f"{self._name(key)}: the shard is cut short: run prepare again")
         return data
+
+    def picture(self, key: str) -> Image.Image:
+        """The image as Pillow holds it, RGB: what is to be resized is faster so."""
+        return media.open_image(self.bytes(key), self._name(key))
 
     def image(self, key: str) -> np.ndarray:
         """Pixels, uint8 HWC RGB."""

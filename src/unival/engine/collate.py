@@ -33,6 +33,8 @@ CACHE_BYTES = 256 * 1024**2
 CACHED_ITEM_BYTES = 1024**2
 CACHED_CLIP_BYTES = 64 * 1024
 """Videos of this encoded size are decoded whole and kept; of larger ones only the frames in use are read."""
+CACHED_TEXTS = 10_000
+"""Prompts and answers recur, captions hardly: more of them would only fill the memory."""
 PART_COST = 150
 """What a further group of examples costs, in tokens."""
 
@@ -48,7 +50,8 @@ class Source:
     """A task of `unival.tasks`: `training(record, rng)` and `finetuning(record, rng)` give examples."""
     records: Sequence[Record]
     store: Any
-    """Media of the rows: `image(key)`, `video(key, num_frames, rng)`, `audio(key, sampling_rate)`."""
+    """Media of the rows: `image(key)` as pixels, `picture(key)` as Pillow has it,
+    `video(key, num_frames, rng)`, `audio(key, sampling_rate)`."""
     allowed: Allowed | None = None
     """Restricts the loss to the tokens an answer may have at each place."""
 
@@ -133,7 +136,10 @@ class MediaCache:
 
 
 class Collator:
-    """Makes batches. `examples`: both examples of a row (pretraining) or the task's own (finetuning)."""
+    """Makes batches. `examples`: both examples of a row (pretraining) or the task's own (finetuning).
+
+    `grouped`: examples of like lengths go through the transformer together, else all at once.
+    """
 
     def __init__(
         self,
@@ -143,6 +149,7 @@ class Collator:
         examples: Literal["pretraining", "finetuning"],
         augment: AugmentConfig | None = None,
         damaged: int = 0,
+        grouped: bool = True,
     ) -> None:
         self.sources = sources
         self.tasks = {name: number for number, name in enumerate(sources)}
@@ -151,8 +158,9 @@ class Collator:
         self.examples = examples
         self.augment = augment
         self.damaged = damaged
+        self.grouped = grouped
         self.cache = MediaCache()
-        self.tokens = lru_cache(maxsize=200_000)(processor.tokenizer.encode_text)
+        self.tokens = lru_cache(maxsize=CACHED_TEXTS)(processor.tokenizer.encode_text)
 
     def __call__(self, refs: Iterable[RowRef], step: int) -> Batch | None:
         """The batch of these rows at this step; None when there are no rows."""
@@ -172,7 +180,8 @@ class Collator:
         if not encoded:
             raise UserError(f"step {step}: no row can be read: {damaged[0]}")
         present = [medium for medium, arrays in media.arrays.items() if arrays]
-        parts = [self._part(group, present) for group in group_by_length(encoded)]
+        groups = group_by_length(encoded) if self.grouped else [encoded]
+        parts = [self._part(group, present) for group in groups]
         return Batch(media.values(), parts, len(encoded), damaged)
 
     def _encoded(self, ref: RowRef, media: "_Media") -> list["_Encoded"]:
@@ -315,26 +324,29 @@ class _Media:
         for medium, key in media:
             name = (id(store), medium, key, window)
             if name not in self.places:
-                array = self._load(store, medium, key, window).numpy()
+                array = self._load(store, medium, key, window)
                 self.places[name] = len(self.arrays[medium])
                 self.arrays[medium].append(array)
             uses[medium].append(self.places[name])
         return uses
 
-    def _load(self, store: Any, medium: Medium, key: str, window: Window | None) -> Tensor:
+    def _load(self, store: Any, medium: Medium, key: str, window: Window | None) -> np.ndarray:
+        """Pixels of the model's size, uint8, or samples."""
         processor, cache, augment = self.collator.processor, self.collator.cache, self.collator.augment
         name = (id(store), medium, key)
         # random views, the same for all examples of the step however they are dealt to ranks
         rng = np.random.default_rng((self.collator.seed, self.step, zlib.crc32(key.encode())))
         if medium == "image":
             if augment is None:
-                return cache.get(name, lambda: processor.image(store.image(key)))
+                return cache.get(name, lambda: processor.fit_image(store.picture(key)))
             pixels_HWC = cache.get(name, lambda: store.image(key))
-            return processor.image(view_image(pixels_HWC, processor.image_size, augment, rng, window))
+            return processor.fit_image(view_image(pixels_HWC, processor.image_size, augment, rng, window))
         if medium == "audio":
             if augment is None:
-                return cache.get(name, lambda: processor.audio(store.audio(key, processor.sampling_rate)))
-            return processor.audio(cache.get(name, lambda: store.audio(key, processor.sampling_rate)), rng)
+                return cache.get(name, lambda: processor.fit_audio(store.audio(key, processor.sampling_rate)))
+            return processor.fit_audio(
+                cache.get(name, lambda: store.audio(key, processor.sampling_rate)), rng
+            )
         if len(store.bytes(key)) > CACHED_CLIP_BYTES:
             frames_THWC = store.video(key, processor.video_frames, rng)
         else:
@@ -342,13 +354,15 @@ class _Media:
             frames_THWC = clip_THWC[segment_frames(len(clip_THWC), processor.video_frames, rng)]
         if augment is not None:
             frames_THWC = view_video(frames_THWC, processor.video_size, augment, rng)
-        return processor.video(frames_THWC)
+        return processor.fit_video(frames_THWC)
 
     def values(self) -> dict[str, Tensor]:
         """Stacked values of each kind of medium that occurs."""
-        # by NumPy: the loader's thread must not start a second team of PyTorch's threads
+        # sounds by NumPy: the loader's thread must not start a second team of PyTorch's threads
         return {
             VALUES[medium]: torch.from_numpy(np.stack(arrays))
+            if medium == "audio"
+            else self.collator.processor.normalise(arrays)
             for medium, arrays in self.arrays.items()
             if arrays
         }

@@ -84,23 +84,36 @@ class UnivalProcessor(ProcessorMixin):
         self.sampling_rate = self.settings.sampling_rate
         self.audio_samples = round(self.settings.sampling_rate * self.settings.audio_seconds)
         self.bin_scale = self.settings.bin_scale or self.settings.image_size
-        mean, std = torch.tensor(self.settings.image_mean), torch.tensor(self.settings.image_std)
-        self._factor_C, self._shift_C = 1.0 / (255.0 * std), -mean / std
+        mean, std = (np.asarray(v, np.float32) for v in (self.settings.image_mean, self.settings.image_std))
+        self._factor_C, self._shift_C = np.float32(1.0) / (np.float32(255.0) * std), -mean / std
 
     # Media
 
     def image(self, pixels: Any) -> Tensor:
         """An image, uint8 (H, W, 3) or PIL, to float (3, image_size, image_size)."""
-        pixels_HWC = _rgb(pixels)
-        if pixels_HWC.shape[:2] != (self.image_size, self.image_size):
-            pixels_HWC = _resize(pixels_HWC, (self.image_size, self.image_size))
-        return self._normalise(pixels_HWC).permute(2, 0, 1).contiguous()
+        return self.normalise([self.fit_image(pixels)])[0]
 
     def video(self, frames: Any) -> Tensor:
         """Frames, uint8 (T, H, W, 3), to float (3, video_frames, video_size, video_size).
 
         The last frame is repeated where there are too few; sampling from a longer video is the reader's work.
         """
+        return self.normalise([self.fit_video(frames)])[0]
+
+    def fit_image(self, pixels: Any) -> np.ndarray:
+        """An image, uint8 (H, W, 3) or PIL, at the model's size, uint8."""
+        from PIL import Image
+
+        if isinstance(pixels, np.ndarray):
+            pixels = Image.fromarray(_rgb(pixels))
+        elif pixels.mode != "RGB":
+            pixels = pixels.convert("RGB")
+        if pixels.size != (self.image_size, self.image_size):
+            pixels = pixels.resize((self.image_size, self.image_size), Image.Resampling.BICUBIC)
+        return np.asarray(pixels)
+
+    def fit_video(self, frames: Any) -> np.ndarray:
+        """Frames at the model's number and size, uint8; see `video`."""
         frames_THWC = np.stack([_rgb(frame) for frame in frames]) if len(frames) else np.empty((0, 0, 0, 3))
         missing = self.video_frames - len(frames_THWC)
         if missing < 0 or not len(frames_THWC):
@@ -113,7 +126,17 @@ class UnivalProcessor(ProcessorMixin):
             scale = size / min(height, width)
             target = (max(round(height * scale), size), max(round(width * scale), size))
             frames_THWC = np.stack([_resize(frame, target) for frame in frames_THWC])
-        return self._normalise(_centre_crop(frames_THWC, size)).permute(3, 0, 1, 2).contiguous()
+        return _centre_crop(frames_THWC, size)
+
+    def normalise(self, media: Sequence[np.ndarray]) -> Tensor:
+        """Fitted images (H, W, 3) or videos (T, H, W, 3), uint8, to one float batch (M, 3, ..., H, W)."""
+        # by NumPy, in one pass into the batch: a loader's thread must not start PyTorch's threads
+        batch = np.empty((len(media), 3, *media[0].shape[:-1]), np.float32)
+        factor, shift = (c.reshape(3, *[1] * (batch.ndim - 2)) for c in (self._factor_C, self._shift_C))
+        for values, pixels in zip(batch, media, strict=True):
+            np.multiply(np.moveaxis(pixels, -1, 0), factor, out=values)
+            values += shift
+        return torch.from_numpy(batch)
 
     def audio(self, samples: Any, rng: np.random.Generator | None = None) -> Tensor:
         """A waveform, (S,) or (S, channels), at `sampling_rate`, to float (audio_samples,).
@@ -121,12 +144,16 @@ class UnivalProcessor(ProcessorMixin):
         Channels are averaged, samples rounded to 16 bits. Of a longer sound the middle is taken, or a random
         part where `rng` is given; a shorter one is filled as the settings say.
         """
+        return torch.from_numpy(self.fit_audio(samples, rng))
+
+    def fit_audio(self, samples: Any, rng: np.random.Generator | None = None) -> np.ndarray:
+        """A waveform at the model's length, float32; see `audio`."""
         waveform = np.asarray(samples)
         if waveform.ndim == 2:
             waveform = waveform.mean(axis=1)
         if waveform.ndim != 1 or not len(waveform):
             raise UserError(f"audio: expected samples (S,) or (S, channels), found shape {waveform.shape}")
-        return torch.from_numpy(self._fill(_through_int16(waveform), rng))
+        return self._fill(_through_int16(waveform), rng)
 
     def _fill(self, waveform: np.ndarray, rng: np.random.Generator | None) -> np.ndarray:
         length, wanted = len(waveform), self.audio_samples
@@ -140,10 +167,6 @@ class UnivalProcessor(ProcessorMixin):
         filled = np.zeros(wanted, np.float32)
         filled[: repeats * length] = np.tile(waveform, repeats)
         return filled
-
-    def _normalise(self, pixels: np.ndarray) -> Tensor:
-        pixels = pixels if pixels.flags.writeable else pixels.copy()  # PyTorch warns of read-only memory
-        return torch.from_numpy(pixels).to(torch.float32).mul_(self._factor_C).add_(self._shift_C)
 
     # Boxes
 
