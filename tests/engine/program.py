@@ -51,7 +51,7 @@ def start(folder, options, ranks=1, slow=0.0, fail_at=None, die_in=None):
     return processes
 
 
-def finish(processes, folder, seconds=90):
+def finish(processes, folder, seconds=300):
     """Wait for the end; returns (largest absolute exit status, what the ranks told)."""
     for process in processes:
         process.join(seconds)
@@ -84,6 +84,7 @@ def main(folder, options, environment, slow, die_in):
     dropout = values.pop("dropout", 0.2)
     streams = values.pop("streams", {"image": 4, "video": 4})
     balanced = values.pop("balanced", True)
+    tiny = values.pop("tiny", False)
     if values.pop("sgd", False):
         values["optimizer"] = OptimizerConfig(lr=0.1, name="sgd", weight_decay=0.0, warmup=0.0)
     if values.pop("linger", False):
@@ -103,8 +104,8 @@ def main(folder, options, environment, slow, die_in):
     _interfere(slow, die_in)
     train.train(
         config,
-        standins.model(dropout=dropout),
-        standins.Processor(),
+        standins.tiny() if tiny else standins.model(dropout=dropout),
+        standins.TinyProcessor() if tiny else standins.Processor(),
         standins.sources(**sizes),
         folder / "out",
         folder / "scratch",

@@ -6,6 +6,8 @@ import time
 import pytest
 from safetensors.torch import load_file
 
+from unival.engine.optim import OptimizerConfig
+
 from .program import finish, start, told
 from .test_train import same
 
@@ -82,6 +84,25 @@ def test_fsdp_with_accumulation_and_few_videos(tmp_path):
     options |= {"sizes": {"mixed": 60, "video": 2}, "ema": 0.9, "select": True}
     ddp = weights(tmp_path / "ddp", options, 2)[0]
     same(ddp, weights(tmp_path / "fsdp", {**options, "sharding": "full"}, 2)[0], relative=1e-4)
+
+
+@pytest.mark.slow
+def test_fsdp_of_the_real_model(tmp_path):
+    # examples of unequal lengths and media, of which each rank would make another number of groups
+    options = {**UNEQUAL, "steps": 6, "tiny": True}
+    ddp = weights(tmp_path / "ddp", options, 2)[0]
+    fsdp = weights(tmp_path / "fsdp", {**options, "sharding": "full"}, 2)[0]
+    assert ddp.keys() == fsdp.keys()
+    for name, tensor in ddp.items():  # biases of keys have no gradient but rounding
+        limit = 1e-4 * float(tensor.abs().max()) + 1e-6
+        assert float((tensor - fsdp[name]).abs().max()) <= limit, name
+
+
+@pytest.mark.fault
+def test_fsdp_refuses_an_optimiser_of_whole_matrices(tmp_path):
+    options = {**FSDP, "sgd": False, "optimizer": OptimizerConfig(lr=0.1, name="muon")}
+    status, error = finish(start(tmp_path, options, 2), tmp_path)
+    assert status == 1 and "muon needs whole matrices: use adamw, or a runtime without sharding" in error
 
 
 def test_figures_are_those_of_all_ranks(tmp_path, alone):

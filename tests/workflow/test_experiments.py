@@ -80,10 +80,10 @@ def small_world(tmp_path_factory):
 
 
 def few_rows(train):
-    """Two steps on few rows: the tasks stay in proportion, as far as they can."""
+    """Two steps on a row or more of each task; of full size is everything else."""
     main = train.mixture.streams[0].rows
     streams = [
-        dataclasses.replace(s, rows=max(1, 2 * s.rows // main)) if s.rows else dataclasses.replace(s, every=1)
+        dataclasses.replace(s, rows=max(1, s.rows // main)) if s.rows else dataclasses.replace(s, every=1)
         for s in train.mixture.streams
     ]
     mixture = dataclasses.replace(train.mixture, streams=streams, rows=sum(s.rows for s in streams))

@@ -156,6 +156,7 @@ class Trainer:
     ) -> None:
         self.config, self.processor, self.runtime, self.ranks = config, processor, runtime, ranks
         self.title = title
+        self.sharded = ranks.size > 1 and runtime.sharding == "full"
         self.accumulate = -(-config.accumulate // ranks.size)
         parts = ranks.size * self.accumulate
         if config.mixture.rows < parts:
@@ -166,8 +167,15 @@ class Trainer:
         mixture = Mixture(config.mixture, {task: len(source.records) for task, source in data.items()})
         self.data = {task: data[task] for task in mixture.tasks}
         self.sampler = Sampler(mixture, config.seed)
+        # FSDP gathers each layer anew for each group: all ranks must then have as many
         self.collator = Collator(
-            self.data, processor, config.seed, config.examples, config.augment, config.damaged
+            self.data,
+            processor,
+            config.seed,
+            config.examples,
+            config.augment,
+            config.damaged,
+            grouped=not self.sharded,
         )
         self.model = model.to(ranks.device)
         if config.lora:
@@ -199,7 +207,9 @@ class Trainer:
             self.model.compile(dynamic=True)
         if self.ranks.size == 1:
             return module
-        if self.runtime.sharding == "full":
+        if self.sharded:
+            if self.config.optimizer.name == "muon":
+                raise UserError("muon needs whole matrices: use adamw, or a runtime without sharding")
             self.replica = sharding.Replica(self.model, self.ranks.is_main)
             sharding.shard(module)
             return module
