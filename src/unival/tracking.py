@@ -23,6 +23,8 @@ from unival.errors import UserError
 if TYPE_CHECKING:
     from mlflow import MlflowClient
 
+KIND = "custom_model_development"
+"""How the UI shows an experiment: as training runs rather than as traces of an agent."""
 FLUSH_SECONDS = 5.0
 MAX_PARAM_CHARACTERS = 500
 TABLE_ROWS = 200
@@ -102,8 +104,8 @@ def connect(experiment: str) -> tuple["MlflowClient", str]:
             found = client.get_experiment_by_name(experiment)
             if found is not None:
                 return client, found.experiment_id
-            location = _artifact_location(experiment)
-            return client, client.create_experiment(experiment, artifact_location=location)
+            location, tags = _artifact_location(experiment), {"mlflow.experimentKind": KIND}
+            return client, client.create_experiment(experiment, artifact_location=location, tags=tags)
     except (MlflowException, SQLAlchemyError, OSError) as error:
         reason = str(error).splitlines()[0]
         fix = "set MLFLOW_TRACKING_URI to another store, or UNIVAL_TRACKING=off to go on without"
@@ -198,11 +200,13 @@ class MlflowTracker:
 
     def child(self, name: str, tags: Mapping[str, str], metrics: Mapping[str, float]) -> None:
         """A finished run below this one: one model of an evaluation, one variant of an ablation."""
-        from mlflow.entities import Metric
+        from mlflow.entities import Metric, Param
 
         now = int(time.time() * 1000)
         nested = {**tags, "mlflow.parentRunId": str(self.run_id)}
         run_id = self.client.create_run(self.experiment_id, run_name=name, tags=nested).info.run_id
+        # parameters too: the UI compares runs and groups them by these
+        self.client.log_batch(run_id, params=[Param(k.split(".")[-1], v) for k, v in tags.items()])
         entries = [Metric(_name(key), float(value), now, 0) for key, value in metrics.items()]
         for start in range(0, len(entries), 1000):
             self.client.log_batch(run_id, metrics=entries[start : start + 1000])

@@ -32,8 +32,13 @@ def test_a_run_holds_what_was_logged_beside_the_repository(store: Path) -> None:
     tracker.metrics({"train/loss": 1.0, "acc@0.5": 0.25, "bad": math.nan}, step=2)
     tracker.dataset("world-train", "0123456789abcdef" * 4, "data/processed/world/train", "train")
     tracker.table([{"id": "a", "prediction": "two"}, {"id": "b", "prediction": "red"}], "predictions/vqa")
+    tracker.child("merged/average", {"unival.kind": "merged"}, {"vqa/low": 0.5})
     tracker.end("FINISHED")
 
+    query = f"tags.mlflow.parentRunId = '{tracker.run_id}'"
+    (child,) = tracker.client.search_runs([tracker.experiment_id], query)
+    assert child.info.run_name == "merged/average" and child.info.status == "FINISHED"
+    assert child.data.params == {"kind": "merged"} and child.data.metrics == {"vqa/low": 0.5}
     run = tracker.client.get_run(tracker.run_id)
     assert run.info.status == "FINISHED" and run.data.tags["unival.item"] == "vqa"
     assert run.data.params["train.steps"] == "10" and len(run.data.params["long"]) <= 6000
