@@ -112,7 +112,7 @@ def test_killed_before_publishing(tmp_path, undisturbed):
 
 
 @pytest.mark.distributed
-@pytest.mark.parametrize("sharding", ["none", "full"])
+@pytest.mark.parametrize("sharding", ["none", pytest.param("full", marks=pytest.mark.slow)])
 def test_two_ranks_resume_to_the_bit(tmp_path, sharding):
     options = {**OPTIONS, "sharding": sharding}
     whole, killed = tmp_path / "whole", tmp_path / "killed"
