@@ -74,8 +74,8 @@ def test_a_medium_in_few_steps_only(tmp_path):
 FSDP = {**UNEQUAL, "sharding": "full"}
 
 
-# FSDP on a CPU is for tests only. A rank of it once crashed, which could not be brought about again (270 runs):
-# so these are not part of the default suite.
+# FSDP on a CPU is for tests only. A rank of it once crashed, and never again (270 runs):
+# these are not part of the default suite.
 @pytest.mark.slow
 def test_fsdp_equals_ddp(tmp_path, alone):
     same(alone[0], weights(tmp_path / "two", FSDP, 2)[0], relative=1e-5)
