@@ -72,7 +72,8 @@ def main() -> None:
         return lambda: beam_search(model, inputs, options, constraint=constraint)
 
     sets: dict[str, Constraint] = {
-        f"trie/{count}": Trie(answers(count, TOKENS), EOS) for count in (3129, 50_000)
+        f"trie/{count}": Trie(answers(count, TOKENS), EOS, len(model.lm_head.weight))
+        for count in (3129, 50_000)
     }
     for name, constraint in {**sets, "locations": Locations(BIN_OFFSET, BINS, EOS)}.items():
         compare(name, search(constraint), search(None), rounds)

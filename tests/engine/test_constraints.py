@@ -54,7 +54,7 @@ def test_a_trie_yields_members_only(beams):
         model = RandomModel(seed, rows=32, scale=float(rng.uniform(0.1, 30)))
         found = beam_search(
             model, {"encoder_outputs": model.encoded}, SearchOptions(beams, 6, normalised=False),
-            constraint=Trie(answers, EOS),
+            constraint=Trie(answers, EOS, VOCABULARY * (seed % 2)),
         )  # fmt: skip
         finished = (found.scores > -torch.inf).tolist()
         for row, flags in zip(found.tokens.tolist(), finished, strict=True):
@@ -71,7 +71,7 @@ def test_beams_and_candidates_agree_when_the_beams_suffice():
         torch.testing.assert_close(scores_BC.exp().sum(1), torch.ones(4), atol=1e-4, rtol=0)
         found = beam_search(
             model, {"encoder_outputs": model.encoded}, SearchOptions(len(answers) + 1, 6, normalised=False),
-            constraint=Trie(answers, EOS),
+            constraint=Trie(answers, EOS, VOCABULARY * (seed % 2)),
         )  # fmt: skip
         for row in range(4):
             best = answers[int(scores_BC[row].argmax())]

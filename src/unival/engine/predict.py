@@ -165,7 +165,7 @@ class Decoder:
             if self.config.search == "candidates":
                 self.candidates = Candidates(sequences, eos, pad)
             else:
-                self.constraint = Trie(sequences, eos)
+                self.constraint = Trie(sequences, eos, len(model.lm_head.weight))
 
     def __call__(
         self, inputs: Mapping[str, Tensor], prefix_BP: Tensor | None, ids: Sequence[str]

@@ -102,7 +102,8 @@ class Trie:
 
     only_at_end: Sequence[int] = ()
 
-    def __init__(self, sequences: Iterable[Sequence[int]], eos: int) -> None:
+    def __init__(self, sequences: Iterable[Sequence[int]], eos: int, vocabulary_size: int = 0) -> None:
+        """`vocabulary_size`: the model's; a trie with most of its tokens then needs no table of columns."""
         nodes: list[dict[int, int]] = [{}]
         for sequence in sequences:
             node = 0
@@ -116,6 +117,8 @@ class Trie:
             (node, token, child) for node, children in enumerate(nodes) for token, child in children.items()
         )
         self.vocabulary = torch.tensor(sorted({token for _, token, _ in edges}))
+        if 2 * len(self.vocabulary) >= vocabulary_size > 0:
+            self.vocabulary = torch.arange(vocabulary_size)
         node_E, token_E, self.child_E = torch.tensor(edges).T.contiguous()
         column_E = torch.searchsorted(self.vocabulary, token_E)
         self.edge_E = node_E * len(self.vocabulary) + column_E  # ascending
@@ -311,6 +314,8 @@ class _Search:
         allowed_RV = self.constraint.allowed(self.state_R)
         if self.ids_V is not None:
             return allowed_RV
+        if len(self.constraint.vocabulary) == len(self.head):  # its columns are all ids, in order
+            return allowed_RV if forced_R is None else allowed_RV | (forced_R != self.pad)[:, None]
         forced_R = torch.full_like(self.state_R, self.pad) if forced_R is None else forced_R
         everything_RV = (forced_R != self.pad)[:, None].repeat(1, len(self.head.weight_VD))
         everything_RV[:, self.constraint.vocabulary.to(self.device)] |= allowed_RV
