@@ -4,9 +4,9 @@
 
 Throughput: media of a folder are imported, beside copying the same bytes into one file on the same disk and
 decoding each medium once (fsync in both). Both alternate, each in this process after a warm-up; `ours` and
-`baseline` are megabytes a CPU second (decoding is what counts; the disk's own speed is in neither), `ratio`
-the median over the rounds. Memory: peak resident memory of an import of many rows, over that of a tenth of
-them; `ratio` is many over few.
+`baseline` are megabytes a CPU second of all threads (the disk's own speed is in neither, nor what an import
+gains by decoding on several cores), `ratio` the median over the rounds.
+Memory: peak resident memory of an import of many rows, and of a tenth of them; `ratio` is many over few.
 One JSON line per row: name, ours, baseline, ratio, unit.
 """
 
@@ -32,29 +32,33 @@ from unival.data.sources.importing import import_dataset
 from unival.record import Medium
 
 ROUNDS = 5
+KINDS: tuple[tuple[str, Medium, int], ...] = (
+    ("image", "image", 200), ("video", "video", 40), ("stereo", "audio", 60), ("mono", "audio", 60)
+)  # fmt: skip
 
 
-def content(kind: Medium, rng: np.random.Generator) -> tuple[str, bytes]:
-    """A smooth picture of 640 x 480, a clip of three seconds at 320 x 240, ten seconds of stereo sound."""
+def content(name: str, rng: np.random.Generator) -> tuple[str, bytes]:
+    """A smooth picture of 640 x 480, a clip of three seconds at 320 x 240, ten seconds of sound."""
     small_HWC = rng.integers(0, 255, (6, 8, 3), dtype=np.uint8)
-    if kind == "image":
+    if name == "image":
         return ".jpg", media.encode_image(small_HWC.repeat(80, 0).repeat(80, 1), ".jpg")
-    if kind == "video":
+    if name == "video":
         frame_HWC = small_HWC.repeat(40, 0).repeat(40, 1)
         return ".mp4", media.encode_video(np.stack([np.roll(frame_HWC, 4 * t, 1) for t in range(75)]), 25)
+    channels = 1 if name == "mono" else 2
     buffer = io.BytesIO()
     with wave.open(buffer, "wb") as writer:
-        writer.setparams((2, 2, 32_000, 0, "NONE", ""))
-        writer.writeframes(rng.normal(0, 3000, (320_000, 2)).astype("<i2").tobytes())
+        writer.setparams((channels, 2, 32_000, 0, "NONE", ""))
+        writer.writeframes(rng.normal(0, 3000, (320_000, channels)).astype("<i2").tobytes())
     return ".wav", buffer.getvalue()
 
 
-def make_folder(root: Path, kind: Medium, count: int) -> int:
+def make_folder(root: Path, name: str, kind: Medium, count: int) -> int:
     """A data set in our own table form; returns the bytes of its media."""
     rng, lines, total = np.random.default_rng(0), [], 0
     task = {"image": "caption", "video": "video_caption", "audio": "audio_caption"}[kind]
     for number in range(count):
-        suffix, data = content(kind, rng)
+        suffix, data = content(name, rng)
         (root / "media").mkdir(parents=True, exist_ok=True)
         (root / "media" / f"{number}{suffix}").write_bytes(data)
         lines.append(json.dumps({"id": str(number), kind: f"{number}{suffix}", "references": ["a thing"]}))
@@ -79,9 +83,9 @@ def seconds(run: Callable[[], object]) -> float:
     return time.process_time() - start
 
 
-def throughput(folder: Path, kind: Medium, count: int) -> None:
-    root = folder / kind
-    size = make_folder(root, kind, count) / 1e6
+def throughput(folder: Path, name: str, kind: Medium, count: int) -> None:
+    root = folder / name
+    size = make_folder(root, name, kind, count) / 1e6
     pairs = [
         (
             seconds(lambda: import_dataset("table", root, folder / "out")),
@@ -91,7 +95,7 @@ def throughput(folder: Path, kind: Medium, count: int) -> None:
     ][1:]
     ours, baseline = (statistics.median(size / pair[place] for pair in pairs) for place in (0, 1))
     ratio = statistics.median(b / a for a, b in pairs)
-    report(f"throughput/{kind}", ours, baseline, ratio, "MB/s")
+    report(f"throughput/{name}", ours, baseline, ratio, "MB/s")
 
 
 def report(name: str, ours: float, baseline: float, ratio: float, unit: str) -> None:
@@ -129,10 +133,10 @@ def main() -> None:
         import_dataset("webdataset", options.child, options.child / "out")
         print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)
         return
-    with tempfile.TemporaryDirectory() as name:
-        folder = Path(name)
-        for kind, count in (("image", 200), ("video", 40), ("audio", 60)):
-            throughput(folder, kind, count)
+    with tempfile.TemporaryDirectory() as place:
+        folder = Path(place)
+        for name, kind, count in KINDS:
+            throughput(folder, name, kind, count)
         many, few = (peak(folder, rows) for rows in (options.rows, options.rows // 10))
         report(f"memory/{options.rows}", many, few, many / few, "MiB")
 

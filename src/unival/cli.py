@@ -18,6 +18,7 @@ OWN_PARSERS = {
     "sweep": "unival.sweep",
     "convert": "unival.model.convert",
     "predict": "unival.engine.predict_command",
+    "score": "unival.engine.score_command",
     "import": "unival.data.sources.importing",
     "export": "unival.data.sources.ofa_tsv",
     "overlap": "unival.data.overlap",
@@ -61,6 +62,7 @@ def _parser() -> argparse.ArgumentParser:
 
     commands.add_parser("merge", help="merge any safetensors checkpoints: run, verify, report, geometry")
     commands.add_parser("predict", help="the answer about a file, or about every file of a folder")
+    commands.add_parser("score", help="official metrics of a predictions file, and a submission file of it")
     commands.add_parser("import", help="an official data set as shards and manifests")
     commands.add_parser("export", help="prepared rows as OFA's TSV")
     commands.add_parser("overlap", help="media that training and evaluated splits share")

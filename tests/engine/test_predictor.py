@@ -8,10 +8,8 @@ from PIL import Image
 
 from tests.tasks import world
 from unival.cli import main
-from unival.engine import submission
 from unival.engine.predictor import Predictor, as_json, media_files
 from unival.errors import UserError
-from unival.record import Record
 
 
 @pytest.fixture
@@ -100,20 +98,3 @@ def test_a_damaged_file_of_a_folder_is_listed(photos, tmp_path, monkeypatch, cap
     with pytest.raises(SystemExit):  # nothing to do with the files: said once
         main(["predict", str(tmp_path / "model"), str(photos), "--task", "groundin"])
     assert "did you mean 'grounding'" in capsys.readouterr().err
-
-
-def test_submission_files(tmp_path):
-    rows = [Record("a", image="1", extra={"image_id": "42", "question_id": "421"})]
-    (made,) = [world_prediction("a", "a red ball")]
-    submission.write(tmp_path / "coco.json", "coco", rows, [made])
-    assert json.loads((tmp_path / "coco.json").read_text()) == [{"image_id": 42, "caption": "a red ball"}]
-    submission.write(tmp_path / "vqa.json", "evalai_vqa", rows, [made])
-    assert json.loads((tmp_path / "vqa.json").read_text()) == [{"question_id": 421, "answer": "a red ball"}]
-    with pytest.raises(UserError, match="other rows"):
-        submission.coco_captions(rows, [world_prediction("b", "x")])
-
-
-def world_prediction(identity, text):
-    from unival.engine.predict import Prediction
-
-    return Prediction(identity, text, text, 1.0)

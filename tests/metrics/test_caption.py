@@ -56,7 +56,7 @@ def test_python_tokeniser_is_within_a_hundredth_of_the_official_values(name):
 @pytest.mark.parametrize("name", SETS)
 def test_official_tokeniser_gives_the_official_values_to_the_digit(name):
     candidates, references, expected = recorded(name)
-    found = java.corpus_scores(candidates, references)
+    found = java.scores(candidates, references).corpus
     assert set(found) >= {f"{ours}_ptb" for ours in (*NAMES.values(), "meteor")}
     for official, ours in {**NAMES, "METEOR": "meteor"}.items():
         assert round(found[f"{ours}_ptb"], 6) == pytest.approx(expected[official], abs=1.5e-6), official
@@ -96,6 +96,12 @@ def test_statistics_of_bleu_add_up():
     np.testing.assert_allclose(parts, [whole])
 
 
+@needs_java
+def test_lines_of_the_official_tokeniser_stay_with_their_texts():
+    texts = ["two\nlines", "", "a\r\nb\u2028c", "a dog, a cat", ""]
+    assert java.ptb_tokenise(texts) == ["two lines", "", "a b c", "a dog a cat", ""]
+
+
 @pytest.mark.parametrize(
     ("text", "tokens"),
     [
@@ -112,4 +118,4 @@ def test_tokeniser_follows_the_treebank(text, tokens):
         # a lone apostrophe is punctuation that COCO's evaluation drops
         assert tokenise(text) == " ".join(word for word in tokens.split() if word != "'")
     if java.available():
-        assert tokenise(text) == java.ptb_tokenise([text])[text]
+        assert tokenise(text) == java.ptb_tokenise([text])[0]

@@ -198,6 +198,10 @@ def prediction_rows(cell: Cell, records: Sequence[Record]) -> list[dict[str, Any
             row["answers"] = {answer.text: answer.weight for answer in record.answers}
         if record.box is not None:
             row["box"] = list(record.box)
+        if record.objects:
+            row["objects"] = list(record.objects)
+        if record.extra:
+            row["extra"] = record.extra
         row["output"] = prediction.text
         row["prediction"] = prediction.value
         row["probability"] = round(prediction.score, 6)

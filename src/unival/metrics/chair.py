@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Mapping, Sequence
+from functools import lru_cache
 from typing import NamedTuple
 
 import numpy as np
@@ -24,14 +25,24 @@ def chair(captions: Sequence[str], present: Sequence[set[str]], vocabulary: Mapp
         vocabulary: word or phrase -> the object it names (synonyms and plurals). The longest match counts, so
             that "hot dog" names no dog.
     """
-    phrases = sorted(vocabulary, key=len, reverse=True)
-    pattern = re.compile(r"(?<!\w)(" + "|".join(map(re.escape, phrases)) + r")(?!\w)") if phrases else None
     rows = []
     for caption, there in zip(captions, present, strict=True):
-        named = [vocabulary[word] for word in pattern.findall(caption.lower())] if pattern else []
+        named = mentioned(caption, vocabulary)
         rows.append((sum(name not in there for name in named), len(named)))
     counts_N2 = np.array(rows, dtype=np.float64).reshape(-1, 2)
     return Chair((counts_N2[:, 0] > 0).astype(np.float64), counts_N2)
+
+
+def mentioned(caption: str, vocabulary: Mapping[str, str]) -> list[str]:
+    """The objects that a caption names, once for each mention."""
+    pattern = _pattern(tuple(vocabulary))
+    return [vocabulary[word] for word in pattern.findall(caption.lower())] if vocabulary else []
+
+
+@lru_cache(maxsize=8)
+def _pattern(words: tuple[str, ...]) -> re.Pattern[str]:
+    phrases = sorted(words, key=len, reverse=True)
+    return re.compile(r"(?<!\w)(" + "|".join(map(re.escape, phrases)) + r")(?!\w)")
 
 
 def instance(sums: np.ndarray) -> np.ndarray:

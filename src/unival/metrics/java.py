@@ -36,25 +36,26 @@ def _package() -> Path:
     return Path(next(iter(spec.submodule_search_locations)))
 
 
-def ptb_tokenise(texts: Sequence[str]) -> dict[str, str]:
-    """text -> its tokens without punctuation, joined by spaces, by one call of Stanford's PTBTokenizer."""
-    unique = list(dict.fromkeys(texts))
+def ptb_tokenise(texts: Sequence[str]) -> list[str]:
+    """The tokens of each text without punctuation, joined by spaces, by one call of Stanford's PTBTokenizer.
+
+    All texts in their order, as the official evaluation gives them: the tokeniser looks at the next line.
+    """
     if not available():
         raise UserError(
             "caption metrics *_ptb: no Java found: install a JRE or use the metrics without `_ptb`"
         )
     command = ["java", "-cp", str(_package() / TOKENISER), "edu.stanford.nlp.process.PTBTokenizer"]
     with tempfile.NamedTemporaryFile("w", suffix=".txt", encoding="utf-8") as handle:
-        handle.write("\n".join(text.replace("\n", " ") for text in unique))
+        handle.write("\n".join(" ".join(text.splitlines()) for text in texts))
         handle.flush()
         run = subprocess.run(
             [*command, "-preserveLines", "-lowerCase", handle.name], capture_output=True, check=True
         )
-    lines = run.stdout.decode().split("\n")
-    return {
-        text: " ".join(token for token in line.rstrip().split(" ") if token not in _DROPPED)
-        for text, line in zip(unique, lines, strict=False)
-    }
+    lines = run.stdout.decode().split("\n")[: len(texts)]
+    if len(lines) != len(texts):
+        raise UserError(f"PTBTokenizer: {len(lines)} lines of {len(texts)} texts")
+    return [" ".join(token for token in line.rstrip().split(" ") if token not in _DROPPED) for line in lines]
 
 
 class Official(NamedTuple):
@@ -68,27 +69,21 @@ class Official(NamedTuple):
 
 def scores(candidates: Sequence[str], references: Sequence[Sequence[str]]) -> Official:
     """BLEU, ROUGE-L, CIDEr-D, METEOR; SPICE and SPIDEr too where SPICE's models are installed."""
-    table = ptb_tokenise([*candidates, *(text for row in references for text in row)])
-    tokens = table.__getitem__
+    truth = iter(ptb_tokenise([text for row in references for text in row]))
+    tokenised = [[next(truth) for _ in row] for row in references]
+    guesses = ptb_tokenise(candidates)
     rows = {
-        "cider_ptb": caption.cider(candidates, references, tokens),
-        "rouge_l_ptb": caption.rouge_l(candidates, references, tokens),
+        "cider_ptb": caption.cider(guesses, tokenised, str),
+        "rouge_l_ptb": caption.rouge_l(guesses, tokenised, str),
     }
     if (_package() / SPICE_MODELS).exists():
         rows["spice_ptb"] = _spice(candidates, references)
         rows["spider_ptb"] = (rows["spice_ptb"] + rows["cider_ptb"]) / 2
     corpus = {name: float(values.mean()) for name, values in rows.items()}
-    sums = caption.bleu_statistics(candidates, references, tokens).sum(0)
+    sums = caption.bleu_statistics(guesses, tokenised, str).sum(0)
     corpus |= {f"bleu_{order}_ptb": float(caption.bleu_of(order)(sums)) for order in (1, 2, 3, 4)}
-    corpus["meteor_ptb"], rows["meteor_ptb"] = _meteor(
-        [tokens(text) for text in candidates], [[tokens(text) for text in row] for row in references]
-    )
+    corpus["meteor_ptb"], rows["meteor_ptb"] = _meteor(guesses, tokenised)
     return Official(rows, corpus)
-
-
-def corpus_scores(candidates: Sequence[str], references: Sequence[Sequence[str]]) -> dict[str, float]:
-    """The official scores, as papers print them (there times 100)."""
-    return scores(candidates, references).corpus
 
 
 def _meteor(candidates: Sequence[str], references: Sequence[Sequence[str]]) -> tuple[float, np.ndarray]:

@@ -4,6 +4,7 @@ The rules are those of the official evaluation (visualqa.org), with its oddities
 digit go; other punctuation goes where a space is beside it anywhere in the answer, else it becomes a space.
 """
 
+import json
 import re
 from collections.abc import Mapping, Sequence
 from functools import lru_cache
@@ -68,6 +69,20 @@ def consensus(count: int, annotators: int = 10) -> float:
     """Soft score of an answer that `count` of the annotators gave: 0, .3, .6, .9, 1 of ten."""
     with_self_left_out = count * min(1.0, (count - 1) / 3) if count else 0.0
     return (with_self_left_out + (annotators - count) * min(1.0, count / 3)) / annotators
+
+
+def accuracy(prediction: str, weights: Mapping[str, float], humans: Sequence[str] = ()) -> float:
+    """The official score where the annotators' answers are known one by one, else `soft_score`."""
+    return leave_one_out(prediction, humans) if len(humans) > 1 else soft_score(prediction, weights)
+
+
+def annotators(extra: Mapping[str, str]) -> list[str]:
+    """The annotators' answers that the readers of VQA sets keep as JSON in `extra.answers`, else none."""
+    try:
+        found = json.loads(extra.get("answers", "[]"))
+    except ValueError:
+        return []
+    return found if isinstance(found, list) and all(isinstance(answer, str) for answer in found) else []
 
 
 def soft_score(prediction: str, weights: Mapping[str, float]) -> float:

@@ -314,7 +314,7 @@ class _Search:
         allowed_RV = self.constraint.allowed(self.state_R)
         if self.ids_V is not None:
             return allowed_RV
-        if len(self.constraint.vocabulary) == len(self.head):  # its columns are all ids, in order
+        if len(self.constraint.vocabulary) == len(self.head.weight_VD):  # its columns are all ids, in order
             return allowed_RV if forced_R is None else allowed_RV | (forced_R != self.pad)[:, None]
         forced_R = torch.full_like(self.state_R, self.pad) if forced_R is None else forced_R
         everything_RV = (forced_R != self.pad)[:, None].repeat(1, len(self.head.weight_VD))

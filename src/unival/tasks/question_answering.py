@@ -63,7 +63,7 @@ class QuestionAnswering(AnsweringTask):
         soft, exact = [], []
         for value, record in zip(values, records, strict=True):
             weights = {answer.text: answer.weight for answer in record.answers}
-            soft.append(metric.soft_score(str(value), weights))
+            soft.append(metric.accuracy(str(value), weights, metric.annotators(record.extra)))
             exact.append(float(str(value).strip() == likeliest(record.answers).text))
         return {"vqa_accuracy": np.array(soft), "accuracy": np.array(exact)}
 
