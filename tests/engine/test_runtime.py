@@ -64,6 +64,8 @@ import os, signal, sys, time
 from pathlib import Path
 from unival.engine import runtime
 
+signal.signal(signal.SIGINT, signal.SIG_IGN)  # as in a background job
+
 def work():
     rank = os.environ["RANK"]
     Path(rank).write_text(os.environ["WORLD_SIZE"])

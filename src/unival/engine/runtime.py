@@ -161,6 +161,8 @@ def _rank(place: dict[str, str], rank: int, ranks: int, work: Callable[[], None]
 
 
 def _worker(number: int, processes: int, work: Callable[[], None]) -> None:
+    # what ends it with its parent; a shell's background jobs are started with the signal ignored
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     torch.set_num_threads(max(1, torch.get_num_threads() // processes))
     with told():
         work()
