@@ -1,5 +1,6 @@
 """Prompts and targets of the paper, word for word (reference 2.4, 3); negatives; scores; baselines."""
 
+import itertools
 import re
 
 import numpy as np
@@ -116,6 +117,28 @@ def test_entailment_and_matching():
     assert world.task("video_matching").inference(video).prompt == ' does the video describe " a dog "?'
 
 
+@pytest.mark.parametrize(("name", "kept"), [("text_infilling", 14), ("masked_language", 17)])
+def test_hidden_words(name, kept):
+    words = [f"w{number}" for number in range(20)]
+    row = Record("r", references=(" ".join(words),), image="1")
+    prompt = ' what is the complete text of " {text} "?'
+    task = world.task("caption", kind=name, prompt=prompt, pair_prompt="", metric="exact")
+    for seed in range(50):
+        (example,) = task.training(row, rng(seed))
+        start, end = prompt.split("{text}")
+        shown = example.prompt.removeprefix(start).removesuffix(end).split()
+        assert [word for word in shown if word != "<mask>"] == [word for word in words if word in shown]
+        assert len(set(shown) - {"<mask>"}) == kept and example.media == ()
+        assert example.target == " " + " ".join(words)
+        if name == "masked_language":
+            assert len(shown) == 20
+        else:
+            assert ("<mask>", "<mask>") not in itertools.pairwise(shown)
+    asked = task.inference(row)
+    assert asked == task.inference(row) and "<mask>" in asked.prompt and not asked.target
+    assert "<mask>" in task.inference(Record("s", references=("one",), image="1")).prompt
+
+
 def test_text_normalisation():
     assert normalise("  ?!A  Cat-Dog/Cow  runs", 3) == "?!a cat dog"
     assert normalise("...A <person> runs", 9) == "a <person> runs"
@@ -147,8 +170,8 @@ def test_answers_come_from_the_training_rows_alone():
 
 
 def test_the_kinds_are_registered_and_a_wrong_metric_is_named():
-    kinds = ["captioning", "choosing", "grounded_captioning", "grounding", "question_answering"]
-    assert TASKS.names() == kinds
+    kinds = ["captioning", "choosing", "grounded_captioning", "grounding", "masked_language"]
+    assert TASKS.names() == [*kinds, "question_answering", "text_infilling"]
     with pytest.raises(UserError, match=r"metric 'cider' is none of accuracy"):
         world.task("entailment", metric="cider")
     with pytest.raises(UserError, match="did you mean 'captioning'"):

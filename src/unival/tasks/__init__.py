@@ -6,7 +6,14 @@
 from collections.abc import Sequence
 
 from unival.record import Record
-from unival.tasks import captioning, choosing, grounding, question_answering  # noqa: F401  they register
+from unival.tasks import (  # noqa: F401  they register
+    captioning,
+    choosing,
+    grounding,
+    infilling,
+    masked_language,
+    question_answering,
+)
 from unival.tasks.base import TASKS, Boxes, DecodeConfig, Example, ImageSizes, Task, TaskConfig, Value
 
 __all__ = ["TASKS", "DecodeConfig", "Example", "Task", "TaskConfig", "Value", "build"]
