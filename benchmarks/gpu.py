@@ -4,8 +4,8 @@
 
 One JSON line per row; times are medians of the seconds of a step after warm-up.
 
-transformer    forward and backward of all but the image encoder; `mfu` is its counted FLOPs over the time and
-               the card's dense bf16 rate (known for some cards, else `--peak-tflops`)
+transformer    forward and backward of all but the image encoder, against its counted FLOPs at the card's dense
+               bf16 rate (known for some cards, else `--peak-tflops`): 1 / ratio is the MFU
 step           the whole training step; `ratio` against timm's ResNet-101 alone plus the transformer alone
 generate       tokens per second of the best hypotheses, beam 5, 20 tokens, images encoded too
 """
@@ -119,16 +119,20 @@ def measure(arguments: argparse.Namespace, device: str) -> None:
         steps.compile()
     transformer = seconds(steps.transformer, arguments.repeats, wait)
     tflop = counter.get_total_flops() / 1e12
-    mfu = tflop / transformer / peak if peak else None
-    print(json.dumps({"name": "transformer", "card": name, "ours": transformer, "tflop": tflop, "mfu": mfu}))
+    line = row("transformer", transformer, peak and tflop / peak)
+    print(json.dumps({**line, "card": name, "tflop": tflop}))
     resnet = seconds(steps.resnet, arguments.repeats, wait)
     whole = seconds(steps.step, arguments.repeats, wait)
-    parts = resnet + transformer
-    row = {"name": "step", "ours": whole, "baseline": parts, "ratio": whole / parts, "resnet": resnet}
-    print(json.dumps(row))
+    print(json.dumps({**row("step", whole, resnet + transformer), "resnet": resnet}))
     steps.model.eval()
     taken = seconds(steps.generate, arguments.repeats, wait)
-    print(json.dumps({"name": "generate", "ours": taken, "tokens_per_s": arguments.batch * TOKENS / taken}))
+    print(json.dumps({**row("generate", taken, None), "tokens_per_s": arguments.batch * TOKENS / taken}))
+
+
+def row(name: str, ours: float, baseline: float | None) -> dict[str, float | str | None]:
+    """One line; the model FLOPs utilisation is 1 / ratio where the baseline is the card's dense bf16 rate."""
+    ratio = ours / baseline if baseline else None
+    return {"name": name, "ours": ours, "baseline": baseline, "ratio": ratio, "unit": "s"}
 
 
 def main() -> None:
