@@ -4,8 +4,8 @@
 
 One JSON line per row; times are medians of the seconds of a step after warm-up.
 
-transformer    forward and backward of all but the image encoder, against its counted FLOPs at the card's dense
-               bf16 rate (known for some cards, else `--peak-tflops`): 1 / ratio is the MFU
+transformer    forward and backward of all but the image encoder, against its counted FLOPs at the dense bf16
+               rate of the card (known for some, else `--peak-tflops`): 1 / ratio is the MFU
 step           the whole training step; `ratio` against timm's ResNet-101 alone plus the transformer alone
 generate       tokens per second of the best hypotheses, beam 5, 20 tokens, images encoded too
 """
