@@ -95,7 +95,7 @@ def parallel(jobs: Sequence[Callable[[], Any]], title: str) -> None:
     """Call every job, on the cores that the chosen runtime has for it; a job keeps its result on disk.
 
     Raises:
-        SystemExit: a job failed, and said why; it ends all.
+        SystemExit: a job in another process met bad input or was killed; it has said why, and ends all.
     """
     runtime = load()
     bar = tqdm(total=len(jobs), desc=title, unit="job", disable=None)
