@@ -575,6 +575,20 @@ def tsv_m_of_one_task_and_of_orthogonal_ones():
 
 
 @identity
+def tsv_m_keeps_no_more_directions_than_there_are():
+    tasks = [random_state(i, {"w": (10, 12)})["w"] for i in range(4)]
+    assert int(torch.linalg.matrix_rank(spectral.tsv_m(tasks))) == 8  # floor(10 / 4) of each
+
+
+@identity
+def module_scales_reach_what_is_no_matrix_too():
+    base, models = family()
+    for method in ("iso_c", "tsv_m", "wudi", "task_arithmetic", "ties", "model_stock"):
+        found = merged(method, models, base, modules=(ModuleRule("", scale=0.0),))
+        same(found, base)
+
+
+@identity
 def matrix_methods_give_the_mean_to_everything_else():
     base, models = family(2)
     for method in ("iso_c", "tsv_m", "wudi", "regmean"):

@@ -132,6 +132,18 @@ def test_equal_matrices_are_tied_once():
     assert torch.equal(merged["shared.weight"], merged["lm_head.weight"])
 
 
+def test_matrices_that_the_base_holds_apart_are_not_tied():
+    """Their changes differ, although the models' matrices are equal."""
+    values = torch.randn(30, 20, generator=torch.Generator().manual_seed(0))
+    base = {"one.weight": values, "two.weight": values + 1}
+    models = {n: dict.fromkeys(base, values + i) for i, n in enumerate("ab", 1)}
+    sources = {name: Memory(state) for name, state in models.items()}
+    recipe = Recipe("task_arithmetic", ("a", "b"), options={"scale": 1.0})
+    assert Plan(recipe, sources, Memory(base)).tied == {}
+    assert Plan(recipe, sources, Memory(models["a"])).tied == {"two.weight": "one.weight"}
+    torch.testing.assert_close(merge_states(recipe, sources, Memory(base))["two.weight"], values + 2)
+
+
 def tokenizer(*tokens):
     return {"model": {"vocab": {token: i for i, token in enumerate(tokens)}}, "added_tokens": []}
 
@@ -155,6 +167,14 @@ def test_rows_are_matched_by_token(tmp_path):
     assert torch.equal(found["embed"][3], a[3])  # only model a knows the token
     assert read_tokens(tmp_path / "out") == ["x", "y", "z", "new"]
     verify(tmp_path / "out")
+    (paths["a"] / "tokenizer.json").write_text(json.dumps(tokenizer("y", "x", "z", "new")))
+    with pytest.raises(UserError, match=r"tokenizer.json: model 'a': the file is not the one of the merge"):
+        verify(tmp_path / "out")
+    wrong = Recipe("average", ("a", "b"), vocabulary=VocabularyRule("emed"))
+    with pytest.raises(UserError, match="vocabulary: 'emed' matches no tensor"):
+        merge(wrong, paths, None, tmp_path / "wrong")
+    with pytest.raises(UserError, match="needs the tokenizers of model folders"):
+        merge_states(recipe, {name: Memory({"embed": a}) for name in "ab"})
     (paths["b"] / "tokenizer.json").write_text(json.dumps(tokenizer("z", "x", "q")))
     with pytest.raises(
         UserError, match=r"no model has all tokens: 'a', the largest, lacks 1, such as \['q'\]"

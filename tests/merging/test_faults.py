@@ -14,8 +14,9 @@ import torch
 from safetensors.torch import save_file
 
 from unival.errors import UserError
-from unival.merging import AlignRule, Recipe, merge
+from unival.merging import AlignRule, Interpolation, ModuleRule, Recipe, merge, merge_into
 from unival.merging.checkpoint import Checkpoint
+from unival.merging.geometry import geometry
 
 pytestmark = pytest.mark.fault
 
@@ -124,6 +125,52 @@ def test_wrong_recipes_are_named(pair, tmp_path):
         merge({"method": "interpolate", "models": ["a"]}, pair, None, out)
     with pytest.raises(UserError, match="no checkpoint was given for c"):
         merge({"method": "average", "models": ["a", "c"]}, pair, None, out)
+
+
+def test_weights_of_a_pairwise_method_are_refused(pair, tmp_path):
+    both = {"a": 1.0, "b": 2.0}
+    for fields in ({"weights": both}, {"modules": (ModuleRule("layer", weights=both),)}):
+        recipe = Recipe("interpolate", ("a", "b"), **fields)
+        refused(pair, tmp_path / "out", "'interpolate' takes no weights", recipe)
+
+
+def test_a_tensor_that_only_the_base_lacks_is_named(pair, tmp_path):
+    for seed, name in enumerate("ab", 1):
+        save(pair[name], tensors(seed, extra=torch.ones(3) * seed))
+    base = save(tmp_path / "base", tensors(0))
+    recipe = Recipe("ties", ("a", "b"), align=(AlignRule("extra", "owners"),))
+    refused(pair, tmp_path / "out", r"extra: rule 'owners': the base does not have it", recipe, base)
+
+
+@pytest.mark.parametrize("method", ["fisher", "regmean"])
+@pytest.mark.parametrize(
+    ("change", "match"),
+    [
+        (lambda found: found * float("nan"), "NaN or infinite statistics"),
+        (lambda found: found[:-1], r"statistics of shape \[\d+, 30\], not"),
+        (lambda found: -found, "negative"),
+    ],
+)
+def test_bad_statistics_are_named(pair, tmp_path, method, change, match):
+    """Without a check: NaN in the result, numbers of the next tensor, a search for a ridge without end."""
+    good = torch.eye({"fisher": 40, "regmean": 30}[method], 30)
+    statistics = {"a": tmp_path / "good.safetensors", "b": tmp_path / "bad.safetensors"}
+    save_file({"layer.weight": good}, statistics["a"])
+    save_file({"layer.weight": change(good).contiguous()}, statistics["b"])
+    with pytest.raises(UserError, match=match):
+        merge(Recipe(method, ("a", "b")), pair, None, tmp_path / "out", statistics=statistics)
+    assert not (tmp_path / "out").exists()
+
+
+def test_files_are_closed(pair):
+    """A search merges into a live model hundreds of times."""
+    net = torch.nn.ModuleDict({"layer": torch.nn.Linear(30, 40, bias=False)})
+    net.register_buffer("count", torch.tensor(0))
+    before = len(list(Path("/proc/self/fd").iterdir()))
+    merge_into(net, Recipe("average", ("a", "b")), pair)
+    Interpolation(net, pair["a"], pair["b"])
+    geometry({"a": pair["a"]}, pair["b"])
+    assert len(list(Path("/proc/self/fd").iterdir())) == before
 
 
 def test_damaged_files_are_named(pair, tmp_path):

@@ -39,6 +39,14 @@ def test_a_curve_ends_at_the_parents_and_does_not_drift():
         assert all(torch.equal(line.move(0).state_dict()[n], first[n]) for n in first)
 
 
+def test_a_curve_may_start_at_the_live_model_itself():
+    net, second = nn.Linear(3, 3), nn.Linear(3, 3).state_dict()
+    start = net.weight.detach().clone()
+    with Interpolation(net, net.state_dict(), second) as line:
+        line.move(1)
+        assert torch.equal(line.move(0).weight, start)
+
+
 def test_a_live_model_of_another_shape_is_refused():
     with pytest.raises(UserError, match=r"'0.bias' is \[4\] in the live model and \[8\]"):
         Interpolation(

@@ -31,7 +31,6 @@ class Assignment:
     owners: tuple[str, ...]
     copy_from: str | None = None
     rule: str = "exact"
-    in_base: bool = False
 
     @property
     def spec(self) -> Spec:
@@ -122,8 +121,12 @@ def _assign(
         return _integer(name, owners, models, recipe, kind)
     if kind != "exact" and len(owners) == 1 and len(models) > 1:
         return _copied(name, owners[0], models[owners[0]], recipe, kind)
-    dtype = output_dtype(first.dtype, recipe)
-    return Assignment(name, first.shape, dtype, tuple(owners), None, kind, in_base)
+    if kind == "owners" and needs_base and not in_base:
+        raise UserError(
+            f"{name}: rule 'owners': the base does not have it, so there is no change to merge: use the rule "
+            "'mean' or 'take'"
+        )
+    return Assignment(name, first.shape, output_dtype(first.dtype, recipe), tuple(owners), None, kind)
 
 
 def output_dtype(dtype: torch.dtype, recipe: Recipe) -> torch.dtype:
@@ -194,8 +197,10 @@ def same_bytes(one: Source, other: Source, name: str, other_name: str | None = N
     return True
 
 
-def tied_names(models: Mapping[str, Source], assignments: Sequence[Assignment]) -> dict[str, str]:
-    """Names that hold the same tensor in every model, each pointing to the first of its group.
+def tied_names(
+    models: Mapping[str, Source], base: Source | None, assignments: Sequence[Assignment]
+) -> dict[str, str]:
+    """Names that hold the same tensor in every model and the base, each pointing to the first of its group.
 
     Some tools store a tied matrix under all its names. Equal, not constant, matrices count as tied: they are
     merged once, so global thresholds count them once and random masks agree.
@@ -204,16 +209,20 @@ def tied_names(models: Mapping[str, Source], assignments: Sequence[Assignment]) 
     for found in assignments:
         if found.copy_from is None and len(found.shape) > 1:
             groups.setdefault((found.shape, found.dtype, found.owners), []).append(found.name)
+    everyone = [*models.values(), *([base] if base else [])]
     tied: dict[str, str] = {}
     for names in groups.values():
         heads: dict[bytes, str] = {}
         for name in names if len(names) > 1 else ():
-            key = b"".join(_head(source, name) for source in models.values() if name in source.specs)
-            first = heads.setdefault(key, name)
-            owners = [source for source in models.values() if name in source.specs]
-            if first != name and all(same_bytes(source, source, first, name) for source in owners):
+            owners = [source for source in everyone if name in source.specs]
+            first = heads.setdefault(b"".join(_head(source, name) for source in owners), name)
+            if first != name and all(_equal_in(source, first, name) for source in owners):
                 tied[name] = first
     return tied
+
+
+def _equal_in(source: Source, first: str, second: str) -> bool:
+    return first in source.specs and same_bytes(source, source, first, second)
 
 
 def _head(source: Source, name: str) -> bytes:

@@ -13,7 +13,8 @@ import os
 import queue
 import shutil
 import threading
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -121,6 +122,22 @@ class Checkpoint:
 
     def __exit__(self, *_: object) -> None:
         self.close()
+
+
+State = Mapping[str, Tensor] | Path | str
+"""Weights: a state dict, or where they lie."""
+
+
+@contextmanager
+def opened(states: Mapping[str, State]) -> Iterator[dict[str, Source]]:
+    """Sources of state dicts, folders and files, by name; files are closed at the end."""
+    with ExitStack() as stack:
+        yield {
+            name: stack.enter_context(Checkpoint(state))
+            if isinstance(state, str | Path)
+            else Memory(state, name or "the base")
+            for name, state in states.items()
+        }
 
 
 def weight_files(path: Path) -> list[Path]:

@@ -36,6 +36,8 @@ class Plan:
     settings: Settings = field(default_factory=Settings)
     statistics: Mapping[str, Source] = field(default_factory=dict)
     estimated: Source | None = None
+    by_token: bool = False
+    """Whether the sources have the recipe's vocabulary rows matched by token."""
 
     def __post_init__(self) -> None:
         kind = METHODS[self.recipe.method]
@@ -47,7 +49,7 @@ class Plan:
         self.mean = METHODS["average"](NoOptions())
         self.assignments = align(self.recipe, self.models, self.base, kind.needs_base, self.estimated)
         self.settings.dtype = self._arithmetic()
-        self.tied = tied_names(self.models, self.assignments)
+        self.tied = tied_names(self.models, self.base, self.assignments)
         table = coefficients(self.recipe, [found.name for found in self.assignments])
         self.jobs = {
             found.name: self._job(found, *table[found.name], kind)
@@ -65,6 +67,8 @@ class Plan:
         return torch.float64 if short or long else torch.float32
 
     def _check_models(self, kind: type[Method]) -> None:
+        if self.recipe.vocabulary is not None and not self.by_token:
+            raise UserError("merge recipe: 'vocabulary' needs the tokenizers of model folders: use `merge`")
         missing = sorted(set(self.recipe.models) - set(self.models))
         if missing:
             raise UserError(f"merge recipe: no checkpoint was given for {', '.join(missing)}")
@@ -75,6 +79,12 @@ class Plan:
             raise UserError(
                 f"merge recipe: method '{self.recipe.method}' needs statistics of {', '.join(lacking)}: "
                 "collect them (unival.merging.collect) and give them"
+            )
+        weighted = self.recipe.weights or any(rule.weights for rule in self.recipe.modules)
+        if kind.ordered and weighted:
+            raise UserError(
+                f"merge recipe: method '{self.recipe.method}' takes no weights: option 't' says where on the "
+                "way between its two models the merge lies"
             )
         uses_scale = self.recipe.depth is not None or any(rule.scale != 1 for rule in self.recipe.modules)
         if uses_scale and not kind.needs_base:

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from unival import files
+from unival.merging.checkpoint import State, opened
 from unival.merging.job import Job
 
 SUB_BLOCK = 1 << 14
@@ -40,9 +41,7 @@ def gram_and_norm(job: Job) -> tuple[Tensor, float]:
     return total, norm
 
 
-def geometry(
-    models: Mapping[str, Path | str], base: Path | str, modules: str = MODULES
-) -> list[dict[str, Any]]:
+def geometry(models: Mapping[str, State], base: State, modules: str = MODULES) -> list[dict[str, Any]]:
     """Cosines of the task vectors and their norms relative to the base, whole and per module.
 
     Args:
@@ -55,16 +54,13 @@ def geometry(
         Integers have no direction and are left out.
     """
     from unival.merging.engine import Plan, single_threaded
-    from unival.merging.live import as_source
     from unival.merging.recipe import AlignRule, Recipe
 
-    sources = {name: as_source(path, str(path)) for name, path in models.items()}
-    origin = as_source(base, str(base))
-    counters = [name for name, spec in origin.specs.items() if not spec.dtype.is_floating_point]
-    rules = tuple(AlignRule(f"^{re.escape(name)}$", "base") for name in counters)
-    plan = Plan(Recipe("task_arithmetic", tuple(models), align=rules), sources, origin)
     totals: dict[str, tuple[Tensor, float]] = {}
-    with single_threaded():
+    with single_threaded(), opened(models) as sources, opened({"": base}) as bases:
+        counters = [n for n, spec in bases[""].specs.items() if not spec.dtype.is_floating_point]
+        rules = tuple(AlignRule(f"^{re.escape(name)}$", "base") for name in counters)
+        plan = Plan(Recipe("task_arithmetic", tuple(models), align=rules), sources, bases[""])
         for job in plan.jobs.values():
             found = re.search(modules, job.name)
             products, norm = gram_and_norm(job)

@@ -5,19 +5,16 @@ two ends (never from the last position), so nothing drifts and the ends are exac
 """
 
 from collections.abc import Iterator, Mapping, Sequence
-from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 
 from unival.errors import UserError
 from unival.merging.align import Assignment, align
-from unival.merging.checkpoint import Checkpoint, Memory, Source
+from unival.merging.checkpoint import Source, State, opened
 from unival.merging.elementwise import interpolate
 from unival.merging.engine import Plan
 from unival.merging.recipe import AlignRule, Recipe
-
-State = Mapping[str, Tensor]
 
 
 class Interpolation:
@@ -27,6 +24,7 @@ class Interpolation:
         model: a module whose state dict holds at least the tensors of the ends.
         first, second: state dicts, or folders with safetensors, at t = 0 and t = 1.
         align_rules: for tensors that only one end has, or integers that differ.
+        base: where the align rules `base` and `trained` look.
 
     Raises:
         UserError: ends that do not fit together, or tensors that the model lacks.
@@ -35,39 +33,40 @@ class Interpolation:
     def __init__(
         self,
         model: nn.Module,
-        first: State | Path | str,
-        second: State | Path | str,
+        first: State,
+        second: State,
         align_rules: Sequence[AlignRule] = (),
-        base: State | Path | str | None = None,
+        base: State | None = None,
     ) -> None:
-        ends: dict[str, Source] = {
-            "first": as_source(first, "first end"),
-            "second": as_source(second, "second end"),
-        }
-        origin = as_source(base, "base") if base is not None else None
         recipe = Recipe("interpolate", ("first", "second"), align=tuple(align_rules))
+        given = {"first": first, "second": second} | ({"": base} if base is not None else {})
         self.model = model
         self.targets = targets(model)
-        self.found = align(recipe, ends, origin, needs_base=False)
-        check_targets(self.targets, self.found, "interpolation")
-        self.inner = {
-            found.name: [_load(end, found) for end in _inner(found, ends, origin)] for found in self.found
-        }
-        self.ends = [
-            {found.name: _load(end, found) if found.name in end.specs else None for found in self.found}
-            for end in ends.values()
-        ]
+        with opened(given) as sources:
+            ends = [sources["first"], sources["second"]]
+            named = {"first": ends[0], "second": ends[1]}
+            self.found = align(recipe, named, sources.get(""), needs_base=False)
+            check_targets(self.targets, self.found, "interpolation")
+            self.ends = [
+                {item.name: _load(end, item.name) for item in self.found if item.name in end.specs}
+                for end in ends
+            ]
+            self.copied = {
+                item.name: _load(sources[item.copy_from], item.name)
+                for item in self.found
+                if item.copy_from is not None
+            }
         self.before = {name: tensor.clone() for name, tensor in self.targets.items()}
 
     @torch.no_grad()
     def move(self, t: float) -> nn.Module:
         """Put the model at (1 - t) first + t second and return it; t = 0 and t = 1 are the exact ends."""
-        end = self.ends[int(t)] if t in (0, 1) else {}
-        for name, inner in self.inner.items():
-            exact = end.get(name)
-            if exact is None:
-                exact = inner[0] if len(inner) == 1 else _between(inner[0], inner[1], t)
-            self.targets[name].copy_(exact)
+        exact = {**self.copied, **(self.ends[int(t)] if t in (0, 1) else {})}
+        for item in self.found:
+            value = exact.get(item.name)
+            if value is None:
+                value = _between(self.ends[0][item.name], self.ends[1][item.name], t)
+            self.targets[item.name].copy_(value)
         return self.model
 
     def points(self, ts: Sequence[float]) -> Iterator[tuple[float, nn.Module]]:
@@ -92,29 +91,23 @@ class Interpolation:
 def merge_into(
     model: nn.Module,
     recipe: Recipe,
-    models: Mapping[str, State | Path | str],
-    base: State | Path | str | None = None,
-    statistics: Mapping[str, State | Path | str] | None = None,
+    models: Mapping[str, State],
+    base: State | None = None,
+    statistics: Mapping[str, State] | None = None,
 ) -> nn.Module:
     """Merge straight into the weights of a live model and return it.
 
     Raises:
         UserError: as `merge`, and for tensors that the model lacks.
     """
-    sources = {name: as_source(state, name) for name, state in models.items()}
-    origin = as_source(base, "base") if base is not None else None
-    extra = {name: as_source(state, name) for name, state in (statistics or {}).items()}
-    plan = Plan(recipe, sources, origin, statistics=extra)
     places = targets(model)
-    check_targets(places, plan.assignments, "merge")
-    for found, start, block in plan.stream():
-        places[found.name].view(-1)[start : start + len(block)].copy_(block)
+    origin = {"": base} if base is not None else {}
+    with opened(models) as sources, opened(origin) as bases, opened(statistics or {}) as extra:
+        plan = Plan(recipe, sources, bases.get(""), statistics=extra)
+        check_targets(places, plan.assignments, "merge")
+        for found, start, block in plan.stream():
+            places[found.name].view(-1)[start : start + len(block)].copy_(block)
     return model
-
-
-def as_source(state: State | Path | str, label: str) -> Source:
-    """A state dict or a path as a source of tensors."""
-    return Checkpoint(state) if isinstance(state, str | Path) else Memory(state, label)
 
 
 def targets(model: nn.Module) -> dict[str, Tensor]:
@@ -136,19 +129,12 @@ def check_targets(places: Mapping[str, Tensor], found: Sequence[Assignment], wha
             )
 
 
-def _inner(found: Assignment, ends: Mapping[str, Source], base: Source | None) -> list[Source]:
-    """What a tensor is made of between the ends: one source that is copied, or both ends."""
-    if found.copy_from == "":
-        assert base is not None
-        return [base]
-    return [ends[found.copy_from]] if found.copy_from else [ends["first"], ends["second"]]
-
-
-def _load(source: Source, found: Assignment) -> Tensor:
-    spec = source.specs[found.name]
-    return source.read(found.name, 0, spec.count, torch.empty(spec.nbytes, dtype=torch.uint8)).view(
-        spec.shape
-    )
+def _load(source: Source, name: str) -> Tensor:
+    """A tensor of its own: that of a state dict may be the live model's, which moves."""
+    spec = source.specs[name]
+    buffer = torch.empty(spec.nbytes, dtype=torch.uint8)
+    values = source.read(name, 0, spec.count, buffer)
+    return (values if values.data_ptr() == buffer.data_ptr() else values.clone()).view(spec.shape)
 
 
 def _between(first: Tensor, second: Tensor, t: float) -> Tensor:

@@ -8,11 +8,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
+import torch
 from torch import Tensor
 
 from unival.errors import UserError
 from unival.merging.checkpoint import Source
-from unival.merging.job import Job
+from unival.merging.job import Job, finite
 from unival.registry import Registry
 
 
@@ -49,6 +50,36 @@ class Method:
     def block(self, job: Job, state: Any, start: int, models: list[Tensor], base: Tensor) -> Tensor:
         """The merged elements start .. start + len(models[0]). `base` is there when `needs_base` is set."""
         raise NotImplementedError
+
+    def known(self, job: Job, shape: tuple[int, ...]) -> bool:
+        """Whether every model has statistics of this tensor.
+
+        Raises:
+            UserError: statistics of another shape: they belong to another model.
+        """
+        for source in (self.statistics[name] for name in job.models):
+            spec = source.specs.get(job.name)
+            if spec is None:
+                return False
+            if spec.shape != shape:
+                raise UserError(
+                    f"{source.label}: {job.name}: statistics of shape {list(spec.shape)}, not {list(shape)}: "
+                    "they are of another model: collect them again"
+                )
+        return True
+
+    def statistic(self, job: Job, model: str, start: int, count: int) -> Tensor:
+        """Elements start .. start + count of a model's statistics of this tensor.
+
+        Raises:
+            UserError: NaN or infinity among them.
+        """
+        source = self.statistics[model]
+        memory = torch.empty(count * source.specs[job.name].dtype.itemsize, dtype=torch.uint8)
+        values = source.read(job.name, start, count, memory)
+        if not finite(values):
+            raise UserError(f"{source.label}: {job.name}: NaN or infinite statistics: collect them again")
+        return values
 
     def count(self, what: str) -> None:
         """Count an event for the record."""

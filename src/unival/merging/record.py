@@ -9,9 +9,10 @@ import contextlib
 import json
 import os
 import platform
+import re
 import shutil
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -19,10 +20,10 @@ import torch
 
 import unival
 from unival import files
-from unival.errors import UserError
+from unival.errors import UserError, nearest
 from unival.merging import hashing
-from unival.merging.align import Assignment
-from unival.merging.checkpoint import INDEX, WEIGHTS, Checkpoint, Source, Spec, Writer, layout, weight_files
+from unival.merging.align import ESTIMATED, Assignment
+from unival.merging.checkpoint import INDEX, WEIGHTS, Source, Spec, Writer, layout, opened, weight_files
 from unival.merging.engine import Plan
 from unival.merging.job import CHUNK, Settings
 from unival.merging.recipe import Recipe, as_recipe
@@ -63,27 +64,28 @@ def merge(
         UserError: models that do not fit together, broken inputs, a full disk, an unusable output.
     """
     recipe, out = as_recipe(recipe), Path(out)
-    folders = {"": Path(base)} if base is not None else {}
-    folders |= {name: Path(inputs[name]) for name in sorted(recipe.models) if name in inputs}
-    paths = {name: path for name, path in folders.items() if name}
+    paths = {name: Path(inputs[name]) for name in sorted(recipe.models) if name in inputs}
+    extra = {name: Path(path) for name, path in (statistics or {}).items()}
+    origin, anew = (Path(path) if path is not None else None for path in (base, estimated))
+    folders = ({"": origin} if origin else {}) | paths
     require_one_architecture(folders)
-    with contextlib.ExitStack() as stack:
-        sources: dict[str, Source] = {n: stack.enter_context(Checkpoint(path)) for n, path in folders.items()}
-        extra = {name: stack.enter_context(Checkpoint(path)) for name, path in (statistics or {}).items()}
-        reference = next(iter(folders), "")
+    settings = Settings(chunk=chunk, threads=threads, device=torch.device(device))
+    with (
+        opened(folders) as found,
+        opened(extra) as known,
+        opened({ESTIMATED: anew} if anew else {}) as given,
+    ):
+        sources, reference = found, next(iter(folders), "")
         if recipe.vocabulary is not None:
-            sources, reference = by_token(sources, folders, recipe.vocabulary.pattern)
-        settings = Settings(chunk=chunk, threads=threads, device=torch.device(device))
-        models = {name: sources[name] for name in paths}
-        anew = stack.enter_context(Checkpoint(estimated)) if estimated is not None else None
-        plan = Plan(recipe, models, sources.get(""), settings, dict(extra), anew)
+            sources, reference = by_token(found, folders, recipe.vocabulary.pattern)
+        plan = Plan(
+            recipe, {name: sources[name] for name in paths}, sources.get(""), settings, known,
+            given.get(ESTIMATED), by_token=recipe.vocabulary is not None,
+        )  # fmt: skip
         record: dict[str, Any] = {
             "recipe": recipe.canonical(),
             "recipe_digest": recipe.digest(),
-            "inputs": {name: hashing.digests(weight_files(path)) for name, path in paths.items()},
-            "base": hashing.digests(weight_files(Path(base))) if base is not None else None,
-            "statistics": {n: hashing.digests(weight_files(Path(p))) for n, p in (statistics or {}).items()},
-            "estimated": hashing.digests([Path(estimated)]) if estimated is not None else None,
+            **_of_each(paths, origin, extra, anew, lambda path: hashing.digests(_read_files(recipe, path))),
             "versions": {
                 "unival": unival.__version__,
                 "torch": str(torch.__version__),
@@ -93,22 +95,39 @@ def merge(
         with new_folder(out) as folder:
             metadata = {"format": "pt", "unival_merge": json.dumps(record, sort_keys=True)}
             outputs = _write(plan, folder, metadata, shard_bytes)
-            differences = copy_side_files(folder, folders, reference)
             record |= {
                 "outputs": outputs,
-                "paths": {
-                    "inputs": {name: _relative(path, out, moved) for name, path in paths.items()},
-                    "base": _relative(base, out, moved) if base is not None else None,
-                    "statistics": {n: _relative(path, out, moved) for n, path in (statistics or {}).items()},
-                    "estimated": _relative(estimated, out, moved) if estimated is not None else None,
-                },
+                "paths": _of_each(paths, origin, extra, anew, lambda path: _relative(path, out, moved)),
                 "shard_bytes": shard_bytes,
                 "tensors": summary(plan),
                 "notes": plan.method.notes,
-                "config_differences": differences,
+                "config_differences": copy_side_files(folder, folders, reference),
             }
             files.write_json(folder / RECORD, record)
     return record
+
+
+def _of_each(
+    inputs: Mapping[str, Path],
+    base: Path | None,
+    statistics: Mapping[str, Path],
+    estimated: Path | None,
+    function: Callable[[Path], Any],
+) -> dict[str, Any]:
+    """What a function gives for everything that a merge reads, as the record has it."""
+    return {
+        "inputs": {name: function(path) for name, path in inputs.items()},
+        "base": function(base) if base else None,
+        "statistics": {name: function(path) for name, path in statistics.items()},
+        "estimated": function(estimated) if estimated else None,
+    }
+
+
+def _read_files(recipe: Recipe, path: Path) -> list[Path]:
+    """The files whose bytes decide the result: weights, and the tokenizer where rows are matched by token."""
+    tokenizer = path / "tokenizer.json"
+    by_token = recipe.vocabulary is not None and tokenizer.is_file()
+    return [*weight_files(path), *([tokenizer] if by_token else [])]
 
 
 def verify(
@@ -131,10 +150,17 @@ def verify(
         paths, recipe = record["paths"], as_recipe(record["recipe"], f"{out / RECORD}: recipe")
     except (OSError, ValueError, KeyError) as error:
         raise UserError(f"{out}: no readable {RECORD} ({error}): this is not a merge") from error
-    where = {name: (inputs or {}).get(name, (out / path).resolve()) for name, path in paths["inputs"].items()}
-    origin = base or ((out / paths["base"]).resolve() if paths["base"] else None)
-    extra = {n: (statistics or {}).get(n, (out / path).resolve()) for n, path in paths["statistics"].items()}
-    anew = (out / paths["estimated"]).resolve() if paths["estimated"] else None
+    for name in inputs or {}:
+        if name not in paths["inputs"]:
+            raise UserError(f"{out}: '{name}' is none of its models: {nearest(name, paths['inputs'])}")
+
+    def place(path: str) -> Path:
+        return (out / path).resolve()
+
+    where = {name: (inputs or {}).get(name, place(path)) for name, path in paths["inputs"].items()}
+    extra = {name: (statistics or {}).get(name, place(path)) for name, path in paths["statistics"].items()}
+    origin = base or (place(paths["base"]) if paths["base"] else None)
+    anew = place(paths["estimated"]) if paths["estimated"] else None
     hashing.compare(record["outputs"], out, "the merged weights")
     for name, path in where.items():
         hashing.compare(record["inputs"][name], Path(path), f"model '{name}'")
@@ -265,6 +291,8 @@ def by_token(
     sources: Mapping[str, Source], folders: Mapping[str, Path], pattern: str
 ) -> tuple[dict[str, Source], str]:
     """The sources with the rows of matching tensors in the order of the reference's tokens, and its name."""
+    if not any(re.search(pattern, key) for source in sources.values() for key in source.specs):
+        raise UserError(f"merge recipe: vocabulary: '{pattern}' matches no tensor: correct or remove it")
     tokens = {name: read_tokens(folder) for name, folder in folders.items()}
     reference = reference_of(tokens)
     return {name: RowAligned(name, sources, tokens, reference, pattern) for name in sources}, reference

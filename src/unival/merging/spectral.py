@@ -35,7 +35,7 @@ def tsv_m(deltas: Sequence[Tensor]) -> Tensor:
     lefts, values, rights = [], [], []
     for delta in deltas:
         u, s, vh = torch.linalg.svd(delta, full_matrices=False)
-        rank = -(-len(s) // len(deltas))
+        rank = max(len(s) // len(deltas), 1)
         kept = (s > SINGULAR_CUT * s[0]) & (torch.arange(len(s), device=s.device) < rank)
         lefts.append(u[:, kept])
         values.append(s[kept])

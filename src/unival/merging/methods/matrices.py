@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from unival.errors import UserError
 from unival.merging import elementwise, spectral
 from unival.merging.job import Job
 from unival.merging.method import METHODS, Method, deltas_of, normalized, weights_of
@@ -56,9 +57,15 @@ class MatrixMethod(Method):
 
 
 class DeltaMatrixMethod(MatrixMethod):
-    """theta_0 + lambda merged(w_i tau_i) for matrices, theta_0 + mean tau for the rest."""
+    """theta_0 + lambda merged(w_i tau_i) for matrices, theta_0 + weighted mean of tau_i for the rest."""
 
     needs_base = True
+
+    def block(self, job: Job, state: Any, start: int, models: list[Tensor], base: Tensor) -> Tensor:
+        if state is None:
+            weights = [job.scale * weight for weight in normalized(job)]
+            return elementwise.task_arithmetic(base, models, weights)
+        return super().block(job, state, start, models, base)
 
     def solve(self, job: Job, models: list[Tensor], base: Tensor | None) -> Tensor:
         assert base is not None
@@ -136,16 +143,19 @@ class RegMean(MatrixMethod):
     needs_statistics = True
 
     def solve(self, job: Job, models: list[Tensor], base: Tensor | None) -> Tensor | None:
-        if not all(job.name in self.statistics[name].specs for name in job.models):
+        size = job.shape[1]
+        if not self.known(job, (size, size)):
             self.count("regmean: matrix without statistics, mean taken")
             return None
         weights = normalized(job)
         grams = []
         for name, weight in zip(job.models, weights, strict=True):
-            source = self.statistics[name]
-            spec = source.specs[job.name]
-            values = source.read(job.name, 0, spec.count, torch.empty(spec.nbytes, dtype=torch.uint8))
-            gram = values.view(spec.shape).to(models[0].device, torch.float64)
+            gram = self.statistic(job, name, 0, size * size).view(size, size)
+            gram = gram.to(models[0].device, torch.float64)
+            if float(gram.diagonal().min()) < 0:
+                raise UserError(
+                    f"{job.name}: negative values on the diagonal of a Gram matrix: collect it again"
+                )
             grams.append(spectral.shrink_off_diagonal(gram, self.options.alpha) * weight)
         solved, condition = spectral.gram_solve(
             models, grams, elementwise.linear(models, weights), self.options.ridge

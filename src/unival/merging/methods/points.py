@@ -179,7 +179,7 @@ class Fisher(Method):
 
     def start(self, job: Job) -> bool:
         """Whether every model has statistics of this tensor."""
-        known = all(job.name in self.statistics[name].specs for name in job.models)
+        known = self.known(job, job.shape)
         if not known:
             self.count("fisher: tensor without statistics, mean taken")
         return known
@@ -187,12 +187,12 @@ class Fisher(Method):
     def block(self, job: Job, state: Any, start: int, models: list[Tensor], base: Tensor) -> Tensor:
         if not state:
             return elementwise.linear(models, normalized(job))
-        fishers = []
-        for name, model in zip(job.models, models, strict=True):
-            source = self.statistics[name]
-            size = len(model) * source.specs[job.name].dtype.itemsize
-            values = source.read(job.name, start, len(model), torch.empty(size, dtype=torch.uint8))
-            fishers.append(values.to(model.device, model.dtype))
+        fishers = [
+            self.statistic(job, name, start, len(model)).to(model)
+            for name, model in zip(job.models, models, strict=True)
+        ]
+        if any(float(values.min()) < 0 for values in fishers):
+            raise UserError(f"{job.name}: negative values in a Fisher information: collect it again")
         return elementwise.fisher(models, fishers, normalized(job))
 
 
