@@ -225,3 +225,14 @@ def test_an_mp3_is_measured_by_its_frames(tmp_path: Path) -> None:
     frame = 144_000 * 128 // 48_000
     with pytest.raises(UserError, match="cut short"):  # between two frames: the first tells how many
         media.describe("audio", data[: len(data) - 3 * frame], "cut")
+
+
+def test_an_mp3_whose_length_is_in_fraunhofers_header(tmp_path: Path) -> None:
+    data = muxed("audio", "mp3", "libmp3lame", tmp_path)
+    first, info, frame = data.index(b"\xff\xfb"), data.index(b"Info"), 144_000 * 128 // 48_000
+    second = data.index(data[first : first + 2], first + 4)
+    header = bytes(32) + b"VBRI" + bytes(10) + data[info + 8 : info + 12]
+    told = data[: first + 4] + header + bytes(second - first - 4 - len(header)) + data[second:]
+    media.describe("audio", told, "whole")
+    with pytest.raises(UserError, match="cut short"):
+        media.describe("audio", told[: len(told) - 3 * frame], "cut")

@@ -18,6 +18,7 @@ from unival.data.prepare import PrepareConfig, TokenizerConfig, prepare
 from unival.data.source import SOURCES, BadItem, MediaItem, RowItem, Source
 from unival.data.store import MediaStore
 from unival.errors import UserError
+from unival.record import Record
 
 PNG = media.encode_image(np.full((8, 10, 3), 90, np.uint8))
 ITEMS: list[Any] = []
@@ -185,6 +186,47 @@ def test_a_source_that_fails_leaves_nothing_behind(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="it fails"):
         run(tmp_path / "p", failing())  # type: ignore[arg-type]
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.fault
+def test_two_preparations_of_one_folder_do_not_meet(tmp_path: Path) -> None:
+    def another() -> Iterator[Any]:
+        with pytest.raises(UserError, match="another process is at work here"):
+            prepare(CONFIG, tmp_path / "p", resume=True)
+        yield from GOOD
+
+    ITEMS[:] = []
+    SOURCES.register("at once")(lambda options, where: Source(another(), "none"))
+    description = prepare(replace(CONFIG, source="at once"), tmp_path / "p")
+    assert description["splits"]["train"]["rows"] == {"caption": 2}
+    run(tmp_path / "p", GOOD)  # it is free again
+
+
+@pytest.mark.fault
+def test_what_is_no_unicode_is_rejected_and_named(tmp_path: Path) -> None:
+    """JSON may hold half of a character, and a file's name any bytes."""
+    half, name = "a \ud83d dog", "caf\udce9.png"
+    (tmp_path / name).write_bytes(PNG)
+    items = [
+        *GOOD,
+        MediaItem("train", half, tmp_path / name),
+        MediaItem("train", "n", tmp_path / "with\0zero.png"),
+        caption(3, references=[half]),
+        RowItem("train", "caption", Record("r4", image="k", references=(half,)), "rows.jsonl", "line 4"),
+    ]
+    description = run(tmp_path / "p", items, replace(CONFIG, max_rejected=0.9))
+    assert description["splits"]["train"]["rows"] == {"caption": 2}
+    found = rejected(tmp_path / "p")
+    assert [row["field"] for row in found] == ["media", "image", "references", "references"]
+    assert found[0]["file"].endswith("caf\\udce9.png") and "not UTF-8" in found[0]["reason"]
+    assert "cannot read" in found[1]["reason"]
+
+
+def test_an_id_that_comes_twice_names_the_other_file(tmp_path: Path) -> None:
+    again = replace(caption(1), file="more/rows_2014.jsonl")
+    run(tmp_path / "p", [*GOOD, again], replace(CONFIG, max_rejected=0.5))
+    (fault,) = rejected(tmp_path / "p")
+    assert fault["reason"] == "'r1' is used twice in split 'train', task 'caption': rows.jsonl has it too"
 
 
 def test_threads_change_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

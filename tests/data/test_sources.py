@@ -234,6 +234,9 @@ def test_webdataset(tmp_path: Path) -> None:
     import_dataset("webdataset", tmp_path, tmp_path / "out", max_rejected=0.5)
     assert len(read_records(tmp_path / "out" / "train", "caption")) == 2
     assert faults(tmp_path / "out")[0][1] == "2"
+    (tmp_path / "val").mkdir()
+    (tmp_path / "cc-train-0.tar").rename(tmp_path / "val" / "00000.tar")  # the folder tells the split
+    import_dataset("webdataset", tmp_path, tmp_path / "out", max_rejected=0.5, expect={"val/caption": 2})
 
 
 def mnist(root: Path, count: int = 3, cut: int = 0, label: int = 4) -> Path:
@@ -280,7 +283,7 @@ def test_ofa_tsv_both_ways(tmp_path: Path) -> None:
     lines = {
         "caption_val.tsv": ["1", "i1", "a dog&&one dog", "dog&&ball", image],
         "vqa_val.tsv": ["2", "i2", "what?", "0.9|!+dog&&0.3|!+cat", "dog", image],
-        "refcoco_val.tsv": ["3", "i3", "the dog", "1.5,2.0,10.0,12.0", image],
+        "refcoco_val.tsv": ["3", "i3", "the dog", "1e-05,2.0,10.0,12.0", image],
         "snli_ve_val.tsv": ["4", "i4", image, "B", "A", "neutral"],
     }
     for name, columns in lines.items():
@@ -403,10 +406,69 @@ def test_missing_things_are_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
         data_folder()
 
 
-def test_split_words() -> None:
-    names = {"train2017": "train", "clotho_captions_evaluation": "test", "validation": "val", "dev": "val"}
-    assert {name: split_of(name) for name in names} == names
-    assert split_of("clotho_captions_development") == "train"
+SPLIT_NAMES = {
+    "train2017": "train",
+    "clotho_captions_evaluation": "test",
+    "clotho_captions_development": "train",
+    "validation": "val",
+    "dev": "val",
+    "instances_minival2014": "val",
+    "gqa/testdev_balanced_questions": "test",
+    "Train_GCC-training": "train",
+    "test/00012": "test",
+    "latest/captions": "train",
+    "medieval_interval": "train",
+    "val/device_train": "train",
+}
+
+
+@pytest.mark.parametrize(("name", "split"), SPLIT_NAMES.items())
+def test_split_words(name: str, split: str) -> None:
+    assert split_of(name) == split
+
+
+def test_coco_of_two_years_is_refused(tmp_path: Path) -> None:
+    """Both divide the same photos: val2014 has photos of train2017."""
+    root = coco(tmp_path / "coco")
+    first = root / "annotations" / "captions_train2017.json"
+    (root / "annotations" / "captions_val2014.json").write_bytes(first.read_bytes())
+    with pytest.raises(UserError, match=r"captions_train2017\.json and .*captions_val2014\.json divide"):
+        import_dataset("coco_captions", root, tmp_path / "out")
+    first.unlink()
+    import_dataset("coco_captions", root, tmp_path / "out", expect={"val/caption": 2})
+
+
+def test_quotes_in_tab_separated_files_are_text(tmp_path: Path) -> None:
+    """An inch sign at the start of a caption is no CSV quote that swallows the lines after it."""
+    for name in ("a.jpg", "b.jpg", "c.jpg"):
+        write(tmp_path / name, JPG)
+    captions = ('"a dog', 'a "cat"', '24" screen')
+    lines = [f"{text}\thttp://x/{name}.jpg\n" for text, name in zip(captions, "abc", strict=True)]
+    write(tmp_path / "train.tsv", "".join(lines))
+    import_dataset("cc3m", tmp_path, tmp_path / "out", max_rejected=0.0)
+    records = read_records(tmp_path / "out" / "train", "caption")
+    assert [record.references for record in records] == [(text,) for text in captions]
+
+
+def test_two_lists_of_numbered_photos_have_folders_of_their_own(tmp_path: Path) -> None:
+    colors = {"train": 10, "val": 200}
+    for split, color in colors.items():
+        write(tmp_path / split / f"{split}.tsv", f"a {split} photo\thttp://x/a.jpg\n")
+        write(tmp_path / split / "000000000.jpg", media.encode_image(np.full((8, 8, 3), color, np.uint8)))
+    import_dataset("cc3m", tmp_path, tmp_path / "out", max_rejected=0.0)
+    for split, color in colors.items():
+        assert MediaStore(tmp_path / "out" / split).image("000000000")[0, 0, 0] == color
+    (tmp_path / "val" / "val.tsv").rename(tmp_path / "train" / "val.tsv")
+    with pytest.raises(UserError, match="give each list a folder of its own"):
+        import_dataset("cc3m", tmp_path, tmp_path / "out")
+
+
+def test_photo_folders_may_be_links(tmp_path: Path) -> None:
+    root = coco(tmp_path / "coco")
+    (root / "photos").rename(tmp_path / "elsewhere")
+    (root / "photos").symlink_to(tmp_path / "elsewhere")
+    (tmp_path / "elsewhere" / "around").symlink_to(root)
+    import_dataset("coco_captions", root, tmp_path / "out", max_rejected=0.0, expect={"train/caption": 2})
 
 
 def test_every_reader_says_what_it_expects() -> None:

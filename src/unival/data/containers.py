@@ -1,10 +1,9 @@
 """Whether the end of a media file is missing. Decoders do without it, so the container's own sizes are read.
 
 Exact for RIFF (wav, avi, webp), MPEG-4 (mp4, m4a, mov), Matroska (mkv, webm), Ogg and GIF. An MP3 is a row of
-frames: one that was cut between two of them is noticed where its first frame tells their number (Xing).
+frames: one that was cut between two of them is noticed where its first frame tells their number (Xing, VBRI).
+Where it does not, a cut file is a valid shorter one: nothing in it says otherwise.
 """
-
-import struct
 
 _UNKNOWN_RIFF = 0x7FFF0000
 """Writers that cannot go back put a size from here on."""
@@ -91,11 +90,19 @@ def _mp3(data: bytes) -> bool:
         frames, place = frames + 1, place + length
     if place > len(data) or not frames:
         return frames > 0
-    info = max(data.find(mark, first, first + 64) for mark in (b"Xing", b"Info"))
-    if info < 0 or not data[info + 7] & 1:
-        return False
-    (promised,) = struct.unpack_from(">I", data, info + 8)
-    return frames < promised  # with the frame that tells it, which not all writers count
+    return frames < _promised_frames(data[first : first + 64])
+
+
+def _promised_frames(start: bytes) -> int:
+    """How many frames an MP3 has by what its first frame holds, 0 where it does not say.
+
+    Not all writers count the frame that tells it.
+    """
+    if start[36:40] == b"VBRI":  # version, delay, quality, bytes, frames
+        return int.from_bytes(start[50:54], "big")
+    place = max(start.find(mark) for mark in (b"Xing", b"Info"))
+    flags, frames = (int.from_bytes(start[place + at : place + at + 4], "big") for at in (4, 8))
+    return frames if place >= 0 and flags & 1 else 0
 
 
 def _frame_length(header: bytes) -> int:

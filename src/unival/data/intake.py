@@ -18,7 +18,7 @@ import pyarrow.parquet as pq
 from tqdm import tqdm
 
 from unival.data import media
-from unival.data.manifest import ManifestWriter, check_row
+from unival.data.manifest import ManifestWriter, check_row, check_text
 from unival.data.source import BadItem, MediaItem, RowItem, Source
 from unival.data.spool import Spool
 from unival.data.store import ShardWriter
@@ -61,7 +61,7 @@ class Intake:
         self.bad_keys = Spool()
         """Split and key."""
         self.ids = Spool()
-        """Split, task and id."""
+        """Split, task and id, and the name of the file that has it."""
         self.texts: list[str] = []
         self.rejected = TableWriter(folder / REJECTED, REJECTED_SCHEMA)
         self.bad_items = 0
@@ -124,16 +124,20 @@ class Intake:
         return [*self.shards.values(), *self.manifests.values(), self.rejected]
 
     def _reject(self, file: str, row: str, field: str, reason: str) -> None:
-        self.rejected.write({"file": file, "row": row, "field": field, "reason": reason})
+        fault = {"file": file, "row": row, "field": field, "reason": reason}
+        # a file's name, or what was rejected, may be no Unicode text
+        fault = {name: text.encode(errors="backslashreplace").decode() for name, text in fault.items()}
+        self.rejected.write(fault)
 
     def _media(self, item: MediaItem, inspect: Callable[[], "_Medium"]) -> None:
         shard, kind = self._shard(item.split), "media"
         try:
+            check_text(item.key)
             if shard.known(item.key):
                 raise UserError(f"media key '{item.key}' is used twice in split '{item.split}'")
             kind = media.kind_of(_suffix(item), _file(item))
             shard.add(item.key, *inspect())
-        except UserError as error:
+        except (UserError, ValueError) as error:
             if not shard.known(item.key):  # a second medium under a used key does not spoil the first
                 self.bad_keys.add(f"{item.split}\0{item.key}")
             reason = str(error).removeprefix(f"{_file(item)}: ")
@@ -143,16 +147,16 @@ class Intake:
         problems: list[tuple[str, str]] = []
         if not TASK_NAME.fullmatch(item.task) or item.task == "media":
             problems.append(("task", f"'{item.task}' is no name of a task: letters, digits and _"))
-        if isinstance(item.row, Record):
-            record: Record | None = item.row
-        else:
-            record, found = check_row(item.row)
-            problems += found
+        record, found = check_row(item.row)
+        problems += found
         if record is not None and not problems:
             problems += self._problems(item, record)
         place = f"{item.split}\0{item.task}\0"
-        if record is not None and not problems and not self.ids.add(place + record.id):
-            reason = f"'{record.id}' is used twice in split '{item.split}', task '{item.task}'"
+        file = item.file.rpartition("/")[2]
+        if record is not None and not problems and not self.ids.add(place + record.id, file):
+            other = self.ids.get(place + record.id)
+            where = f": {other} has it too" if other and other != file else ""
+            reason = f"'{record.id}' is used twice in split '{item.split}', task '{item.task}'{where}"
             problems.append(("id", reason))
         if record is None or problems:
             for name, reason in problems:
@@ -257,5 +261,5 @@ def _suffix(item: MediaItem) -> str:
 def _read(path: Path) -> bytes:
     try:
         return path.read_bytes()
-    except OSError as error:
-        raise UserError(f"{path}: cannot read: {error.strerror}") from error
+    except (OSError, ValueError) as error:  # ValueError: no name that a file can have
+        raise UserError(f"{path}: cannot read: {getattr(error, 'strerror', None) or error}") from error

@@ -45,8 +45,10 @@ def manifest_path(split_dir: Path | str, task: str) -> Path:
     return Path(split_dir) / f"{task}.parquet"
 
 
-def check_row(row: Mapping[str, Any]) -> tuple[Record | None, list[tuple[str, str]]]:
-    """Turn a mapping into a Record; otherwise (None, all problems as (field, reason))."""
+def check_row(row: Record | Mapping[str, Any]) -> tuple[Record | None, list[tuple[str, str]]]:
+    """Turn a mapping or a Record into a checked Record; otherwise (None, all problems as (field, reason))."""
+    if isinstance(row, Record):
+        row = {name: getattr(row, name) for name in FIELDS}
     problems = [(key, f"unknown field: {nearest(str(key), FIELDS)}") for key in row if key not in FIELDS]
     values: dict[str, Any] = {}
     for name in FIELDS:
@@ -61,16 +63,28 @@ def check_row(row: Mapping[str, Any]) -> tuple[Record | None, list[tuple[str, st
     return (None, problems) if problems else (Record(**values), [])
 
 
-def _string(value: Any) -> str:
+def is_unicode(text: str) -> bool:
+    """Whether the text can be written as UTF-8: surrogates stand for bytes or halves of a character."""
+    return text.isascii() or not any("\ud800" <= letter <= "\udfff" for letter in text)
+
+
+def check_text(value: Any) -> str:
+    """The value itself where it is text that can be written.
+
+    Raises:
+        TypeError, ValueError: it is none, and why.
+    """
     if not isinstance(value, str):
         raise TypeError(f"expected text, found {type(value).__name__} {str(value)[:40]!r}")
     if "\x00" in value:
         raise ValueError("holds a zero byte")
+    if not is_unicode(value):
+        raise ValueError("holds half of a character, or a byte that is not UTF-8")
     return value
 
 
 def _key(value: Any) -> str:
-    if not _string(value):
+    if not check_text(value):
         raise ValueError("empty media key")
     return value
 
@@ -78,7 +92,7 @@ def _key(value: Any) -> str:
 def _strings(value: Any) -> tuple[str, ...]:
     if isinstance(value, str) or not isinstance(value, Sequence):
         raise TypeError(f"expected a list of texts, found {type(value).__name__}")
-    return tuple(map(_string, value))
+    return tuple(map(check_text, value))
 
 
 def _answers(value: Any) -> tuple[Answer, ...]:
@@ -93,7 +107,7 @@ def _answers(value: Any) -> tuple[Answer, ...]:
         weight = _number(item.weight)
         if not 0 < weight <= 1:
             raise ValueError(f"answer weight {weight} is outside (0, 1]")
-        answers.append(Answer(_string(item.text), weight))
+        answers.append(Answer(check_text(item.text), weight))
     return tuple(answers)
 
 
@@ -117,11 +131,11 @@ def _number(value: Any) -> float:
 def _extra(value: Any) -> dict[str, str]:
     if not isinstance(value, Mapping):
         raise TypeError(f"expected a mapping, found {type(value).__name__}")
-    return {_string(key): _string(item) for key, item in value.items()}
+    return {check_text(key): check_text(item) for key, item in value.items()}
 
 
 _CHECKS: dict[str, Any] = {
-    **dict.fromkeys(_STRINGS, _string),
+    **dict.fromkeys(_STRINGS, check_text),
     **dict.fromkeys(MEDIA, _key),
     **dict.fromkeys(_STRING_LISTS, _strings),
     "answers": _answers,

@@ -4,12 +4,15 @@ All bad rows are found in one go and listed with file, row, field and reason in 
 fails when more than a set share is bad. The folder appears whole or not at all.
 """
 
+import fcntl
 import importlib
 import json
+import os
 import pkgutil
 import shutil
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -90,28 +93,29 @@ def prepare(
     source = SOURCES[config.source](config.options, f"{where}: options")
     out = Path(out)
     part = out.with_name(f".{out.name}.part")
-    if not (resume and _same_run(part, config)):
-        _make_folder(part)
-        write_json(part / RUN, _run_of(config))
-    stopped = resume
-    try:
-        writer = Intake(part, resume, MAX_TOKENIZER_TEXTS if config.tokenizer else 0)
-        writer.consume(source, progress)
-        stopped = False
-        (part / RUN).unlink()
-        if writer.rejected_share > config.max_rejected:
-            reason = writer.failure(out / REJECTED, config.max_rejected)
-            _replace_folder(part, out, only=REJECTED)
-            raise UserError(reason)
-        if config.tokenizer is not None:
-            _refuse_overlap(part)
-            _train_tokenizer(config.tokenizer, writer.texts, part / "tokenizer")
-        description = _describe(config, source, writer, part)
-        write_json(part / "benchmark.json", description)
-        _replace_folder(part, out)
-    finally:
-        if not stopped:
-            shutil.rmtree(part, ignore_errors=True)
+    with _alone_in(part):
+        if not (resume and _same_run(part, config)):
+            _empty(part)
+            write_json(part / RUN, _run_of(config))
+        stopped = resume
+        try:
+            writer = Intake(part, resume, MAX_TOKENIZER_TEXTS if config.tokenizer else 0)
+            writer.consume(source, progress)
+            stopped = False
+            (part / RUN).unlink()
+            if writer.rejected_share > config.max_rejected:
+                reason = writer.failure(out / REJECTED, config.max_rejected)
+                _replace_folder(part, out, only=REJECTED)
+                raise UserError(reason)
+            if config.tokenizer is not None:
+                _refuse_overlap(part)
+                _train_tokenizer(config.tokenizer, writer.texts, part / "tokenizer")
+            description = _describe(config, source, writer, part)
+            write_json(part / "benchmark.json", description)
+            _replace_folder(part, out)
+        finally:
+            if not stopped:
+                shutil.rmtree(part, ignore_errors=True)
     return description
 
 
@@ -130,12 +134,30 @@ def _same_run(part: Path, config: PrepareConfig) -> bool:
     return bool(found == _run_of(config))
 
 
-def _make_folder(path: Path) -> None:
+@contextmanager
+def _alone_in(folder: Path) -> Iterator[None]:
+    """Make the folder, and keep other processes from preparing it meanwhile."""
     try:
-        shutil.rmtree(path, ignore_errors=True)
-        path.mkdir(parents=True)
+        folder.mkdir(parents=True, exist_ok=True)
+        descriptor = os.open(folder, os.O_RDONLY)
     except OSError as error:
-        raise UserError(f"{path.parent}: cannot write here: {error.strerror}") from error
+        raise UserError(f"{folder.parent}: cannot write here: {error.strerror}") from error
+    try:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            raise UserError(f"{folder}: another process is at work here: wait for its end") from error
+        yield
+    finally:
+        os.close(descriptor)
+
+
+def _empty(folder: Path) -> None:
+    for path in folder.iterdir():
+        if path.is_dir():
+            shutil.rmtree(path)
+        else:
+            path.unlink()
 
 
 def _replace_folder(part: Path, out: Path, only: str | None = None) -> None:

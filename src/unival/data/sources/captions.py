@@ -1,5 +1,6 @@
 """Captions of photos: COCO (plain JSON and Karpathy's split), NoCaps, Flickr8k and 30k; captions alone."""
 
+import re
 from collections.abc import Iterable, Iterator
 from functools import partial
 from pathlib import Path
@@ -7,7 +8,7 @@ from typing import Any
 
 from unival.data.sources.formats import ID, Load, Row, captioned, changed, csv_rows, grouped, json_rows, value
 from unival.data.sources.json_stream import json_keys
-from unival.data.sources.reader import File, Item, Made, read_rows, reader, rows
+from unival.data.sources.reader import File, Item, Made, read_rows, reader, require, rows
 from unival.errors import UserError
 from unival.record import Record
 
@@ -49,7 +50,19 @@ def read_coco(root: Path) -> Iterator[Item]:
     if list(root.glob("dataset_coco.json")) + list(root.glob("*/dataset_coco.json")):
         yield from read_rows(root, ["dataset_coco.json"], json_rows("image {}", "images"), _karpathy)
     else:
+        _refuse_two_years(require(root, "captions_*.json"))
         yield from read_rows(root, ["captions_*.json"], _with_photos, _captions)
+
+
+def _refuse_two_years(files: list[Path]) -> None:
+    """2014 and 2017 divide the same photos: together, photos would be there twice, or in train and val."""
+    years = {found[0]: path for path in files if (found := re.search("20[0-9][0-9]", path.name))}
+    if len(years) > 1:
+        first, second = list(years.values())[:2]
+        raise UserError(
+            f"{first} and {second} divide the same photos into train and val in two ways: move the "
+            "captions of all years but one out of the folder"
+        )
 
 
 rows("nocaps", "*nocaps*.json", load=coco_json, split="val")(partial(_captions, prefix="nocaps"))

@@ -11,6 +11,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from unival.data.manifest import is_unicode
 from unival.data.source import BadItem
 from unival.data.sources.json_stream import NOT_TEXT, json_lists, json_values, unpacked
 from unival.data.spool import Groups, Spool
@@ -81,14 +82,10 @@ def _lines(path: Path) -> Iterator[str]:
         raise _unreadable(path, error) from error
 
 
-def _is_text(text: str) -> bool:
-    return text.isascii() or not any("\ud800" <= letter <= "\udfff" for letter in text)
-
-
 def line_rows(path: Path) -> Iterator[Row]:
     """The lines of a text file that are not blank, without their ends."""
     for number, line in enumerate(_lines(path), 1):
-        if not _is_text(line):
+        if not is_unicode(line):
             yield BadItem(str(path), f"line {number}", "row", NOT_TEXT)
         elif line.strip():
             yield f"line {number}", line.rstrip("\r\n")
@@ -109,6 +106,8 @@ def jsonl_rows(path: Path) -> Iterator[Row]:
 def csv_rows(*columns: str, delimiter: str = ",", names: tuple[str, ...] = ()) -> Load:
     """Loader of a CSV as mappings; a row with too few or too many fields is a BadItem.
 
+    Quotes mean something between commas only: the official files with tabs or bars have them as plain text.
+
     Args:
         columns: columns that the header must have.
         names: the header, where the file has none.
@@ -117,7 +116,10 @@ def csv_rows(*columns: str, delimiter: str = ",", names: tuple[str, ...] = ()) -
 
 
 def _csv(path: Path, columns: tuple[str, ...], delimiter: str, names: tuple[str, ...]) -> Iterator[Row]:
-    rows = csv.reader(_lines(path), delimiter=delimiter, strict=False)
+    plain = delimiter != ","
+    rows = csv.reader(
+        _lines(path), delimiter=delimiter, quoting=csv.QUOTE_NONE if plain else csv.QUOTE_MINIMAL
+    )
     try:
         header = list(names) or [name.strip() for name in next(rows, [])]
         for column in columns:
@@ -125,7 +127,7 @@ def _csv(path: Path, columns: tuple[str, ...], delimiter: str, names: tuple[str,
                 raise UserError(f"{path}: no column '{column}': {nearest(column, header)}")
         for values in rows:
             name = f"line {rows.line_num}"
-            if not _is_text("".join(values)):
+            if not is_unicode("".join(values)):
                 yield BadItem(str(path), name, "row", NOT_TEXT)
             elif len(values) == len(header):
                 yield name, dict(zip(header, values, strict=True))

@@ -33,6 +33,7 @@ def folder(path: Path) -> Path:
 class MediaFolder:
     """All media files under a folder, by path, name and stem. `item` gives each of them once per split.
 
+    Links to folders are followed, each folder once.
     Of several with a name the least deep counts, of these the first by path; files come before zip members.
     """
 
@@ -40,8 +41,13 @@ class MediaFolder:
         self.root = folder(root)
         self._places, self._given = Spool(), Spool()
         self._zips: list[zipfile.ZipFile] = []
-        zips, start = [], len(f"{root}/")
-        for parent, _, names in os.walk(root):
+        zips, start, walked = [], len(f"{root}/"), set[str]()
+        for parent, folders, names in os.walk(root, followlinks=True):
+            folders.sort()
+            if (real := os.path.realpath(parent)) in walked:
+                folders.clear()
+                continue
+            walked.add(real)
             depth = parent.count(os.sep, start)
             for name in names:
                 if name.lower().endswith(".zip"):

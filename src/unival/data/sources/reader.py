@@ -6,6 +6,7 @@ the whole folder, for a data set that is not files of rows.
 """
 
 import os
+import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
@@ -25,13 +26,9 @@ Item = MediaItem | RowItem | BadItem
 Made = MediaItem | BadItem | tuple[str, str, Record]
 """A row is (split, task, record)."""
 SPLIT_WORDS = {
-    "testdev": "test",
-    "train": "train",
-    "development": "train",
-    "dev": "val",
-    "eval": "test",
-    "val": "val",
-    "test": "test",
+    **dict.fromkeys(("train", "training", "trainval", "development"), "train"),
+    **dict.fromkeys(("val", "valid", "validation", "validate", "dev", "minival"), "val"),
+    **dict.fromkeys(("test", "testing", "testdev", "testa", "testb", "eval", "evaluation"), "test"),
 }
 """Official words for splits (Clotho's are development, validation, evaluation; GQA has testdev)."""
 CAPTIONING: dict[Medium, str] = {"image": "caption", "video": "video_caption", "audio": "audio_caption"}
@@ -230,7 +227,7 @@ def require(root: Path, *patterns: str) -> list[Path]:
 def split_of(name: str, default: str = "train") -> str:
     """The split that an official name stands for; of a path, its last part that says one."""
     for part in reversed(Path(name.lower()).parts):
-        for word, split in SPLIT_WORDS.items():
-            if word in part:
-                return split
+        for word in re.findall("[a-z]+", part):  # whole words: `latest` is no test
+            if word in SPLIT_WORDS:
+                return SPLIT_WORDS[word]
     return default

@@ -1,12 +1,12 @@
 """Web photos with alt-text: WebDataset tars, and the lists of CC3M, CC12M and SBU with photos on disk."""
 
 import tarfile
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from unival.data.media import SUFFIXES
 from unival.data.source import BadItem, MediaItem, RowItem
-from unival.data.sources.formats import Row, csv_rows, filled, numbered
+from unival.data.sources.formats import Load, Row, csv_rows, filled, numbered
 from unival.data.sources.json_stream import json_lists
 from unival.data.sources.reader import (
     CAPTIONING,
@@ -30,10 +30,11 @@ WEB = "text free for any use; photos belong to their owners"
 def read_tars(root: Path) -> Iterator[Item]:
     """One caption row per sample; image, video or sound by its suffix. One sample is held at a time."""
     for path in require(root, "*.tar"):
+        split = split_of(path.stem if path == root else str(path.relative_to(root).with_suffix("")))
         try:
             with tarfile.open(path, "r|*") as archive:
                 for stem, parts in _samples(archive):
-                    yield from _sample(path, split_of(path.stem), stem, parts)
+                    yield from _sample(path, split, stem, parts)
         except (tarfile.TarError, EOFError, OSError) as error:
             yield BadItem(str(path), "file", "shard", f"cannot read on: {error}: get it again")
 
@@ -80,17 +81,31 @@ def _photo(row: dict[str, str], file: File) -> Iterator[Made]:
     yield from file.captions("image", key, [filled(row["caption"])], name, extra={"url": url})
 
 
-rows("cc3m", "*.tsv", load=csv_rows(delimiter="\t", names=("caption", "url")))(_photo)
+def _photo_list(*names: str) -> Load:
+    """Loader of a list whose row numbers name the photos in its folder: it must be the only one there."""
+
+    def load(path: Path) -> Iterable[Row]:
+        for other in path.parent.glob("*.tsv"):
+            if other != path:
+                raise UserError(
+                    f"{path} and {other.name} both number the photos of their folder: give each list a "
+                    "folder of its own, with its photos"
+                )
+        return csv_rows(delimiter="\t", names=names)(path)
+
+    return load
+
+
+rows("cc3m", "*.tsv", load=_photo_list("caption", "url"), beside=True)(_photo)
 
 
 @reader("cc12m")
 def read_cc12m(root: Path) -> Iterator[Item]:
     """One row per photo, from tars where there are some."""
-    if any(root.glob("*.tar")):
+    if any(root.glob("*.tar")) or any(root.glob("*/*.tar")):
         yield from read_tars(root)
     else:
-        load = csv_rows(delimiter="\t", names=("url", "caption"))
-        yield from read_rows(root, ["*.tsv"], load, _photo)
+        yield from read_rows(root, ["*.tsv"], _photo_list("url", "caption"), _photo, beside=True)
 
 
 def _sbu(path: Path) -> Iterator[Row]:
