@@ -8,7 +8,7 @@ import sys
 import time
 from pathlib import Path
 
-from unival.errors import UserError, told
+from unival.errors import UserError, nearest, told
 from unival.stages import STAGES
 
 TRAINING = ("pretrain", "finetune")
@@ -35,11 +35,15 @@ def main(arguments: list[str] | None = None) -> None:
         if arguments and arguments[0] in OWN_PARSERS:
             importlib.import_module(OWN_PARSERS[arguments[0]]).main(arguments[1:])
         else:
-            options = _parser().parse_args(arguments)
+            parser, commands = _parser()
+            if arguments and not arguments[0].startswith("-") and arguments[0] not in commands:
+                raise UserError(f"unknown command '{arguments[0]}': {nearest(arguments[0], commands)}")
+            options = parser.parse_args(arguments)
             options.command(options)
 
 
-def _parser() -> argparse.ArgumentParser:
+def _parser() -> tuple[argparse.ArgumentParser, list[str]]:
+    """The parser, and the names of the commands."""
     parser = argparse.ArgumentParser(
         prog="unival", description="One model for text, images, video and audio."
     )
@@ -49,7 +53,7 @@ def _parser() -> argparse.ArgumentParser:
     command.set_defaults(command=_compose)
 
     command = commands.add_parser("run", help="run one stage from its resolved file")
-    command.add_argument("stage", choices=STAGES, metavar="<stage>", help=", ".join(STAGES))
+    command.add_argument("stage", metavar="<stage>", help=", ".join(STAGES))
     command.add_argument("--config", type=Path, required=True, metavar="<file>", help="from build/config/")
     command.add_argument("--out", type=Path, default=Path(), metavar="<folder>", help="outs go below it")
     command.set_defaults(command=_run)
@@ -73,7 +77,7 @@ def _parser() -> argparse.ArgumentParser:
 
     command = commands.add_parser("doctor", help="check this machine, with the fix for what is missing")
     command.set_defaults(command=_doctor)
-    return parser
+    return parser, list(commands.choices)
 
 
 def _compose(options: argparse.Namespace) -> None:
@@ -84,8 +88,9 @@ def _compose(options: argparse.Namespace) -> None:
 
 def _run(options: argparse.Namespace) -> None:
     started = str(time.time())
-    from unival.stages import base
+    from unival.stages import base, module
 
+    module(options.stage)  # a typo is told before anything else is looked at
     if "RANK" not in os.environ or base.STARTED not in os.environ:  # a rank's is that of the command
         os.environ[base.STARTED] = started
     if options.stage in TRAINING:
@@ -107,8 +112,6 @@ def _list(options: argparse.Namespace) -> None:
 
     groups = sorted(path.name for path in compose.CONF.iterdir() if path.is_dir())
     if options.group is not None and options.group not in groups:
-        from unival.errors import nearest
-
         raise UserError(f"{compose.CONF}: no group '{options.group}': {nearest(options.group, groups)}")
     for group in [options.group] if options.group else groups:
         print(f"{group}: {' '.join(compose.options(group))}")

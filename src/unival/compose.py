@@ -199,11 +199,11 @@ def _prune(values: dict[str, Any]) -> None:
     """Keep only the recipes, studies and tasks a stage uses: editing another must not make it run again."""
     if "definitions" in values:
         _keep(values, "definitions", values["studies"])
-    if "recipes" in values:
-        _keep(values, "recipes", values["merges"])
     if values["stage"] in ("pretrain", "finetune"):
         _keep(values, "tasks", [stream["task"] for stream in values["train"]["mixture"]["streams"]])
     if values["stage"] == "merge":
+        _known(values, "recipes", [*values["search"], *values.get("batch_norm", ())])
+        _keep(values, "recipes", values["merges"])
         recipes = values["recipes"].items()
         used = [
             recipe["models"]
@@ -216,10 +216,14 @@ def _prune(values: dict[str, Any]) -> None:
         _keep(values, "tasks", [task for tasks in used for task in tasks])
 
 
-def _keep(values: dict[str, Any], key: str, names: Sequence[str]) -> None:
+def _known(values: dict[str, Any], key: str, names: Sequence[str]) -> None:
     for name in names:
         if name not in values[key]:
             raise UserError(f"{CONF}: unknown name '{name}' among the {key}: {nearest(name, values[key])}")
+
+
+def _keep(values: dict[str, Any], key: str, names: Sequence[str]) -> None:
+    _known(values, key, names)
     values[key] = {name: value for name, value in values[key].items() if name in names}
 
 

@@ -201,6 +201,17 @@ def test_parts_that_are_missing_are_named(folder, tmp_path) -> None:
     assert json.dumps(summary.summarise(found, ORIGIN), allow_nan=False)
 
 
+def test_what_an_earlier_choice_left_is_not_shown(folder, tmp_path) -> None:
+    """A task that params.yaml no longer names has no resolved file; its curve and its run are still there."""
+    root = tmp_path / "fewer"
+    shutil.copytree(folder, root)
+    (root / "build/config/finetune/audio_caption.yaml").unlink()
+    found = study.read(root, root / "data/tiny", "quick")
+    assert (root / "reports/runs/finetune-audio_caption.json").is_file()
+    assert "finetune-vqa" in found.curves and "finetune-vqa" in found.runs
+    assert "finetune-audio_caption" not in {*found.curves, *found.runs}
+
+
 @pytest.mark.fault
 def test_broken_results_are_named(folder, tmp_path) -> None:
     """No results, JSON that is none, a number that is none: one message with place and fix."""

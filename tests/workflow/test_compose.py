@@ -109,6 +109,20 @@ def test_overlays_apply_to_all_items_and_then_to_one(project: Path) -> None:
         (lambda v: v["set"].update(finetune={"train": {"optimizer": {"lrr": 1.0}}}), "unknown key 'lrr'"),
         (lambda v: v["set"].update(pretrain={"train": {"precision": "float64"}}), "is not a valid value"),
         (lambda v: v["set"].update(merge={"merges": ["avrage"]}), "did you mean 'average'"),
+        (lambda v: v["set"].update(merge={"search": {"avrage": {}}}), "did you mean 'average'"),
+        (
+            lambda v: v["set"].update(merge={"recipes": {"average": {"method": "avrage"}}}),
+            "recipe average: unknown merge method 'avrage': did you mean 'average'",
+        ),
+        (
+            lambda v: v["set"].update(merge={"recipes": {"task_arithmetic": {"options": {"scal": 1.0}}}}),
+            "recipe task_arithmetic: .*unknown key 'scal': did you mean 'scale'",
+        ),
+        (
+            lambda v: v["set"].update(merge={"search": {"task_arithmetic": {"over": {"scal": [1.0]}}}}),
+            "task_arithmetic: 'scal' is no model and no option: did you mean 'scale'",
+        ),
+        (lambda v: v["set"].update(evaluate={"shifted_merges": ["avrage"]}), "did you mean 'average'"),
         (lambda v: v["set"].update(ablate={"only": ["balancd"]}), "did you mean 'balanced'"),
     ],
 )

@@ -2,6 +2,7 @@
 
 import csv
 import json
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -9,8 +10,10 @@ import yaml
 
 from unival.merging import verify
 from unival.metrics.bootstrap import interval
-from unival.stages import league
+from unival.stages import evaluate, league
+from unival.stages import merge as merge_stage
 from unival.stages.cells import Result, Spec
+from unival.tracking import NullTracker
 
 PAIR = ["vqa", "grounding"]
 
@@ -85,6 +88,23 @@ def test_pairs_have_barriers_the_middle_and_a_front(tmp_path):
     assert (front["on_front"], front["points"]) == (3, 3)
     assert front["area_of_ends"] == pytest.approx(0.6 * 0.6 + 0.2 * 0.2, abs=0.01)
     assert front["area"] == pytest.approx(front["area_of_ends"] + 0.5 * 0.3, abs=0.01)
+
+
+def test_experts_of_earlier_choices_are_not_used(tmp_path, monkeypatch, capsys):
+    """A task taken out of params.yaml leaves its model on disk: no merge and no curve reads it."""
+    monkeypatch.chdir(tmp_path)
+    for task in ("vqa", "caption"):
+        (tmp_path / "models/finetune" / task).mkdir(parents=True)
+        (tmp_path / "models/finetune" / task / "config.json").touch()
+    workshop = object.__new__(merge_stage.Workshop)
+    workshop.config = SimpleNamespace(again={}, finetuned=["vqa"])
+    workshop.folder, workshop.experts = tmp_path / "merged", tmp_path / "models/finetune"
+    workshop.io = SimpleNamespace(tracker=NullTracker())
+    assert workshop._found(("vqa", "caption"), "average") is None
+    assert "average is left out: there is no model caption" in capsys.readouterr().out
+    assert list(workshop._found(("vqa",), "alone")) == ["vqa"]
+    pairs = SimpleNamespace(pairs=[["vqa", "caption"], ["vqa", "vqa"]])
+    assert evaluate._pairs(SimpleNamespace(experts=["vqa"], interpolation=pairs)) == [["vqa", "vqa"]]
 
 
 AGAIN = {

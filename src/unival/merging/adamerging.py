@@ -41,12 +41,12 @@ def adamerging(
         base, models: state dicts of the starting point and the experts.
         batches: unlabelled inputs of all tasks in turn.
         loss: (call, batch) -> scalar, usually `entropy` of what `call(*args, **kwargs)`, the merged model,
-        returns. layerwise: one lambda per tensor and model, else one per model.
+            returns.
+        layerwise: one lambda per tensor and model, else one per model.
         clamp: keep lambda in [0, 1] after each step, as the original.
 
     Returns:
-        Tensor name -> model -> lambda; with `merged_state` or as module weights of `task_arithmetic` at
-        scale 1.
+        Tensor name -> model -> lambda, to be used as module weights of `task_arithmetic` at scale 1.
     """
     parameters = {name for name, _ in model.named_parameters(remove_duplicate=False)}
     names = [name for name in base if name in parameters]

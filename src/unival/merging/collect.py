@@ -25,9 +25,8 @@ def fisher(
     Args:
         examples: single examples; about 256 per task are usual (Matena & Raffel 2022).
         log_likelihood: (model, example) -> log p(y | x), summed over the target's tokens. With y drawn from
-        the
-            model it is the true Fisher, with y the label the empirical one. Squaring the gradient of a batch
-            instead is another quantity, so a batch cannot be given.
+            the model it is the true Fisher, with y the label the empirical one. Squaring the gradient of a
+            batch instead is another quantity, so a batch cannot be given.
 
     Returns:
         Parameter name -> tensor of its shape, float32. Zero where the parameter takes no part.

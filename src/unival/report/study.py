@@ -116,8 +116,12 @@ def read(root: Path | str, data: Path | str, edition: str) -> Study:
     names = ("league", "pairs", "fronts", "geometry")
     merging = {name: _table(reports / f"metrics/{name}.csv", missing) for name in names}
     ablations = _tables((reports / "ablations").glob("*.csv"))
-    curves = {path.stem: _table(path, missing) for path in sorted((reports / "curves").glob("*.csv"))}
-    runs = {path.stem: _json(path) or {} for path in sorted((reports / "runs").glob("*.json"))}
+    configs = _configs(root / "build/config")
+    # what an earlier choice of tasks and phases left is on disk still
+    curves = {
+        name: _table(path, missing) for name in configs if (path := reports / f"curves/{name}.csv").is_file()
+    }
+    runs = {name: found for name in configs if (found := _json(reports / f"runs/{name}.json"))}
     data = Path(data)
     facts = _json(data / "benchmark.json") or {}
     for found, what in (
@@ -128,7 +132,6 @@ def read(root: Path | str, data: Path | str, edition: str) -> Study:
     ):
         if not found:
             missing.append(what)
-    configs = _configs(root / "build/config")
     order = list(dict.fromkeys(row["task"] for row in cells))
     tasks = {task: tasks[task] for task in sorted(tasks, key=lambda t: order.index(t) if t in order else 99)}
     return Study(

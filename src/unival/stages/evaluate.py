@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from unival import files
+from unival.errors import nearest
 from unival.stages import league
 from unival.stages.base import StageIO
 from unival.tasks import TaskConfig
@@ -91,6 +92,11 @@ class Config:
     """Merges that are evaluated out of distribution too; models that were finetuned again always are."""
     shifted_pretrained: bool = False
     """Whether the pretrained model is, on the experts' tasks."""
+
+    def __post_init__(self) -> None:
+        for name in self.shifted_merges:
+            if name not in self.merges:
+                raise ValueError(f"shifted_merges: '{name}' is no merge: {nearest(name, self.merges)}")
 
 
 def run(config: Config, io: StageIO) -> None:
@@ -191,13 +197,13 @@ def _once(folder: Path) -> Any:
 
 def _pairs(config: Config) -> list[list[str]]:
     """The pairs whose models are both there."""
-    return [pair for pair in config.interpolation.pairs if all(_end(name)[1] for name in pair)]
+    return [pair for pair in config.interpolation.pairs if all(_end(config, name)[1] for name in pair)]
 
 
-def _end(name: str) -> tuple[Path, list[str]]:
+def _end(config: Config, name: str) -> tuple[Path, list[str]]:
     """Folder and tasks of an expert or a merged model; no tasks where it is not there."""
     expert, merged = Path("models/finetune") / name, Path("models/merged") / name
-    if (expert / "config.json").is_file():
+    if name in config.experts and (expert / "config.json").is_file():
         return expert, [name]
     note = merged / "made.json"
     return merged, json.loads(note.read_text(encoding="utf-8"))["tasks"] if note.is_file() else []
@@ -212,7 +218,7 @@ def _of_pair(
     from unival.stages.parts import load_model
 
     cells, last = _cells(config, scratch), config.interpolation.points + 1
-    ends = [_end(name) for name in (first, second)]
+    ends = [_end(config, name) for name in (first, second)]
     tasks = dict.fromkeys(task for _, its in ends for task in its)
     digests = [_digest(folder) for folder, _ in ends]
     model, processor = load_model(ends[0][0])

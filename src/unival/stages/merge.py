@@ -16,7 +16,7 @@ from typing import Any, Literal
 
 from unival import config as configuration
 from unival import files
-from unival.errors import UserError
+from unival.errors import UserError, nearest
 from unival.merging import Recipe, merge
 from unival.merging.geometry import geometry, write_csv
 from unival.stages.base import StageIO
@@ -60,6 +60,8 @@ class Config:
     """The pretrained model, the experts' common start."""
     experts: str
     """Folder of the finetuned models."""
+    finetuned: list[str]
+    """Which of them there are; other folders beside them are of earlier choices."""
     merges: list[str]
     """Which recipes are made."""
     recipes: dict[str, Recipe]
@@ -82,13 +84,24 @@ class Config:
             if lacking := [task for task in again.tasks if task not in self.tasks]:
                 raise ValueError(f"again: {name}: no configuration of the task {lacking[0]}")
         for name, recipe in self.recipes.items():
+            try:
+                recipe.canonical()  # refuses an unknown method or option
+            except UserError as error:
+                raise ValueError(f"recipe {name}: {error}") from error
             fitted = name in self.search or name in self.batch_norm or recipe.method in STATISTICS
             if fitted and (lacking := [model for model in recipe.models if model not in self.tasks]):
                 raise ValueError(f"recipe {name}: '{lacking[0]}' is no task: its rows are needed")
         for name, search in self.search.items():
-            entropy = search.strategy == "entropy"
-            if entropy and name in self.recipes and self.recipes[name].method != "task_arithmetic":
-                raise ValueError(f"search: {name}: 'entropy' sets the coefficients of task_arithmetic")
+            if name in self.recipes:
+                self._check_search(name, self.recipes[name], search)
+
+    def _check_search(self, name: str, recipe: Recipe, search: Search) -> None:
+        if search.strategy == "entropy" and recipe.method != "task_arithmetic":
+            raise ValueError(f"search: {name}: 'entropy' sets the coefficients of task_arithmetic")
+        known = [*recipe.models, *recipe.canonical()["options"]]
+        for key in search.over:
+            if key not in known:
+                raise ValueError(f"search: {name}: '{key}' is no model and no option: {nearest(key, known)}")
 
 
 def run(config: Config, io: StageIO) -> None:
@@ -103,7 +116,8 @@ def run(config: Config, io: StageIO) -> None:
     for name in late:
         workshop.merge(name)
     workshop.folder.mkdir(exist_ok=True)
-    experts = {path.parent.name: path.parent for path in sorted(Path(config.experts).glob("*/config.json"))}
+    folders = {task: Path(config.experts) / task for task in config.finetuned}
+    experts = {task: folder for task, folder in folders.items() if (folder / "config.json").is_file()}
     write_csv(io.out("reports/metrics/geometry.csv"), geometry(experts, config.base))
     io.publish(workshop.folder, "models/merged")
 
@@ -122,9 +136,13 @@ class Workshop:
     def _found(self, models: tuple[str, ...] | list[str], name: str) -> dict[str, Path] | None:
         """Where models lie; None, and a tag, when one is not there."""
         folders = {m: (self.folder if m in self.config.again else self.experts) / m for m in models}
-        if all((folder / "config.json").is_file() for folder in folders.values()):
+        made = {*self.config.again, *self.config.finetuned}
+        lacking = [m for m in models if m not in made or not (folders[m] / "config.json").is_file()]
+        if not lacking:
             return folders
-        self.io.tracker.tags({f"skipped.{name}": "the benchmark lacks the task of one of its experts"})
+        reason = f"there is no model {', '.join(lacking)}"
+        print(f"merge: {name} is left out: {reason}")
+        self.io.tracker.tags({f"skipped.{name}": reason})
         return None
 
     def merge(self, name: str) -> None:
