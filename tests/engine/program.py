@@ -87,6 +87,9 @@ def main(folder, options, environment, slow, die_in):
     tiny = values.pop("tiny", False)
     if values.pop("sgd", False):
         values["optimizer"] = OptimizerConfig(lr=0.1, name="sgd", weight_decay=0.0, warmup=0.0)
+    scratch = folder / "scratch"
+    if values.pop("apart", False):  # as on nodes that share no disk
+        scratch = folder / f"scratch-{environment.get('RANK', 0)}"
     if values.pop("linger", False):
         _linger()
     sharding = values.pop("sharding", "none")
@@ -108,7 +111,7 @@ def main(folder, options, environment, slow, die_in):
         standins.TinyProcessor() if tiny else standins.Processor(),
         standins.sources(**sizes),
         folder / "out",
-        folder / "scratch",
+        scratch,
         Runtime(device="cpu", threads=1, sharding=sharding),
         evaluate=evaluate if config.selection else None,
     )

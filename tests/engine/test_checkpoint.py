@@ -2,6 +2,7 @@
 
 import dataclasses
 import errno
+import resource
 
 import pytest
 import torch
@@ -55,6 +56,31 @@ def test_full_disk_leaves_the_old_one(tmp_path, monkeypatch):
     assert sorted(path.name for path in folder.folder.iterdir()) == ["step-00000003"]
 
 
+@pytest.fixture
+def small_disk():
+    """No file may grow beyond 100 kB: the system refuses it as a full disk does."""
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, limits[1]))
+    yield
+    resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+
+
+@pytest.mark.fault
+def test_writes_that_the_system_refuses(tmp_path, small_disk):
+    folder, model = saved(tmp_path)
+    folder.save_best(model)
+    with pytest.raises(UserError, match=r"step-00000006: cannot write: state.pt: not written to the end"):
+        folder.save(6, model, {"optimizer": torch.ones(100_000)}, {"identity": "x"})
+    large = standins.model(width=400)
+    with pytest.raises(UserError, match=r"step-00000006: cannot write: .*File too large"):
+        folder.save(6, large, {}, {"identity": "x"})
+    with pytest.raises(UserError, match=r"best.safetensors: cannot write: .*File too large"):
+        folder.save_best(large)
+    assert folder.latest()[1]["step"] == 3
+    load_weights(model, folder.best)
+    assert {path.name for path in folder.folder.iterdir()} == {"step-00000003", "best.safetensors"}
+
+
 @pytest.mark.fault
 def test_folder_is_replaced_whole_or_not_at_all(tmp_path):
     target = tmp_path / "out"
@@ -93,7 +119,13 @@ def test_another_configuration_does_not_go_on(tmp_path, monkeypatch):
     monkeypatch.setattr("unival.engine.train.Trainer._publish", lambda *_: None)
     train(config, standins.model(), *arguments, Runtime(device="cpu"))
     changed = dataclasses.replace(config, seed=8)
-    with pytest.raises(UserError, match="a checkpoint of another configuration or of other data: delete"):
-        train(changed, standins.model(), *arguments, Runtime(device="cpu"))
+    other_data = {"image": dataclasses.replace(arguments[1]["image"], digest="of other pictures")}
+    for settings, model, data in (
+        (changed, standins.model(), arguments[1]),
+        (config, standins.model(seed=1), arguments[1]),
+        (config, standins.model(), other_data),
+    ):
+        with pytest.raises(UserError, match="of another configuration, of other data or of other initial"):
+            train(settings, model, arguments[0], data, *arguments[2:], Runtime(device="cpu"))
     with pytest.raises(UserError, match="another architecture"):
         train(config, standins.model(width=8), *arguments, Runtime(device="cpu"))

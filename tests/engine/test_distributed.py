@@ -146,3 +146,15 @@ def test_a_rank_that_dies_stops_the_others_with_the_reason(tmp_path):
     processes[0].join(60)
     assert processes[0].exitcode == 1
     assert "rank 0: another rank has gone" in told(tmp_path)
+
+
+@pytest.mark.fault
+def test_ranks_that_find_different_checkpoints_do_not_go_on(tmp_path):
+    options = {**UNEQUAL, "apart": True}
+    status, error = finish(start(tmp_path, {**options, "steps": 8}, 2, fail_at=5), tmp_path)
+    assert status == -signal.SIGKILL
+    status, error = finish(start(tmp_path, {**options, "steps": 8}, 2), tmp_path)
+    assert status == 1
+    assert (
+        "rank 0 finds the checkpoint of step 4" in error and "rank 1 finds the checkpoint of step 0" in error
+    )

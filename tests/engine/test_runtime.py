@@ -43,11 +43,15 @@ def test_no_gpu(monkeypatch):
 def test_torchrun_unless_this_is_a_rank(monkeypatch):
     calls = []
 
-    def fake_run(command, env, check):
-        calls.append(command)
-        return type("Done", (), {"returncode": 7})()
+    class Done:
+        def __init__(self, command):
+            calls.append(command)
 
-    monkeypatch.setattr(runtime.subprocess, "run", fake_run)
+        def wait(self):
+            return 7
+
+    monkeypatch.setattr(runtime.subprocess, "Popen", Done)
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
     monkeypatch.delenv("RANK", raising=False)
     several = runtime.Runtime(device="cpu", launcher="torchrun", processes=3)
     assert runtime.Runtime().launch(["run", "pretrain"], print) is None
@@ -57,6 +61,27 @@ def test_torchrun_unless_this_is_a_rank(monkeypatch):
     assert "--nproc-per-node=3" in calls[0], json.dumps(calls)
     monkeypatch.setenv("RANK", "0")
     assert several.launch(["run", "pretrain"], print) is None
+
+
+WAITING = """
+import subprocess, sys
+from unival.engine import runtime
+
+code = "import signal, sys, time; signal.signal(signal.SIGTERM, lambda *_: sys.exit(9)); "
+code += "print('up', flush=True); time.sleep(60)"
+print(runtime.wait_for(subprocess.Popen([sys.executable, "-c", code])))
+"""
+
+
+@pytest.mark.distributed
+def test_sigterm_is_handed_to_torchrun_and_its_end_awaited():
+    environment = {**os.environ, "PYTHONPATH": str(Path(runtime.__file__).parents[2])}
+    process = subprocess.Popen(
+        [sys.executable, "-c", WAITING], env=environment, stdout=subprocess.PIPE, text=True
+    )
+    assert process.stdout.readline() == "up\n"
+    process.terminate()
+    assert process.communicate(timeout=30)[0] == "9\n" and process.returncode == 0
 
 
 FORKING = """

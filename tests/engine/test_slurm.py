@@ -51,9 +51,16 @@ def test_ranks_run_and_the_status_comes_back(place, capfd):
     assert slurm.submit(["list", "runtimes"], 1, SETTINGS, "test") != 0
 
 
+def below(pid):
+    """Processes that a process started, and that these started."""
+    children = map(int, Path(f"/proc/{pid}/task/{pid}/children").read_text().split())
+    return [found for child in children for found in (child, *below(child))]
+
+
 @pytest.mark.slow  # submitit's local executor looks after its jobs once in a while only
 @pytest.mark.resume
-def test_an_interrupted_job_saves_and_goes_on(place):
+@pytest.mark.parametrize("notice", [signal.SIGTERM, signal.SIGUSR2])
+def test_an_interrupted_job_saves_and_goes_on(place, notice):
     log = place / "log"
     executor = submitit.AutoExecutor(folder=place / "jobs", cluster="local")
     executor.update_parameters(timeout_min=5)
@@ -61,7 +68,9 @@ def test_an_interrupted_job_saves_and_goes_on(place):
     while not log.exists():
         assert not job.done()
         time.sleep(0.05)
-    os.kill(int(job.job_id), signal.SIGTERM)  # the local stand-in of SLURM hands it to the job
+    stand_in = int(job.job_id)  # of SLURM; it hands SIGTERM to the job
+    for pid in [stand_in] if notice == signal.SIGTERM else below(stand_in):
+        os.kill(pid, notice)
     assert job.result() == 0
     assert log.read_text().split("\n")[:3] == ["start 0 of 1", "saved", "start 0 of 1"]
 

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import time
 
 import pytest
 import torch
@@ -11,11 +12,12 @@ from unival.engine import collate
 from unival.engine.collate import Collator
 from unival.engine.constraints import continuations
 from unival.engine.mixture import Mixture, MixtureConfig, StreamConfig
+from unival.engine.monitor import Monitor
 from unival.engine.optim import OptimizerConfig
 from unival.engine.runtime import Runtime
 from unival.engine.sampler import Sampler
 from unival.engine.settings import LossConfig, SelectionConfig
-from unival.engine.train import train
+from unival.engine.train import Trainer, train
 from unival.errors import UserError
 
 from . import standins
@@ -90,6 +92,56 @@ def test_learns_and_tells(tmp_path):
     assert not list((tmp_path / "out-scratch/checkpoints").glob("step-*"))
 
 
+def test_figures_are_those_of_the_steps_alone(tmp_path, monkeypatch):
+    # a clock that moves by 1 in an update and by 1000 in a validation, which falls between two log lines
+    now = [0.0]
+    update = Trainer._update
+
+    def timed_update(self, batches):
+        now[0] += 1
+        update(self, batches)
+
+    def evaluate(model):
+        now[0] += 1000
+        return {"score": 0.0}
+
+    monkeypatch.setattr(time, "perf_counter", lambda: now[0])
+    monkeypatch.setattr(Trainer, "_update", timed_update)
+    recorder = Recorder()
+    config = standins.config({"image": 4}, log_every=3, selection=SelectionConfig(every=4, rows=8))
+    run(config, tmp_path, evaluate=evaluate, callbacks=[recorder])
+    windows = [values for _, values in recorder.logs if "train/loss" in values]
+    assert [values["perf/step_seconds"] for values in windows] == [1.0] * 4
+    assert [values["perf/examples_per_second"] for values in windows] == [8.0] * 4
+
+
+def test_a_slow_loader_is_told_once_and_lines_have_an_eta(capsys):
+    def told(*waits):
+        monitor = Monitor("train", 0, 100, [], shown=True)
+        for number, wait in enumerate(waits, 1):
+            monitor.log(10 * number, {"perf/data_wait": wait, "perf/step_seconds": 2.0})
+        return capsys.readouterr().err
+
+    slow = told(0.9, 0.5, 0.5)
+    assert slow.count("the loader is the bottleneck: 50% of the time") == 1
+    assert "train 10/100 data_wait 0.9 step_seconds 2 eta 03:00" in slow
+    assert "bottleneck" not in told(0.9, 0.1, 0.2)  # it starts in the first window
+
+
+def test_a_finished_run_is_not_done_again(tmp_path):
+    config = standins.config({"image": 4}, steps=3)
+    arguments = (
+        standins.Processor(),
+        standins.sources(image=24),
+        tmp_path / "out",
+        tmp_path / "scratch",
+        CPU,
+    )
+    assert train(config, standins.model(), *arguments).steps == 3
+    assert train(config, standins.model(), *arguments) is None
+    assert train(config, standins.model(seed=1), *arguments).steps == 3
+
+
 def test_twice_the_same_bytes(tmp_path):
     config = standins.config({"image": 4, "video": 2})
     run(config, tmp_path, "a", model=standins.model(dropout=0.2))
@@ -101,6 +153,21 @@ def test_twice_the_same_bytes(tmp_path):
 def test_workers_do_not_change_results(tmp_path):
     config = standins.config({"image": 4, "video": 2}, steps=4)
     same(run(config, tmp_path, "a"), _with_workers(config, tmp_path))
+
+
+@pytest.mark.fault
+@pytest.mark.parametrize("workers", [0, 1])
+def test_a_loader_says_what_it_cannot_read(tmp_path, workers):
+    data = standins.sources(image=9)
+
+    def unreadable(key):
+        raise UserError(f"media-00000.tar: key '{key}': not an image")
+
+    data["image"].store.picture = unreadable
+    runtime = Runtime(device="cpu", workers=workers)
+    places = (tmp_path / "out", tmp_path / "scratch")
+    with pytest.raises(UserError, match=r"^media-00000.tar: key '\w+-\d': not an image$"):
+        train(standins.config({"image": 4}), standins.model(), standins.Processor(), data, *places, runtime)
 
 
 def _with_workers(config, tmp_path):
@@ -155,6 +222,17 @@ def test_moving_average_is_published(tmp_path):
         moved = (plain[name] - start[name]).abs().max()
         assert (slow[name] - start[name]).abs().max() < 0.1 * moved
         assert (slow[name] - start[name]).abs().max() > 0
+
+
+def test_moving_average_is_of_batch_norm_statistics_too(tmp_path):
+    config = standins.config({"image": 4}, optimizer=SGD)
+    plain = run(config, tmp_path, "plain")
+    slow = run(dataclasses.replace(config, ema=0.99), tmp_path, "slow")
+    start, name = standins.model().state_dict(), "image_encoder.1.running_mean"
+    moved = float((slow[name] - start[name]).abs().max())
+    assert 0 < moved < 0.2 * float((plain[name] - start[name]).abs().max())
+    count = "image_encoder.1.num_batches_tracked"
+    assert slow[count] == plain[count] > 0
 
 
 def test_frozen_parts_stay(tmp_path):

@@ -6,6 +6,8 @@ files). It is written beside its place, synced to disk and renamed, so a crash o
 leaves the previous one valid. A damaged checkpoint is passed over for the one before it.
 """
 
+import errno
+import hashlib
 import json
 import os
 import shutil
@@ -26,6 +28,17 @@ WEIGHTS, STATE, META = "model.safetensors", "state.pt", "meta.json"
 
 
 @contextmanager
+def told_of_disk(path: Path) -> Iterator[None]:
+    """A full disk, or a place that cannot be written to, becomes a UserError about `path`."""
+    try:
+        yield
+    except OSError as error:
+        raise UserError(f"{path}: cannot write: {error.strerror or error}") from error
+    except SafetensorError as error:  # its message of a full disk
+        raise UserError(f"{path}: cannot write: {error}") from error
+
+
+@contextmanager
 def atomic_folder(path: Path) -> Iterator[Path]:
     """Yield an empty folder beside `path`; on success its files are synced and it takes the place of `path`.
 
@@ -34,21 +47,18 @@ def atomic_folder(path: Path) -> Iterator[Path]:
     """
     part, old = hidden(path), path.with_name(f".{path.name}.old")
     try:
-        shutil.rmtree(part, ignore_errors=True)
-        part.mkdir(parents=True)
-        yield part
-        for item in [*part.rglob("*"), part]:
-            sync(item)
-        if path.exists():
+        with told_of_disk(path):
+            shutil.rmtree(part, ignore_errors=True)
+            part.mkdir(parents=True)
+            yield part
+            for item in [*part.rglob("*"), part]:
+                sync(item)
+            if path.exists():
+                shutil.rmtree(old, ignore_errors=True)
+                path.rename(old)
+            part.rename(path)
+            sync(path.parent)
             shutil.rmtree(old, ignore_errors=True)
-            path.rename(old)
-        part.rename(path)
-        sync(path.parent)
-        shutil.rmtree(old, ignore_errors=True)
-    except OSError as error:
-        raise UserError(f"{path}: cannot write: {error.strerror or error}") from error
-    except SafetensorError as error:  # its message of a full disk
-        raise UserError(f"{path}: cannot write: {error}") from error
     finally:
         shutil.rmtree(part, ignore_errors=True)
 
@@ -85,6 +95,15 @@ def architecture(model: nn.Module) -> str:
     return files.digest([(n, list(t.shape), str(t.dtype)) for n, t in unique_tensors(model).items()])
 
 
+def weights_digest(model: nn.Module) -> str:
+    """Digest of a model's weights and buffers."""
+    digest = hashlib.sha256()
+    for name, tensor in unique_tensors(model).items():
+        digest.update(name.encode())
+        digest.update(tensor.detach().cpu().reshape(-1).view(torch.uint8).numpy().data)
+    return digest.hexdigest()
+
+
 def load_weights(model: nn.Module, path: Path) -> None:
     """Copy the weights of a file into the model.
 
@@ -108,6 +127,18 @@ def load_weights(model: nn.Module, path: Path) -> None:
         for name, tensor in model.state_dict().items():
             if name in stored:
                 tensor.copy_(stored[name])
+
+
+def save_state(state: Mapping[str, Any], path: Path) -> None:
+    """Write a state that loads with `weights_only`.
+
+    Raises:
+        OSError: no space.
+    """
+    try:
+        torch.save(dict(state), path)
+    except RuntimeError as error:  # of its zip writer, whatever the system said
+        raise OSError(errno.EIO, f"{path.name}: not written to the end: is the disk full?") from error
 
 
 class Checkpoints:
@@ -135,7 +166,7 @@ class Checkpoints:
         path = self.path(step)
         with atomic_folder(path) as part:
             save_file(unique_tensors(model), part / WEIGHTS)
-            torch.save(dict(state), part / STATE)
+            save_state(state, part / STATE)
             digests = {name: files.file_digest(part / name) for name in (WEIGHTS, STATE)}
             content = {**meta, "step": step, "architecture": architecture(model), "digests": digests}
             files.write_json(part / META, content)
@@ -144,8 +175,12 @@ class Checkpoints:
         return path
 
     def save_best(self, model: nn.Module) -> None:
-        """Write the best weights."""
-        with files.atomic(self.best) as part:
+        """Write the best weights.
+
+        Raises:
+            UserError: no space; the ones before stay.
+        """
+        with told_of_disk(self.best), files.atomic(self.best) as part:
             save_file(unique_tensors(model), part)
 
     def latest(self) -> tuple[Path, dict[str, Any]] | None:

@@ -54,6 +54,8 @@ class Source:
     `video(key, num_frames, rng)`, `audio(key, sampling_rate)`."""
     allowed: Allowed | None = None
     """Restricts the loss to the tokens an answer may have at each place."""
+    digest: str = ""
+    """Of rows and media: a run is resumed with the same ones only."""
 
 
 @dataclass

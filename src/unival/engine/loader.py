@@ -14,6 +14,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from unival.engine.collate import Batch, Collator
 from unival.engine.sampler import Sampler
+from unival.errors import UserError
 
 AHEAD = 3
 """Steps prepared in advance."""
@@ -72,10 +73,27 @@ class Loader:
                     future.cancel()
 
     def _processes(self) -> Iterator[list[Batch]]:
-        yield from DataLoader(
-            self.batches,
+        made: DataLoader[list[Batch] | UserError] = DataLoader(
+            _Told(self.batches),
             batch_size=None,
             sampler=range(self.start, len(self.batches)),
             num_workers=self.workers,
             prefetch_factor=AHEAD,
         )
+        for item in made:
+            if isinstance(item, UserError):
+                raise item
+            yield item
+
+
+class _Told(Dataset["list[Batch] | UserError"]):
+    """Gives a UserError back: PyTorch's loader would raise one whose message is a traceback."""
+
+    def __init__(self, batches: StepBatches) -> None:
+        self.batches = batches
+
+    def __getitem__(self, step: int) -> list[Batch] | UserError:
+        try:
+            return self.batches[step]
+        except UserError as error:
+            return error

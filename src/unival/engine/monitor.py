@@ -16,7 +16,9 @@ from torch import Tensor
 from tqdm import tqdm
 
 BOTTLENECK = 0.25
-"""Share of a window spent waiting for data from which on a person is told."""
+"""Share of a window spent waiting for data from which on the loader counts as slow."""
+SLOW_WINDOWS = 2
+"""Slow windows after which a person is told, once: in the first one the loader starts."""
 
 
 class Callback(Protocol):
@@ -43,7 +45,7 @@ class Window:
     tokens: int = 0
     examples: int = 0
     damaged: int = 0
-    started: float = field(default_factory=time.perf_counter)
+    started: float = field(default_factory=lambda: time.perf_counter())
     waited: float = 0.0
     losses: list[Tensor] = field(default_factory=list)
     norms: list[Tensor] = field(default_factory=list)
@@ -65,7 +67,7 @@ class Monitor:
         self.steps = steps
         self.title = title
         self.shown = shown
-        self.warned = False
+        self.slow_windows = 0
         self.bar = tqdm(
             total=steps, initial=start, desc=title, unit="step", disable=None if shown else True, leave=False,
             smoothing=0.1, dynamic_ncols=True,
@@ -83,10 +85,13 @@ class Monitor:
         if loss is not None:
             self.bar.set_postfix_str(f"loss {loss:.3f}")
         if self.shown and self.bar.disable:
-            print(f"{self.title} {step}/{self.steps} {brief(values)}", file=sys.stderr, flush=True)
+            line = f"{self.title} {step}/{self.steps} {brief(values)}"
+            if "perf/step_seconds" in values and step < self.steps:
+                line += f" eta {tqdm.format_interval((self.steps - step) * values['perf/step_seconds'])}"
+            print(line, file=sys.stderr, flush=True)
         wait = values.get("perf/data_wait", 0.0)
-        if wait > BOTTLENECK and not self.warned and self.shown:
-            self.warned = True
+        self.slow_windows += wait > BOTTLENECK
+        if wait > BOTTLENECK and self.slow_windows == SLOW_WINDOWS:
             self.say(
                 f"the loader is the bottleneck: {wait:.0%} of the time goes in waiting for data: "
                 "raise `workers` in conf/runtime/ or use smaller media"

@@ -5,7 +5,8 @@ norm, linear decay after a warm-up. The learning rate is a pure function of the 
 """
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 from typing import Literal
@@ -147,18 +148,34 @@ def set_rate(optimizer: torch.optim.Optimizer, rate: float) -> None:
         group["lr"] = rate * group["scale"]
 
 
+def moving(model: nn.Module) -> dict[str, Tensor]:
+    """Trained parameters, and running statistics of the batch norms that are trained with them."""
+    tensors: dict[str, Tensor] = {name: p for name, p in model.named_parameters() if p.requires_grad}
+    for prefix, module in model.named_modules():
+        if isinstance(module, BATCH_NORMS) and any(p.requires_grad for p in module.parameters()):
+            tensors |= {f"{prefix}.{name}": b for name, b in module.named_buffers() if b.is_floating_point()}
+    return tensors
+
+
 class Ema:
-    """Exponential moving average of the trained parameters; buffers are taken as they are."""
+    """Exponential moving average of the trained parameters and, as in the original (reference 3.3), of the
+    statistics of batch norms in training."""
 
     def __init__(self, model: nn.Module, decay: float) -> None:
         self.decay = decay
-        self.live = {name: p for name, p in model.named_parameters() if p.requires_grad}
+        self.live = moving(model)
         self.average = {name: p.detach().clone() for name, p in self.live.items()}
 
     @torch.no_grad()
     def update(self) -> None:
         """Take one step towards the weights of the model."""
-        torch._foreach_lerp_(list(self.average.values()), list(self.live.values()), 1 - self.decay)
+        for is_parameter in (True, False):  # sharded and plain tensors do not go into one call
+            names = [
+                name for name, live in self.live.items() if isinstance(live, nn.Parameter) == is_parameter
+            ]
+            if names:
+                averages, lives = ([tensors[name] for name in names] for tensors in (self.average, self.live))
+                torch._foreach_lerp_(averages, lives, 1 - self.decay)
 
     @torch.no_grad()
     def swap(self) -> None:
@@ -167,6 +184,15 @@ class Ema:
             kept = parameter.detach().clone()
             parameter.copy_(self.average[name])
             self.average[name].copy_(kept)
+
+    @contextmanager
+    def swapped(self) -> Iterator[None]:
+        """The averaged weights are in the model inside a `with`."""
+        self.swap()
+        try:
+            yield
+        finally:
+            self.swap()
 
     @torch.no_grad()
     def load(self, average: dict[str, Tensor]) -> None:

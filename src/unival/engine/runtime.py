@@ -24,6 +24,9 @@ from unival.errors import UserError, nearest, told
 
 FOLDER = Path("conf/runtime")
 VARIABLE = "UNIVAL_RUNTIME"
+GRACE = 50
+"""Seconds that ranks have to save a checkpoint when they are told to end. Below a minute, for the others of a
+rank that died may wait for it on the GPU and have to be killed."""
 
 
 @dataclass(frozen=True)
@@ -85,10 +88,27 @@ class Runtime:
             from unival.engine import slurm
 
             return slurm.submit(arguments, processes, self.slurm, f"unival-{arguments[1]}")
-        command = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
-        command += [f"--nproc-per-node={processes}", "-m", "unival", *arguments]
-        environment = {"OMP_NUM_THREADS": str(max(1, (os.cpu_count() or 1) // processes)), **os.environ}
-        return subprocess.run(command, env=environment, check=False).returncode
+        os.environ.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // processes)))
+        return wait_for(subprocess.Popen([*torchrun(processes), "--standalone", "-m", "unival", *arguments]))
+
+
+def torchrun(processes: int) -> list[str]:
+    """Command that starts ranks on this machine."""
+    command = [sys.executable, "-m", "torch.distributed.run", f"--nproc-per-node={processes}"]
+    return [*command, f"--shutdown-timeout={GRACE}"]
+
+
+def wait_for(child: "subprocess.Popen[bytes]") -> int:
+    """Its exit status at the end. SIGTERM is handed on to it; the SIGINT of a terminal goes to both."""
+    previous = signal.signal(signal.SIGTERM, lambda *_: child.terminate())
+    try:
+        while True:
+            try:
+                return child.wait()
+            except KeyboardInterrupt:
+                continue
+    finally:
+        signal.signal(signal.SIGTERM, previous)
 
 
 def parallel(jobs: Sequence[Callable[[], Any]], title: str) -> None:

@@ -23,7 +23,8 @@ from torch.distributed.fsdp import fully_shard
 from torch.distributed.tensor import DTensor
 
 from unival import files
-from unival.engine.checkpoint import META, Checkpoints, atomic_folder, hidden, whole_meta
+from unival.engine.checkpoint import META, Checkpoints, atomic_folder, hidden
+from unival.engine.optim import moving
 from unival.errors import UserError
 
 SHARDS = "shards"
@@ -114,9 +115,12 @@ class ShardedCheckpoints(Checkpoints):
             UserError: no space; on all ranks, and the checkpoint before stays.
         """
         path, main = self.path(step), dist.get_rank() == 0
-        for buffer in model.buffers():  # statistics of batch norms, which any rank may come to write
-            dist.broadcast(buffer, 0)
-        tensors = self._tensors(model, state.get("ema", {}))
+        average = state.get("ema", {})
+        # statistics of batch norms differ between ranks, and any rank may come to write them
+        for tensor in [*model.buffers(), *average.values()]:
+            if not isinstance(tensor, DTensor):
+                dist.broadcast(tensor, 0)
+        tensors = self._tensors(model, average)
         try:
             with atomic_folder(path) if main else nullcontext(hidden(path)) as part:
                 dist.barrier()
@@ -139,10 +143,9 @@ class ShardedCheckpoints(Checkpoints):
         Raises:
             UserError: a checkpoint of another architecture.
         """
-        assert whole_meta(path) == meta
         average: dict[str, Tensor] = {}
         if meta["average"]:
-            average = {n: p.detach().clone() for n, p in model.named_parameters() if p.requires_grad}
+            average = {name: tensor.detach().clone() for name, tensor in moving(model).items()}
         reader = dcp.HuggingFaceStorageReader(str(path / SHARDS))
         try:
             self._make_state(model, reader.read_metadata().state_dict_metadata)

@@ -15,10 +15,11 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from unival.engine.runtime import GRACE, torchrun
 from unival.errors import UserError
 
-GRACE = 80
-"""Seconds that a run has to save its checkpoint; SLURM's signal comes 90 s before the end."""
+WAIT = GRACE + 10
+"""Seconds for the ranks to save and leave; submitit lets SLURM's signal come 90 s before the end."""
 
 
 @dataclass
@@ -38,7 +39,7 @@ class Ranks:
 
         place = submitit.JobEnvironment()
         signal.signal(signal.SIGTERM, signal.getsignal(signal.SIGUSR2))  # submitit would ignore it
-        command = [sys.executable, "-m", "torch.distributed.run", f"--nproc-per-node={self.processes}"]
+        command = torchrun(self.processes)
         if place.num_nodes > 1:
             # all nodes must find the same port, and two jobs of a node different ones
             port = 20_000 + zlib.crc32(place.job_id.encode()) % 10_000
@@ -46,7 +47,9 @@ class Ranks:
             command += [f"--master-addr={place.hostnames[0]}", f"--master-port={port}"]
         else:
             command += ["--standalone"]
-        self.child = subprocess.Popen([*command, "-m", self.module, *self.arguments], cwd=self.folder)
+        command += ["-m", self.module, *self.arguments]
+        # SLURM sends SIGUSR2 to all processes of the job; it would end those that do not expect it
+        self.child = subprocess.Popen(command, cwd=self.folder, preexec_fn=_ignore_notice)
         return self.child.wait()
 
     def checkpoint(self) -> Any:
@@ -56,10 +59,14 @@ class Ranks:
         if self.child is not None and self.child.poll() is None:
             self.child.terminate()
             try:
-                self.child.wait(GRACE)
+                self.child.wait(WAIT)
             except subprocess.TimeoutExpired:
                 self.child.kill()
         return submitit.helpers.DelayedSubmission(replace(self, child=None))
+
+
+def _ignore_notice() -> None:
+    signal.signal(signal.SIGUSR2, signal.SIG_IGN)
 
 
 def submit(arguments: Sequence[str], processes: int, settings: Mapping[str, Any], name: str) -> int:

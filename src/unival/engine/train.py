@@ -28,7 +28,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from unival import files
 from unival.engine import lora, sharding
-from unival.engine.checkpoint import Checkpoints, atomic_folder, load_weights
+from unival.engine.checkpoint import Checkpoints, atomic_folder, load_weights, weights_digest
 from unival.engine.collate import IGNORED, VALUES, Batch, Collator, Part, Source
 from unival.engine.distributed import World, world
 from unival.engine.loader import Loader, StepBatches
@@ -44,6 +44,9 @@ from unival.record import MEDIA
 
 FAIL_AT = "UNIVAL_FAIL_AT_STEP"
 """For tests: the process kills itself after this many updates."""
+
+AGREE_EVERY = 4
+"""Steps after which ranks ask each other whether one got SIGTERM: each time, a GPU's queue runs empty."""
 
 Evaluate = Callable[[nn.Module], dict[str, float]]
 """Metrics of the model on validation rows; `score` is the one to maximise."""
@@ -125,10 +128,11 @@ def train(
     callbacks: Sequence[Callback] = (),
     evaluate: Evaluate | None = None,
     title: str = "train",
-) -> TrainResult:
+) -> TrainResult | None:
     """Train `model` in place and publish it in `out_dir` with its processor and `training.json`.
 
-    Goes on from the newest checkpoint in `scratch_dir`. `data`: one source per task of the mixture.
+    Goes on from the newest checkpoint in `scratch_dir`. `data`: one source per task of the mixture. Returns
+    None, having done nothing, where `out_dir` already holds what this run would publish.
 
     Raises:
         UserError: no data for a stream, a checkpoint of another run or architecture, a loss that is not
@@ -137,6 +141,8 @@ def train(
     """
     with world(runtime.apply()) as ranks:
         trainer = Trainer(config, model, processor, data, Path(scratch_dir), runtime, ranks, title)
+        if trainer.has_published(Path(out_dir)):
+            return None
         return trainer.run(Path(out_dir), callbacks, evaluate)
 
 
@@ -177,7 +183,11 @@ class Trainer:
             config.damaged,
             grouped=not self.sharded,
         )
+        # whatever a run depends on: its checkpoints and its result are for no other
+        sources = {task: (len(source.records), source.digest) for task, source in self.data.items()}
+        self.identity = files.digest([asdict(config), sources, weights_digest(model)])
         self.model = model.to(ranks.device)
+        torch.manual_seed(config.seed)  # of the adapters' first weights
         if config.lora:
             lora.add(model, config.lora)
         train_only(model, config.train_only)
@@ -193,7 +203,6 @@ class Trainer:
         self.checkpoints = Checkpoints(folder, config.keep)
         if self.replica:
             self.checkpoints = sharding.ShardedCheckpoints(folder, config.keep, self.optimizer)
-        self.identity = files.digest([asdict(config), list(self.sampler.mixture.sizes.items())])
         self.step = 0
         self.best_step, self.score = 0, -float("inf")
         self.damaged = 0
@@ -219,6 +228,14 @@ class Trainer:
         # a rank's rows may lack a modality: its encoder is then unused there, and only there
         return DistributedDataParallel(module, device_ids=ids, find_unused_parameters=True)
 
+    def has_published(self, out_dir: Path) -> bool:
+        """Whether the folder holds the result of this run."""
+        try:
+            found = json.loads((out_dir / "training.json").read_text(encoding="utf-8"))
+        except (OSError, ValueError):
+            return False
+        return found.get("identity") == self.identity
+
     def run(self, out_dir: Path, callbacks: Sequence[Callback], evaluate: Evaluate | None) -> TrainResult:
         """From the newest checkpoint to the published model."""
         config = self.config
@@ -237,6 +254,7 @@ class Trainer:
         previous = self._on_sigterm()
         try:
             self._train_mode()
+            self.window = Window()
             for micro_batches in loader:
                 for row in [row for batch in micro_batches for row in batch.damaged]:
                     monitor.warn(f"left out {row}")
@@ -376,14 +394,15 @@ class Trainer:
         done = step == config.steps
         log_due = step % config.log_every == 0 or done
         save_due = step % config.checkpoint_every == 0 and not done
-        if log_due or save_due:
+        validation_due = config.selection is not None and (step % config.selection.every == 0 or done)
+        if log_due or save_due or validation_due:
             self._check()
             self._count_damage()
         if log_due:
             monitor.log(step, self._figures(loader))
-        if config.selection and evaluate and (step % config.selection.every == 0 or done):
+        if validation_due and evaluate:
             self._validate(monitor, evaluate)
-        stopped = self._stop_agreed(log_due)
+        stopped = self._stop_agreed()
         if save_due or stopped:
             self._save(monitor)
         if str(step) == os.environ.get(FAIL_AT):
@@ -406,15 +425,17 @@ class Trainer:
                 f"{self.config.damaged}: mend the data or raise train.damaged"
             )
 
-    def _stop_agreed(self, log_due: bool) -> bool:
+    def _stop_agreed(self) -> bool:
         if self.ranks.size == 1:
             return self.stop.is_set()
-        return log_due and self.ranks.sum([float(self.stop.is_set())])[0] > 0
+        if self.step % AGREE_EVERY:
+            return False
+        return self.ranks.sum([float(self.stop.is_set())])[0] > 0
 
     def _figures(self, loader: Loader) -> dict[str, float]:
         """The window's figures, summed over ranks; starts the next window."""
         window, self.window = self.window, Window(waited=loader.waited)
-        seconds = window_seconds = time.perf_counter() - window.started
+        seconds = time.perf_counter() - window.started
         tokens, examples, waited = self.ranks.sum(
             [float(window.tokens), float(window.examples), loader.waited - window.waited]
         )
@@ -430,7 +451,7 @@ class Trainer:
                 if count:
                     values[f"train/loss/{task}"] = nll / count
         values |= {
-            "perf/step_seconds": window_seconds / window.steps,
+            "perf/step_seconds": seconds / window.steps,
             "perf/tokens_per_second": tokens / seconds,
             "perf/examples_per_second": examples / seconds,
             "perf/data_wait": waited / self.ranks.size / seconds,
@@ -442,8 +463,8 @@ class Trainer:
 
     def _validate(self, monitor: Monitor, evaluate: Evaluate) -> None:
         """Score the (averaged) weights on rank 0 and keep them when they are the best."""
-        score = 0.0
-        with self._published_weights():
+        started, score = time.perf_counter(), 0.0
+        with self.ema.swapped() if self.ema else nullcontext():
             whole = self.replica.filled(self.model) if self.replica else self.model
             if self.ranks.is_main and whole is not None:
                 whole.to(self.ranks.device).eval()
@@ -458,10 +479,7 @@ class Trainer:
         score = self.ranks.broadcast(score)
         if score > self.score:
             self.score, self.best_step = score, self.step
-        self.window.started = time.perf_counter()
-
-    def _published_weights(self) -> AbstractContextManager[Any]:
-        return _Swapped(self.ema) if self.ema else nullcontext()
+        self.window.started += time.perf_counter() - started
 
     def _save(self, monitor: Monitor) -> None:
         if self.ranks.is_main or self.replica:
@@ -482,13 +500,19 @@ class Trainer:
 
     def _resume(self) -> None:
         found = self.checkpoints.latest()
+        step = float(found[1]["step"]) if found else 0.0
+        if self.ranks.sum([step])[0] != step * self.ranks.size:
+            raise UserError(
+                f"{self.checkpoints.folder}: rank {self.ranks.rank} finds the checkpoint of step {step:.0f}, "
+                "other ranks another one: all nodes must share the folder"
+            )
         if found is None:
             return
         path, meta = found
         state = self.checkpoints.restore(path, meta, self.model)
         if meta["identity"] != self.identity:
             raise UserError(
-                f"{path}: a checkpoint of another configuration or of other data: "
+                f"{path}: a checkpoint of another configuration, of other data or of other initial weights: "
                 f"delete {self.checkpoints.folder} to start anew"
             )
         if not self.replica:
@@ -518,6 +542,7 @@ class Trainer:
                 lora.merge(model)
             model.eval()
             summary = {
+                "identity": self.identity,
                 "train": json.loads(json.dumps(asdict(self.config))),
                 "rows": self.sampler.mixture.sizes,
                 "steps": result.steps,
@@ -531,19 +556,6 @@ class Trainer:
                 files.write_json(part / "training.json", summary)
             self.checkpoints.clear()
         self.ranks.barrier()
-
-
-class _Swapped:
-    """Averaged weights in the model, inside a `with`."""
-
-    def __init__(self, ema: Ema) -> None:
-        self.ema = ema
-
-    def __enter__(self) -> None:
-        self.ema.swap()
-
-    def __exit__(self, *error: object) -> None:
-        self.ema.swap()
 
 
 def _step_seed(seed: int, step: int, micro: int) -> int:

@@ -231,15 +231,14 @@ class Workshop:
         streams = [StreamConfig(task, rows) for task in again.tasks]
         settings = replace(expert, mixture=MixtureConfig(rows * len(streams), streams))
         work = self.io.scratch / "again" / name / part
-        if not (work / "model" / "training.json").is_file():
-            model, processor = load_model(start)
-            tasks = {task: self.config.tasks[task] for task in again.tasks}
-            sources = self.benchmark.sources(tasks, processor, settings.loss.constrained)
-            evaluate = validation(self.benchmark, tasks, processor, settings.selection)
-            train(
-                settings, model, processor, sources, work / "model", work, load_runtime(),
-                evaluate=evaluate, title=f"{start.name} on {', '.join(tasks)}",
-            )  # fmt: skip
+        model, processor = load_model(start)
+        tasks = {task: self.config.tasks[task] for task in again.tasks}
+        sources = self.benchmark.sources(tasks, processor, settings.loss.constrained)
+        evaluate = validation(self.benchmark, tasks, processor, settings.selection)
+        train(
+            settings, model, processor, sources, work / "model", work, load_runtime(),
+            evaluate=evaluate, title=f"{start.name} on {', '.join(tasks)}",
+        )  # fmt: skip
         return work / "model", settings.steps * len(again.tasks)
 
 

@@ -145,7 +145,7 @@ class Benchmark:
             if constrained and config.constraint == "answers":
                 answers = [processor.tokenizer.encode_text(f" {answer}") for answer in task.answers()]
                 allowed = continuations(answers, processor.tokenizer.eos_token_id)
-            found[name] = Source(task, train.records(name), train.store, allowed)
+            found[name] = Source(task, train.records(name), train.store, allowed, self.digest(TRAIN))
         return found
 
     def log(self, io: StageIO, splits: Iterable[str]) -> None:
@@ -241,24 +241,9 @@ def train_and_publish(
     io: StageIO,
     evaluate: Evaluate | None = None,
 ) -> None:
-    """Train in the scratch folder, then write the out, the curve and the summary once.
-
-    A run that was killed after its training only has to be copied.
-    """
+    """Train in the scratch folder, then write the out, the curve and the summary once."""
     finished, curve = io.scratch / "finished", Curve(io)
-    if not (finished / "training.json").is_file():
-        train(
-            config,
-            model,
-            processor,
-            sources,
-            finished,
-            io.scratch,
-            load_runtime(),
-            [curve],
-            evaluate,
-            io.name,
-        )
+    train(config, model, processor, sources, finished, io.scratch, load_runtime(), [curve], evaluate, io.name)
     if io.main:
         curve.write(json.loads((finished / "training.json").read_text(encoding="utf-8")))
         io.publish(finished, out)
