@@ -13,7 +13,8 @@ from unival import config
 from unival.data.manifest import read_records
 from unival.data.media import SUFFIXES
 from unival.data.prepare import PrepareConfig, load_sources, prepare
-from unival.data.source import HANDWRITING, MediaItem
+from unival.data.source import MediaItem
+from unival.data.sources.handwriting import other_handwriting
 from unival.data.sources.importing import import_dataset
 from unival.data.sources.ofa_tsv import write_tsv
 from unival.data.sources.reader import READERS
@@ -264,9 +265,9 @@ def test_the_papers_suite_runs_on_the_small_real_data(photos: tuple[Path, dict[s
 def test_handwriting_for_the_world() -> None:
     load_sources()
     for name in ("usps", "mnist"):
-        found = HANDWRITING[name](DATA)
+        found = other_handwriting(DATA, name)
         assert found is not None
         images, labels = found
         assert images.shape == (2000, 16, 16)
         assert set(labels.tolist()) == set(range(10))
-        assert HANDWRITING[name](DATA / "fsdd") is None
+        assert other_handwriting(DATA / "fsdd", name) is None

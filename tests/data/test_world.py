@@ -263,12 +263,14 @@ def test_the_language_is_small(world_dir: Path) -> None:
 
 def test_a_bank_from_other_images(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     from unival import config
-    from unival.data.source import HANDWRITING, MediaItem
+    from unival.data.source import MediaItem
+    from unival.data.sources.handwriting import HANDWRITING
     from unival.data.world.source import make_source
     from unival.data.world.splits import WorldOptions
 
     images = np.zeros((20, 16, 16), np.uint8)
     images[:, 3:12, 5:9] = 255
+    (tmp_path / "blocks").mkdir()
     HANDWRITING.register("blocks")(lambda folder: (images, np.arange(20) % 10))
     amounts = {"images": 4, "videos": 4, "sounds": 4}
     options = {

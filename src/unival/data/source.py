@@ -9,9 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
-from unival.record import Record
+from unival.record import Medium, Record
 from unival.registry import Registry
 
 
@@ -43,6 +41,16 @@ class RowItem:
     """Its line, index or id in that file."""
 
 
+def rows_about(split: str, medium: Medium, key: str, file: str = "", **shared: Any) -> Callable[..., RowItem]:
+    """A function (task, end of the id, fields of the record) -> row about one medium; `shared` are in all."""
+
+    def row(task: str, end: str = "", **fields: Any) -> RowItem:
+        record = Record(key + end, **{medium: key}, **shared, **fields)  # type: ignore[arg-type]
+        return RowItem(split, task, record, file or f"{split}/{task}", record.id)
+
+    return row
+
+
 @dataclass(frozen=True, slots=True)
 class BadItem:
     """Something the source could not read at all: it goes into the rejected table."""
@@ -65,8 +73,3 @@ class Source:
 
 SOURCES: Registry[Callable[[Mapping[str, Any], str], Source]] = Registry("data source")
 """Name -> function (options, where the options stand) -> Source. It builds its own typed options."""
-
-Handwriting = tuple[np.ndarray, np.ndarray]
-"""Images (N, h, w) with bright strokes, and labels (N,)."""
-HANDWRITING: Registry[Callable[[Path], Handwriting | None]] = Registry("handwriting collection")
-"""Name -> function (folder of UNIVAL_DATA) -> digits of another collection, None where it is not there."""

@@ -5,19 +5,18 @@ import struct
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 from unival.data import media
 from unival.data.media import SUFFIXES
-from unival.data.source import BadItem, MediaItem, RowItem
+from unival.data.source import BadItem, MediaItem, RowItem, rows_about
 from unival.data.sources.formats import read_bytes
 from unival.data.sources.reader import Item, reader, require
+from unival.data.world.concepts import NUMBERS
 from unival.errors import UserError
-from unival.record import Answer, Record
+from unival.record import Answer
 
-NUMBERS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
 PARTS = {"train": "train", "test": "t10k"}
 RECORDING = re.compile(r"([0-9])_([a-z]+)_([0-9]+)\.wav")
 TEST_INDICES = 5
@@ -94,17 +93,11 @@ def _checked(data: np.ndarray, labels: np.ndarray, where: str) -> tuple[np.ndarr
     return (data * 255).round().astype(np.uint8).reshape(-1, 16, 16), labels.astype(np.int64)
 
 
-def _rows(
-    split: str, key: str, digit: int, file: str, captions: tuple[str, ...],
-    medium: str = "image", question: str = "which digit is it?", **fields: Any,
-) -> Iterator[RowItem]:  # fmt: skip
-    """A caption and a question of one digit."""
-    fields, word = {medium: key, **fields}, NUMBERS[digit]
-    caption = Record(key, references=captions, objects=(word,), **fields)
-    yield RowItem(split, "caption" if medium == "image" else "audio_caption", caption, file, key)
-    objects = (word,) if medium == "image" else ()
-    asked = Record(key, text=question, answers=(Answer(word),), form="digit", objects=objects, **fields)
-    yield RowItem(split, "vqa" if medium == "image" else "audio_qa", asked, file, key)
+def _rows(split: str, key: str, word: str, file: str, captions: tuple[str, ...]) -> Iterator[RowItem]:
+    """A caption and a question of one digit in a picture."""
+    row = rows_about(split, "image", key, file, objects=(word,))
+    yield row("caption", references=captions)
+    yield row("vqa", text="which digit is it?", answers=(Answer(word),), form="digit")
 
 
 def _pictures(
@@ -117,7 +110,7 @@ def _pictures(
         yield MediaItem(split, key, media.encode_image(pixels_HWC), ".png", file, str(index))
         article = "an" if word == "eight" else "a"
         captions = f"{article} handwritten {word}", f"the digit {word}", f"the number {word} written by hand"
-        yield from _rows(split, key, digit, file, captions)
+        yield from _rows(split, key, word, file, captions)
 
 
 @reader("mnist")
@@ -142,13 +135,10 @@ def read_signs(root: Path) -> Iterator[Item]:
     """A caption and a question per image, all in one split."""
     for path in require(root, "[0-9]/*"):
         if SUFFIXES.get(path.suffix.lower()) == "image":
-            digit, key = int(path.parent.name), f"sign-{path.parent.name}-{path.stem}"
+            word, key = NUMBERS[int(path.parent.name)], f"sign-{path.parent.name}-{path.stem}"
             yield MediaItem("train", key, path)
-            captions = (
-                f"a hand sign of the digit {NUMBERS[digit]}",
-                f"a hand shows the number {NUMBERS[digit]}",
-            )
-            yield from _rows("train", key, digit, str(path), captions)
+            captions = f"a hand sign of the digit {word}", f"a hand shows the number {word}"
+            yield from _rows("train", key, word, str(path), captions)
 
 
 @dataclass(frozen=True)
@@ -156,7 +146,7 @@ class Recording:
     """One spoken digit."""
 
     path: Path
-    digit: int
+    word: str
     speaker: str
     index: int
 
@@ -168,7 +158,7 @@ def recordings(root: Path) -> Iterator[Recording | BadItem]:
         if match is None:
             yield BadItem(str(path), path.name, "name", "not {digit}_{speaker}_{index}.wav")
         else:
-            yield Recording(path, int(match[1]), match[2], int(match[3]))
+            yield Recording(path, NUMBERS[int(match[1])], match[2], int(match[3]))
 
 
 def spoken_captions(word: str) -> tuple[str, ...]:
@@ -191,7 +181,9 @@ def read_fsdd(root: Path) -> Iterator[Item]:
             continue
         key, split = item.path.stem, "test" if item.index < TEST_INDICES else "train"
         yield MediaItem(split, key, item.path)
-        yield from _rows(
-            split, key, item.digit, str(item.path), spoken_captions(NUMBERS[item.digit]),
-            "audio", "which digit is said?", extra={"speaker": item.speaker},
-        )  # fmt: skip
+        row, word = (
+            rows_about(split, "audio", key, str(item.path), extra={"speaker": item.speaker}),
+            item.word,
+        )
+        yield row("audio_caption", references=spoken_captions(word), objects=(word,))
+        yield row("audio_qa", text="which digit is said?", answers=(Answer(word),), form="digit")

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from random import Random
 
 from unival.data.sources.digit_scenes import MOTIONS, Scene, Thing
-from unival.data.sources.digit_sets import NUMBERS
+from unival.data.world.concepts import NUMBERS, joined, pick
 
 MOVES = {
     "left": "moves to the left",
@@ -22,11 +22,6 @@ Question = tuple[str, str, str]
 """Form, question, answer."""
 
 
-def pick(rng: Random, options: Sequence[str]) -> str:
-    """One of the options, evenly."""
-    return options[int(rng.random() * len(options))]
-
-
 def other(rng: Random, words: Sequence[str]) -> str:
     """A digit that is not among `words`."""
     return pick(rng, [word for word in NUMBERS if word not in words])
@@ -35,11 +30,6 @@ def other(rng: Random, words: Sequence[str]) -> str:
 def article(word: str) -> str:
     """`a three`, `an eight`."""
     return f"an {word}" if word == "eight" else f"a {word}"
-
-
-def listed(words: Sequence[str]) -> str:
-    """`a`, `a and b`, `a, b and c`."""
-    return words[0] if len(words) == 1 else f"{', '.join(words[:-1])} and {words[-1]}"
 
 
 def image_captions(words: Sequence[str]) -> tuple[str, ...]:
@@ -54,7 +44,7 @@ def image_captions(words: Sequence[str]) -> tuple[str, ...]:
             f"a picture of the number {word}",
             f"{article(word)} written by hand",
         )
-    with_article, plain = listed([article(word) for word in words]), listed(words)
+    with_article, plain = joined([article(word) for word in words]), joined(words)
     return (
         with_article,
         f"the digits {plain}",

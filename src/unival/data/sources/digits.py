@@ -8,7 +8,7 @@ Read from the folder UNIVAL_DATA: mnist/, usps/, moving_digits/, fsdd/.
 """
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from random import Random
@@ -18,7 +18,7 @@ import numpy as np
 
 from unival import config
 from unival.data import media
-from unival.data.source import SOURCES, BadItem, MediaItem, RowItem, Source
+from unival.data.source import SOURCES, BadItem, MediaItem, RowItem, Source, rows_about
 from unival.data.sources import digit_sets, shrink
 from unival.data.sources import digit_text as text
 from unival.data.sources.digit_scenes import Hand, Scene, make_clip, make_scene
@@ -27,7 +27,7 @@ from unival.data.sources.formats import csv_rows, read_bytes
 from unival.data.sources.media_folder import folder
 from unival.data.sources.reader import Item, data_folder, require
 from unival.errors import UserError
-from unival.record import Answer, Medium, Record
+from unival.record import Answer, Medium
 
 HANDWRITING, SPEAKERS = "ood-handwriting", "ood-speakers"
 DIGITS_PER_PICTURE = (1, 1, 1, 1, 1, 2, 2, 2, 3, 3)
@@ -143,30 +143,30 @@ def _pictures(options: DigitsOptions, split: str, hand: Hand) -> Iterator[Item]:
         yield from _picture_rows(rng, split, key, scene)
 
 
+def _asked(row: Callable[..., RowItem], task: str, questions: Sequence[text.Question]) -> Iterator[RowItem]:
+    """Rows of the first two questions."""
+    for form, question, answer in questions[:2]:
+        yield row(task, f"-{form}", text=question, answers=(Answer(answer),), form=form)
+
+
 def _picture_rows(rng: Random, split: str, key: str, scene: Scene) -> Iterator[RowItem]:
     boxes = [thing.box for thing in scene.things]
-
-    def row(task: str, **fields: Any) -> RowItem:
-        record = Record(image=key, objects=scene.words, facts=facts, extra=extra, **fields)
-        return RowItem(split, task, record, number=key)
-
     facts = _facts("image", scene.words, boxes=boxes, patch=scene.patch)
     extra = {"samples": " ".join(thing.sample for thing in scene.things)}
-    yield row("caption", id=key, references=text.image_captions(scene.words), form=str(len(boxes)))
-    for form, question, answer in text.image_questions(rng, scene)[:2]:
-        yield row("vqa", id=f"{key}-{form}", text=question, answers=(Answer(answer),), form=form)
+    row = rows_about(split, "image", key, objects=scene.words, facts=facts, extra=extra)
+    yield row("caption", references=text.image_captions(scene.words), form=str(len(boxes)))
+    yield from _asked(row, "vqa", text.image_questions(rng, scene))
     form, statement, label = text.statement(rng, scene)
-    yield row("entailment", id=key, text=statement, answers=(Answer(label),), form=form)
+    yield row("entailment", text=statement, answers=(Answer(label),), form=form)
     pointed = text.phrase(rng, scene)
     if pointed is not None:
         thing, phrases = pointed
-        fields = {"text": phrases[0], "references": phrases, "box": thing.box}
-        yield row("grounding", id=key, **fields)
-        yield row("grounded_caption", id=key, **fields)
+        for task in ("grounding", "grounded_caption"):
+            yield row(task, text=phrases[0], references=phrases, box=thing.box)
     true = rng.random() < 0.5
     words = scene.words if true else text.wrong_words(rng, scene.words)
     caption, label = rng.choice(text.image_captions(words)), "yes" if true else "no"
-    yield row("matching", id=key, text=caption, answers=(Answer(label),), form="caption")
+    yield row("matching", text=caption, answers=(Answer(label),), form="caption")
 
 
 # ------------------------------------------------------------------------------------------------- clips
@@ -229,18 +229,13 @@ def _clips(options: DigitsOptions, split: str, hand: Hand, ready: Sequence[Ready
 
 def _clip_rows(rng: Random, split: str, key: str, word: str, motion: str, sample: str) -> Iterator[RowItem]:
     facts, extra = _facts("video", (word,), motion=motion), {"samples": sample}
-
-    def row(task: str, **fields: Any) -> RowItem:
-        record = Record(video=key, objects=(word,), facts=facts, extra=extra, **fields)
-        return RowItem(split, task, record, number=key)
-
-    yield row("video_caption", id=key, references=text.video_captions(word, motion))
-    for form, question, answer in text.video_questions(rng, word, motion)[:2]:
-        yield row("video_qa", id=f"{key}-{form}", text=question, answers=(Answer(answer),), form=form)
+    row = rows_about(split, "video", key, objects=(word,), facts=facts, extra=extra)
+    yield row("video_caption", references=text.video_captions(word, motion))
+    yield from _asked(row, "video_qa", text.video_questions(rng, word, motion))
     true = rng.random() < 0.5
     said = word if true else text.other(rng, (word,))
     caption, label = rng.choice(text.video_captions(said, motion)), "yes" if true else "no"
-    yield row("video_matching", id=key, text=caption, answers=(Answer(label),), form="caption")
+    yield row("video_matching", text=caption, answers=(Answer(label),), form="caption")
 
 
 # ------------------------------------------------------------------------------------------------ speech
@@ -271,26 +266,21 @@ def _speech(options: DigitsOptions, root: Path) -> Iterator[Item]:
 
 def _recording(options: DigitsOptions, split: str, recording: digit_sets.Recording) -> Iterator[Item]:
     """The recording, in the train split at several speeds, and its rows."""
-    file, word = str(recording.path), NUMBERS[recording.digit]
+    file, word = str(recording.path), recording.word
     try:
         samples_S = media.decode_audio(read_bytes(recording.path), file, options.sampling_rate)
     except UserError as error:
         yield BadItem(file, recording.path.name, "audio", str(error))
         return
     facts, extra = _facts("audio", (word,)), {"samples": recording.path.stem, "speaker": recording.speaker}
-
-    def row(task: str, **fields: Any) -> RowItem:
-        record = Record(audio=key, objects=(word,), facts=facts, extra=extra, **fields)
-        return RowItem(split, task, record, file, key)
-
     for copy in range(options.copies if split == "train" else 1):
         rng = Random(f"{options.seed}/{split}/{recording.path.name}/{copy}")
         key = f"{recording.path.stem}-{copy}"
         sound_S = _placed(rng, samples_S, round(options.audio_seconds * options.sampling_rate), copy > 0)
         yield MediaItem(split, key, media.encode_wav(sound_S, options.sampling_rate), ".wav", file)
-        yield row("audio_caption", id=key, references=digit_sets.spoken_captions(word))
-        for form, question, answer in text.audio_questions(rng, word)[:2]:
-            yield row("audio_qa", id=f"{key}-{form}", text=question, answers=(Answer(answer),), form=form)
+        row = rows_about(split, "audio", key, file, objects=(word,), facts=facts, extra=extra)
+        yield row("audio_caption", references=digit_sets.spoken_captions(word))
+        yield from _asked(row, "audio_qa", text.audio_questions(rng, word))
 
 
 def _placed(rng: Random, samples_S: np.ndarray, length: int, vary: bool) -> np.ndarray:

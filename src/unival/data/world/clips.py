@@ -22,9 +22,6 @@ GROWN = 1.3
 """Final size of a growing object, as a multiple of its usual size; it starts at half."""
 STEPS = {"left": (-1, 0), "right": (1, 0), "up": (0, -1), "down": (0, 1)}
 
-_Base = tuple[np.ndarray, int, int, int]
-"""Mask, size, angle, row in the digit bank (-1 for shapes)."""
-
 
 @dataclass(frozen=True, slots=True)
 class Actor:
@@ -89,19 +86,29 @@ def _choose_actors(rng: Random, rules: ClipRules) -> tuple[list[tuple[str, str]]
     return pairs, actions, kind_of_clip == "ordered"
 
 
-def _base_mask(rng: Random, kind: str, bank: DigitBank) -> _Base:
+@dataclass(frozen=True, slots=True)
+class _Look:
+    """What an object looks like."""
+
+    kind: str
+    size: int
+    angle: int = 0
+    strokes: np.ndarray | None = None
+    """Of a digit."""
+
+    def mask(self, scale: float = 1.0) -> np.ndarray:
+        """Its coverage at a multiple of its size."""
+        height = max(round(self.size * scale), 5)
+        if self.strokes is not None:
+            return drawing.digit_mask(self.strokes, height)
+        return drawing.shape_mask(self.kind, height, self.angle)
+
+
+def _look(rng: Random, kind: str, bank: DigitBank) -> _Look:
     if is_digit(kind):
-        sample, size = bank.choose(rng, kind), rng.randint(*DIGIT_PIXELS)
-        return drawing.digit_mask(bank.strokes[sample], size), size, 0, sample
-    size, angle = rng.randint(*SHAPE_PIXELS), pick(rng, drawing.ANGLES)
-    return drawing.shape_mask(kind, size, angle), size, angle, -1
-
-
-def _scaled(kind: str, size: int, angle: int, sample: int, bank: DigitBank, scale: float) -> np.ndarray:
-    height = max(round(size * scale), 5)
-    if sample >= 0:
-        return drawing.digit_mask(bank.strokes[sample], height)
-    return drawing.shape_mask(kind, height, angle)
+        sample = bank.choose(rng, kind)
+        return _Look(kind, rng.randint(*DIGIT_PIXELS), strokes=bank.strokes[sample])
+    return _Look(kind, rng.randint(*SHAPE_PIXELS), pick(rng, drawing.ANGLES))
 
 
 def _start(rng: Random, action: str, side: int, size: int, travel: int) -> tuple[int, int]:
@@ -124,14 +131,14 @@ def progress(frame: int, frames: int, window: tuple[float, float], speed: float)
 
 def _lay_out(
     rng: Random, pairs: list[tuple[str, str]], actions: list[str], ordered: bool, side: int, bank: DigitBank
-) -> tuple[list[_Base], list[tuple[int, int]], list[int]]:
+) -> tuple[list[_Look], list[tuple[int, int]], list[int]]:
     """Look, starting centre and travel of each object, so that the two never touch."""
     for attempt in count():
         if attempt % 20 == 0:  # two large looks may not fit together: draw others
-            bases = [_base_mask(rng, kind, bank) for _, kind in pairs]
+            looks = [_look(rng, kind, bank) for _, kind in pairs]
             spans = [
-                round(base[1] * (GROWN if act == "grow" else 1))
-                for base, act in zip(bases, actions, strict=True)
+                round(look.size * (GROWN if act == "grow" else 1))
+                for look, act in zip(looks, actions, strict=True)
             ]
         travels = [rng.randint(*TRAVEL) for _ in pairs]
         starts = [
@@ -139,7 +146,7 @@ def _lay_out(
         ]
         ends = [_moved(start, act, go) for start, act, go in zip(starts, actions, travels, strict=True)]
         if len(pairs) == 1 or _apart(starts, ends, spans, ordered):
-            return bases, starts, travels
+            return looks, starts, travels
     raise AssertionError("unreachable")
 
 
@@ -172,15 +179,15 @@ def make_clip(
     """A random clip and its frames, uint8 (frames, side, side, 3)."""
     pairs, actions, ordered = _choose_actors(rng, rules)
     windows = [(0.0, 0.45), (0.55, 1.0)] if ordered else [(0.0, 1.0)] * 2
-    bases, starts, travels = _lay_out(rng, pairs, actions, ordered, side, bank)
+    looks, starts, travels = _lay_out(rng, pairs, actions, ordered, side, bank)
     colors = [drawing.color_of(rng, color) for color, _ in pairs]
     paper = drawing.background(rng, side)
     result = np.empty((frames, side, side, 3), np.uint8)
     for frame in range(frames):
         canvas = paper.copy()
-        for index, (_, kind) in enumerate(pairs):
+        for index, look in enumerate(looks):
             done = progress(frame, frames, windows[index], rules.speed)
-            mask = _appearance(kind, actions[index], bases[index], bank, done)
+            mask = _appearance(look, actions[index], done)
             if mask is not None:
                 x, y = _moved(starts[index], actions[index], travels[index] * done)
                 left, top = round(x - mask.shape[1] / 2), round(y - mask.shape[0] / 2)
@@ -193,15 +200,9 @@ def make_clip(
     return Clip(actors, ordered), result
 
 
-def _appearance(kind: str, action: str, base: _Base, bank: DigitBank, done: float) -> np.ndarray | None:
+def _appearance(look: _Look, action: str, done: float) -> np.ndarray | None:
     """The object's mask at a moment; None while it is not there."""
-    mask, size, angle, sample = base
-    if action == "appear":
-        return mask if done > 0.5 else None
-    if action == "vanish":
-        return mask if done < 0.5 else None
-    if action == "grow":
-        return _scaled(kind, size, angle, sample, bank, 0.5 + (GROWN - 0.5) * done)
-    if action == "shrink":
-        return _scaled(kind, size, angle, sample, bank, 1.0 - 0.6 * done)
-    return mask
+    if (action == "appear" and done <= 0.5) or (action == "vanish" and done >= 0.5):
+        return None
+    scales = {"grow": 0.5 + (GROWN - 0.5) * done, "shrink": 1.0 - 0.6 * done}
+    return look.mask(scales.get(action, 1.0))

@@ -87,6 +87,11 @@ def pick(rng: Random, options: Sequence[T]) -> T:
     return options[int(rng.random() * len(options))]
 
 
+def any_of(rng: Random, options: Sequence[T]) -> T | None:
+    """One of the options, None where there is none."""
+    return pick(rng, options) if options else None
+
+
 def shuffled(rng: Random, items: Sequence[T]) -> list[T]:
     """A shuffled copy."""
     result = list(items)

@@ -7,8 +7,19 @@ from collections import Counter
 from collections.abc import Callable
 from random import Random
 
-from unival.data.world.concepts import NUMBERS, Pairs, article, is_digit, joined, noun, pick, shuffled
-from unival.data.world.scenes import RELATIONS, Scene, Thing, absent_pair, holds
+from unival.data.world.concepts import (
+    NUMBERS,
+    Pairs,
+    any_of,
+    article,
+    is_digit,
+    joined,
+    noun,
+    pick,
+    shuffled,
+)  # fmt: skip
+from unival.data.world.questions import different
+from unival.data.world.scenes import Scene, Thing, absent_pair
 
 CLOTH = "gray cloth"
 
@@ -34,7 +45,6 @@ _OPENINGS = ("{}", "{}", "there is {}", "an image of {}", "a picture with {}", "
 
 def captions(rng: Random, scene: Scene, count: int = 5) -> tuple[str, ...]:
     """Different reference captions; each names every object with its colour, and the numbers."""
-    found: dict[str, None] = {}
     plain = pick(rng, _OPENINGS)
     writers: list[Callable[[], str]] = [
         lambda: _opened(plain, _mentions(rng, scene, False)),
@@ -44,11 +54,7 @@ def captions(rng: Random, scene: Scene, count: int = 5) -> tuple[str, ...]:
         lambda: _related(rng, scene),
         lambda: _opened(pick(rng, _OPENINGS), shuffled(rng, _mentions(rng, scene, False))),
     ]
-    for attempt in range(60):
-        found.setdefault(writers[attempt % len(writers)]())
-        if len(found) == count:
-            break
-    return tuple(found)
+    return different((writer() for writer in writers * 10), count)
 
 
 def _opened(opening: str, phrases: list[str]) -> str:
@@ -65,11 +71,10 @@ def _counted(rng: Random, scene: Scene) -> str:
 
 def _related(rng: Random, scene: Scene) -> str:
     """Two single objects in relation, then the rest; a plain list where no relation is clear."""
-    singles = scene.unique()
-    options = [(a, r, b) for a in singles for b in singles if a is not b for r in RELATIONS if holds(r, a, b)]
-    if not options:
+    found = any_of(rng, scene.relations())
+    if found is None:
         return joined(_mentions(rng, scene, False))
-    a, relation, b = pick(rng, options)
+    a, relation, b = found
     ours = {article(a.name), article(b.name)}
     rest = [phrase for phrase in _mentions(rng, scene, False) if phrase not in ours]
     link = pick(rng, (relation, f"to the {relation}" if relation.endswith("of") else relation))

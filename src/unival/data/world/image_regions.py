@@ -5,6 +5,7 @@ from random import Random
 
 from unival.data.world.concepts import article, mend_articles, noun, pick, shuffled
 from unival.data.world.image_captions import CLOTH
+from unival.data.world.questions import Templates
 from unival.data.world.scenes import RELATIONS, Box, Scene, Thing, holds
 
 
@@ -25,13 +26,17 @@ _EXTREMES = {
     "topmost": lambda t: t.center[1],
     "lowest": lambda t: -t.center[1],
 }
-_REGION_TEMPLATES: dict[str, dict[str, tuple[str, ...]]] = {
-    "name": {
-        "usual": ("{0}", "the {0}"),
-        "unseen": ("find the {0}", "the thing that is a {0}"),
+_TEMPLATES: Templates = {
+    "usual": {
+        "name": ("{0}", "the {0}"),
+        "relation": ("{0} {1} the {2}", "the {0} {1} the {2}"),
+        "extreme": ("the {1} {0}", "{1} {0}"),
     },
-    "relation": {"usual": ("{0} {1} the {2}", "the {0} {1} the {2}"), "unseen": ("{1} the {2}, a {0}",)},
-    "extreme": {"usual": ("the {1} {0}", "{1} {0}"), "unseen": ("of all, the {1} {0}",)},
+    "unseen": {
+        "name": ("find the {0}", "the thing that is a {0}"),
+        "relation": ("{1} the {2}, a {0}",),
+        "extreme": ("of all, the {1} {0}",),
+    },
 }
 
 
@@ -49,9 +54,7 @@ def regions(rng: Random, scene: Scene, count: int, phrasing: str = "usual") -> l
     """Up to `count` different objects (now and then the cloth) with a phrase each."""
     found = []
     for thing in shuffled(rng, [*scene.things, *([None] if scene.cloth and rng.random() < 0.3 else [])]):
-        region = (
-            _cloth_region(rng, scene, phrasing) if thing is None else _region(rng, scene, thing, phrasing)
-        )
+        region = _region(rng, scene, thing, phrasing) if thing else _cloth(rng, scene.cloth, phrasing)
         if region is not None:
             found.append(region)
         if len(found) == count:
@@ -59,16 +62,14 @@ def regions(rng: Random, scene: Scene, count: int, phrasing: str = "usual") -> l
     return found
 
 
-def _cloth_region(rng: Random, scene: Scene, phrasing: str) -> Region | None:
-    phrase = pick(rng, _REGION_TEMPLATES["name"][phrasing]).format(CLOTH)
-    return Region("cloth", phrase, scene.cloth, (CLOTH, f"the {CLOTH}")) if scene.cloth else None
+def _cloth(rng: Random, box: Box | None, phrasing: str) -> Region | None:
+    phrase = pick(rng, _TEMPLATES[phrasing]["name"]).format(CLOTH)
+    return Region("cloth", phrase, box, (CLOTH, f"the {CLOTH}")) if box else None
 
 
 def _region(rng: Random, scene: Scene, thing: Thing, phrasing: str) -> Region | None:
     names = _names(scene, thing)
-    texts: list[tuple[str, str]] = []
-    for name in names:
-        texts += [("name", template.format(name)) for template in _REGION_TEMPLATES["name"][phrasing]]
+    texts = [("name", text.format(name)) for name in names for text in _TEMPLATES[phrasing]["name"]]
     if not names or rng.random() < 0.1:
         texts = _relative_phrases(scene, thing, phrasing) or texts
     if not texts:
@@ -80,19 +81,16 @@ def _region(rng: Random, scene: Scene, thing: Thing, phrasing: str) -> Region | 
 
 def _relative_phrases(scene: Scene, thing: Thing, phrasing: str) -> list[tuple[str, str]]:
     """Phrases by position among objects of the same kind, or relative to another object."""
-    texts = []
+    parts: list[tuple[str, ...]] = []
     kin = scene.named(kind=thing.kind)
     for word, key in _EXTREMES.items():
         ordered = sorted(kin, key=key)
         if len(kin) > 1 and ordered[0] is thing and key(ordered[1]) - key(thing) >= 4:
-            options = _REGION_TEMPLATES["extreme"][phrasing]
-            texts += [("extreme", template.format(noun(thing.kind), word)) for template in options]
+            parts.append(("extreme", noun(thing.kind), word))
     for other in scene.unique():
         for relation in RELATIONS:
             if other is thing or other.kind == thing.kind or not holds(relation, thing, other):
                 continue
-            if any(t is not thing and holds(relation, t, other, -1.0) for t in kin):
-                continue
-            options = _REGION_TEMPLATES["relation"][phrasing]
-            texts += [("relation", t.format(noun(thing.kind), relation, other.name)) for t in options]
-    return texts
+            if not any(t is not thing and holds(relation, t, other, -1.0) for t in kin):
+                parts.append(("relation", noun(thing.kind), relation, other.name))
+    return [(form, text.format(*rest)) for form, *rest in parts for text in _TEMPLATES[phrasing][form]]

@@ -3,8 +3,24 @@
 from dataclasses import dataclass
 from random import Random
 
-from unival.data.world.concepts import ALLOWED_PAIRS, NUMBERS, Pairs, is_digit, mend_articles, noun, pick
+from unival.data.world.concepts import ALLOWED_PAIRS, NUMBERS, Pairs, any_of, is_digit, noun, pick
+from unival.data.world.questions import Templates, Voice
 from unival.data.world.scenes import OPPOSITE, RELATIONS, Scene, Thing, absent_pair, holds
+
+_TEMPLATES: Templates = {
+    "usual": {
+        "exist": ("there is a {0}", "a {0} is in the image", "the image has a {0}"),
+        "count": ("there are exactly {0} {1}", "the image has exactly {0} {1}"),
+        "relation": ("a {0} is {1} the {2}", "there is a {0} {1} the {2}"),
+        "under": ("a {0} is under the cloth", "there is a {0} under the cloth"),
+    },
+    "unseen": {
+        "exist": ("one of the objects is a {0}", "somewhere there is a {0}"),
+        "count": ("the number of {1} is {0}", "exactly {0} {1} are in it"),
+        "relation": ("{1} the {2} is a {0}", "one finds a {0} {1} the {2}"),
+        "under": ("the cloth covers a {0}", "under the cloth is a {0}"),
+    },
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -16,48 +32,27 @@ class Statement:
     label: str
 
 
-_STATEMENTS: dict[str, dict[str, tuple[str, ...]]] = {
-    "exist": {
-        "usual": ("there is a {0}", "a {0} is in the image", "the image has a {0}"),
-        "unseen": ("one of the objects is a {0}", "somewhere there is a {0}"),
-    },
-    "count": {
-        "usual": ("there are exactly {0} {1}", "the image has exactly {0} {1}"),
-        "unseen": ("the number of {1} is {0}", "exactly {0} {1} are in it"),
-    },
-    "relation": {
-        "usual": ("a {0} is {1} the {2}", "there is a {0} {1} the {2}"),
-        "unseen": ("{1} the {2} is a {0}", "one finds a {0} {1} the {2}"),
-    },
-    "under": {
-        "usual": ("a {0} is under the cloth", "there is a {0} under the cloth"),
-        "unseen": ("the cloth covers a {0}", "under the cloth is a {0}"),
-    },
-}
-
-
-def _say(rng: Random, form: str, phrasing: str, label: str, *parts: str) -> Statement:
-    text = pick(rng, _STATEMENTS[form][phrasing]).format(*parts)
-    return Statement(
-        form, mend_articles(text).replace("there are exactly one", "there is exactly one"), label
-    )
-
-
-def _state_exist(rng: Random, scene: Scene, phrasing: str, pairs: Pairs, label: str) -> Statement | None:
+def _exist(voice: Voice, scene: Scene, label: str) -> str | None:
     """Seen: yes. Not seen: no, but maybe where a cloth may hide it."""
+    if label == "no" and scene.cloth:
+        return None
     if label == "yes":
-        return _say(rng, "exist", phrasing, label, pick(rng, scene.things).name)
-    color, kind = absent_pair(rng, scene, pairs)
-    return _say(rng, "exist", phrasing, label, f"{color} {noun(kind)}")
+        return voice.say("exist", pick(voice.rng, scene.things).name)
+    return voice.say("exist", _absent(voice, scene))
 
 
-def _state_count(rng: Random, scene: Scene, phrasing: str, pairs: Pairs, label: str) -> Statement | None:
+def _absent(voice: Voice, scene: Scene) -> str:
+    color, kind = absent_pair(voice.rng, scene, voice.pairs)
+    return f"{color} {noun(kind)}"
+
+
+def _count(voice: Voice, scene: Scene, label: str) -> str | None:
     """A cloth may hide one more: then the number seen, or one more, is only possible."""
     kinds = sorted({t.kind for t in scene.things if not is_digit(t.kind)})
-    if kinds and rng.random() < 0.8:
-        kind, color = pick(rng, kinds), None
+    if kinds and voice.rng.random() < 0.8:
+        kind, color = pick(voice.rng, kinds), None
     else:
-        kind, color = None, pick(rng, sorted({t.color for t in scene.things}))
+        kind, color = None, pick(voice.rng, sorted({t.color for t in scene.things}))
     seen = len(scene.named(color, kind))
     if scene.cloth is None:
         numbers = [n for n in (1, 2, 3, 4) if (n == seen) == (label == "yes")]
@@ -65,49 +60,42 @@ def _state_count(rng: Random, scene: Scene, phrasing: str, pairs: Pairs, label: 
         numbers = [seen, seen, seen + 1]
     else:
         numbers = [n for n in (1, 2, 3, 4) if n < seen or n > seen + 1] if label == "no" else []
-    if not numbers:
+    number = any_of(voice.rng, numbers)
+    if number is None:
         return None
-    number = pick(rng, numbers)
     named = noun(kind, number) if kind else f"{color} {'object' if number == 1 else 'objects'}"
-    return _say(rng, "count", phrasing, label, NUMBERS[number], named)
+    text = voice.say("count", NUMBERS[number], named)
+    return text.replace("there are exactly one", "there is exactly one")
 
 
-def _state_relation(rng: Random, scene: Scene, phrasing: str, pairs: Pairs, label: str) -> Statement | None:
+def _relation(voice: Voice, scene: Scene, label: str) -> str | None:
     """About two visible objects yes or no; about an unseen one maybe, if the cloth lies on that side."""
-    singles = scene.unique()
+    cloth = Thing("gray", "cloth", "", scene.cloth) if scene.cloth else None
     if label == "maybe":
-        if scene.cloth is None:
-            return None
-        cloth = Thing("gray", "cloth", "", scene.cloth)
-        options = [(r, b) for b in singles for r in RELATIONS if holds(r, cloth, b)]
-        if not options:
-            return None
-        relation, b = pick(rng, options)
-        color, kind = absent_pair(rng, scene, pairs)
-        return _say(rng, "relation", phrasing, label, f"{color} {noun(kind)}", relation, b.name)
-    options_ab = [
-        (a, r, b) for a in singles for b in singles if a is not b for r in RELATIONS if holds(r, a, b)
-    ]
-    if not options_ab:
+        sides = [(r, b) for b in scene.unique() for r in RELATIONS if cloth and holds(r, cloth, b)]
+        side = any_of(voice.rng, sides)
+        return voice.say("relation", _absent(voice, scene), side[0], side[1].name) if side else None
+    found = any_of(voice.rng, scene.relations())
+    if found is None:
         return None
-    a, relation, b = pick(rng, options_ab)
+    a, relation, b = found
     if label == "no":
-        if scene.cloth is not None and not holds(relation, Thing("gray", "cloth", "", scene.cloth), b):
+        if cloth and not holds(relation, cloth, b):
             return None  # a second such object could lie under the cloth, on the stated side
         relation = OPPOSITE[relation]
-    return _say(rng, "relation", phrasing, label, a.name, relation, b.name)
+    return voice.say("relation", a.name, relation, b.name)
 
 
-def _state_under(rng: Random, scene: Scene, phrasing: str, pairs: Pairs, label: str) -> Statement | None:
+def _under(voice: Voice, scene: Scene, label: str) -> str | None:
     """With a cloth nobody can tell what is under it; without one nothing is under it."""
     if label == "yes" or (label == "maybe") != (scene.cloth is not None):
         return None
-    color, kind = pick(rng, pairs)
-    return _say(rng, "under", phrasing, label, f"{color} {noun(kind)}")
+    color, kind = pick(voice.rng, voice.pairs)
+    return voice.say("under", f"{color} {noun(kind)}")
 
 
-_STATERS = {"exist": _state_exist, "count": _state_count, "relation": _state_relation, "under": _state_under}
-_STATEMENT_FORMS = ("exist",) * 9 + ("count",) * 5 + ("relation",) * 4 + ("under",) * 2
+_WRITERS = {"exist": _exist, "count": _count, "relation": _relation, "under": _under}
+_FORMS = ("exist",) * 9 + ("count",) * 5 + ("relation",) * 4 + ("under",) * 2
 
 
 def statements(
@@ -117,15 +105,13 @@ def statements(
 
     Scenes with a cloth (40 %) give two statements: four sevenths of all, of which `maybe` is 7/12.
     """
-    found: dict[str, Statement] = {}
+    voice, found = Voice(rng, _TEMPLATES[phrasing], pairs), dict[str, Statement]()
     for _ in range(2 if scene.cloth else 1):
         label = pick(rng, ("maybe",) * 14 + ("yes",) * 5 + ("no",) * 5 if scene.cloth else ("yes", "no"))
         for _ in range(12):
-            form = pick(rng, _STATEMENT_FORMS)
-            if form == "exist" and label == "no" and scene.cloth:
-                continue
-            statement = _STATERS[form](rng, scene, phrasing, pairs, label)
-            if statement is not None and statement.text not in found:
-                found[statement.text] = statement
+            form = pick(rng, _FORMS)
+            text = _WRITERS[form](voice, scene, label)
+            if text is not None and text not in found:
+                found[text] = Statement(form, text, label)
                 break
     return list(found.values())

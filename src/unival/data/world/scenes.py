@@ -65,6 +65,13 @@ class Scene:
         """Objects whose colour and kind occur once."""
         return [t for t in self.things if len(self.named(t.color, t.kind)) == 1]
 
+    def relations(self) -> list[tuple[Thing, str, Thing]]:
+        """Where two such objects clearly are: `a`, its relation to `b`, `b`."""
+        singles = self.unique()
+        return [
+            (a, r, b) for a in singles for b in singles if a is not b for r in RELATIONS if holds(r, a, b)
+        ]
+
 
 def holds(relation: str, a: Thing, b: Thing, margin: float = CLEAR) -> bool:
     """Whether `a` is clearly left of (right of, above, below) `b`."""
