@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from unival.metrics.bootstrap import difference, interval, statistic
+from unival.metrics.bootstrap import difference, interval, resampled_means, statistic
 from unival.metrics.classification import calibration
 
 
@@ -32,6 +32,35 @@ def test_pairing_narrows_the_difference():
     assert 0 < low < value < high
     single = interval(first)
     assert high - low < 0.2 * (single.high - single.low)
+
+
+def test_rows_about_one_medium_are_drawn_together():
+    """Every row twice is no more knowledge; what differs between the rows of a medium still counts."""
+    scores = np.random.default_rng(4).normal(0, 1, 200)
+    media = [f"image-{number}" for number in range(200)]
+    assert interval(scores, groups=media) == interval(scores)
+    twice, both = np.repeat(scores, 2), np.repeat(media, 2).tolist()
+    assert interval(twice, groups=both) == pytest.approx(interval(scores))
+    plain = interval(twice)
+    assert plain.high - plain.low < 0.8 * (interval(scores).high - interval(scores).low)
+    assert difference(twice + 0.1, twice, groups=both) == pytest.approx((0.1, 0.1, 0.1))
+    means = resampled_means(twice, 0, 50, both)
+    np.testing.assert_allclose(means, resampled_means(scores, 0, 50))
+    with pytest.raises(ValueError, match="200 groups of 400 rows"):
+        interval(twice, groups=media)
+
+
+def test_intervals_of_unequal_groups_cover_the_truth():
+    """One to five rows of a medium share most of their luck: drawn one by one, intervals are too narrow."""
+    rng = np.random.default_rng(5)
+    covered = {"media": 0, "rows": 0}
+    for _ in range(200):
+        media = np.repeat(np.arange(60), rng.integers(1, 6, 60))
+        scores = rng.normal(0, 1, 60)[media] + rng.normal(0, 0.3, len(media))
+        for kind, groups in (("media", media.tolist()), ("rows", None)):
+            low, high = interval(scores, resamples=400, groups=groups)[1:]
+            covered[kind] += low <= 0 <= high
+    assert covered["media"] / 200 >= 0.90 > covered["rows"] / 200
 
 
 def test_the_same_seed_gives_the_same_interval_whatever_the_chunks(monkeypatch):

@@ -18,12 +18,11 @@ from unival.tracking import NullTracker
 PAIR = ["vqa", "grounding"]
 
 
-def result(model, kind, task, scores, tmp_path, split="test"):
+def result(model, kind, task, scores, tmp_path, split="test", **shift):
     scores = np.asarray(scores, dtype=float)
     metrics = {"score": interval(scores, resamples=200)}
-    return Result(
-        Spec(model, kind, task, split, len(scores)), "score", metrics, len(scores), scores, {}, tmp_path
-    )
+    spec = Spec(model, kind, task, split, len(scores), **shift)
+    return Result(spec, "score", metrics, len(scores), scores, list(range(len(scores))), {}, tmp_path)
 
 
 def table(columns, rows):
@@ -62,6 +61,21 @@ def test_lines_of_the_league(tmp_path, monkeypatch):
     assert worst == (0.5, 0.5, 0.5, "vqa")
     assert (half["share"], half["front"], pretrained["share"]) == (0.75, 0, 0.25)
     assert [line["robustness"] for line in lines[4:]] == pytest.approx([0, 0, 0, 0], abs=1e-6)
+
+
+def test_corruptions_of_the_same_rows_are_no_more_rows(tmp_path, monkeypatch):
+    """The mean over twelve equal cells is known as well as one of them."""
+    monkeypatch.setattr(league, "_updates", lambda task: 1)
+    scores = np.random.default_rng(0).random(60)
+    spreads = []
+    for severities in ([1], range(1, 13)):
+        found = [
+            result("finetune/vqa", "finetuned", "vqa", scores, tmp_path, shift="blur", severity=severity)
+            for severity in severities
+        ]
+        (line,) = table(league.COLUMNS, league.rows(found, {"average": ["vqa"]}, 200))
+        spreads.append((line["mean_low"], line["mean_high"]))
+    assert spreads[0] == spreads[1]
 
 
 def test_pairs_have_barriers_the_middle_and_a_front(tmp_path):

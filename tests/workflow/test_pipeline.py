@@ -1,5 +1,6 @@
 """The tools together, in scratch clones: what reruns, what goes on after a kill, what a queue imports."""
 
+import csv
 import hashlib
 import json
 import sqlite3
@@ -44,6 +45,7 @@ def test_the_whole_study(clone, run) -> None:
     assert all(summary[part] for part in ("ood", "merges", "ablations", "stages", "provenance"))
     for name, stage in summary["stages"].items():
         assert stage["peak_mib"] > 0 and stage["seconds"] > 0 and stage["run_id"], name
+    ends_are_the_experts(clone / "reports")
     names = {name for experiment, name, status in runs(clone) if status == "FINISHED"}
     assert {"finetune-vqa", "merged/average", "finetune/vqa", "pretrain-image_text"} <= names
     for experiment in ("prepare", "pretrain", "finetune", "merge", "evaluate", "ablate", "report"):
@@ -61,6 +63,20 @@ def test_the_whole_study(clone, run) -> None:
     again = ran(run("dvc", "repro").stdout)
     assert again[:2] == ["compose", "finetune@audio_caption"]
     assert not {"prepare", "pretrain@image_text", "finetune@vqa", "ablate"} & set(again)
+
+
+def ends_are_the_experts(reports: Path) -> None:
+    """The points 0 and 1 of a curve score as the stored predictions of the experts on the same rows."""
+    with (reports / "metrics/interpolation.csv").open() as handle:
+        ends = [row for row in csv.DictReader(handle) if row["metric"] != "cider"]
+    compared = 0
+    for row in ends:
+        if (row["task"], float(row["alpha"])) in ((row["first"], 0.0), (row["second"], 1.0)):
+            lines = (reports / f"predictions/finetune/{row['task']}/{row['task']}/test.jsonl").open()
+            scores = [json.loads(line)["scores"][row["metric"]] for line in lines][: int(row["n"])]
+            assert sum(scores) / len(scores) == pytest.approx(float(row["value"]), abs=1e-5)
+            compared += 1
+    assert compared
 
 
 @pytest.mark.resume

@@ -6,7 +6,7 @@ that two cells on the same rows can be compared in pairs (`unival.metrics.bootst
 
 import dataclasses
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -98,14 +98,20 @@ def score_cell(
         raise UserError(f"task '{task.name}': the predictions are of other rows than those to evaluate")
     values = [prediction.value for prediction in predictions]
     scores = task.scores(values, rows)
-    metrics = {name: interval(score_N, SEED, resamples) for name, score_N in scores.items()}
+    groups = media_of(rows)
+    metrics = {name: interval(score_N, SEED, resamples, groups=groups) for name, score_N in scores.items()}
     for name, (statistics_NS, reduce) in task.corpus(values, rows).items():
-        metrics[name] = statistic(statistics_NS, reduce, SEED, resamples)
+        metrics[name] = statistic(statistics_NS, reduce, SEED, resamples, groups=groups)
     confidence = None
     if task.config.constraint == "answers":
         probabilities_N = np.array([prediction.score for prediction in predictions])
         confidence = calibration(probabilities_N.clip(0.0, 1.0), scores[task.primary])
     return Cell(task.name, task.primary, metrics, scores, ids, list(predictions), confidence)
+
+
+def media_of(records: Sequence[Record]) -> list[Hashable]:
+    """What each row is about: resamples draw the rows about one medium together."""
+    return [tuple(record.media()) or record.id for record in records]
 
 
 def validation_score(
@@ -224,8 +230,9 @@ def as_list(records: Sequence[Record]) -> list[Record]:
 
 
 def _baseline(task: Task, rows: Sequence[Record], values: Sequence[Value], resamples: int) -> Baseline:
-    scores = task.scores(values, rows)
-    return Baseline({name: interval(score_N, SEED, resamples) for name, score_N in scores.items()}, scores)
+    scores, groups = task.scores(values, rows), media_of(rows)
+    found = {name: interval(score_N, SEED, resamples, groups=groups) for name, score_N in scores.items()}
+    return Baseline(found, scores)
 
 
 def best_blind(baselines: Mapping[str, Baseline], metric: str) -> tuple[str, Interval]:

@@ -11,7 +11,7 @@ with a list of objects; questions the official VQA accuracy; boxes Acc@IoU by si
 
 import argparse
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Hashable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -74,29 +74,36 @@ def scores(rows: Rows, objects: Mapping[str, str] | None = None) -> Iterator[Sco
         raise UserError("the rows have neither references nor answers nor boxes: nothing to compare with")
 
 
+def _media(rows: Rows) -> list[Hashable]:
+    """What each row is about: resamples draw the rows about one medium together."""
+    return [tuple(sorted(row.get("media", {}).items())) or row["id"] for row in rows]
+
+
 def _answers(rows: Rows) -> Iterator[Score]:
+    media = _media(rows)
     found = [
         vqa.accuracy(str(row["prediction"]), row["answers"], vqa.annotators(row.get("extra", {})))
         for row in rows
     ]
-    yield "vqa_accuracy", interval(np.array(found)), len(rows)
+    yield "vqa_accuracy", interval(np.array(found), groups=media), len(rows)
     exact = [str(row["prediction"]) == max(row["answers"], key=row["answers"].get) for row in rows]
-    yield "accuracy", interval(np.array(exact, dtype=np.float64)), len(rows)
+    yield "accuracy", interval(np.array(exact, dtype=np.float64), groups=media), len(rows)
 
 
 def _captions(rows: Rows) -> Iterator[Score]:
     candidates = [str(row["prediction"]) for row in rows]
-    references = [row["references"] for row in rows]
+    references, media = [row["references"] for row in rows], _media(rows)
     for name, score_N in caption.row_scores(candidates, references).items():
-        yield name, interval(score_N), len(rows)
+        yield name, interval(score_N, groups=media), len(rows)
     statistics_NS = caption.bleu_statistics(candidates, references)
     for order in range(1, 5):
-        yield f"bleu_{order}", statistic(statistics_NS, caption.bleu_of(order)), len(rows)
+        yield f"bleu_{order}", statistic(statistics_NS, caption.bleu_of(order), groups=media), len(rows)
     if java.available():
         official = java.scores(candidates, references)
         for name, value in official.corpus.items():
             is_mean = name in official.rows and name != "meteor_ptb"
-            yield name, interval(official.rows[name]) if is_mean else value, len(rows)
+            found = interval(official.rows[name], groups=media) if is_mean else value
+            yield name, found, len(rows)
 
 
 def _hallucination(rows: Rows, objects: Mapping[str, str]) -> Iterator[Score]:
@@ -106,22 +113,25 @@ def _hallucination(rows: Rows, objects: Mapping[str, str]) -> Iterator[Score]:
         for row in rows
     ]
     found = chair([str(row["prediction"]) for row in rows], present, objects)
-    yield "chair_s", interval(found.sentence_N), len(rows)
-    yield "chair_i", statistic(found.counts_N2, instance), len(rows)
+    media = _media(rows)
+    yield "chair_s", interval(found.sentence_N, groups=media), len(rows)
+    yield "chair_i", statistic(found.counts_N2, instance, groups=media), len(rows)
 
 
 def _boxes(rows: Rows) -> Iterator[Score]:
     truth_N4 = np.array([row["box"] for row in rows], dtype=np.float64)
     guess_N4 = np.array([row["prediction"] or (0.0,) * 4 for row in rows], dtype=np.float64)
     iou_N = boxes.iou(guess_N4, truth_N4)
-    yield "iou", interval(iou_N), len(rows)
+    media = _media(rows)
+    yield "iou", interval(iou_N, groups=media), len(rows)
     classes = {"": np.ones(len(rows), bool)} | {
         f"/{name}": mask_N for name, mask_N in boxes.size_classes(truth_N4).items()
     }
     for name, mask_N in classes.items():
-        for threshold in (0.5, 0.7, 0.9) if mask_N.any() else ():
+        chosen = [medium for medium, kept in zip(media, mask_N, strict=True) if kept]
+        for threshold in (0.5, 0.7, 0.9) if chosen else ():
             right_N = boxes.accuracy(iou_N[mask_N], threshold)
-            yield f"acc@{threshold}{name}", interval(right_N), int(mask_N.sum())
+            yield f"acc@{threshold}{name}", interval(right_N, groups=chosen), len(chosen)
 
 
 def read_objects(path: Path) -> dict[str, str]:

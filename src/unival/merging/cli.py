@@ -7,7 +7,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from unival import config
+from unival import config, files
 from unival.errors import UserError
 
 
@@ -121,10 +121,10 @@ def _report(options: argparse.Namespace) -> None:
 
 
 def _geometry(options: argparse.Namespace) -> None:
-    from unival.merging.geometry import geometry, write_csv
+    from unival.merging.geometry import COLUMNS, geometry
 
     rows = geometry(named_paths(options.model, "--model"), options.base)
-    write_csv(options.out, rows)
+    files.write_csv(options.out, COLUMNS, (row.values() for row in rows))
     print(f"{options.out}: {len(rows)} rows")
 
 

@@ -3,23 +3,22 @@
 One pass over base and models; sums in float64.
 """
 
-import csv
-import io
 import re
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from unival import files
 from unival.merging.checkpoint import State, opened
 from unival.merging.job import Job
 
 SUB_BLOCK = 1 << 14
 MODULES = r"^(?:model\.)?((?:encoder|decoder)\.(?:media\.\w+|layers)|\w+)"
 """The first group names the module of a tensor."""
+COLUMNS = (
+    "module", "first", "second", "cosine", "norm_first", "norm_second", "relative_first", "relative_second",
+)  # fmt: skip
 
 
 def gram(job: Job) -> Tensor:
@@ -49,9 +48,8 @@ def geometry(models: Mapping[str, State], base: State, modules: str = MODULES) -
         modules: a pattern whose first group names the module of a tensor; others count as "other".
 
     Returns:
-        Rows (module, first, second, cosine, norm_first, norm_second, relative_first, relative_second) for
-        every pair of models and every module, the module "all" first. The cosine with a zero vector is None.
-        Integers have no direction and are left out.
+        Rows of COLUMNS for every pair of models and every module, the module "all" first. The cosine with a
+        zero vector is None. Integers have no direction and are left out.
     """
     from unival.merging.engine import Plan, single_threaded
     from unival.merging.recipe import AlignRule, Recipe
@@ -78,25 +76,8 @@ def _rows(module: str, names: list[str], products: Tensor, base_square: float) -
     for i, first in enumerate(names):
         for j in range(i, len(names)):
             scale = norms[i] * norms[j]
-            rows.append(
-                {
-                    "module": module,
-                    "first": first,
-                    "second": names[j],
-                    "cosine": float(products[i, j]) / scale if scale else None,
-                    "norm_first": norms[i],
-                    "norm_second": norms[j],
-                    "relative_first": norms[i] / base if base else None,
-                    "relative_second": norms[j] / base if base else None,
-                }
-            )
+            cosine = float(products[i, j]) / scale if scale else None
+            relative = [norm / base if base else None for norm in (norms[i], norms[j])]
+            values = (module, first, names[j], cosine, norms[i], norms[j], *relative)
+            rows.append(dict(zip(COLUMNS, values, strict=True)))
     return rows
-
-
-def write_csv(path: Path | str, rows: list[dict[str, Any]]) -> None:
-    """Rows with the same keys as a CSV file; None is an empty cell."""
-    text = io.StringIO()
-    writer = csv.DictWriter(text, list(rows[0]) if rows else [], lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(rows)
-    files.write_text(path, text.getvalue())

@@ -18,7 +18,7 @@ from unival import config as configuration
 from unival import files
 from unival.engine.settings import TrainConfig
 from unival.errors import UserError, nearest
-from unival.stages.base import StageIO
+from unival.stages.base import StageIO, rounded
 from unival.tasks import TaskConfig
 
 if TYPE_CHECKING:
@@ -108,7 +108,7 @@ def run(config: Config, io: StageIO) -> None:
     folder = io.scratch / "ablations"
     for name, study in config.definitions.items():
         results = {one: lab.results(name, *one) for one in wanted[name]}
-        _write(folder, name, study, results, config.resamples)
+        files.write_csv(folder / f"{name}.csv", COLUMNS, _rows(name, study, results, config.resamples))
         _log(name, results, io)
     io.publish(folder, "reports/ablations")
 
@@ -223,25 +223,14 @@ class Laboratory:
 Results = Mapping[tuple[str, int], Mapping[str, "Result"]]
 
 
-def _write(folder: Path, name: str, study: Study, results: Results, resamples: int) -> None:
-    from unival.stages.evaluate import write_csv
-
-    folder.mkdir(parents=True, exist_ok=True)
-    write_csv(folder / f"{name}.csv", COLUMNS, _rows(name, study, results, resamples))
-
-
 def _rows(name: str, study: Study, results: Results, resamples: int) -> Iterator[tuple[Any, ...]]:
-    from unival.metrics.bootstrap import difference
-
     for (variant, seed), found in results.items():
         for task, result in found.items():
             against = results.get((study.baseline, seed), {}).get(task)
             paired: tuple[Any, ...] = ("", "", "")
             if against is not None and variant != study.baseline:
-                paired = tuple(
-                    round(v, 6) for v in difference(result.scores, against.scores, resamples=resamples)
-                )
-            value = tuple(round(v, 6) for v in result.value)
+                paired = rounded(result.minus(against, resamples))
+            value = rounded(result.value)
             yield name, variant, study.baseline, seed, task, result.primary, *value, result.n, *paired
 
 

@@ -11,6 +11,7 @@ import resource
 import shutil
 import signal
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -157,6 +158,11 @@ def _compared(resolved: dict[str, Any]) -> dict[str, Any]:
     """The parameters a person compares: the whole file is an artifact; too many break the UI's views."""
     kept = {key: value for key, value in resolved.items() if key not in ("tasks", "processor", "shifts")}
     return {key: value for key, value in tracking.flatten(kept).items() if not isinstance(value, list)}
+
+
+def rounded(values: Sequence[float]) -> tuple[float, ...]:
+    """Figures of a table: six digits after the point."""
+    return tuple(round(float(value), 6) for value in values)
 
 
 def peak_mib() -> int:

@@ -6,7 +6,7 @@ takes the cells of one model after the other: a model is loaded once, and decode
 """
 
 import json
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Hashable, Iterable
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -16,12 +16,18 @@ import numpy as np
 
 from unival import files
 from unival.engine.collate import MediaCache
-from unival.engine.evaluate import blind_baselines, evaluate_cell, prediction_rows, swapped_baseline
-from unival.metrics.bootstrap import Interval
+from unival.engine.evaluate import (
+    blind_baselines,
+    evaluate_cell,
+    media_of,
+    prediction_rows,
+    swapped_baseline,
+)
+from unival.metrics.bootstrap import Interval, difference
 from unival.stages.parts import Benchmark
 from unival.tasks import Task, TaskConfig
 
-FORMAT = 1
+FORMAT = 2
 """Of the stored cells: raise it when what a cell computes changes."""
 
 
@@ -58,6 +64,8 @@ class Result:
     n: int
     scores: np.ndarray
     """Primary score of every row, (n,)."""
+    groups: list[int]
+    """Number of the medium of every row: rows about one medium are drawn together."""
     baselines: dict[str, Interval]
     """Primary metric of `swapped`, `constant` and `majority` or `random`; empty where not asked for."""
     predictions: Path
@@ -67,6 +75,10 @@ class Result:
     def value(self) -> Interval:
         """The primary metric."""
         return self.metrics[self.primary]
+
+    def minus(self, other: "Result", resamples: int) -> Interval:
+        """The paired difference from another model on the same rows."""
+        return difference(self.scores, other.scores, resamples=resamples, groups=self.groups)
 
 
 Loader = Callable[[], tuple[Any, Any]]
@@ -127,6 +139,7 @@ class Cells:
             "n": cell.n,
             "metrics": cell.metrics,
             "scores": cell.scores[cell.primary].tolist(),
+            "groups": _numbers(media_of(rows)),
             "baselines": self._blind(task, rows, model, processor, split.store, cache) if spec.blind else {},
         }
         files.write_json(path, content)
@@ -155,9 +168,16 @@ class Cells:
             {name: Interval(*values) for name, values in content["metrics"].items()},
             content["n"],
             np.array(content["scores"]),
+            content["groups"],
             {name: Interval(*values) for name, values in content["baselines"].items()},
             path.with_suffix(".jsonl"),
         )
+
+
+def _numbers(keys: Iterable[Hashable]) -> list[int]:
+    """Equal keys as equal numbers."""
+    numbers: dict[Hashable, int] = {}
+    return [numbers.setdefault(key, len(numbers)) for key in keys]
 
 
 def _shifted(name: str, severity: int, medium: Any, array: np.ndarray, key: str) -> np.ndarray:

@@ -11,7 +11,6 @@ Written files:
     reports/predictions/<model>/<task>/<split>[-<shift>-<severity>].jsonl   a line per row, with its scores
 """
 
-import csv
 import json
 import os
 from collections.abc import Iterator, Mapping, Sequence
@@ -23,7 +22,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from unival import files
 from unival.errors import nearest
 from unival.stages import league
-from unival.stages.base import StageIO
+from unival.stages.base import StageIO, rounded
 from unival.tasks import TaskConfig
 
 if TYPE_CHECKING:
@@ -250,37 +249,27 @@ def _write(
     folder = io.out("reports/metrics/tasks.json").parent
     tasks = {result.spec.task: _task_row(result) for result in results if result.baselines}
     files.write_json(folder / "tasks.json", tasks)
-    write_csv(folder / "cells.csv", CELL_COLUMNS, (row for result in results for row in _cell_rows(result)))
+    files.write_csv(
+        folder / "cells.csv", CELL_COLUMNS, (row for result in results for row in _cell_rows(result))
+    )
     points = (
-        (first, second, round(alpha, 4), result.spec.task, result.primary, *_rounded(result.value), result.n)
+        (first, second, round(alpha, 4), result.spec.task, result.primary, *rounded(result.value), result.n)
         for first, second, alpha, result in curves
     )
-    write_csv(folder / "interpolation.csv", CURVE_COLUMNS, points)
-    write_csv(folder / "comparisons.csv", COMPARISON_COLUMNS, _comparisons(config, results))
+    files.write_csv(folder / "interpolation.csv", CURVE_COLUMNS, points)
+    files.write_csv(folder / "comparisons.csv", COMPARISON_COLUMNS, _comparisons(config, results))
     table = league.rows(results, merged_tasks(config), config.resamples)
-    write_csv(folder / "league.csv", league.COLUMNS, table)
+    files.write_csv(folder / "league.csv", league.COLUMNS, table)
     lines = league.lines_of(curves, config.resamples)
-    write_csv(folder / "pairs.csv", league.PAIR_COLUMNS, league.pair_rows(lines))
-    write_csv(folder / "fronts.csv", league.FRONT_COLUMNS, league.front_rows(lines))
+    files.write_csv(folder / "pairs.csv", league.PAIR_COLUMNS, league.pair_rows(lines))
+    files.write_csv(folder / "fronts.csv", league.FRONT_COLUMNS, league.front_rows(lines))
     _write_predictions(results, io)
     _log(tasks, results, io)
 
 
-def write_csv(path: Path, columns: Sequence[str], rows: Any) -> None:
-    """Write a table atomically."""
-    with files.atomic(path) as part, part.open("w", newline="", encoding="utf-8") as handle:
-        writer = csv.writer(handle, lineterminator="\n")
-        writer.writerow(columns)
-        writer.writerows(rows)
-
-
-def _rounded(values: Sequence[float]) -> tuple[float, ...]:
-    return tuple(round(float(value), 6) for value in values)
-
-
 def _task_row(result: "Result") -> dict[str, Any]:
     """The line of a task in summary.json."""
-    value, low, high = _rounded(result.value)
+    value, low, high = rounded(result.value)
     blind = {name: found for name, found in result.baselines.items() if name in ("swapped", "constant")}
     best = max(blind, key=lambda name: blind[name].value)
     majority = result.baselines.get("majority")
@@ -291,10 +280,10 @@ def _task_row(result: "Result") -> dict[str, Any]:
         "low": low,
         "high": high,
         "n": result.n,
-        "blind": _rounded(blind[best])[0],
+        "blind": rounded(blind[best])[0],
         "blind_kind": best,
-        "majority": _rounded(majority)[0] if majority else None,
-        "metrics": {name: _rounded(interval) for name, interval in result.metrics.items()},
+        "majority": rounded(majority)[0] if majority else None,
+        "metrics": {name: rounded(interval) for name, interval in result.metrics.items()},
     }
 
 
@@ -303,13 +292,12 @@ def _cell_rows(result: "Result") -> Iterator[tuple[Any, ...]]:
     for metric, interval in result.metrics.items():
         yield (
             spec.model, spec.kind, spec.task, spec.split, spec.shift, spec.severity or "", metric,
-            int(metric == result.primary), *_rounded(interval), result.n,
+            int(metric == result.primary), *rounded(interval), result.n,
         )  # fmt: skip
 
 
 def _comparisons(config: Config, results: Sequence["Result"]) -> Iterator[tuple[Any, ...]]:
     """Merged models against the expert of each task and the pretrained model, on the same rows."""
-    from unival.metrics.bootstrap import difference
 
     def place(spec: "Spec") -> tuple[Any, ...]:
         return spec.task, spec.split, spec.shift, spec.severity
@@ -322,7 +310,7 @@ def _comparisons(config: Config, results: Sequence["Result"]) -> Iterator[tuple[
         for kind in ("finetuned", "pretrained"):
             other = others.get((kind, place(spec)))
             if other is not None:
-                found = _rounded(difference(result.scores, other.scores, resamples=config.resamples))
+                found = rounded(result.minus(other, config.resamples))
                 split = f"{spec.split}-{spec.shift}-{spec.severity}" if spec.shift else spec.split
                 yield spec.model, other.spec.model, spec.task, split, result.primary, *found, result.n
 

@@ -13,7 +13,7 @@ what the middle has above the better end and above the mean of both; p values ar
 fronts.csv, a line per pair: the area that the points of the line dominate in the plane of the two tasks'
 scores, and the area that its ends do.
 
-Intervals are bootstraps over rows, with the same draws for all models of a task.
+Intervals are bootstraps over media, with the same draws for all models and all corruptions of a task's rows.
 """
 
 import json
@@ -94,9 +94,14 @@ def _of_tasks(
 
 
 def _drawn(result: "Result", resamples: int) -> np.ndarray:
-    """The score, then the scores of the resamples: (1 + R,). Equal draws for all models."""
-    seed = zlib.crc32(f"{result.spec.task}/{result.spec.file}".encode())
-    return np.concatenate([[result.value.value], resampled_means(result.scores, seed, resamples)])
+    """The score, then the scores of the resamples: (1 + R,).
+
+    Equal draws for all models, and for all corruptions of the same rows: their mean is no better known
+    than one of them.
+    """
+    seed = zlib.crc32(f"{result.spec.task}/{result.spec.split}".encode())
+    drawn = resampled_means(result.scores, seed, resamples, result.groups)
+    return np.concatenate([[result.value.value], drawn])
 
 
 def _line(model: str, part: str, found: Scores, experts: Scores, updates: int) -> dict[str, Any]:

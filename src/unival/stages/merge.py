@@ -18,7 +18,7 @@ from unival import config as configuration
 from unival import files
 from unival.errors import UserError, nearest
 from unival.merging import Recipe, merge
-from unival.merging.geometry import geometry, write_csv
+from unival.merging.geometry import COLUMNS, geometry
 from unival.stages.base import StageIO
 from unival.stages.fit import Fit, Search
 from unival.tasks import TaskConfig
@@ -118,7 +118,8 @@ def run(config: Config, io: StageIO) -> None:
     workshop.folder.mkdir(exist_ok=True)
     folders = {task: Path(config.experts) / task for task in config.finetuned}
     experts = {task: folder for task, folder in folders.items() if (folder / "config.json").is_file()}
-    write_csv(io.out("reports/metrics/geometry.csv"), geometry(experts, config.base))
+    rows = (row.values() for row in geometry(experts, config.base))
+    files.write_csv(io.out("reports/metrics/geometry.csv"), COLUMNS, rows)
     io.publish(workshop.folder, "models/merged")
 
 

@@ -1,7 +1,6 @@
 """What several stages put together: models and processors from folders, rows and media of a split, tasks, and
 the callback that carries a training run to MLflow and to its curve."""
 
-import csv
 import inspect
 import json
 from collections.abc import Iterable, Mapping
@@ -215,11 +214,8 @@ class Curve:
         """Write the curve and the summary; `result` is the model's training.json."""
         lines = self._lines()
         columns = ["step", *sorted({key for line in lines for key in line} - {"step"})]
-        out = self.io.out(f"reports/curves/{self.io.name}.csv")
-        with files.atomic(out) as part, part.open("w", newline="", encoding="utf-8") as handle:
-            writer = csv.DictWriter(handle, columns, lineterminator="\n")
-            writer.writeheader()
-            writer.writerows(lines)
+        rows = ([line.get(column) for column in columns] for line in lines)
+        files.write_csv(self.io.out(f"reports/curves/{self.io.name}.csv"), columns, rows)
         losses = [line["train/loss"] for line in lines if "train/loss" in line]
         summary = {"summary/loss": losses[-1]} if losses else {}
         if result["score"] is not None:
