@@ -175,6 +175,16 @@ def test_an_index_out_of_range_is_named() -> None:
         plan_media({"image": (2, 2)}, {"image": 2}, {"image": None}, 3, 6)
 
 
+def test_media_and_rows_of_different_number_are_named() -> None:
+    grids, counts = {"image": (2, 2), "video": (1, 2, 2)}, {"image": 2, "video": 3}
+    for rows in (1, 3):
+        with pytest.raises(ValueError, match=rf"image index has shape \[2, 1\], {rows} rows"):
+            indices = {"image": torch.tensor([[0], [1]]), "video": torch.full((rows, 1), -1)}
+            plan_media(grids, counts, indices, rows, 6)
+    with pytest.raises(ValueError, match="3 video media for 2 rows"):
+        plan_media(grids, counts, {"image": torch.tensor([[0], [1]]), "video": None}, 2, 6)
+
+
 def test_a_missing_encoder_is_named() -> None:
     model = UnivalForConditionalGeneration(tiny_config(video_encoder=None))
     with pytest.raises(UserError, match="no video encoder"):

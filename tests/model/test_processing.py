@@ -289,6 +289,8 @@ def test_batch_of_any_media() -> None:
 def test_wrong_use_is_named(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="resample to 1000 Hz"):
         processor()(audio=np.zeros(5), sampling_rate=44100)
+    with pytest.raises(UserError, match=r"different numbers of rows.*'input_ids': 1, 'pixel_index': 2"):
+        processor()(images=[noise(16, 16, 3)] * 2, text=" one prompt")
     with pytest.raises(UserError, match="PyTorch"):
         processor()(text="a", return_tensors="np")
     with pytest.raises(UserError, match=r"image_sise.*image_size"):

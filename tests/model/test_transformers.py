@@ -5,8 +5,9 @@ from typing import Any
 
 import pytest
 import torch
+from test_backbones import AUDIO, IMAGE, VIDEO
 from test_mixed_batches import tensors, tiny_config, tiny_model
-from transformers import AutoConfig, AutoModel, AutoModelForSeq2SeqLM
+from transformers import AutoConfig, AutoModel, AutoModelForImageTextToText, AutoModelForSeq2SeqLM
 
 from unival.model import UnivalConfig, UnivalForConditionalGeneration
 from unival.model.generation import SearchOptions, TokenRange, Trie, beam_search
@@ -24,7 +25,10 @@ def batch(dtype: torch.dtype = torch.float32) -> dict[str, Any]:
     return {name: v.to(dtype) if v.is_floating_point() else v for name, v in arguments.items()}
 
 
-@pytest.mark.parametrize("loader", [UnivalForConditionalGeneration, AutoModel, AutoModelForSeq2SeqLM])
+@pytest.mark.parametrize(
+    "loader",
+    [UnivalForConditionalGeneration, AutoModel, AutoModelForSeq2SeqLM, AutoModelForImageTextToText],
+)
 def test_saved_and_loaded_bit_equal(tmp_path: Path, loader: Any) -> None:
     model = tiny_model(dtype=torch.float32)
     model.save_pretrained(tmp_path)
@@ -44,6 +48,44 @@ def test_loading_in_bf16(tmp_path: Path) -> None:
     logits = loaded(**batch(torch.bfloat16), decoder_input_ids=torch.tensor([[0, 5]] * 3)).logits
     expected = model(**batch(), decoder_input_ids=torch.tensor([[0, 5]] * 3)).logits
     torch.testing.assert_close(logits.float(), expected, atol=0.1 * expected.abs().max().item(), rtol=0)
+
+
+def test_bf16_weights_take_what_the_processor_gives() -> None:
+    """Pixels are cast to the weights' precision; waveforms stay in float32 as far as the log-mel."""
+    torch.manual_seed(0)
+    encoders = {"image_encoder": IMAGE, "video_encoder": VIDEO, "audio_encoder": AUDIO}
+    model = UnivalForConditionalGeneration(tiny_config(**encoders, image_bucket_size=42)).eval()
+    media = {
+        "pixel_values": torch.randn(1, 3, 48, 48),
+        "video_values": torch.randn(1, 3, 4, 32, 32),
+        "audio_values": torch.randn(1, 8000),
+    }
+    expected = model(**media, decoder_input_ids=torch.tensor([[0, 5]])).logits
+    logits = model.bfloat16()(**media, decoder_input_ids=torch.tensor([[0, 5]])).logits
+    assert logits.dtype == torch.bfloat16
+    torch.testing.assert_close(logits.float(), expected, atol=0.1 * expected.abs().max().item(), rtol=0)
+
+
+def test_loss_of_accumulated_gradients() -> None:
+    """transformers' Trainer hands over the number of labels of all the calls it sums up."""
+    model, given = tiny_model(dtype=torch.float32), batch()
+    labels = torch.randint(4, 40, (3, 5))
+    labels[0, 2:] = -100
+    whole = model(**given, labels=labels).loss
+    total = torch.zeros(())
+    for row in range(3):
+        only = labels.masked_fill(torch.arange(3)[:, None] != row, -100)
+        total += model(**given, labels=only, num_items_in_batch=12).loss.detach()
+    torch.testing.assert_close(total, whole.detach())
+    assert model.accepts_loss_kwargs
+
+
+def test_unknown_arguments_are_named() -> None:
+    model, start = tiny_model(dtype=torch.float32), torch.tensor([[0, 5]] * 3)
+    model(**batch(), decoder_input_ids=start, output_attentions=None, output_hidden_states=False)
+    for name in ("pixel_vales", "output_attentions"):
+        with pytest.raises(TypeError, match=name):
+            model(**batch(), decoder_input_ids=start, **{name: True})
 
 
 def test_loading_onto_a_device_map(tmp_path: Path) -> None:
@@ -127,7 +169,7 @@ def test_gradient_checkpointing_changes_nothing() -> None:
     model(**batch(), labels=labels).loss.backward()
     plain = {name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None}
     model.zero_grad()
-    model.activation_checkpointing_enable()
+    model.gradient_checkpointing_enable()
     model(**batch(), labels=labels).loss.backward()
     for name, gradient in plain.items():
         torch.testing.assert_close(dict(model.named_parameters())[name].grad, gradient)

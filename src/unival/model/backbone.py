@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
+import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from transformers import initialization as init
@@ -52,6 +53,10 @@ class Backbone(nn.Module):
             for norm in self.batch_norms():
                 norm.eval()
         return self
+
+    def prepare(self, values: Tensor, memory_format: torch.memory_format) -> Tensor:
+        """Pixels in the precision of the weights and the layout that convolutions are fast with."""
+        return values.to(next(self.parameters()).dtype, memory_format=memory_format)
 
     def forward(self, values: Tensor) -> Tensor:
         raise NotImplementedError

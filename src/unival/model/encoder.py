@@ -348,15 +348,17 @@ def plan_media(
         grid_size: width of the position grid.
 
     Raises:
-        ValueError: an index is out of range, or misses while rows and media differ in number.
+        ValueError: an index has not B rows or points out of range, or misses while rows and media differ in
+            number.
     """
+    for name, count in counts.items():
+        index = indices[name]
+        if index is None and count != rows:
+            raise ValueError(f"{count} {name} media for {rows} rows: say with an index which row shows which")
+        if index is not None and (index.ndim != 2 or len(index) != rows):
+            raise ValueError(f"the {name} index has shape {list(index.shape)}, {rows} rows need [{rows}, K]")
     sizes = {name: len(segment_ids((name, grid), grid_size)) for name, grid in grids.items()}
-    if not grids or all(index is None for index in indices.values()):
-        for name, count in counts.items():
-            if count != rows:
-                raise ValueError(
-                    f"{count} {name} media for {rows} rows: say with an index which row shows which"
-                )
+    if all(index is None for index in indices.values()):
         return MediaPlan([tuple(grids.items())], [0] * rows, None, None, sum(sizes.values()))
     shown = {
         name: [[row] for row in range(rows)] if index is None else index.tolist()

@@ -8,7 +8,14 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
-from transformers import AutoConfig, AutoModel, AutoModelForSeq2SeqLM, GenerationMixin, PreTrainedModel
+from transformers import (
+    AutoConfig,
+    AutoModel,
+    AutoModelForImageTextToText,
+    AutoModelForSeq2SeqLM,
+    GenerationMixin,
+    PreTrainedModel,
+)
 from transformers import initialization as init
 from transformers.cache_utils import DynamicCache, EncoderDecoderCache
 from transformers.modeling_outputs import Seq2SeqLMOutput
@@ -34,6 +41,7 @@ class UnivalForConditionalGeneration(PreTrainedModel, GenerationMixin):
     base_model_prefix = ""
     main_input_name = "input_ids"
     supports_gradient_checkpointing = True
+    accepts_loss_kwargs = True  # of transformers' Trainer: `num_items_in_batch`
     _supports_sdpa = True
     _no_split_modules = ["EncoderLayer", "DecoderLayer", "MediaEmbedding"]  # noqa: RUF012
     _tied_weights_keys = {  # noqa: RUF012
@@ -114,7 +122,8 @@ class UnivalForConditionalGeneration(PreTrainedModel, GenerationMixin):
         past_key_values: EncoderDecoderCache | None = None,
         use_cache: bool | None = None,
         return_dict: bool | None = None,
-        **_: Any,
+        num_items_in_batch: Tensor | int | None = None,
+        **unknown: Any,
     ) -> Seq2SeqLMOutput | tuple[Any, ...]:
         """Logits, and the mean token loss where there are labels.
 
@@ -137,7 +146,15 @@ class UnivalForConditionalGeneration(PreTrainedModel, GenerationMixin):
             past_key_values: the same under its name before transformers 5.24.
             use_cache: start a cache where none is given.
             return_dict: False for a tuple.
+            num_items_in_batch: labels of all the calls whose gradients are summed up: divides the loss in
+                place of the number of this call's.
+            unknown: taken where None or False, as callers of transformers' models pass what they do not use.
+
+        Raises:
+            TypeError: an argument that the model does not have.
         """
+        if given := [name for name, value in unknown.items() if value is not None and value is not False]:
+            raise TypeError(f"UnivalForConditionalGeneration has no argument {', '.join(given)}")
         if decoder_input_ids is None:
             if labels is None:
                 raise ValueError("give decoder_input_ids or labels")
@@ -173,7 +190,7 @@ class UnivalForConditionalGeneration(PreTrainedModel, GenerationMixin):
         loss = None
         if labels is not None:
             total, count = sequence_loss(logits_BTV, labels, ignore_id=IGNORED)
-            loss = total / count
+            loss = total / (count if num_items_in_batch is None else num_items_in_batch)
         kept: dict[str, Any] = {CACHE: cache}
         output = Seq2SeqLMOutput(
             loss=loss,
@@ -204,5 +221,5 @@ class UnivalForConditionalGeneration(PreTrainedModel, GenerationMixin):
 
 
 AutoConfig.register(UnivalConfig.model_type, UnivalConfig)
-AutoModel.register(UnivalConfig, UnivalForConditionalGeneration)
-AutoModelForSeq2SeqLM.register(UnivalConfig, UnivalForConditionalGeneration)
+for auto in (AutoModel, AutoModelForSeq2SeqLM, AutoModelForImageTextToText):
+    auto.register(UnivalConfig, UnivalForConditionalGeneration)

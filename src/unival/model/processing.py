@@ -249,6 +249,9 @@ class UnivalProcessor(ProcessorMixin):
         ):
             if values is not None:
                 batch |= _stack_media(name, values, transform, rank)
+        rows = {key: len(batch[key]) for key in batch if key == "input_ids" or key.endswith("_index")}
+        if len(set(rows.values())) > 1:
+            raise UserError(f"processor: texts and media for different numbers of rows: {rows}")
         return BatchFeature(batch)
 
     def batch_decode(self, ids_BT: Any, **unused: Any) -> list[str]:

@@ -82,7 +82,7 @@ class TimmEncoder(Backbone):
 
     def forward(self, values: Tensor) -> Tensor:
         """Pixels (M, 3, H, W) to features (M, C, H/stride, W/stride)."""
-        values = values.contiguous(memory_format=torch.channels_last)
+        values = self.prepare(values, torch.channels_last)
         for name in self.body:
             values = self.get_submodule(name)(values)
         return values
@@ -115,7 +115,7 @@ class ResNet(Backbone):
 
     def forward(self, values: Tensor) -> Tensor:
         """Pixels (M, 3, H, W) to features (M, C, H/stride, W/stride)."""
-        values = values.contiguous(memory_format=torch.channels_last)
+        values = self.prepare(values, torch.channels_last)
         values = self.maxpool(self.relu(self.bn1(self.conv1(values))))
         for name in self.stages:
             values = self.get_submodule(name)(values)

@@ -88,7 +88,7 @@ class ResNeXt3D(Backbone):
 
     def forward(self, values: Tensor) -> Tensor:
         """Pixels (M, 3, T, H, W) to features (M, C, T/time stride, H/stride, W/stride)."""
-        values = values.contiguous(memory_format=torch.channels_last_3d)
+        values = self.prepare(values, torch.channels_last_3d)
         values = self.maxpool(self.relu(self.bn1(self.conv1(values))))
         for name in self.stages:
             values = self.get_submodule(name)(values)
