@@ -50,15 +50,42 @@ def test_every_run_has_its_values():
 
 @pytest.mark.parametrize("name", RUNS)
 def test_composes_with_the_published_values(name, monkeypatch):
-    train = composed(name, monkeypatch).train
+    run = composed(name, monkeypatch)
+    train = run.train
     rate, warmup, rows, epochs, size = VALUES[name]
     assert (train.optimizer.lr, train.optimizer.warmup, train.mixture.rows) == (rate, warmup, rows)
     assert math.isclose(train.steps, epochs * size / rows, rel_tol=2e-3)
-    assert train.optimizer.clip == (5.0 if name in ("s1", "s2", "hs") else 1.0)
+    optimizer = train.optimizer
+    assert (optimizer.name, optimizer.betas, optimizer.eps) == ("adamw", (0.9, 0.999), 1e-8)
+    assert (optimizer.weight_decay, optimizer.schedule, optimizer.power) == (0.01, "polynomial", 1.0)
+    pretraining = name in ("s1", "s2", "hs")
+    assert optimizer.clip == (5.0 if pretraining else 1.0)
+    # embeddings are frozen but for grounding, entailment and pretraining (reference 3.0)
+    assert train.freeze == ([] if pretraining or name in ("refcoco", "snli_ve") else ["shared"])
+    if name.endswith(("caption", "audiocaps", "clotho")):
+        (task,) = run.tasks.values()
+        decode = task.decode
+        assert (decode.beams, decode.max_tokens, decode.no_repeat_ngram) == (5, 22, 3)
+        assert task.max_target_words == 20  # reference 3.2
     assert train.ema == (
         0.9999 if name.removeprefix("linear_") in ("vqav2", "vqa", "msrvtt_qa", "msvd_qa") else 0
     )
     assert train.precision == "bfloat16"
+
+
+def test_the_edition_finetunes_as_the_runs_do(monkeypatch):
+    monkeypatch.chdir(ROOT)
+    tree = compose.compose(compose.read_params(), ["edition=paper", "model=base"])
+    same = {"caption": "coco_caption", "vqa": "vqav2", "grounding": "refcoco", "entailment": "snli_ve"}
+    same |= {"video_caption": "msrvtt_caption", "video_qa": "msrvtt_qa", "audio_caption": "audiocaps"}
+    for item, name in same.items():
+        run = config.build(module("finetune").Config, compose.resolve(tree, "finetune", item), item)
+        expected = composed(name, monkeypatch)
+        for part in ("optimizer", "loss", "mixture", "ema", "freeze", "precision"):
+            assert getattr(run.train, part) == getattr(expected.train, part), (item, part)
+        task, other = run.tasks[item], expected.tasks[item]
+        assert (task.decode, task.max_target_words) == (other.decode, other.max_target_words), item
+        assert task.prompt_type == other.prompt_type
 
 
 @pytest.fixture(scope="module")
