@@ -3,10 +3,12 @@
 Processes come from a fork server that has imported everything once: a run then costs a fraction of a second.
 """
 
+import contextlib
 import dataclasses
 import faulthandler
 import multiprocessing
 import os
+import resource
 import signal
 import socket
 import sys
@@ -27,14 +29,20 @@ CONTEXT.set_forkserver_preload([__name__])
 # Python 3.11 does not pass sys.path to the server, which would then import nothing
 os.environ["PYTHONPATH"] = os.pathsep.join(path for path in sys.path if path)
 
+PLACES = ("_update", "_validate", "_save")
+"""Of `Trainer`: a step, an evaluation, the write of a checkpoint."""
+WIDTH = max(map(len, PLACES))
+
 
 def start(folder, options, ranks=1, slow=0.0, fail_at=None, die_in=None):
     """Start a run on each rank; returns the processes.
 
     `fail_at`: the step after which it kills itself; `die_in`: it does so in the third write of that file of a
-    checkpoint; `slow`: seconds added to steps, half of it to file syncs and validations.
+    checkpoint; `slow`: seconds added to steps, half of it to file syncs, three times it to validations.
     """
     environment = {}
+    for rank in range(ranks):
+        (folder / f"place-{rank}").unlink(missing_ok=True)
     if ranks > 1:
         with socket.socket() as probe:
             probe.bind(("127.0.0.1", 0))
@@ -92,6 +100,7 @@ def main(folder, options, environment, slow, die_in):
         scratch = folder / f"scratch-{environment.get('RANK', 0)}"
     if values.pop("linger", False):
         _linger()
+    full_on = values.pop("full_on", None)
     sharding = values.pop("sharding", "none")
     if sharding == "full":
         _forbid_functional_collectives()
@@ -100,11 +109,14 @@ def main(folder, options, environment, slow, die_in):
     config = dataclasses.replace(standins.config(streams, balanced), **values)
 
     def evaluate(model):
-        time.sleep(slow)
+        time.sleep(3 * slow)
         # falls and rises, so that the best weights are not the last
         return {"score": -abs(float(model.hidden.weight.detach().sum()) * 1000 % 7 - 3)}
 
     _interfere(slow, die_in)
+    if full_on == int(environment.get("RANK", 0)):
+        _fill_disk(8)
+    _note_places(folder / f"place-{environment.get('RANK', 0)}")
     train.train(
         config,
         standins.tiny() if tiny else standins.model(dropout=dropout),
@@ -132,6 +144,50 @@ def _interfere(slow, die_in):
         sync(path)
 
     train.Trainer._update, checkpoint.sync = slow_update, slow_or_dying_sync
+
+
+@contextlib.contextmanager
+def room(size):
+    """No file of this process can become larger than `size` bytes, as on a full disk."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+
+
+def _fill_disk(step):
+    """From the checkpoint after this step on there is no room for one."""
+    save = train.Trainer._save
+
+    def save_without_room(self, monitor):
+        with room(5_000) if self.step >= step else contextlib.nullcontext():
+            save(self, monitor)
+
+    train.Trainer._save = save_without_room
+
+
+def _note_places(path):
+    """Keep in a file in which part of the loop the rank is, for `place`."""
+    descriptor = os.open(path, os.O_RDWR | os.O_CREAT)
+
+    def noted(name, method):
+        def call(self, *arguments):
+            os.pwrite(descriptor, name.ljust(WIDTH).encode(), 0)
+            method(self, *arguments)
+            os.pwrite(descriptor, b" " * WIDTH, 0)
+
+        return call
+
+    for name in PLACES:
+        setattr(train.Trainer, name, noted(name, getattr(train.Trainer, name)))
+
+
+def place(folder, rank):
+    """In which of PLACES a killed rank was; empty: between them, or before the first step."""
+    path = folder / f"place-{rank}"
+    return path.read_text().strip() if path.exists() else ""
 
 
 def _forbid_functional_collectives():

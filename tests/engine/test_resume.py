@@ -5,10 +5,11 @@ import random
 import shutil
 import signal
 import time
+from collections import Counter
 
 import pytest
 
-from .program import finish, start, told
+from .program import PLACES, finish, place, start, told
 
 OPTIONS = {"steps": 30, "checkpoint_every": 4, "select": True, "ema": 0.9, "log_every": 5}
 pytestmark = pytest.mark.resume
@@ -56,20 +57,23 @@ def test_killed_at_20_random_moments(tmp_path, undisturbed, ranks):
         whole.mkdir()
         complete(whole, ranks=ranks)
         undisturbed = weights(whole)
-    kills, ended = 0, 0
-    while kills < 20 and ended < 20:
+    kills = Counter()
+    for _ in range(120):
         processes = start(tmp_path, OPTIONS, ranks, slow=0.03)
-        victim = chance.choice(processes)
-        victim.join(chance.uniform(0.1, 1.2) * ranks)
-        ended += not victim.is_alive()
-        kills += victim.is_alive()
-        for process in (victim, *processes):  # torchrun ends the others when one dies
+        rank = chance.randrange(ranks)
+        processes[rank].join(chance.uniform(0.1, 1.2) * ranks)
+        killed = processes[rank].is_alive()
+        for process in (processes[rank], *processes):  # torchrun ends the others when one dies
             process.kill()
             process.join()
+        if killed:
+            kills[place(tmp_path, rank)] += 1
         if (tmp_path / "out").exists():
             assert weights(tmp_path) == undisturbed
             shutil.rmtree(tmp_path / "out")
-    assert kills == 20
+        if kills.total() >= 20 and all(kills[name] for name in PLACES):
+            break
+    assert kills.total() >= 20 and all(kills[name] for name in PLACES), kills
     complete(tmp_path, ranks=ranks)
     assert weights(tmp_path) == undisturbed
 
@@ -123,3 +127,29 @@ def test_two_ranks_resume_to_the_bit(tmp_path, sharding):
     assert status == -signal.SIGKILL
     assert "goes on from step 16" in complete(killed, options, ranks=2)
     assert weights(killed) == weights(whole)
+
+
+@pytest.mark.fault
+@pytest.mark.distributed
+@pytest.mark.parametrize(
+    ("sharding", "rank"),
+    [
+        ("none", 0),
+        pytest.param("full", 0, marks=pytest.mark.slow),
+        pytest.param("full", 1, marks=pytest.mark.slow),
+    ],
+)
+def test_full_disk_stops_all_ranks_and_keeps_the_last_checkpoint(tmp_path, sharding, rank):
+    options = {**OPTIONS, "sharding": sharding}
+    whole, full = tmp_path / "whole", tmp_path / "full"
+    whole.mkdir()
+    full.mkdir()
+    complete(whole, options, ranks=2)
+    processes = start(full, {**options, "full_on": rank}, ranks=2)
+    _, error = finish(processes, full, 60)
+    assert [process.exitcode for process in processes] == [1, 1]
+    assert "step-00000008: " in error and "cannot write: " in error and "File too large" in error
+    assert "mend that and run again: it goes on from the last checkpoint" in error
+    assert checkpoints(full) == ["step-00000004"]
+    assert "goes on from step 4" in complete(full, options, ranks=2)
+    assert weights(full) == weights(whole)

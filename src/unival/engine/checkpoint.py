@@ -6,7 +6,6 @@ files). It is written beside its place, synced to disk and renamed, so a crash o
 leaves the previous one valid. A damaged checkpoint is passed over for the one before it.
 """
 
-import errno
 import hashlib
 import json
 import os
@@ -25,6 +24,7 @@ from unival import files
 from unival.errors import UserError
 
 WEIGHTS, STATE, META = "model.safetensors", "state.pt", "meta.json"
+MEND = "mend that and run again: it goes on from the last checkpoint"
 
 
 @contextmanager
@@ -33,9 +33,9 @@ def told_of_disk(path: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        raise UserError(f"{path}: cannot write: {error.strerror or error}") from error
+        raise UserError(f"{path}: cannot write: {error.strerror or error}: {MEND}") from error
     except SafetensorError as error:  # its message of a full disk
-        raise UserError(f"{path}: cannot write: {error}") from error
+        raise UserError(f"{path}: cannot write: {error}: {MEND}") from error
 
 
 @contextmanager
@@ -135,10 +135,13 @@ def save_state(state: Mapping[str, Any], path: Path) -> None:
     Raises:
         OSError: no space.
     """
-    try:
-        torch.save(dict(state), path)
-    except RuntimeError as error:  # of its zip writer, whatever the system said
-        raise OSError(errno.EIO, f"{path.name}: not written to the end: is the disk full?") from error
+    with path.open("wb") as handle:  # given a path, PyTorch's writer would not tell what the system said
+        try:
+            torch.save(dict(state), handle)
+        except RuntimeError as error:  # what it finds when it ends its archive after a failed write
+            if isinstance(error.__context__, OSError):
+                raise error.__context__ from None
+            raise
 
 
 class Checkpoints:

@@ -23,7 +23,7 @@ from torch.distributed.fsdp import fully_shard
 from torch.distributed.tensor import DTensor
 
 from unival import files
-from unival.engine.checkpoint import META, Checkpoints, atomic_folder, hidden
+from unival.engine.checkpoint import MEND, META, Checkpoints, atomic_folder, hidden
 from unival.engine.optim import moving
 from unival.errors import UserError
 
@@ -131,7 +131,8 @@ class ShardedCheckpoints(Checkpoints):
                     digests = {f"{SHARDS}/{item.name}": files.file_digest(item) for item in written}
                     files.write_json(part / META, {**meta, "step": step, "digests": digests})
         except dcp.CheckpointException as error:
-            raise UserError(f"{path}: cannot write: {next(iter(error.failures.values()))[0]}") from error
+            rank, (reason, _) = next(iter(error.failures.items()))
+            raise UserError(f"{path}: rank {rank} cannot write: {reason}: {MEND}") from error
         if main:
             for old in self.steps()[: -self.keep]:
                 shutil.rmtree(self.path(old), ignore_errors=True)
