@@ -4,6 +4,7 @@ import math
 
 import pytest
 import torch
+from torch import nn
 
 from unival import config
 from unival.engine.optim import Ema, OptimizerConfig, build_optimizer, freeze, learning_rate, set_rate
@@ -47,6 +48,11 @@ def test_rate_factors_and_frozen_parameters():
     by_rate = {group["lr"]: len(group["params"]) for group in optimizer.param_groups}
     assert by_rate == {0.05: 4, 1.5: 2, 0.5: 1}
     assert held == [model.image_encoder[1]]
+
+
+def test_a_rate_factor_that_nothing_has():
+    with pytest.raises(UserError, match="lr_scale: pattern 'encoders' matches no parameter"):
+        build_optimizer(OptimizerConfig(lr=1.0, lr_scale={"encoders": 0.1}), nn.Linear(2, 2))
 
 
 def test_moving_average_swaps_and_comes_back():

@@ -1,5 +1,6 @@
 """Resolved configurations: complete, strict, and changed only where they should be."""
 
+import re
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -156,3 +157,11 @@ def test_broken_yaml_is_one_line(project: Path) -> None:
     with pytest.raises(UserError, match="conf") as caught:
         compose.write_all()
     assert "\n" not in str(caught.value)
+
+
+def test_the_documented_training_options_compose(project: Path) -> None:
+    blocks = re.findall(r"```yaml\n(set:.*?)```", (ROOT / "docs/training.md").read_text(), re.DOTALL)
+    assert blocks
+    for block in blocks:
+        edit(project / "params.yaml", lambda values, block=block: values.update(yaml.safe_load(block)))
+        assert "rank: 16" in written(project)["finetune/vqa.yaml"]

@@ -112,7 +112,15 @@ def freeze(model: nn.Module, patterns: Iterable[str], batch_norm: bool) -> list[
 
 
 def build_optimizer(config: OptimizerConfig, model: nn.Module) -> torch.optim.Optimizer:
-    """Optimiser of the parameters that are not frozen, one group per rate factor (group key `scale`)."""
+    """Optimiser of the parameters that are not frozen, one group per rate factor (group key `scale`).
+
+    Raises:
+        UserError: a pattern of `lr_scale` that matches nothing, or nothing to train.
+    """
+    names = [name for name, _ in model.named_parameters()]
+    for pattern in config.lr_scale:
+        if not any(fnmatchcase(name, pattern) for name in names):
+            raise UserError(f"lr_scale: pattern '{pattern}' matches no parameter of the model")
     maps = _maps(model) if config.name == "muon" else frozenset()
     groups: dict[tuple[float, bool], list[Tensor]] = {}
     for name, parameter in model.named_parameters():
