@@ -54,6 +54,18 @@ def write_csv(path: Path | str, columns: Sequence[str], rows: Iterable[Iterable[
         writer.writerows(rows)
 
 
+def read_bytes(path: Path) -> bytes:
+    """The bytes of a file.
+
+    Raises:
+        UserError: it cannot be read.
+    """
+    try:
+        return path.read_bytes()
+    except (OSError, ValueError) as error:  # ValueError: no name that a file can have
+        raise UserError(f"{path}: cannot read: {getattr(error, 'strerror', None) or error}") from error
+
+
 def digest(value: Any) -> str:
     """A short hash of a JSON-able value."""
     text = json.dumps(value, sort_keys=True, default=str)

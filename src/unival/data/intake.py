@@ -7,8 +7,9 @@ import hashlib
 import os
 import re
 from collections import Counter, deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Executor, ThreadPoolExecutor
+from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
 from typing import NamedTuple
@@ -63,7 +64,9 @@ class Intake:
         self.ids = Spool()
         """Split, task and id, and the name of the file that has it."""
         self.texts: list[str] = []
-        self.rejected = TableWriter(folder / REJECTED, REJECTED_SCHEMA)
+        self.writers = ExitStack()
+        """Left with an error they drop what is not whole, so that going on gives the same shards."""
+        self.rejected = self.writers.enter_context(TableWriter(folder / REJECTED, REJECTED_SCHEMA))
         self.bad_items = 0
         self.items = 0
 
@@ -73,55 +76,50 @@ class Intake:
 
     def consume(self, source: Source, progress: bool = False) -> None:
         """Check and write all items in their order; media are read, decoded and hashed ahead in threads."""
+        hidden = None if progress else True  # None: shown on a terminal
+        with self.writers:
+            for item, inspect in self._ahead(tqdm(source.items, unit=" rows and media", disable=hidden)):
+                before = self.rejected.rows
+                if isinstance(item, RowItem):
+                    self._row(item)
+                elif isinstance(item, BadItem):
+                    self._reject(item.file, item.row, item.field, item.reason)
+                elif inspect is not None:
+                    self._media(item, inspect)
+                self.bad_items += self.rejected.rows > before
+        if not self.manifests and not self.rejected.rows:
+            raise UserError("the source gave no rows: check its folder and options")
+
+    def _ahead(self, items: Iterable[Item]) -> Iterator[tuple[Item, "Inspect | None"]]:
+        """The items in their order, media with what gives the result of inspecting them.
+
+        It is None for a medium that an earlier run has written.
+        """
         cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
         pool = ThreadPoolExecutor(cores) if cores > 1 else None
-        waiting: deque[tuple[Item, Callable[[], _Medium] | None]] = deque()
+        waiting: deque[tuple[Item, Inspect | None]] = deque()
         media_waiting = 0
         try:
-            hidden = None if progress else True  # None: shown on a terminal
-            for item in tqdm(source.items, unit=" rows and media", disable=hidden):
+            for item in items:
                 self.items += 1
-                waiting.append((item, self._ahead(item, pool)))
+                waiting.append((item, self._start(item, pool)))
                 media_waiting += waiting[-1][1] is not None
                 while waiting and (
                     waiting[0][1] is None or media_waiting > 2 * cores or len(waiting) > MAX_WAITING
                 ):
                     media_waiting -= waiting[0][1] is not None
-                    self._take(*waiting.popleft())
-            while waiting:
-                self._take(*waiting.popleft())
-        except BaseException as error:  # half a shard is dropped, so that going on gives the same shards
-            for writer in self._writers():
-                writer.__exit__(type(error), error, error.__traceback__)
-            raise
+                    yield waiting.popleft()
+            yield from waiting
         finally:
             if pool is not None:
                 pool.shutdown(cancel_futures=True)
-        for writer in self._writers():
-            writer.close()
-        if not self.manifests and not self.rejected.rows:
-            raise UserError("the source gave no rows: check its folder and options")
 
-    def _ahead(self, item: Item, pool: Executor | None) -> Callable[[], "_Medium"] | None:
-        """Start on a medium, unless an earlier run has done it; what gives the result."""
+    def _start(self, item: Item, pool: Executor | None) -> "Inspect | None":
         if not isinstance(item, MediaItem) or self._shard(item.split).keep(item.key):
             return None
         if pool is None or (isinstance(item.data, bytes) and len(item.data) < SMALL_BYTES):
             return partial(_inspect, item)
         return pool.submit(_inspect, item).result
-
-    def _take(self, item: Item, inspect: Callable[[], "_Medium"] | None) -> None:
-        before = self.rejected.rows
-        if isinstance(item, RowItem):
-            self._row(item)
-        elif isinstance(item, BadItem):
-            self._reject(item.file, item.row, item.field, item.reason)
-        elif inspect is not None:
-            self._media(item, inspect)
-        self.bad_items += self.rejected.rows > before
-
-    def _writers(self) -> list[ShardWriter | TableWriter]:
-        return [*self.shards.values(), *self.manifests.values(), self.rejected]
 
     def _reject(self, file: str, row: str, field: str, reason: str) -> None:
         fault = {"file": file, "row": row, "field": field, "reason": reason}
@@ -129,19 +127,16 @@ class Intake:
         fault = {name: text.encode(errors="backslashreplace").decode() for name, text in fault.items()}
         self.rejected.write(fault)
 
-    def _media(self, item: MediaItem, inspect: Callable[[], "_Medium"]) -> None:
+    def _media(self, item: MediaItem, inspect: "Inspect") -> None:
         shard, kind = self._shard(item.split), "media"
         try:
             check_text(item.key)
-            if shard.known(item.key):
-                raise UserError(f"media key '{item.key}' is used twice in split '{item.split}'")
-            kind = media.kind_of(_suffix(item), _file(item))
+            kind = media.kind_of(item.ending, item.origin)
             shard.add(item.key, *inspect())
         except (UserError, ValueError) as error:
             if not shard.known(item.key):  # a second medium under a used key does not spoil the first
                 self.bad_keys.add(f"{item.split}\0{item.key}")
-            reason = str(error).removeprefix(f"{_file(item)}: ")
-            self._reject(_file(item), item.row, kind, reason)
+            self._reject(item.origin, item.row, kind, str(error).removeprefix(f"{item.origin}: "))
 
     def _row(self, item: RowItem) -> None:
         problems: list[tuple[str, str]] = []
@@ -163,7 +158,8 @@ class Intake:
                 self._reject(item.file, item.number, name, reason)
             return
         if (item.split, item.task) not in self.manifests:
-            self.manifests[item.split, item.task] = ManifestWriter(self.folder / item.split, item.task)
+            writer = ManifestWriter(self.folder / item.split, item.task)
+            self.manifests[item.split, item.task] = self.writers.enter_context(writer)
         self.manifests[item.split, item.task].add(record)
         if item.split == "train" and len(self.texts) < self.max_texts:
             answers = (answer.text for answer in record.answers[:1])
@@ -203,18 +199,19 @@ class Intake:
 
     def _shard(self, split: str) -> ShardWriter:
         if split not in self.shards:
-            self.shards[split] = ShardWriter(self.folder / split, journal=self.journal)
+            writer = ShardWriter(self.folder / split, journal=self.journal)
+            self.shards[split] = self.writers.enter_context(writer)
         return self.shards[split]
 
     def failure(self, table: Path, limit: float) -> str:
         """The message for too many bad items, with the most frequent reasons."""
-        rows = [list(row.values()) for row in pq.read_table(self.folder / REJECTED).to_pylist()]
         first: dict[tuple[str, str], str] = {}
         counts: Counter[tuple[str, str]] = Counter()
-        for file, row, name, reason in rows:
-            kind = name, re.sub(r"'[^']*'", "...", reason)  # whatever the key or the id
-            first.setdefault(kind, f"{file} {row}".strip())
-            counts[kind] += 1
+        for batch in pq.ParquetFile(self.folder / REJECTED).iter_batches():
+            for row in batch.to_pylist():
+                kind = row["field"], re.sub(r"'[^']*'", "...", row["reason"])  # whatever the key or the id
+                first.setdefault(kind, f"{row['file']} {row['row']}".strip())
+                counts[kind] += 1
         worst = "".join(
             f"\n  {count} x {name}: {reason} (first: {first[name, reason]})"
             for (name, reason), count in counts.most_common(5)
@@ -237,29 +234,16 @@ class _Medium(NamedTuple):
     sha256: str
 
 
+Inspect = Callable[[], _Medium]
+
+
 def _inspect(item: MediaItem) -> _Medium:
     """Read, decode and hash a medium.
 
     Raises:
         UserError: one of these fails.
     """
-    file, suffix = _file(item), _suffix(item)
-    kind = media.kind_of(suffix, file)
-    data = item.data if isinstance(item.data, bytes) else _read(item.data)
-    width, height = media.describe(kind, data, file)
-    return _Medium(kind, suffix.lower(), data, width, height, hashlib.sha256(data).hexdigest())
-
-
-def _file(item: MediaItem) -> str:
-    return item.file or str(item.data if isinstance(item.data, Path) else item.split)
-
-
-def _suffix(item: MediaItem) -> str:
-    return item.suffix or (item.data.suffix if isinstance(item.data, Path) else "")
-
-
-def _read(path: Path) -> bytes:
-    try:
-        return path.read_bytes()
-    except (OSError, ValueError) as error:  # ValueError: no name that a file can have
-        raise UserError(f"{path}: cannot read: {getattr(error, 'strerror', None) or error}") from error
+    kind = media.kind_of(item.ending, item.origin)
+    data = item.read()
+    width, height = media.describe(kind, data, item.origin)
+    return _Medium(kind, item.ending, data, width, height, hashlib.sha256(data).hexdigest())

@@ -10,19 +10,18 @@ import json
 import os
 import pkgutil
 import shutil
-from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from unival.data import sources, world
 from unival.data.intake import REJECTED, Intake
 from unival.data.overlap import overlaps
 from unival.data.source import SOURCES, Source
 from unival.errors import UserError
 from unival.files import digest, file_digest, write_json
-from unival.record import MEDIA
 
 FORMAT = 1
 RUN = "run.json"
@@ -60,15 +59,9 @@ class PrepareConfig:
 
 def load_sources() -> None:
     """Import every module that registers a source."""
-    for package in ("unival.data.world", "unival.data.sources"):
-        try:
-            module = importlib.import_module(package)
-        except ModuleNotFoundError as error:
-            if error.name != package:
-                raise
-            continue
-        for info in pkgutil.iter_modules(module.__path__):
-            importlib.import_module(f"{package}.{info.name}")
+    for package in (sources, world):
+        for info in pkgutil.iter_modules(package.__path__, f"{package.__name__}."):
+            importlib.import_module(info.name)
 
 
 def prepare(
@@ -120,7 +113,7 @@ def prepare(
 
 
 def _run_of(config: PrepareConfig) -> dict[str, Any]:
-    return {"name": config.name, "source": config.source, "options": _plain(config.options), "format": FORMAT}
+    return {"name": config.name, "source": config.source, "options": config.options, "format": FORMAT}
 
 
 def _same_run(part: Path, config: PrepareConfig) -> bool:
@@ -196,21 +189,14 @@ def _describe(config: PrepareConfig, source: Source, writer: Intake, folder: Pat
     splits: dict[str, Any] = {}
     for split in sorted({split for split, _ in writer.manifests} | set(writer.shards)):
         files = sorted((folder / split).iterdir())
-        counts = writer.shards[split].counts if split in writer.shards else Counter[str]()
         splits[split] = {
-            "rows": {
-                task: writer.manifests[split, task].rows
-                for _, task in sorted(place for place in writer.manifests if place[0] == split)
-            },
-            "media": {kind: counts[kind] for kind in MEDIA if counts[kind]},
+            "rows": {task: rows.rows for (name, task), rows in writer.manifests.items() if name == split},
+            "media": dict(writer.shards[split].counts) if split in writer.shards else {},
             "bytes": sum(file.stat().st_size for file in files),
             "digest": digest({file.name: _content_digest(file) for file in files}),
         }
     return {
-        "name": config.name,
-        "format": FORMAT,
-        "source": config.source,
-        "options": _plain(config.options),
+        **_run_of(config),
         "licence": source.licence,
         "rejected": writer.rejected.rows,
         "splits": splits,
@@ -221,7 +207,3 @@ def _describe(config: PrepareConfig, source: Source, writer: Intake, folder: Pat
 def _content_digest(file: Path) -> str | int:
     """Of a shard its size alone: the index beside it holds the digest of each of its media."""
     return file.stat().st_size if file.suffix == ".tar" else file_digest(file)
-
-
-def _plain(value: Any) -> Any:
-    return {str(key): _plain(item) for key, item in value.items()} if isinstance(value, Mapping) else value

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from unival.files import read_bytes
 from unival.record import Medium, Record
 from unival.registry import Registry
 
@@ -26,6 +27,24 @@ class MediaItem:
     file: str = ""
     """Where it came from, for messages; the path itself where empty."""
     row: str = ""
+
+    @property
+    def origin(self) -> str:
+        """The file that it came from, for messages."""
+        return self.file or str(self.data if isinstance(self.data, Path) else self.split)
+
+    @property
+    def ending(self) -> str:
+        """The suffix that tells what it is, in small letters."""
+        return (self.suffix or (self.data.suffix if isinstance(self.data, Path) else "")).lower()
+
+    def read(self) -> bytes:
+        """Its encoded bytes.
+
+        Raises:
+            UserError: the file cannot be read.
+        """
+        return self.data if isinstance(self.data, bytes) else read_bytes(self.data)
 
 
 @dataclass(frozen=True, slots=True)

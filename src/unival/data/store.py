@@ -107,9 +107,7 @@ class ShardWriter:
             UserError: the key was used before in this split.
         """
         if key in self._seen:
-            raise UserError(
-                f"{self.split_dir}: media key '{key}' is used twice: keys are unique within a split"
-            )
+            raise UserError(f"media key '{key}' is used twice in split '{self.split_dir.name}'")
         full = self._members >= SHARD_MEMBERS
         if self._handle is None or full or self._handle.tell() + len(data) > self.shard_bytes:
             self._next_shard()

@@ -11,7 +11,7 @@ import numpy as np
 from unival.data import media
 from unival.data.media import SUFFIXES
 from unival.data.source import BadItem, MediaItem, RowItem, rows_about
-from unival.data.sources.formats import read_bytes
+from unival.data.sources.formats import unpacked_bytes
 from unival.data.sources.reader import Item, reader, require
 from unival.data.world.concepts import NUMBERS
 from unival.errors import UserError
@@ -29,7 +29,7 @@ def read_idx(path: Path) -> np.ndarray:
     Raises:
         UserError: not such a file, or shorter or longer than its header says.
     """
-    data = read_bytes(path)
+    data = unpacked_bytes(path)
     if len(data) < 4 or data[:3] != b"\0\0\x08" or not 1 <= data[3] <= 4 or len(data) < 4 + 4 * data[3]:
         raise UserError(f"{path}: not an idx file of unsigned bytes")
     shape = struct.unpack(f">{data[3]}I", data[4 : 4 + 4 * data[3]])

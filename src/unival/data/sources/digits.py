@@ -23,10 +23,11 @@ from unival.data.sources import digit_sets, shrink
 from unival.data.sources import digit_text as text
 from unival.data.sources.digit_scenes import Hand, Scene, make_clip, make_scene
 from unival.data.sources.digit_sets import NUMBERS
-from unival.data.sources.formats import csv_rows, read_bytes
+from unival.data.sources.formats import csv_rows
 from unival.data.sources.media_folder import folder
 from unival.data.sources.reader import Item, data_folder, require
 from unival.errors import UserError
+from unival.files import read_bytes
 from unival.record import Answer, Medium
 
 HANDWRITING, SPEAKERS = "ood-handwriting", "ood-speakers"

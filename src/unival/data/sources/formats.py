@@ -27,7 +27,7 @@ BAD_ROW = (UserError, TypeError, ValueError, LookupError, AttributeError)
 """What reading a row may raise: our own words, or whatever a value of a surprising form leads to."""
 
 
-def read_bytes(path: Path) -> bytes:
+def unpacked_bytes(path: Path) -> bytes:
     """A file's bytes, unpacked where its name ends in .gz.
 
     Raises:

@@ -23,7 +23,6 @@ from unival import config
 from unival.data import media
 from unival.data.source import SOURCES, BadItem, MediaItem, RowItem, Source
 from unival.data.sources import shrink
-from unival.data.sources.formats import read_bytes
 from unival.data.sources.media_folder import folder
 from unival.data.sources.reader import READERS, Item, data_folder
 from unival.errors import UserError
@@ -145,22 +144,18 @@ class _State:
             return
         self.seen.add(item.key)
         split = split_of_medium(part, item.key, item.split, self.options.seed)
-        file = item.file or str(item.data)
         try:
-            suffix = item.suffix or (item.data.suffix if isinstance(item.data, Path) else "")
-            kind = media.kind_of(suffix, file)
+            kind = media.kind_of(item.ending, item.origin)
             limit = self.options.sizes[self.options.size][split]
             if limit is not None and self.counts[split, f"{part} {kind}"] >= limit:
                 return
-            data, suffix = self._smaller(
-                kind, item.key, item.data if isinstance(item.data, bytes) else read_bytes(item.data), file
-            )
+            data, suffix = self._smaller(kind, item.key, item.read(), item.origin)
         except UserError as error:
-            yield BadItem(file, item.row, "media", str(error).removeprefix(f"{file}: "))
+            yield BadItem(item.origin, item.row, "media", str(error).removeprefix(f"{item.origin}: "))
             return
         self.counts[split, f"{part} {kind}"] += 1
         self.splits[item.key] = split
-        yield MediaItem(split, item.key, data, suffix, file, item.row)
+        yield MediaItem(split, item.key, data, suffix, item.origin, item.row)
 
     def _smaller(self, kind: Medium, key: str, data: bytes, file: str) -> tuple[bytes, str]:
         options = self.options

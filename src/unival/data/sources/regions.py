@@ -9,7 +9,7 @@ from typing import Any
 from unival import safe_pickle
 from unival.data.source import BadItem
 from unival.data.sources.captions import image_key
-from unival.data.sources.formats import Row, changed, json_rows, numbered, read_bytes, value
+from unival.data.sources.formats import Row, changed, json_rows, numbered, unpacked_bytes, value
 from unival.data.sources.json_stream import json_lists, json_values
 from unival.data.sources.reader import File, Item, Made, read_rows, reader, rows, split_of
 from unival.data.spool import Spool
@@ -42,7 +42,7 @@ def _refs(path: Path) -> Iterator[Row]:
     That lies beside it, or has the same ending anywhere below the folder above.
     """
     if path.suffix == ".p":
-        refs: Iterable[Any] = safe_pickle.loads(read_bytes(path), str(path))
+        refs: Iterable[Any] = safe_pickle.loads(unpacked_bytes(path), str(path))
         if not isinstance(refs, list):
             raise UserError(f"{path}: expected a list of refs, found {type(refs).__name__}")
     else:
