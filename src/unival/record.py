@@ -1,7 +1,7 @@
 """One row of data, whatever its task: references to media, and the text that goes with them."""
 
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Any, Literal
 
 Medium = Literal["image", "video", "audio"]
 MEDIA: tuple[Medium, ...] = ("image", "video", "audio")
@@ -43,6 +43,12 @@ class Record:
     """JSON of what is true of the medium (embedded benchmark only); the caption checker reads it."""
     extra: dict[str, str] = field(default_factory=dict)
     """Whatever else a source gives (original ids, annotator counts): kept, never trained on."""
+
+    @classmethod
+    def about(cls, medium: Medium, key: str, row_id: str, **fields: Any) -> "Record":
+        """A row about one medium."""
+        fields[medium] = key
+        return cls(row_id, **fields)
 
     def media(self) -> list[tuple[Medium, str]]:
         """(medium, key) of every medium of the row, in the model's order."""

@@ -7,10 +7,12 @@ Axes: H height, W width, T time, C = 3 channels (RGB). Pixels are uint8, sound i
 import io
 import itertools
 import wave
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
-from PIL import Image, UnidentifiedImageError
+from PIL import Image, ImageOps, UnidentifiedImageError
 
 from unival.data.containers import cut_short
 from unival.errors import UserError
@@ -25,24 +27,36 @@ MAX_PIXELS = 64_000_000
 """A larger image or frame is refused: a header of a few bytes can claim any size."""
 MAX_SECONDS = 3600.0
 """Longer sound is refused."""
+ORIENTATION = 0x0112
+"""EXIF's number of it; from 5 on the picture lies on its side."""
+
+
+@contextmanager
+def _reading(name: str, what: str) -> Iterator[None]:
+    """What a decoder complains of, as a UserError.
+
+    Parsers of other libraries meet arbitrary bytes here and fail with whatever their code happens to raise
+    (struct.error, RuntimeError, AttributeError, ...), so every Exception is caught.
+    """
+    try:
+        yield
+    except UserError:
+        raise
+    except UnidentifiedImageError as error:  # its own words hold an address in memory
+        raise UserError(f"{name}: not {what}: no known format of images") from error
+    except Exception as error:
+        reason = str(getattr(error, "strerror", None) or error).strip() or type(error).__name__
+        raise UserError(f"{name}: not {what}: {reason.splitlines()[0][:200]}") from error
 
 
 def open_image(data: bytes, name: str) -> Image.Image:
     """Decode one image to RGB, its EXIF orientation applied."""
-    try:
-        with Image.open(io.BytesIO(data)) as image:
-            if image.width * image.height > MAX_PIXELS:
-                raise UserError(f"{name}: {image.width}x{image.height}: more than {MAX_PIXELS} pixels")
-            image.load()
-            if image.getexif().get(0x0112, 1) != 1:
-                from PIL import ImageOps
-
-                return ImageOps.exif_transpose(image).convert("RGB")
-            return image if image.mode == "RGB" else image.convert("RGB")
-    except UserError:
-        raise
-    except Exception as error:  # see _reason
-        raise UserError(f"{name}: not a readable image: {_reason(error)}") from error
+    with _reading(name, "a readable image"), Image.open(io.BytesIO(data)) as image:
+        if image.width * image.height > MAX_PIXELS:
+            raise UserError(f"{name}: {image.width}x{image.height}: more than {MAX_PIXELS} pixels")
+        image.load()
+        upright = image if image.getexif().get(ORIENTATION, 1) == 1 else ImageOps.exif_transpose(image)
+        return upright if upright.mode == "RGB" else upright.convert("RGB")
 
 
 def decode_image(data: bytes, name: str) -> np.ndarray:
@@ -52,14 +66,9 @@ def decode_image(data: bytes, name: str) -> np.ndarray:
 
 def image_size(data: bytes, name: str) -> tuple[int, int]:
     """(width, height) that `decode_image` will give, from the header alone."""
-    try:
-        with Image.open(io.BytesIO(data)) as image:
-            sideways = image.getexif().get(0x0112, 1) >= 5
-            return (image.height, image.width) if sideways else (image.width, image.height)
-    except UserError:
-        raise
-    except Exception as error:  # see _reason
-        raise UserError(f"{name}: not a readable image: {_reason(error)}") from error
+    with _reading(name, "a readable image"), Image.open(io.BytesIO(data)) as image:
+        sideways = image.getexif().get(ORIENTATION, 1) >= 5
+        return (image.height, image.width) if sideways else (image.width, image.height)
 
 
 def encode_image(image_HWC: np.ndarray, suffix: str = ".png", quality: int = 95) -> bytes:
@@ -94,16 +103,11 @@ def decode_video(
     """Decode `num_frames` frames (all where None) to uint8 THWC RGB; only those are converted."""
     import av
 
-    try:
-        with av.open(io.BytesIO(data), "r") as container:
-            stream = _video_stream(container, name)
-            total = stream.frames if num_frames and stream.frames else _count_frames(container, stream)
-            wanted = segment_frames(total, num_frames, rng) if num_frames and total else list(range(total))
-            frames = _convert_frames(container, stream, set(wanted))
-    except UserError:
-        raise
-    except Exception as error:  # see _reason
-        raise UserError(f"{name}: not a readable video: {_reason(error)}") from error
+    with _reading(name, "a readable video"), av.open(io.BytesIO(data), "r") as container:
+        stream = _video_stream(container, name)
+        total = stream.frames if num_frames and stream.frames else _count_frames(container, stream)
+        wanted = segment_frames(total, num_frames, rng) if num_frames and total else list(range(total))
+        frames = _convert_frames(container, stream, set(wanted))
     if not frames:
         raise UserError(f"{name}: not a readable video: it has no frames")
     last = max(frames)  # a header may promise more frames than there are: the last one stands in
@@ -172,25 +176,18 @@ def decode_audio(data: bytes, name: str, sampling_rate: int | None = None) -> np
         return _checked_audio(quick, name)
     import av
 
-    try:
-        with av.open(io.BytesIO(data), "r") as container:
-            if not container.streams.audio:
-                raise UserError(f"{name}: has no audio stream")
-            stream = container.streams.audio[0]
-            if stream.codec_context is None:
-                raise UserError(f"{name}: not readable as sound: its codec is unknown")
-            if stream.duration and stream.time_base and stream.duration * stream.time_base > MAX_SECONDS:
-                raise UserError(f"{name}: longer than {MAX_SECONDS:.0f} s")
-            resampler = av.AudioResampler("flt", "mono", sampling_rate or stream.rate)
-            chunks = [out for frame in container.decode(stream) for out in resampler.resample(frame)]
-            chunks += resampler.resample(None)
-    except UserError:
-        raise
-    except Exception as error:  # see _reason
-        raise UserError(f"{name}: not readable as sound: {_reason(error)}") from error
-    if not chunks:
-        raise UserError(f"{name}: not readable as sound: it has no samples")
-    return _checked_audio(np.concatenate([chunk.to_ndarray()[0] for chunk in chunks]), name)
+    with _reading(name, "readable as sound"), av.open(io.BytesIO(data), "r") as container:
+        if not container.streams.audio:
+            raise UserError(f"{name}: has no audio stream")
+        stream = container.streams.audio[0]
+        if stream.codec_context is None:
+            raise UserError(f"{name}: not readable as sound: its codec is unknown")
+        if stream.duration and stream.time_base and stream.duration * stream.time_base > MAX_SECONDS:
+            raise UserError(f"{name}: longer than {MAX_SECONDS:.0f} s")
+        resampler = av.AudioResampler("flt", "mono", sampling_rate or stream.rate)
+        frames = itertools.chain(container.decode(stream), (None,))  # None: what is left
+        chunks = [out.to_ndarray()[0] for frame in frames for out in resampler.resample(frame)]
+    return _checked_audio(np.concatenate([np.zeros(0, np.float32), *chunks]), name)
 
 
 def _decode_pcm16(data: bytes, sampling_rate: int | None) -> np.ndarray | None:
@@ -247,17 +244,12 @@ def _video_size(data: bytes, name: str) -> tuple[int, int]:
     """Decode every frame, converting none."""
     import av
 
-    try:
-        with av.open(io.BytesIO(data), "r") as container:
-            stream = _video_stream(container, name)
-            sizes = [(frame.width, frame.height) for frame in container.decode(stream)]
-    except UserError:
-        raise
-    except Exception as error:  # see _reason
-        raise UserError(f"{name}: not a readable video: {_reason(error)}") from error
-    if not sizes:
+    with _reading(name, "a readable video"), av.open(io.BytesIO(data), "r") as container:
+        frames = container.decode(_video_stream(container, name))
+        size = max(((frame.width, frame.height) for frame in frames), default=None)
+    if size is None:
         raise UserError(f"{name}: not a readable video: it has no frames")
-    return max(sizes)
+    return size
 
 
 def kind_of(suffix: str, name: str) -> Medium:
@@ -266,15 +258,3 @@ def kind_of(suffix: str, name: str) -> Medium:
     if kind is None:
         raise UserError(f"{name}: unknown media suffix '{suffix}': known: {', '.join(sorted(SUFFIXES))}")
     return kind
-
-
-def _reason(error: Exception) -> str:
-    """The first line of a decoder's complaint.
-
-    Parsers of other libraries meet arbitrary bytes here and fail with whatever their code happens to raise
-    (struct.error, RuntimeError, AttributeError, ...), so each call of one catches every Exception.
-    """
-    if isinstance(error, UnidentifiedImageError):  # its own words hold an address in memory
-        return "no known format of images"
-    text = str(getattr(error, "strerror", None) or error).strip() or type(error).__name__
-    return text.splitlines()[0][:200]

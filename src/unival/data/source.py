@@ -64,7 +64,7 @@ def rows_about(split: str, medium: Medium, key: str, file: str = "", **shared: A
     """A function (task, end of the id, fields of the record) -> row about one medium; `shared` are in all."""
 
     def row(task: str, end: str = "", **fields: Any) -> RowItem:
-        record = Record(key + end, **{medium: key}, **shared, **fields)  # type: ignore[arg-type]
+        record = Record.about(medium, key, key + end, **shared, **fields)
         return RowItem(split, task, record, file or f"{split}/{task}", record.id)
 
     return row

@@ -6,7 +6,7 @@ from typing import Any
 
 from unival.data.source import BadItem
 from unival.data.sources.formats import Row, changed, csv_rows, grouped
-from unival.data.sources.reader import File, Made, rows, split_of
+from unival.data.sources.reader import File, Item, rows, split_of
 from unival.errors import UserError
 
 CAPTIONS = tuple(f"caption_{number}" for number in range(1, 6))
@@ -26,7 +26,7 @@ QUESTION = "which sound is it?"
         text=lambda row: row["caption"],
     ),
 )
-def _audiocaps(item: tuple[dict[str, str], list[str]], file: File) -> Iterator[Made]:
+def _audiocaps(item: tuple[dict[str, str], list[str]], file: File) -> Iterator[Item]:
     """One row per clip with its captions (one in training, five elsewhere)."""
     row, captions = item
     youtube, key = row["youtube_id"], f"{row['youtube_id']}_{row['start_time']}"
@@ -35,7 +35,7 @@ def _audiocaps(item: tuple[dict[str, str], list[str]], file: File) -> Iterator[M
 
 
 @rows("clotho", "*captions*.csv", load=csv_rows("file_name", *CAPTIONS))
-def _clotho(row: dict[str, str], file: File) -> Iterator[Made]:
+def _clotho(row: dict[str, str], file: File) -> Iterator[Item]:
     """One row per sound with its five captions."""
     name = row["file_name"].strip()
     if not name:
@@ -62,7 +62,7 @@ def _esc_lines(path: Path) -> Iterator[Row]:
 
 
 @rows("esc50", "esc50.csv", "esc10.csv", load=_esc_lines)
-def _esc(item: tuple[dict[str, str], list[str] | None], file: File) -> Iterator[Made]:
+def _esc(item: tuple[dict[str, str], list[str] | None], file: File) -> Iterator[Item]:
     """Captions and a question per sound."""
     row, captions = item
     name, fold, category = row["filename"], row["fold"], row["category"].replace("_", " ")
@@ -79,7 +79,7 @@ def _esc(item: tuple[dict[str, str], list[str] | None], file: File) -> Iterator[
 
 
 @rows("vggsound", "vggsound.csv", load=csv_rows(names=("id", "start", "label", "split")))
-def _vggsound(row: dict[str, str], file: File) -> Iterator[Made]:
+def _vggsound(row: dict[str, str], file: File) -> Iterator[Item]:
     """A question per sound, whose answer is the class."""
     start = row["start"].strip()
     if not start.isdecimal():

@@ -8,7 +8,7 @@ from typing import Any
 
 from unival.data.sources.formats import ID, Load, Row, captioned, changed, csv_rows, grouped, json_rows, value
 from unival.data.sources.json_stream import json_keys
-from unival.data.sources.reader import File, Item, Made, read_rows, reader, require, rows
+from unival.data.sources.reader import File, Item, read_rows, reader, require, rows
 from unival.errors import UserError
 from unival.record import Record
 
@@ -21,7 +21,7 @@ def image_key(image_id: object) -> str:
     return f"coco-{image_id}"
 
 
-def _captions(row: tuple[Any, list[str]], file: File, prefix: str = "coco") -> Iterator[Made]:
+def _captions(row: tuple[Any, list[str]], file: File, prefix: str = "coco") -> Iterator[Item]:
     image, captions = row
     extra = {"image_id": str(image["id"])}
     if "domain" in image:
@@ -30,7 +30,7 @@ def _captions(row: tuple[Any, list[str]], file: File, prefix: str = "coco") -> I
     yield from file.captions("image", key, captions, value(image, "file_name"), extra=extra)
 
 
-def _karpathy(row: Any, file: File) -> Iterator[Made]:
+def _karpathy(row: Any, file: File) -> Iterator[Item]:
     split = KARPATHY_SPLITS.get(value(row, "split"))
     if split is None:
         raise UserError(f"unknown split '{row['split']}': splits: {', '.join(KARPATHY_SPLITS)}")
@@ -82,7 +82,7 @@ def _flickr_lines(path: Path) -> Iterator[Row]:
 flickr: Load = grouped(_flickr_lines, key=lambda row: row[0], text=lambda row: row[1])
 
 
-def _flickr(row: tuple[tuple[str, str], list[str]], file: File) -> Iterator[Made]:
+def _flickr(row: tuple[tuple[str, str], list[str]], file: File) -> Iterator[Item]:
     (name, _), captions = row
     if not name:
         raise UserError("no image name")
@@ -103,8 +103,8 @@ def _loose(path: Path) -> Iterator[Row]:
 
 
 @rows("text_captions", "*.json", "*.csv", "*.txt", load=_loose)
-def _texts(row: tuple[Any, list[str]], file: File) -> Iterator[Made]:
+def _texts(row: tuple[Any, list[str]], file: File) -> Iterator[Item]:
     """One row of the task `text` per caption: for vocabularies and language."""
     for number, caption in enumerate(row[1]):
         row_id = f"{row[0]}-{number if file.path.suffix == '.json' else file.number}"
-        yield file.split, "text", Record(row_id, references=(caption.strip(),))
+        yield file.item(file.split, "text", Record(row_id, references=(caption.strip(),)))

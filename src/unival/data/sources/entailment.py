@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from unival.data.sources.formats import Row, csv_rows, jsonl_rows, value
-from unival.data.sources.reader import File, Made, rows, split_of
+from unival.data.sources.reader import File, Item, rows, split_of
 from unival.errors import UserError
 from unival.record import Answer
 
@@ -25,7 +25,7 @@ def _load(path: Path) -> Iterable[Row]:
 
 
 @rows("snli_ve", "snli_ve_*.jsonl", "esnlive*.csv", load=_load)
-def _snli_ve(row: Any, file: File) -> Iterator[Made]:
+def _snli_ve(row: Any, file: File) -> Iterator[Item]:
     """One row per hypothesis; the premise (SNLI-VE) or the explanation (e-SNLI-VE) is in `extra`."""
     split = split_of(row["original_split"]) if "original_split" in row else file.split
     if "Flickr30kID" in row:  # e-SNLI-VE; `image` where the photos have other names
@@ -41,7 +41,7 @@ def _snli_ve(row: Any, file: File) -> Iterator[Made]:
 
 
 @rows("nlvr", "train.json", "dev.json", "test.json", load=jsonl_rows, beside=True)
-def _nlvr(row: Any, file: File) -> Iterator[Made]:
+def _nlvr(row: Any, file: File) -> Iterator[Item]:
     """One row per sentence and picture (the box orders that are there): true is yes, false is no."""
     stem, answers = (
         f"{file.path.stem}-{value(row, 'identifier')}",

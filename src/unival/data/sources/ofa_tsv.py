@@ -18,7 +18,7 @@ from unival.data.media import SUFFIXES
 from unival.data.source import MediaItem
 from unival.data.sources.entailment import LABELS
 from unival.data.sources.formats import line_rows
-from unival.data.sources.reader import ANSWERING, CAPTIONING, File, Made, rows
+from unival.data.sources.reader import ANSWERING, CAPTIONING, File, Item, rows
 from unival.data.store import MediaStore
 from unival.errors import UserError, nearest
 from unival.files import atomic
@@ -40,7 +40,7 @@ KINDS: dict[str, tuple[str, Medium]] = {
 
 
 @rows("ofa_tsv", "*.tsv", load=line_rows)
-def _row(line: str, file: File) -> Iterator[Made]:
+def _row(line: str, file: File) -> Iterator[Item]:
     """One row per line; the split is in the file's name."""
     task, source, record = _parsed(line.split("\t"))
     medium, key = record.media()[0]
@@ -48,95 +48,85 @@ def _row(line: str, file: File) -> Iterator[Made]:
         yield from file.media.item(file.split, medium, key, source)
     elif file.media.once(file.split, key):
         yield _inline(file.split, key, source)
-    yield file.split, task, record
+    yield file.item(file.split, task, record)
     if task == "grounding":
-        yield file.split, "grounded_caption", record
+        yield file.item(file.split, "grounded_caption", record)
 
 
 def _is_path(source: str) -> bool:
     return len(source) < 512 and Path(source).suffix.lower() in SUFFIXES
 
 
+def _parsed(columns: list[str]) -> tuple[str, str, Record]:
+    """Task, base64 or path of the medium, and the row."""
+    medium: Medium = "image"
+    match columns:
+        case [row_id, key, text, box, source] if corners := _box(box):
+            task, fields = "grounding", _pointed(text, corners)
+        case [row_id, key, captions, objects, source]:
+            medium = _medium_of(source)
+            task, fields = CAPTIONING[medium], _captioned(captions, objects)
+        case [row_id, key, source, text, premise, label] if label in LABELS:
+            task = "entailment"
+            fields = {"text": text, "answers": (Answer(LABELS[label]),), "extra": {"premise": premise}}
+        case [row_id, key, question, answers, objects, source] if MARK in answers:
+            medium = _medium_of(source)
+            task, fields = ANSWERING[medium], _asked(question, answers, objects)
+        case [row_id, source, captions, question, answer, objects, dataset, kind]:
+            if kind not in KINDS:
+                raise UserError(f"type '{kind}' is unknown: {nearest(kind, KINDS)}")
+            (task, medium), key = KINDS[kind], source if len(source) < 512 else row_id
+            if task == "grounding":
+                fields = _pointed(captions, _box(answer))
+            elif task in ANSWERING.values():
+                fields = _asked(question, answer, objects)
+            else:
+                fields = _captioned(captions, objects)
+            fields["extra"] = {"dataset": dataset}
+        case _:
+            raise UserError(
+                f"{len(columns)} columns of no known form (8, 5: caption or box, 6: VQA or SNLI-VE)"
+            )
+    return task, source, Record.about(medium, key, row_id, **fields)
+
+
 def _medium_of(source: str) -> Medium:
     return SUFFIXES[Path(source).suffix.lower()] if _is_path(source) else "image"
 
 
-def _parsed(columns: list[str]) -> tuple[str, str, Record]:
-    """Task, base64 or path of the medium, and the row."""
-    if len(columns) == 8:
-        return _pretraining(columns)
-    if len(columns) == 5 and _is_box(columns[3]):
-        row_id, image, text, box, source = columns
-        made = Record(row_id, image=image, text=text, references=(text,), box=_box(box))
-        return "grounding", source, made
-    if len(columns) == 5:
-        row_id, image, captions, objects, source = columns
-        medium = _medium_of(source)
-        return CAPTIONING[medium], source, _captioned(row_id, medium, image, captions, objects)
-    if len(columns) == 6 and columns[5] in LABELS:
-        row_id, image, source, text, premise, label = columns
-        answers = (Answer(LABELS[label]),)
-        record = Record(row_id, image=image, text=text, answers=answers, extra={"premise": premise})
-        return "entailment", source, record
-    if len(columns) == 6 and MARK in columns[3]:
-        row_id, image, question, answer, objects, source = columns
-        medium = _medium_of(source)
-        return ANSWERING[medium], source, _asked(row_id, medium, image, question, answer, objects)
-    raise UserError(f"{len(columns)} columns of no known form (8, 5: caption or box, 6: VQA or SNLI-VE)")
+def _pointed(text: str, box: tuple[float, ...] | None) -> dict[str, Any]:
+    if box is None:
+        raise UserError("the box is not x0,y0,x1,y1")
+    return {"text": text, "references": (text,), "box": box}
 
 
-def _pretraining(columns: list[str]) -> tuple[str, str, Record]:
-    row_id, source, captions, question, answer, objects, dataset, kind = columns
-    if kind not in KINDS:
-        raise UserError(f"type '{kind}' is unknown: {nearest(kind, KINDS)}")
-    task, medium = KINDS[kind]
-    key = source if len(source) < 512 else row_id
-    if task == "grounding":
-        record = Record(row_id, image=key, text=captions, references=(captions,), box=_box(answer))
-    elif task.endswith("qa"):
-        record = _asked(row_id, medium, key, question, answer, objects)
-    else:
-        record = _captioned(row_id, medium, key, captions, objects)
-    record.extra["dataset"] = dataset
-    return task, source, record
-
-
-def _captioned(row_id: str, medium: Medium, key: str, captions: str, objects: str) -> Record:
+def _captioned(captions: str, objects: str) -> dict[str, Any]:
     references = tuple(text.strip() for text in captions.split(JOIN))
-    fields: dict[str, Any] = {medium: key}
-    return Record(row_id, references=references, objects=_objects(objects), **fields)
+    return {"references": references, "objects": _objects(objects)}
 
 
-def _asked(row_id: str, medium: Medium, key: str, question: str, answer: str, objects: str) -> Record:
-    answers = []
-    for item in answer.split(JOIN):
+def _asked(question: str, answers: str, objects: str) -> dict[str, Any]:
+    found = []
+    for item in answers.split(JOIN):
         confidence, mark, text = item.partition(MARK)
         try:
-            answers.append(Answer(text.strip(), float(confidence)))
+            found.append(Answer(text.strip(), float(confidence if mark else "")))
         except ValueError as error:
             raise UserError(f"answer '{item[:60]}' is not confidence{MARK}text") from error
-        if not mark:
-            raise UserError(f"answer '{item[:60]}' is not confidence{MARK}text")
-    fields: dict[str, Any] = {medium: key}
-    return Record(row_id, text=question, answers=tuple(answers), objects=_objects(objects), **fields)
+    return {"text": question, "answers": tuple(found), "objects": _objects(objects)}
 
 
 def _objects(text: str) -> tuple[str, ...]:
     return tuple(name.strip() for name in text.split(JOIN) if name.strip())
 
 
-def _is_box(text: str) -> bool:
+def _box(text: str) -> tuple[float, ...] | None:
+    """Four numbers; None where it is something else."""
     try:
-        return len(list(map(float, text.split(",")))) == 4
+        numbers = tuple(map(float, text.split(",")))
     except ValueError:
-        return False
-
-
-def _box(text: str) -> tuple[float, float, float, float]:
-    if not _is_box(text):
-        raise UserError(f"box '{text[:60]}' is not x0,y0,x1,y1")
-    x0, y0, x1, y1 = map(float, text.split(","))
-    return x0, y0, x1, y1
+        return None
+    return numbers if len(numbers) == 4 else None
 
 
 def _inline(split: str, key: str, source: str) -> MediaItem:

@@ -23,8 +23,6 @@ from unival.registry import Registry
 
 DATA_VARIABLE = "UNIVAL_DATA"
 Item = MediaItem | RowItem | BadItem
-Made = MediaItem | BadItem | tuple[str, str, Record]
-"""A row is (split, task, record)."""
 SPLIT_WORDS = {
     **dict.fromkeys(("train", "training", "trainval", "development"), "train"),
     **dict.fromkeys(("val", "valid", "validation", "validate", "dev", "minival"), "val"),
@@ -72,18 +70,24 @@ class File:
     media: MediaFolder
     number: int = 0
     """Of the row that is read, from 0."""
+    name: str = ""
+    """Of the row, for messages."""
+
+    def item(self, split: str, task: str, record: Record) -> RowItem:
+        """A row as it is."""
+        return RowItem(split, task, record, str(self.path), self.name)
 
     def row(
         self, task: str, row_id: str, medium: Medium, key: str, name: str = "", split: str = "", **fields: Any
-    ) -> Iterator[Made]:
+    ) -> Iterator[Item]:
         """A row and its medium: `name` (else `key`) is its file name or the stem of it."""
         split = split or self.split
         yield from self.media.item(split, medium, key, name or key)
-        yield split, task, Record(row_id, **{medium: key}, **fields)  # type: ignore[arg-type]
+        yield self.item(split, task, Record.about(medium, key, row_id, **fields))
 
     def captions(
         self, medium: Medium, key: str, texts: Sequence[Any], name: str = "", row_id: str = "", **fields: Any
-    ) -> Iterator[Made]:
+    ) -> Iterator[Item]:
         """A row of captions."""
         if not texts or not all(isinstance(text, str) for text in texts):
             raise UserError(f"expected captions, found {str(texts)[:60]}")
@@ -95,7 +99,7 @@ class File:
     def question(
         self, medium: Medium, key: str, row_id: str, text: str, answers: str | tuple[Answer, ...],
         name: str = "", **fields: Any,
-    ) -> Iterator[Made]:  # fmt: skip
+    ) -> Iterator[Item]:  # fmt: skip
         """A row of a question; one answer may be given as its text."""
         answers = (Answer(answers.strip()),) if isinstance(answers, str) else answers
         yield from self.row(
@@ -103,7 +107,7 @@ class File:
         )
 
 
-Convert = Callable[[Any, File], Iterable[Made]]
+Convert = Callable[[Any, File], Iterable[Item]]
 
 
 def rows(
@@ -133,20 +137,20 @@ def read_rows(
     """Media and rows of all files under `root` that match; a row that cannot be read is a fault with why."""
     whole = MediaFolder(root) if root.is_dir() and not beside else None
     for path in require(root, *files):
-        name = str(path.relative_to(root).with_suffix("")) if path != root else path.stem
         if not path.stat().st_size:
             yield BadItem(str(path), "file", "rows", "the file is empty: get it again")
             continue
-        file = File(path, split_of(name, split), whole or MediaFolder(path.parent))
+        file = File(path, split_of_file(root, path, split), whole or MediaFolder(path.parent))
         for file.number, item in enumerate(load(path)):
             if isinstance(item, BadItem):
                 yield item
                 continue
+            file.name, content = item
             try:
-                for made in list(convert(item[1], file)):
-                    yield RowItem(*made, str(path), item[0]) if isinstance(made, tuple) else made
+                items = list(convert(content, file))
             except BAD_ROW as error:
-                yield fault(path, item[0], error)
+                items = [fault(path, file.name, error)]
+            yield from items
 
 
 def reader(
@@ -231,3 +235,8 @@ def split_of(name: str, default: str = "train") -> str:
             if word in SPLIT_WORDS:
                 return SPLIT_WORDS[word]
     return default
+
+
+def split_of_file(root: Path, path: Path, default: str = "train") -> str:
+    """The split that the name of a file, or of a folder between it and the root, says."""
+    return split_of(path.stem if path == root else str(path.relative_to(root).with_suffix("")), default)

@@ -11,7 +11,7 @@ from unival.data.source import BadItem
 from unival.data.sources.captions import image_key
 from unival.data.sources.formats import Row, changed, json_rows, numbered, unpacked_bytes, value
 from unival.data.sources.json_stream import json_lists, json_values
-from unival.data.sources.reader import File, Item, Made, read_rows, reader, rows, split_of
+from unival.data.sources.reader import File, Item, read_rows, reader, rows, split_of
 from unival.data.spool import Spool
 from unival.errors import UserError
 
@@ -70,7 +70,7 @@ def _refs(path: Path) -> Iterator[Row]:
     return changed(path, numbered(refs, "ref {}"), joined)
 
 
-def _refcoco(row: tuple[Any, Any, Any, str | None], file: File) -> Iterator[Made]:
+def _refcoco(row: tuple[Any, Any, Any, str | None], file: File) -> Iterator[Item]:
     """One row per expression; all expressions of its box are references."""
     ref, image, box, category = row
     image_id, split = value(ref, "image_id", int), value(ref, "split")
@@ -103,7 +103,7 @@ for _name, _file in (("refcoco", "refs(unc).p"), ("refcoco+", "refs(unc).p"), ("
 
 
 @rows("visual_genome", "region_descriptions.json", "question_answers.json", load=json_rows("image {}"))
-def _visual_genome(image: Any, file: File) -> Iterator[Made]:
+def _visual_genome(image: Any, file: File) -> Iterator[Item]:
     """One grounding row per region, one question row per question; all in the train split."""
     kind = "regions" if "region" in file.path.stem else "qas"
     image_id = value(image, "id" if "id" in image else "image_id", int)
@@ -114,7 +114,7 @@ def _visual_genome(image: Any, file: File) -> Iterator[Made]:
             yield BadItem(str(file.path), f"image {image_id}, {kind}[{position}]", "row", str(error))
 
 
-def _vg_row(row: Any, image_id: int, kind: str, file: File) -> Iterator[Made]:
+def _vg_row(row: Any, image_id: int, kind: str, file: File) -> Iterator[Item]:
     key, name = f"vg-{image_id}", f"{image_id}.jpg"
     if kind == "qas":
         row_id, answer = f"vg-{value(row, 'qa_id', int)}", value(row, "answer").strip().rstrip(".").lower()

@@ -7,7 +7,7 @@ from typing import Any
 
 from unival.data.manifest import check_row
 from unival.data.sources.formats import Row, changed, csv_rows, jsonl_rows
-from unival.data.sources.reader import File, Made, rows
+from unival.data.sources.reader import File, Item, rows
 from unival.errors import UserError
 from unival.record import MEDIA
 
@@ -55,7 +55,7 @@ def read_parquet(path: Path) -> Iterator[Row]:
 
 
 @rows("table", "*.jsonl", "*.csv", "*.parquet", load=_load)
-def _table(row: Any, file: File) -> Iterator[Made]:
+def _table(row: Any, file: File) -> Iterator[Item]:
     """Rows as they are; image, video and audio are file names anywhere under the folder."""
     if not isinstance(row, dict):
         raise UserError(f"expected an object, found {type(row).__name__}")
@@ -69,4 +69,4 @@ def _table(row: Any, file: File) -> Iterator[Made]:
         key = getattr(record, medium)
         if key is not None:
             yield from file.media.item(split, medium, key, key)
-    yield split, task, record
+    yield file.item(split, task, record)

@@ -18,7 +18,7 @@ from unival.data.sources.formats import (
     value,
 )
 from unival.data.sources.json_stream import json_keys
-from unival.data.sources.reader import File, Made, rows, split_of
+from unival.data.sources.reader import File, Item, rows, split_of
 from unival.errors import UserError
 
 GIFS = ("gif_name", "question", "answer")
@@ -31,21 +31,21 @@ def _msrvtt_json(path: Path) -> Iterator[Row]:
 
 
 @rows("msrvtt", "*.json", load=_msrvtt_json)
-def _msrvtt(row: tuple[Any, list[str]], file: File) -> Iterator[Made]:
+def _msrvtt(row: tuple[Any, list[str]], file: File) -> Iterator[Item]:
     """One row per clip with its captions."""
     video, captions = row
     split, extra = split_of(value(video, "split")), {"category": str(video.get("category", ""))}
     yield from file.captions("video", value(video, "video_id"), captions, split=split, extra=extra)
 
 
-def _answered(row: Any, name: str, file: File) -> Iterator[Made]:
+def _answered(row: Any, name: str, file: File) -> Iterator[Item]:
     question = value(row, "question").strip()
     form, row_id = " ".join(question.split()[:2]), str(value(row, "id", int))
     yield from file.question("video", name, row_id, question, value(row, "answer"), form=form)
 
 
 @rows("msrvtt_qa", "*qa*.json", load=json_rows())
-def _msrvtt_qa(row: Any, file: File) -> Iterator[Made]:
+def _msrvtt_qa(row: Any, file: File) -> Iterator[Item]:
     """One row per question."""
     video = value(row, "video_id", ID)
     yield from _answered(row, f"video{video}" if isinstance(video, int) else video, file)
@@ -71,7 +71,7 @@ def _mapped(path: Path) -> Iterator[Row]:
 
 
 @rows("msvd_qa", "*qa*.json", load=_mapped)
-def _msvd_qa(row: tuple[Any, str], file: File) -> Iterator[Made]:
+def _msvd_qa(row: tuple[Any, str], file: File) -> Iterator[Item]:
     """One row per question."""
     yield from _answered(*row, file)
 
@@ -89,13 +89,13 @@ def _descriptions(path: Path) -> Iterator[Row]:
 
 
 @rows("msvd", "AllVideoDescriptions.txt", "*label*.json", load=_descriptions)
-def _msvd(row: tuple[str, list[str]], file: File) -> Iterator[Made]:
+def _msvd(row: tuple[str, list[str]], file: File) -> Iterator[Item]:
     """One row per clip with its captions."""
     yield from file.captions("video", row[0].removesuffix(".avi"), row[1])
 
 
 @rows("activitynet", "train.json", "val_1.json", load=json_pairs)
-def _activitynet(item: tuple[str, Any], file: File) -> Iterator[Made]:
+def _activitynet(item: tuple[str, Any], file: File) -> Iterator[Item]:
     """One row per described segment, its seconds in `extra`. val_2 repeats val_1's videos and is skipped."""
     name, row = item
     times, sentences = value(row, "timestamps", list), value(row, "sentences", list)
@@ -107,19 +107,19 @@ def _activitynet(item: tuple[str, Any], file: File) -> Iterator[Made]:
 
 
 @rows("vatex", "*vatex*.json", load=json_rows())
-def _vatex(row: Any, file: File) -> Iterator[Made]:
+def _vatex(row: Any, file: File) -> Iterator[Item]:
     """One row per clip with its English captions."""
     yield from file.captions("video", value(row, "videoID"), value(row, "enCap", list))
 
 
 @rows("webvid", "*.csv", load=csv_rows("videoid", "name"))
-def _webvid(row: dict[str, str], file: File) -> Iterator[Made]:
+def _webvid(row: dict[str, str], file: File) -> Iterator[Item]:
     """One row per clip."""
     yield from file.captions("video", row["videoid"], [row["name"]])
 
 
 @rows("tgif_qa", "*frameqa*.csv", "*frameqa*.tsv", load=csv_rows(*GIFS, delimiter="\t"))
-def _tgif(row: dict[str, str], file: File) -> Iterator[Made]:
+def _tgif(row: dict[str, str], file: File) -> Iterator[Item]:
     """One row per question (FrameQA)."""
     name = row["gif_name"]
     yield from file.question("video", name, f"{name}-{file.number}", row["question"], row["answer"])

@@ -10,7 +10,7 @@ from unival.data.source import BadItem
 from unival.data.sources.captions import image_key
 from unival.data.sources.formats import Row, changed, json_pairs, json_rows, value
 from unival.data.sources.json_stream import json_lists
-from unival.data.sources.reader import File, Made, rows
+from unival.data.sources.reader import File, Item, rows
 from unival.data.spool import Spool
 from unival.errors import UserError
 from unival.record import Answer
@@ -62,7 +62,7 @@ def _annotated(path: Path) -> Iterator[Row]:
     yield from changed(path, json_rows("question {}", "questions")(path), pair)
 
 
-def _official(row: tuple[Any, Any], file: File) -> Iterator[Made]:
+def _official(row: tuple[Any, Any], file: File) -> Iterator[Item]:
     question, annotation = row
     image_id, given = value(question, "image_id", int), _given(annotation)
     name = file.media.first(f"{image_id:012d}", f"COCO_{file.split}2014_{image_id:012d}")
@@ -78,7 +78,7 @@ rows("okvqa", "*questions*.json", load=_annotated)(_official)
 
 
 @rows("vizwiz", "train.json", "val.json", load=json_rows())
-def _vizwiz(row: Any, file: File) -> Iterator[Made]:
+def _vizwiz(row: Any, file: File) -> Iterator[Item]:
     """One row per photo and question; whether it can be answered is in `extra`."""
     name, given = value(row, "image"), _given(row)
     extra = {"answers": json.dumps(given), "answerable": str(row.get("answerable", ""))}
@@ -89,7 +89,7 @@ def _vizwiz(row: Any, file: File) -> Iterator[Made]:
 
 
 @rows("gqa", "*_questions.json", load=json_pairs)
-def _gqa(item: tuple[str, Any], file: File) -> Iterator[Made]:
+def _gqa(item: tuple[str, Any], file: File) -> Iterator[Item]:
     """One row per question, one answer each."""
     question_id, row = item
     image, question = value(row, "imageId"), value(row, "question")
@@ -97,7 +97,7 @@ def _gqa(item: tuple[str, Any], file: File) -> Iterator[Made]:
 
 
 @rows("easy_vqa", "questions.json", load=json_rows(), beside=True)
-def _easy(content: Any, file: File) -> Iterator[Made]:
+def _easy(content: Any, file: File) -> Iterator[Item]:
     """One row per question."""
     if not isinstance(content, list) or list(map(type, content)) != [str, str, int]:
         raise UserError(f"expected [question, answer, image id], found {str(content)[:60]}")

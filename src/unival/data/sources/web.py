@@ -2,6 +2,7 @@
 
 import tarfile
 from collections.abc import Iterable, Iterator
+from itertools import groupby
 from pathlib import Path
 
 from unival.data.media import SUFFIXES
@@ -12,50 +13,40 @@ from unival.data.sources.reader import (
     CAPTIONING,
     File,
     Item,
-    Made,
     read_rows,
     reader,
     require,
     rows,
-    split_of,
+    split_of_file,
 )
 from unival.errors import UserError
 from unival.record import Record
 
 MAX_MEMBER_BYTES = 1024**3
-WEB = "text free for any use; photos belong to their owners"
 
 
 @reader("webdataset")
 def read_tars(root: Path) -> Iterator[Item]:
     """One caption row per sample; image, video or sound by its suffix. One sample is held at a time."""
     for path in require(root, "*.tar"):
-        split = split_of(path.stem if path == root else str(path.relative_to(root).with_suffix("")))
         try:
             with tarfile.open(path, "r|*") as archive:
-                for stem, parts in _samples(archive):
-                    yield from _sample(path, split, stem, parts)
+                for stem, members in groupby(_members(archive), lambda member: member[0]):
+                    parts = {suffix: data for _, suffix, data in members}
+                    yield from _sample(path, split_of_file(root, path), stem, parts)
         except (tarfile.TarError, EOFError, OSError) as error:
             yield BadItem(str(path), "file", "shard", f"cannot read on: {error}: get it again")
 
 
-def _samples(archive: tarfile.TarFile) -> Iterator[tuple[str, dict[str, bytes]]]:
-    """Path without suffixes, and suffix -> bytes, of members that follow each other."""
-    stem, parts = "", dict[str, bytes]()
+def _members(archive: tarfile.TarFile) -> Iterator[tuple[str, str, bytes]]:
+    """Path without suffixes, suffix and bytes of every file."""
     for member in iter(archive.next, None):
         archive.members.clear()  # type: ignore[attr-defined]  # it would remember them all
-        if not member.isfile():
-            continue
-        parent, slash, file = member.name.rpartition("/")
-        name, _, suffix = file.partition(".")
-        if parent + slash + name != stem and parts:
-            yield stem, parts
-            parts = {}
-        stem = parent + slash + name
-        handle = archive.extractfile(member) if member.size <= MAX_MEMBER_BYTES else None
-        parts[f".{suffix.lower()}"] = handle.read() if handle else b""
-    if parts:
-        yield stem, parts
+        if member.isfile():
+            parent, slash, file = member.name.rpartition("/")
+            name, _, suffix = file.partition(".")
+            handle = archive.extractfile(member) if member.size <= MAX_MEMBER_BYTES else None
+            yield parent + slash + name, f".{suffix.lower()}", handle.read() if handle else b""
 
 
 def _sample(path: Path, split: str, stem: str, parts: dict[str, bytes]) -> Iterator[Item]:
@@ -70,11 +61,11 @@ def _sample(path: Path, split: str, stem: str, parts: dict[str, bytes]) -> Itera
         return
     kind, key = SUFFIXES[suffix], f"{path.stem}-{stem}".replace("/", "-")
     yield MediaItem(split, key, parts[suffix], suffix, str(path), stem)
-    record = Record(key, references=(caption,), **{kind: key})  # type: ignore[arg-type]
+    record = Record.about(kind, key, key, references=(caption,))
     yield RowItem(split, CAPTIONING[kind], record, str(path), stem)
 
 
-def _photo(row: dict[str, str], file: File) -> Iterator[Made]:
+def _photo(row: dict[str, str], file: File) -> Iterator[Item]:
     """A photo that was fetched under its row number (`000000012.jpg`) or the last part of its address."""
     key, url = f"{file.number:09d}", row["url"]
     name = key if key in file.media else url.rsplit("/", 1)[-1]

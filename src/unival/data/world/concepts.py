@@ -44,12 +44,8 @@ _HELD_OUT = frozenset(
 )
 
 
-def held_out(color: str, kind: str) -> bool:
-    """Whether this pair is never shown or mentioned outside `ood-composition`."""
-    return (color, kind) in _HELD_OUT
-
-
 HELD_OUT_PAIRS = tuple(sorted(_HELD_OUT))
+"""Never shown or mentioned outside `ood-composition`."""
 ALLOWED_PAIRS = tuple(
     (color, kind) for color in COLORS for kind in (*SHAPES, *NUMBERS) if (color, kind) not in _HELD_OUT
 )
@@ -75,11 +71,6 @@ def article(phrase: str) -> str:
 def mend_articles(text: str) -> str:
     """`a` becomes `an` before the one colour that starts with a vowel."""
     return f" {text}".replace(" a orange", " an orange")[1:]
-
-
-def names_held_out(text: str) -> bool:
-    """Whether a text names a held-out pair."""
-    return any(f"{color} {word}" in text for color, kind in _HELD_OUT for word in (noun(kind), noun(kind, 2)))
 
 
 def pick(rng: Random, options: Sequence[T]) -> T:
