@@ -176,6 +176,8 @@ def resolve(tree: Any, stage: str, item: str | None) -> dict[str, Any]:
             merge(values, part)
     if isinstance(values.get("benchmark"), dict):
         values["benchmark"].pop("set", None)
+    if stage == "evaluate":
+        _known({"merges": tree.merges}, "merges", [*values["merges"], *values["shifted_merges"]])
     _prune(values)
     name = f"{stage}@{item}" if item else stage
     return to_plain(config.build(module(stage).Config, values, f"configuration of {name}"))
@@ -216,7 +218,7 @@ def _prune(values: dict[str, Any]) -> None:
         _keep(values, "tasks", [task for tasks in used for task in tasks])
 
 
-def _known(values: dict[str, Any], key: str, names: Sequence[str]) -> None:
+def _known(values: Mapping[str, Any], key: str, names: Sequence[str]) -> None:
     for name in names:
         if name not in values[key]:
             raise UserError(f"{CONF}: unknown name '{name}' among the {key}: {nearest(name, values[key])}")

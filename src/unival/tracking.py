@@ -15,7 +15,7 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 from unival import files, provenance
 from unival.errors import UserError
@@ -30,28 +30,14 @@ MAX_PARAM_CHARACTERS = 500
 TABLE_ROWS = 200
 
 
-class Tracker(Protocol):
-    """What a stage may log. All of it is optional knowledge: no result is read back from here."""
+class Tracker:
+    """What a stage may log; this one logs nothing: ranks other than 0, tests, `UNIVAL_TRACKING=off`.
 
-    @property
-    def run_id(self) -> str | None: ...
-
-    def metrics(self, values: Mapping[str, float], step: int = 0) -> None: ...
-    def params(self, values: Mapping[str, Any]) -> None: ...
-    def tags(self, values: Mapping[str, str]) -> None: ...
-    def dataset(self, name: str, digest: str, source: str, context: str) -> None: ...
-    def table(self, rows: Sequence[Mapping[str, Any]], name: str) -> None: ...
-    def child(self, name: str, tags: Mapping[str, str], metrics: Mapping[str, float]) -> None: ...
-    def text(self, text: str, name: str) -> None: ...
-    def artifact(self, path: Path, folder: str) -> None: ...
-    def flush(self) -> None: ...
-    def end(self, status: str) -> None: ...
-
-
-class NullTracker:
-    """Logs nothing: ranks other than 0, tests, `UNIVAL_TRACKING=off`."""
+    All of it is optional knowledge: no result is read back from here.
+    """
 
     run_id: str | None = None
+    resumed = False
 
     def metrics(self, values: Mapping[str, float], step: int = 0) -> None: ...
     def params(self, values: Mapping[str, Any]) -> None: ...
@@ -112,8 +98,10 @@ def connect(experiment: str) -> tuple["MlflowClient", str]:
         raise UserError(f"MLflow store {store_uri()}: cannot be used: {reason}: {fix}") from error
 
 
-class MlflowTracker:
+class MlflowTracker(Tracker):
     """One run; `state` is the file that lets the next process go on with it."""
+
+    run_id: str
 
     def __init__(self, experiment: str, name: str, state: Path, tags: Mapping[str, str]) -> None:
         self.client, self.experiment_id = connect(experiment)
@@ -123,7 +111,7 @@ class MlflowTracker:
         self._resumed_until = self._last_step
         resumed = bool(saved) and self._exists(saved["run_id"])
         if resumed:
-            self.run_id: str = saved["run_id"]
+            self.run_id = str(saved["run_id"])
             self.client.update_run(self.run_id, status="RUNNING")
         else:
             self._last_step = self._resumed_until = -1

@@ -1,6 +1,5 @@
 """Curves, geometry, search, statistics and the command line around merging."""
 
-import argparse
 import json
 
 import numpy as np
@@ -258,9 +257,7 @@ def test_statistics_are_saved_with_their_origin(tmp_path):
 
 
 def call(*words):
-    parser = argparse.ArgumentParser()
-    cli.add_arguments(parser)
-    cli.run(parser.parse_args([str(word) for word in words]))
+    cli.main([str(word) for word in words])
 
 
 def test_command_line(tmp_path, capsys, monkeypatch):

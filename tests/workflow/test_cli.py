@@ -11,7 +11,7 @@ import pytest
 from unival.cli import main
 from unival.errors import UserError
 from unival.stages import STAGES, base
-from unival.tracking import NullTracker
+from unival.tracking import Tracker
 
 ROOT = Path(__file__).parents[2]
 
@@ -105,6 +105,6 @@ def test_only_a_signal_makes_a_run_killed(error: BaseException, signal: bool) ->
 
 def test_the_time_of_a_stage_is_that_of_its_command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv(base.STARTED, str(time.time() - 100))
-    io = base.StageIO("report", None, {}, tmp_path, tmp_path, tmp_path, NullTracker())
+    io = base.StageIO("report", None, {}, tmp_path, tmp_path, tmp_path, Tracker())
     base._write_pointer(io, "hash")
     assert json.loads((tmp_path / "reports/runs/report.json").read_text())["seconds"] >= 100

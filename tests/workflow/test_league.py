@@ -13,7 +13,7 @@ from unival.metrics.bootstrap import interval
 from unival.stages import evaluate, league
 from unival.stages import merge as merge_stage
 from unival.stages.cells import Result, Spec
-from unival.tracking import NullTracker
+from unival.tracking import Tracker
 
 PAIR = ["vqa", "grounding"]
 
@@ -113,7 +113,7 @@ def test_experts_of_earlier_choices_are_not_used(tmp_path, monkeypatch, capsys):
     workshop = object.__new__(merge_stage.Workshop)
     workshop.config = SimpleNamespace(again={}, finetuned=["vqa"])
     workshop.folder, workshop.experts = tmp_path / "merged", tmp_path / "models/finetune"
-    workshop.io = SimpleNamespace(tracker=NullTracker())
+    workshop.io = SimpleNamespace(tracker=Tracker())
     assert workshop._found(("vqa", "caption"), "average") is None
     assert "average is left out: there is no model caption" in capsys.readouterr().out
     assert list(workshop._found(("vqa",), "alone")) == ["vqa"]

@@ -284,21 +284,16 @@ class Writer:
             self._handle.close()
 
 
-class disk_errors:  # noqa: N801 (used as a context manager)
+@contextmanager
+def disk_errors(path: Path, needed: int) -> Iterator[None]:
     """Turn an error of the operating system while writing into one for people."""
-
-    def __init__(self, path: Path, needed: int) -> None:
-        self.path, self.needed = path, needed
-
-    def __enter__(self) -> None: ...
-
-    def __exit__(self, _: object, error: BaseException | None, __: object) -> None:
-        if not isinstance(error, OSError):
-            return
+    try:
+        yield
+    except OSError as error:
         if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
-            free = shutil.disk_usage(self.path.parent).free
+            free = shutil.disk_usage(path.parent).free
             raise UserError(
-                f"{self.path}: the disk is full: {self.needed / 2**20:.0f} MiB wanted, "
-                f"{free / 2**20:.0f} MiB free: make room or choose another output folder"
+                f"{path}: the disk is full: {needed / 2**20:.0f} MiB wanted, {free / 2**20:.0f} MiB free: "
+                "make room or choose another output folder"
             ) from error
-        raise UserError(f"{self.path}: cannot write: {error.strerror}") from error
+        raise UserError(f"{path}: cannot write: {error.strerror}") from error

@@ -12,19 +12,17 @@ from unival.errors import UserError
 
 
 def main(arguments: list[str]) -> None:
-    """`unival merge`."""
+    """`unival merge`.
+
+    Raises:
+        UserError: see `merge` and `verify`.
+    """
     parser = argparse.ArgumentParser(
         prog="unival merge",
         description="Merge any safetensors checkpoints: files, or folders, sharded or not.",
         epilog="example: unival merge run conf/merge/ties.yaml --model caption=models/finetune/caption "
         "--model vqa=... --base models/pretrain/video_text --out merged. All about recipes: docs/merging.md",
     )
-    add_arguments(parser)
-    run(parser.parse_args(arguments))
-
-
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Fill the parser of the command `merge`; `run` executes what was parsed."""
     actions = parser.add_subparsers(dest="action", required=True, metavar="<action>")
 
     action = actions.add_parser("run", help="merge checkpoints into a new folder")
@@ -54,6 +52,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     action = actions.add_parser("methods", help="what there is, or one method with its options and formula")
     action.add_argument("name", nargs="?", metavar="<method>")
 
+    options = parser.parse_args(arguments)
+    run = {"run": _run, "verify": _verify, "report": _report, "geometry": _geometry, "methods": _methods}
+    run[options.action](options)
+
 
 def _inputs(action: argparse.ArgumentParser, help_of_model: str) -> None:
     action.add_argument("--model", action="append", default=[], metavar="<name>=<path>", help=help_of_model)
@@ -62,16 +64,6 @@ def _inputs(action: argparse.ArgumentParser, help_of_model: str) -> None:
         "--statistics", action="append", default=[], metavar="<name>=<path>",
         help="Fisher or Gram statistics of a model (unival.merging.collect)",
     )  # fmt: skip
-
-
-def run(options: argparse.Namespace) -> None:
-    """Execute one action.
-
-    Raises:
-        UserError: see `merge` and `verify`.
-    """
-    actions = {"run": _run, "verify": _verify, "report": _report, "geometry": _geometry, "methods": _methods}
-    actions[options.action](options)
 
 
 def _run(options: argparse.Namespace) -> None:

@@ -11,7 +11,7 @@ from collections.abc import Generator, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from queue import SimpleQueue
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -98,8 +98,8 @@ class Plan:
     ) -> Job:
         sources = [self.models[owner] for owner in found.owners]
         if found.rule == "mean":
-            return Job(found, sources, None, None, 1.0, self.settings)
-        chosen = tuple(weights[owner] for owner in found.owners) if weights is not None else None
+            return Job(found, sources, None, (1.0,) * len(sources), 1.0, self.settings)
+        chosen = tuple(weights[owner] if weights else 1.0 for owner in found.owners)
         return Job(found, sources, self.base if kind.needs_base else None, chosen, scale, self.settings)
 
     def _method(self, job: Job) -> Method:
@@ -112,65 +112,69 @@ class Plan:
         """
         with single_threaded():
             self.method.prepare([job for job in self.jobs.values() if job.assignment.rule != "mean"])
-            tasks = self._tasks()
             if self.settings.threads == 1:
-                for assignment, start, end, job, state in tasks:
-                    yield (
-                        assignment,
-                        start,
-                        self._work(assignment, start, end, job, state, self.settings.scratch),
-                    )
+                for part in self._parts():
+                    yield part.found, part.start, self._work(part, self.settings.scratch)
             else:
-                yield from self._pooled(tasks)
+                yield from self._pooled()
 
-    def _tasks(self) -> Iterator[tuple[Assignment, int, int, Job | None, Any]]:
-        for assignment in self.assignments:
-            job = self.jobs.get(self.tied.get(assignment.name, assignment.name))
+    def _parts(self) -> Iterator["Part"]:
+        for found in self.assignments:
+            job = self.jobs.get(self.tied.get(found.name, found.name))
             state = self._method(job).start(job) if job else None
-            for start in range(0, assignment.spec.count, self.settings.chunk):
-                yield assignment, start, min(start + self.settings.chunk, assignment.spec.count), job, state
+            for start in range(0, found.spec.count, self.settings.chunk):
+                yield Part(found, start, min(start + self.settings.chunk, found.spec.count), job, state)
 
-    def _pooled(self, tasks: Iterator[Any]) -> Iterator[tuple[Assignment, int, Tensor]]:
+    def _pooled(self) -> Iterator[tuple[Assignment, int, Tensor]]:
+        threads = self.settings.threads
         scratches: SimpleQueue[Scratch] = SimpleQueue()
-        for _ in range(self.settings.threads):
+        for _ in range(threads):
             scratches.put(Scratch())
 
-        def work(found: Assignment, start: int, end: int, job: Job | None, state: Any) -> Tensor:
+        def work(part: Part) -> Tensor:
             scratch = scratches.get()
             try:
-                return self._work(found, start, end, job, state, scratch)
+                return self._work(part, scratch)
             finally:
                 scratches.put(scratch)
 
-        waiting: deque[tuple[Assignment, int, Future[Tensor]]] = deque()
-        with ThreadPoolExecutor(
-            self.settings.threads, initializer=torch.set_num_threads, initargs=(1,)
-        ) as pool:
-            for task in tasks:
-                waiting.append((task[0], task[1], pool.submit(work, *task)))
-                while len(waiting) > 2 * self.settings.threads:
-                    assignment, start, done = waiting.popleft()
-                    yield assignment, start, done.result()
-            for assignment, start, done in waiting:
-                yield assignment, start, done.result()
+        waiting: deque[tuple[Part, Future[Tensor]]] = deque()
+        with ThreadPoolExecutor(threads, initializer=torch.set_num_threads, initargs=(1,)) as pool:
+            for part in self._parts():
+                waiting.append((part, pool.submit(work, part)))
+                while len(waiting) > 2 * threads:
+                    first, done = waiting.popleft()
+                    yield first.found, first.start, done.result()
+            for part, done in waiting:
+                yield part.found, part.start, done.result()
 
-    def _work(
-        self, found: Assignment, start: int, end: int, job: Job | None, state: Any, scratch: Scratch
-    ) -> Tensor:
-        out = torch.empty(end - start, dtype=found.dtype)
+    def _work(self, part: "Part", scratch: Scratch) -> Tensor:
+        found, job, start = part.found, part.job, part.start
+        out = torch.empty(part.end - start, dtype=found.dtype)
         if job is None:
             source = {"": self.base, ESTIMATED: self.estimated, **self.models}[found.copy_from or ""]
             assert source is not None
-            buffer = scratch.buffer(0, end - start, source.specs[found.name].dtype)
-            return out.copy_(source.read(found.name, start, end - start, buffer))
+            buffer = scratch.buffer(0, len(out), source.specs[found.name].dtype)
+            return out.copy_(source.read(found.name, start, len(out), buffer))
         method = self._method(job)
         checked = not method.propagates
-        for first, models, base in job.blocks(start, end, scratch, checked):
-            merged = method.block(job, state, first, models, base)  # type: ignore[arg-type]
+        for first, models, base in job.blocks(start, part.end, scratch, checked):
+            merged = method.block(job, part.state, first, models, base)  # type: ignore[arg-type]
             if not checked and not finite(merged):
                 job.require_finite([*models, *([base] if base is not None else [])], first)
             out[first - start : first - start + len(merged)] = merged
         return out
+
+
+class Part(NamedTuple):
+    """Elements start .. end of a tensor of the output; without a job they are copied."""
+
+    found: Assignment
+    start: int
+    end: int
+    job: Job | None
+    state: Any
+    """What the method's `start` said of the tensor."""
 
 
 @contextlib.contextmanager

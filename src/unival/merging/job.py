@@ -60,8 +60,8 @@ class Job:
     assignment: Assignment
     sources: list[Source]
     base: Source | None
-    weights: tuple[float, ...] | None
-    """Per model; None where the recipe gives none."""
+    weights: tuple[float, ...]
+    """Per model; one each where the recipe gives none."""
     scale: float
     """Factor on the task vector, from module rules and depth."""
     settings: Settings

@@ -95,16 +95,10 @@ METHODS: Registry[type[Method]] = Registry("merge method")
 
 def normalized(job: Job) -> list[float]:
     """The weights of the models of this tensor, divided by their sum."""
-    weights = weights_of(job)
-    total = sum(weights)
+    total = sum(job.weights)
     if total == 0:
         raise UserError(f"merge recipe: {job.name}: the weights of {', '.join(job.models)} sum to zero")
-    return [weight / total for weight in weights]
-
-
-def weights_of(job: Job) -> list[float]:
-    """The weights of the models of this tensor, one each where the recipe gives none."""
-    return list(job.weights) if job.weights is not None else [1.0] * len(job.models)
+    return [weight / total for weight in job.weights]
 
 
 def pair(job: Job, models: Sequence[Tensor]) -> tuple[Tensor, Tensor]:

@@ -13,6 +13,7 @@ import re
 import shutil
 import tempfile
 from collections.abc import Callable, Iterator, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -70,6 +71,7 @@ def merge(
     folders = ({"": origin} if origin else {}) | paths
     require_one_architecture(folders)
     settings = Settings(chunk=chunk, threads=threads, device=torch.device(device))
+    each = partial(_of_each, paths, origin, extra, anew)
     with (
         opened(folders) as found,
         opened(extra) as known,
@@ -82,22 +84,12 @@ def merge(
             recipe, {name: sources[name] for name in paths}, sources.get(""), settings, known,
             given.get(ESTIMATED), by_token=recipe.vocabulary is not None,
         )  # fmt: skip
-        record: dict[str, Any] = {
-            "recipe": recipe.canonical(),
-            "recipe_digest": recipe.digest(),
-            **_of_each(paths, origin, extra, anew, lambda path: hashing.digests(_read_files(recipe, path))),
-            "versions": {
-                "unival": unival.__version__,
-                "torch": str(torch.__version__),
-                "machine": platform.machine(),
-            },
-        }
+        record = _origin(recipe, each)
         with new_folder(out) as folder:
             metadata = {"format": "pt", "unival_merge": json.dumps(record, sort_keys=True)}
-            outputs = _write(plan, folder, metadata, shard_bytes)
             record |= {
-                "outputs": outputs,
-                "paths": _of_each(paths, origin, extra, anew, lambda path: _relative(path, out, moved)),
+                "outputs": _write(plan, folder, metadata, shard_bytes),
+                "paths": each(lambda path: _relative(path, out, moved)),
                 "shard_bytes": shard_bytes,
                 "tensors": summary(plan),
                 "notes": plan.method.notes,
@@ -105,6 +97,20 @@ def merge(
             }
             files.write_json(folder / RECORD, record)
     return record
+
+
+def _origin(recipe: Recipe, each: Callable[[Callable[[Path], Any]], dict[str, Any]]) -> dict[str, Any]:
+    """The part of a record that is known before the merge, and stands in the metadata of the weights."""
+    return {
+        "recipe": recipe.canonical(),
+        "recipe_digest": recipe.digest(),
+        **each(lambda path: hashing.digests(_read_files(recipe, path))),
+        "versions": {
+            "unival": unival.__version__,
+            "torch": str(torch.__version__),
+            "machine": platform.machine(),
+        },
+    }
 
 
 def _of_each(

@@ -6,10 +6,9 @@ different studies are trained once. Results are kept in the scratch folder under
 on. Written files: reports/ablations/<study>.csv, a line per variant x seed x task (columns: COLUMNS).
 """
 
-import json
 import shutil
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from functools import cache, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -100,12 +99,18 @@ def run(config: Config, io: StageIO) -> None:
     Benchmark(config.data, config.tasks).log(io, ["train", "test"])
     lab = Laboratory(config, io.shared_scratch)
     wanted = {
-        name: [(variant, seed) for seed in config.seeds for variant in _ordered(study, config.only)]
+        name: [
+            (variant, seed)
+            for seed in config.seeds
+            for variant in study.variants
+            if not config.only or variant in config.only
+        ]
         for name, study in config.definitions.items()
     }
     models = {lab.key(name, *one): (name, *one) for name, ones in wanted.items() for one in ones}
     parallel([partial(_results, config, io.shared_scratch, *model) for model in models.values()], "ablate")
     folder = io.scratch / "ablations"
+    folder.mkdir(exist_ok=True)  # there may be no study
     for name, study in config.definitions.items():
         results = {one: lab.results(name, *one) for one in wanted[name]}
         files.write_csv(folder / f"{name}.csv", COLUMNS, _rows(name, study, results, config.resamples))
@@ -116,10 +121,6 @@ def run(config: Config, io: StageIO) -> None:
 def _results(config: Config, scratch: Path, study: str, variant: str, seed: int) -> None:
     """Train and evaluate a variant; the results are kept on disk."""
     Laboratory(config, scratch).results(study, variant, seed)
-
-
-def _ordered(study: Study, only: list[str]) -> list[str]:
-    return [name for name in study.variants if not only or name in only]
 
 
 class Laboratory:
@@ -163,7 +164,7 @@ class Laboratory:
         variant = self.config.definitions[study_name].variants[name]
         init = files.file_digest(Path(variant.init) / "model.safetensors") if variant.init else None
         data = [self.benchmark.digest(split) for split in ("train", "test")]
-        tasks = json.loads(json.dumps(self.config.tasks, default=vars))
+        tasks = {task: asdict(config) for task, config in self.config.tasks.items()}
         trained = [self.config.train, self.config.model, self.config.processor]
         return files.digest([variant.phases, init, seed, data, *trained, tasks])
 
@@ -176,10 +177,9 @@ class Laboratory:
         phases = []
         for number, over in enumerate(study.variants[name].phases):
             where = f"study '{study.question}': variant '{name}': phase {number}"
-            values = json.loads(json.dumps(self.config.train)) | {"seed": seed}
+            values = {**self.config.train, "seed": seed}
             for key, value in over.items():
-                merged = {**values.get(key, {}), **value} if isinstance(value, dict) else value
-                values[key] = merged
+                values[key] = {**values.get(key, {}), **value} if isinstance(value, dict) else value
             values["mixture"] = self._present(values["mixture"], where)
             phases.append(configuration.build(TrainConfig, values, where))
         return phases

@@ -135,7 +135,7 @@ def _tracker(
     stage: str, item: str | None, scratch: Path, config_hash: str, resolved: dict[str, Any]
 ) -> tracking.Tracker:
     if os.environ.get("RANK", "0") != "0" or os.environ.get("UNIVAL_TRACKING") == "off":
-        return tracking.NullTracker()
+        return tracking.Tracker()
     name = os.environ.get("UNIVAL_RUN_NAME") or (f"{stage}-{item}" if item else stage)
     tags = {"unival.stage": stage, "unival.config_hash": config_hash, **provenance.tags()}
     if item:

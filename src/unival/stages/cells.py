@@ -7,7 +7,7 @@ takes the cells of one model after the other: a model is loaded once, and decode
 
 import json
 from collections.abc import Callable, Hashable, Iterable
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any, Literal
@@ -119,7 +119,7 @@ class Cells:
     def _key(self, spec: Spec, weights: Any) -> str:
         data = [self.benchmark.digest(spec.split), self.benchmark.digest("train")]
         what = [spec.rows, spec.shift, spec.severity, spec.blind, self.resamples]
-        task = json.loads(json.dumps(self.tasks[spec.task], default=vars))
+        task = asdict(self.tasks[spec.task])
         return files.digest([FORMAT, weights, spec.task, task, spec.split, data, what])
 
     def _compute(self, spec: Spec, model: Any, processor: Any, path: Path) -> None:

@@ -20,7 +20,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from unival import files
-from unival.errors import nearest
 from unival.stages import league
 from unival.stages.base import StageIO, rounded
 from unival.tasks import TaskConfig
@@ -92,11 +91,6 @@ class Config:
     shifted_pretrained: bool = False
     """Whether the pretrained model is, on the experts' tasks."""
 
-    def __post_init__(self) -> None:
-        for name in self.shifted_merges:
-            if name not in self.merges:
-                raise ValueError(f"shifted_merges: '{name}' is no merge: {nearest(name, self.merges)}")
-
 
 def run(config: Config, io: StageIO) -> None:
     """Write metrics and predictions."""
@@ -123,8 +117,10 @@ def _cells(config: Config, scratch: Path) -> "Cells":
 
 
 def _of_model(config: Config, scratch: Path, folder: Path, specs: list["Spec"]) -> list["Result"]:
-    """The cells of one model."""
-    return _cells(config, scratch).run(specs, _digest(folder), _once(folder))
+    """The cells of one model, which is read when the first of them has to be computed."""
+    from unival.stages.parts import load_model
+
+    return _cells(config, scratch).run(specs, _digest(folder), cache(partial(load_model, folder)))
 
 
 def _plan(config: Config, benchmark: Any) -> Iterator[tuple[Path, list["Spec"]]]:
@@ -187,13 +183,6 @@ def _digest(folder: Path) -> list[str]:
     ]
 
 
-def _once(folder: Path) -> Any:
-    """A loader that reads the model when it is first asked for."""
-    from unival.stages.parts import load_model
-
-    return cache(lambda: load_model(folder))
-
-
 def _pairs(config: Config) -> list[list[str]]:
     """The pairs whose models are both there."""
     return [pair for pair in config.interpolation.pairs if all(_end(config, name)[1] for name in pair)]
@@ -220,24 +209,24 @@ def _of_pair(
     ends = [_end(config, name) for name in (first, second)]
     tasks = dict.fromkeys(task for _, its in ends for task in its)
     digests = [_digest(folder) for folder, _ in ends]
-    model, processor = load_model(ends[0][0])
-    rules = [AlignRule(r"num_batches_tracked$", "base")]
+    name, rows = f"{first}-{second}", config.interpolation.rows
+    specs = [Spec(name, "interpolated", task, TEST, rows) for task in tasks]
+
+    @cache
+    def line() -> tuple[Interpolation, Any]:
+        model, processor = load_model(ends[0][0])
+        rules = [AlignRule(r"num_batches_tracked$", "base")]
+        return Interpolation(model, ends[0][0], ends[1][0], rules, config.pretrained), processor
+
+    def moved(alpha: float) -> tuple[Any, Any]:
+        path, processor = line()
+        return path.move(alpha), processor
+
     found = []
-    with Interpolation(model, ends[0][0], ends[1][0], align_rules=rules, base=config.pretrained) as path:
-        for number in range(last + 1):
-            alpha = number / last
-            specs = [
-                Spec(f"{first}-{second}", "interpolated", task, TEST, config.interpolation.rows)
-                for task in tasks
-            ]
-            load = partial(_moved, path, alpha, processor)
-            results = cells.run(specs, [*digests, number, last], load)
-            found += [(first, second, alpha, result) for result in results]
+    for number in range(last + 1):
+        results = cells.run(specs, [*digests, number, last], partial(moved, number / last))
+        found += [(first, second, number / last, result) for result in results]
     return found
-
-
-def _moved(path: Any, alpha: float, processor: Any) -> tuple[Any, Any]:
-    return path.move(alpha), processor
 
 
 def _write(

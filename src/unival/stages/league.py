@@ -61,7 +61,7 @@ def rows(
     for tasks, names in groups.items():
         lines = []
         for part in ("id", "ood"):
-            experts = _of_tasks(results, dict.fromkeys(tasks, "finetune/"), part, resamples)
+            experts = _of_tasks(results, {task: f"finetune/{task}" for task in tasks}, part, resamples)
             if experts is None:
                 continue
             lines.append(_line(EXPERTS, part, experts, experts, sum(map(_updates, tasks))))
@@ -77,10 +77,9 @@ def rows(
 def _of_tasks(
     results: Sequence["Result"], models: Mapping[str, str], part: str, resamples: int
 ) -> Scores | None:
-    """Scores of a model ("finetune/": of each task's expert) on all tasks; None where one is missing."""
+    """Scores on tasks, each of its model; None where one is missing."""
     found = {}
-    for task, model in models.items():
-        name = model + task if model.endswith("/") else model
+    for task, name in models.items():
         cells = [
             _drawn(result, resamples)
             for result in results

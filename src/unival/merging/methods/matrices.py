@@ -15,17 +15,16 @@ from torch import Tensor
 from unival.errors import UserError
 from unival.merging import elementwise, spectral
 from unival.merging.job import Job
-from unival.merging.method import METHODS, Method, deltas_of, normalized, weights_of
+from unival.merging.method import METHODS, Method, deltas_of, normalized
 from unival.merging.recipe import check_pattern
 
 
 @dataclass
 class MatrixOptions:
-    """Which tensors are matrices, and the factor on the merged task vector."""
+    """Which tensors are matrices."""
 
     matrices: str = r"weight$"
     exclude: str = r"embed|shared|lm_head|position"
-    scale: float = 1.0
 
     def __post_init__(self) -> None:
         check_pattern(self.matrices)
@@ -56,9 +55,17 @@ class MatrixMethod(Method):
         return state[start : start + len(models[0])]
 
 
+@dataclass
+class DeltaMatrixOptions(MatrixOptions):
+    """Factor lambda on the merged task vector."""
+
+    scale: float = 1.0
+
+
 class DeltaMatrixMethod(MatrixMethod):
     """theta_0 + lambda merged(w_i tau_i) for matrices, theta_0 + weighted mean of tau_i for the rest."""
 
+    Options = DeltaMatrixOptions
     needs_base = True
 
     def block(self, job: Job, state: Any, start: int, models: list[Tensor], base: Tensor) -> Tensor:
@@ -69,7 +76,7 @@ class DeltaMatrixMethod(MatrixMethod):
 
     def solve(self, job: Job, models: list[Tensor], base: Tensor | None) -> Tensor:
         assert base is not None
-        deltas = [d * w for d, w in zip(deltas_of(models, base), weights_of(job), strict=True)]
+        deltas = [d * w for d, w in zip(deltas_of(models, base), job.weights, strict=True)]
         return base + self.options.scale * job.scale * self.merged(deltas)
 
     def merged(self, deltas: Sequence[Tensor]) -> Tensor:
@@ -96,7 +103,7 @@ class TsvM(DeltaMatrixMethod):
 
 
 @dataclass
-class WudiOptions(MatrixOptions):
+class WudiOptions(DeltaMatrixOptions):
     """`ridge` plays the part of the number of steps in the paper: large is few steps from the start, sum
     tau.
     """

@@ -14,7 +14,7 @@ from torch import Tensor
 from unival.errors import UserError
 from unival.merging import elementwise, geometry
 from unival.merging.job import Job
-from unival.merging.method import METHODS, Method, normalized, pair, weights_of
+from unival.merging.method import METHODS, Method, normalized, pair
 
 
 @METHODS.register("average")
@@ -65,7 +65,7 @@ class TaskArithmetic(Method):
     propagates = True
 
     def block(self, job: Job, state: Any, start: int, models: list[Tensor], base: Tensor) -> Tensor:
-        weights = [self.options.scale * job.scale * weight for weight in weights_of(job)]
+        weights = [self.options.scale * job.scale * weight for weight in job.weights]
         return elementwise.task_arithmetic(base, models, weights)
 
 

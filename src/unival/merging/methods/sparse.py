@@ -13,7 +13,7 @@ from torch import Tensor
 
 from unival.merging import elementwise
 from unival.merging.job import Job
-from unival.merging.method import METHODS, Method, deltas_of, weights_of
+from unival.merging.method import METHODS, Method, deltas_of
 from unival.merging.rng import keep_mask, mask_key
 from unival.merging.select import kth_largest
 
@@ -44,22 +44,27 @@ class Ties(Method):
     Options = TiesOptions
     needs_base = True
 
+    @property
+    def kept(self) -> float:
+        """The share of entries that is kept."""
+        return float(self.options.density)
+
     def prepare(self, jobs: Sequence[Job]) -> None:
         self.whole: dict[str, float] | None = None
-        if self.options.scope == "model" and self.options.density < 1:
+        if self.options.scope == "model" and self.kept < 1:
             names = sorted({name for job in jobs for name in job.models})
             totals = [sum(job.count for job in jobs if name in job.models) for name in names]
-            ranks = [(i, kept_count(self.options.density, total)) for i, total in enumerate(totals)]
+            ranks = [(i, kept_count(self.kept, total)) for i, total in enumerate(totals)]
             found = thresholds(jobs, names, totals, ranks, self.deltas)
             self.whole = dict(zip(names, found, strict=True))
 
     def start(self, job: Job) -> list[float]:
         """The smallest kept magnitude of each model."""
-        if self.options.density >= 1:
+        if self.kept >= 1:
             return [0.0] * len(job.models)
         if self.whole is not None:
             return [self.whole[name] for name in job.models]
-        ranks = [(i, kept_count(self.options.density, job.count)) for i in range(len(job.models))]
+        ranks = [(i, kept_count(self.kept, job.count)) for i in range(len(job.models))]
         return thresholds([job], job.models, [job.count] * len(job.models), ranks, self.deltas)
 
     def deltas(self, job: Job, start: int, models: Sequence[Tensor], base: Tensor) -> list[Tensor]:
@@ -68,9 +73,9 @@ class Ties(Method):
 
     def block(self, job: Job, state: Any, start: int, models: list[Tensor], base: Tensor) -> Tensor:
         deltas = self.deltas(job, start, models, base)
-        if self.options.density < 1:
+        if self.kept < 1:
             deltas = [elementwise.trim(delta, low) for delta, low in zip(deltas, state, strict=True)]
-        merged = elementwise.elect(deltas, weights_of(job), self.options.merge == "mean")
+        merged = elementwise.elect(deltas, job.weights, self.options.merge == "mean")
         return merged.mul_(self.options.scale * job.scale).add_(base)
 
 
@@ -85,25 +90,20 @@ class DareOptions:
         check_share("density", self.density)
 
 
-class Dropping(Method):
-    """What the DARE methods share: masks keyed by (seed, model, tensor)."""
-
-    def dropped(
-        self, job: Job, start: int, models: Sequence[Tensor], base: Tensor, density: float
-    ) -> list[Tensor]:
-        """mask * tau / density."""
-        deltas = deltas_of(models, base)
-        if density >= 1:
-            return deltas
-        out = []
-        for name, delta in zip(job.models, deltas, strict=True):
-            mask = keep_mask(mask_key(self.seed, name, job.name), start, len(delta), density)
-            out.append(elementwise.drop_and_rescale(delta, torch.from_numpy(mask).to(delta), density))
-        return out
+def dropped(method: Method, job: Job, start: int, models: Sequence[Tensor], base: Tensor) -> list[Tensor]:
+    """mask * tau / density of every model, with masks keyed by (seed, model, tensor)."""
+    deltas, density = deltas_of(models, base), method.options.density
+    if density >= 1:
+        return deltas
+    out = []
+    for name, delta in zip(job.models, deltas, strict=True):
+        mask = keep_mask(mask_key(method.seed, name, job.name), start, len(delta), density)
+        out.append(elementwise.drop_and_rescale(delta, torch.from_numpy(mask).to(delta), density))
+    return out
 
 
 @METHODS.register("dare")
-class Dare(Dropping):
+class Dare(Method):
     """theta_0 + lambda sum_i w_i mask_i tau_i / density (Yu et al. 2024, arXiv 2311.03099).
 
     density 1 is task arithmetic, bit for bit.
@@ -113,60 +113,41 @@ class Dare(Dropping):
     needs_base = True
 
     def block(self, job: Job, state: Any, start: int, models: list[Tensor], base: Tensor) -> Tensor:
-        weights = [self.options.scale * job.scale * weight for weight in weights_of(job)]
+        weights = [self.options.scale * job.scale * weight for weight in job.weights]
         if self.options.density >= 1:
             return elementwise.task_arithmetic(base, models, weights)
         out = base.clone()
-        for delta, weight in zip(
-            self.dropped(job, start, models, base, self.options.density), weights, strict=True
-        ):
+        for delta, weight in zip(dropped(self, job, start, models, base), weights, strict=True):
             out.add_(delta, alpha=weight)
         return out
 
 
 @dataclass
-class DareTiesOptions:
-    """DARE's density, then the options of TIES; by default TIES only elects signs."""
+class DareTiesOptions(TiesOptions):
+    """By default TIES only elects signs."""
 
     density: float = 0.5
+    """Share that DARE keeps."""
     keep: float = 1.0
-    """TIES' density, of the entries that DARE kept or dropped together."""
-    scope: Literal["model", "tensor"] = "model"
-    merge: Literal["mean", "sum"] = "mean"
-    scale: float = 1.0
+    """Share that TIES keeps, of the entries that DARE kept or dropped together."""
 
     def __post_init__(self) -> None:
-        check_share("density", self.density)
+        super().__post_init__()
         check_share("keep", self.keep)
 
 
 @METHODS.register("dare_ties")
-class DareTies(Dropping):
+class DareTies(Ties):
     """DARE first, then TIES on what is left (the order of Yu et al. 2024)."""
 
     Options = DareTiesOptions
-    needs_base = True
 
-    def prepare(self, jobs: Sequence[Job]) -> None:
-        options = self.options
-        self.ties = _TiesAfterDare(
-            TiesOptions(options.keep, options.scope, options.merge, options.scale), self.seed
-        )
-        self.ties.dare = self
-        self.ties.prepare(jobs)
-
-    def start(self, job: Job) -> Any:
-        return self.ties.start(job)
-
-    def block(self, job: Job, state: Any, start: int, models: list[Tensor], base: Tensor) -> Tensor:
-        return self.ties.block(job, state, start, models, base)
-
-
-class _TiesAfterDare(Ties):
-    dare: DareTies
+    @property
+    def kept(self) -> float:
+        return float(self.options.keep)
 
     def deltas(self, job: Job, start: int, models: Sequence[Tensor], base: Tensor) -> list[Tensor]:
-        return self.dare.dropped(job, start, models, base, self.dare.options.density)
+        return dropped(self, job, start, models, base)
 
 
 @dataclass
@@ -210,7 +191,7 @@ class Breadcrumbs(Method):
 
     def block(self, job: Job, state: Any, start: int, models: list[Tensor], base: Tensor) -> Tensor:
         out = base.clone()
-        for delta, (low, high), weight in zip(deltas_of(models, base), state, weights_of(job), strict=True):
+        for delta, (low, high), weight in zip(deltas_of(models, base), state, job.weights, strict=True):
             out.add_(elementwise.trim(delta, low, high), alpha=self.options.scale * job.scale * weight)
         return out
 
@@ -237,7 +218,7 @@ class Consensus(Method):
 
     def block(self, job: Job, state: Any, start: int, models: list[Tensor], base: Tensor) -> Tensor:
         options = self.options
-        deltas = [d * w for d, w in zip(deltas_of(models, base), weights_of(job), strict=True)]
+        deltas = [d * w for d, w in zip(deltas_of(models, base), job.weights, strict=True)]
         merged = elementwise.consensus(deltas, options.threshold, min(options.agreeing, len(deltas)))
         return merged.mul_(options.scale * job.scale).add_(base)
 

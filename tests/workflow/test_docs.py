@@ -1,0 +1,90 @@
+"""What README and docs/ say exists: links, paths, commands, settings, examples that a machine can read."""
+
+import ast
+import re
+from pathlib import Path
+
+import pytest
+import yaml
+
+from unival import cli, compose, config
+from unival.merging import Recipe
+from unival.merging.methods import METHODS
+from unival.stages.fit import Search
+
+ROOT = Path(__file__).parents[2]
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+TEXTS = {path: path.read_text(encoding="utf-8") for path in PAGES}
+
+
+def blocks(text: str, language: str) -> list[str]:
+    return re.findall(rf"^```{language}\n(.*?)^```", text, re.M | re.S)
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda path: path.name)
+def test_links_lead_somewhere(page: Path) -> None:
+    """Files of relative links are there; their anchors are headings of the page they name."""
+    for target in re.findall(r"\]\(([^)\s]+)\)", TEXTS[page]):
+        if "://" in target:
+            continue
+        name, _, anchor = target.partition("#")
+        place = (page.parent / name).resolve() if name else page
+        assert place.exists(), target
+        if anchor:
+            headings = re.findall(r"^#+ (.*)$", place.read_text(encoding="utf-8"), re.M)
+            assert anchor in {re.sub(r"[^\w -]", "", h.lower()).replace(" ", "-") for h in headings}, target
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda path: path.name)
+def test_paths_and_commands_exist(page: Path) -> None:
+    text = TEXTS[page]
+    for path in re.findall(r"`((?:conf|src|tests|benchmarks|docs)/[\w./-]+)`", text):
+        assert (ROOT / path).exists() or path.endswith(("warmup.yaml", "darkness.yaml", "median.yaml")), path
+    _, commands = cli._parser()
+    for command in re.findall(r"(?:^|`|-m )unival ([a-z]+)", text, re.M):
+        assert command in commands, f"unival {command}"
+    targets = re.findall(r"^([a-z-]+):.*##", (ROOT / "Makefile").read_text(), re.M)
+    for target in re.findall(r"(?:^|`)make ([a-z-]+)", text, re.M):
+        assert target in targets, f"make {target}"
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda path: path.name)
+def test_examples_can_be_read(page: Path) -> None:
+    for code in blocks(TEXTS[page], "python"):
+        ast.parse(code)
+    for text in blocks(TEXTS[page], "yaml"):
+        assert isinstance(yaml.safe_load(text), dict)
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda path: path.name)
+def test_experiments_on_the_command_line_compose(page: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """`-S` and `set.` name keys and values that there are."""
+    monkeypatch.chdir(ROOT)
+    for group, name in re.findall(r"-S (benchmark|edition|model)=([a-z]+)", TEXTS[page]):
+        assert name in compose.options(group)
+    for name in re.findall(r"\+sweep=([a-z]\w+)", TEXTS[page]):
+        assert name in compose.options("sweep")
+    for stage, words in re.findall(r"\bset\.(\w+)\.([\w.]+=[^\s'`,]+)", TEXTS[page]):
+        override = f"++set.{stage}.{words}".replace("<recipe>", "average")
+        item = {"finetune": "vqa", "pretrain": "image_text"}.get(stage)
+        compose.resolve(compose.compose(compose.read_params(), [override]), stage, item)
+
+
+def test_the_table_of_merge_methods_is_the_registry() -> None:
+    """Every method, with its options and their defaults; `matrices` and `exclude` are told below it."""
+    told = {}
+    for line in TEXTS[ROOT / "docs/merging.md"].splitlines():
+        cells = line.split("|")
+        for name in re.findall(r"`(\w+)`", cells[1]) if len(cells) == 6 else ():
+            told[name] = dict(re.findall(r"`(\w+)` \(([^)]+)\)", cells[3]))
+    for name in METHODS.names():
+        options = vars(config.build(METHODS[name].Options, {}, name))
+        wanted = {k: v for k, v in options.items() if k not in ("matrices", "exclude")}
+        assert {k: type(wanted.get(k, ""))(v) for k, v in told[name].items()} == wanted, name
+
+
+def test_the_recipes_of_the_merging_page_are_valid() -> None:
+    pages = [yaml.safe_load(text) for text in blocks(TEXTS[ROOT / "docs/merging.md"], "yaml")]
+    config.build(Recipe, next(page for page in pages if "method" in page), "docs").canonical()
+    for name, search in next(page for page in pages if "search" in page)["search"].items():
+        config.build(Search, search, name)
