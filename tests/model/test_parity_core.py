@@ -115,6 +115,6 @@ def test_buckets(folder: Path) -> None:
         assert list(ours.shape) == recorded[name]["shape"]
         assert hashlib.sha256(ours.contiguous().numpy().tobytes()).hexdigest() == recorded[name]["sha256"]
     width = config.code_image_size // 8
-    assert (
-        code_ids(width**2 + 1, width, grid).tolist() == recorded["image_position_idx"]["head"][: width**2 + 1]
-    )
+    ours, head = code_ids(width**2 + 1, width, grid).tolist(), recorded["image_position_idx"]["head"]
+    shared = min(len(ours), len(head))  # of the recorded table only the start is stored
+    assert ours[:shared] == head[:shared]

@@ -3,6 +3,7 @@
 import copy
 import json
 import math
+import re
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -37,8 +38,15 @@ def smoothing(folder: Path) -> float:
     return json.loads((folder / "config.json").read_text())["label_smoothing"]
 
 
+def number(pattern: str, text: str) -> float:
+    match = re.search(pattern, text)
+    assert match is not None, (pattern, text)
+    return float(match[1])
+
+
 def options(name: str, folder: Path, given: dict[str, Tensor]) -> tuple[Tensor, dict[str, Any]]:
-    """Targets and arguments of `sequence_loss` for a recorded loss, by the words of its `doc`."""
+    """Targets and arguments of `sequence_loss` for a recorded loss, by its name and its `doc`."""
+    doc = summary(folder)["losses"][name]["doc"]
     extra = RecordedSet(folder).tensors("cases.safetensors", "loss.in.")
     targets, arguments = given["target"], {"ignore_id": PAD, "smoothing": smoothing(folder)}
     if name == "ce_eps0":
@@ -54,12 +62,13 @@ def options(name: str, folder: Path, given: dict[str, Tensor]) -> tuple[Tensor, 
         allowed[:4] = allowed[config["first_code_id"] : config["first_bin_id"]] = True
         arguments["allowed_BTV"] = allowed
     elif name == "ce_drop_worst":
-        arguments["drop_worst"] = 0.3
-    elif name == "ce_ignore_prefix2":
+        arguments["drop_worst"] = number(r"(\d+)%", doc) / 100
+    elif name.startswith("ce_ignore_prefix"):
         targets = targets.clone()
-        targets[:, :2] = PAD
+        targets[:, : int(number(r"prefix(\d+)", name))] = PAD
     elif name.startswith("encouraging"):
-        arguments |= {"encouraging": True, "log_end": 1.0 if name == "encouraging_logend1" else 0.75}
+        stated = doc if "log_end" in doc else summary(folder)["losses"]["encouraging"]["doc"]
+        arguments |= {"encouraging": True, "log_end": number(r"log_end ([\d.]*\d)", stated)}
     return targets, arguments
 
 

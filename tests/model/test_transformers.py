@@ -88,11 +88,21 @@ def test_unknown_arguments_are_named() -> None:
             model(**batch(), decoder_input_ids=start, **{name: True})
 
 
-def test_loading_onto_a_device_map(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        {"device_map": {"": "cpu"}},
+        {"device_map": {"": "disk"}},
+        {"device_map": "auto", "max_memory": {"cpu": 45_000}},  # about half of the weights, the rest on disk
+    ],
+    ids=["cpu", "disk", "both"],
+)
+def test_loading_onto_a_device_map(arguments: dict[str, Any], tmp_path: Path) -> None:
     pytest.importorskip("accelerate")
     model = tiny_model(dtype=torch.float32)
     model.save_pretrained(tmp_path)
-    loaded = UnivalForConditionalGeneration.from_pretrained(tmp_path, device_map={"": "cpu"})
+    arguments |= {"offload_folder": tmp_path / "offloaded"}
+    loaded = UnivalForConditionalGeneration.from_pretrained(tmp_path, **arguments)
     with torch.no_grad():
         expected = model.generate(**batch(), max_new_tokens=5)
         assert torch.equal(loaded.generate(**batch(), max_new_tokens=5), expected)

@@ -19,6 +19,7 @@ from unival.model.positions import (
     AbsoluteBias,
     BiasCache,
     RelativeTables,
+    Table,
     code_ids,
     grid_bucket,
     mask_value,
@@ -87,8 +88,8 @@ class UnivalDecoder(nn.Module):
         self.config = config
         self.embed_tokens = embed_tokens
         self.embed_norm, self.code_embed_norm = nn.LayerNorm(width, eps=eps), nn.LayerNorm(width, eps=eps)
-        self.positions = nn.Embedding(config.max_target_positions + 2, width)
-        self.code_positions = nn.Embedding(config.image_bucket_size**2 + 1, width)
+        self.positions = Table(config.max_target_positions + 2, width)
+        self.code_positions = Table(config.image_bucket_size**2 + 1, width)
         self.position_norm, self.code_position_norm = (
             nn.LayerNorm(width, eps=eps),
             nn.LayerNorm(width, eps=eps),
@@ -161,13 +162,13 @@ class UnivalDecoder(nn.Module):
         """Normalised position states (1, stop, D) of text or of image codes."""
         if codes:
             width = self.config.code_image_size // 8
-            ids = code_ids(stop, width, self.config.image_bucket_size).to(self.code_positions.weight.device)
-            return self.code_position_norm(F.embedding(ids, self.code_positions.weight))[None]
+            table, ids = self.code_positions(), code_ids(stop, width, self.config.image_bucket_size)
+            return self.code_position_norm(F.embedding(ids.to(table.device), table))[None]
         if stop > self.config.max_target_positions:
             raise ValueError(
                 f"{stop} target tokens, but max_target_positions is {self.config.max_target_positions}"
             )
-        return self.position_norm(self.positions.weight[:stop])[None]
+        return self.position_norm(self.positions()[:stop])[None]
 
     def _longest(self, codes: bool) -> int:
         return (self.config.code_image_size // 8) ** 2 + 1 if codes else self.config.max_target_positions

@@ -26,6 +26,7 @@ from unival.model.positions import (
     BiasCache,
     RelativeTables,
     Segment,
+    Table,
     encoder_relative_index,
     mask_value,
     segment_ids,
@@ -69,7 +70,7 @@ class MediaEmbedding(nn.Module):
         super().__init__()
         self.backbone = build_backbone(modality, config.media[modality])
         self.projection = nn.Linear(self.backbone.out_channels, config.d_model)  # type: ignore[arg-type]
-        self.positions = nn.Embedding(config.image_bucket_size**2 + 1, config.d_model)
+        self.positions = Table(config.image_bucket_size**2 + 1, config.d_model)
 
     def forward(self, values: Tensor) -> tuple[Tensor, tuple[int, ...]]:
         """Media of one modality -> (M, tokens, D) and the grid of the feature map."""
@@ -168,9 +169,9 @@ class UnivalEncoder(nn.Module):
         self.embed_tokens = embed_tokens
         self.embed_norm = nn.LayerNorm(width, eps=eps)
         self.media_norm = nn.LayerNorm(width, eps=eps)
-        self.type_embedding = nn.Embedding(2, width)  # 0 text, 1 any other modality
+        self.type_embedding = Table(2, width)  # 0 text, 1 any other modality
         self.media = nn.ModuleDict({name: MediaEmbedding(config, name) for name in config.media})
-        self.positions = nn.Embedding(config.max_source_positions + 2, width)
+        self.positions = Table(config.max_source_positions + 2, width)
         self.position_norm = nn.LayerNorm(width, eps=eps)
         self.media_position_norm = nn.LayerNorm(width, eps=eps)
         self.absolute_bias = AbsoluteBias(width, heads, attention_scale(config, heads))
@@ -232,7 +233,7 @@ class UnivalEncoder(nn.Module):
                     f"{name} given, but the model has no {name} encoder: {nearest(name, self.media)}"
                 )
             embedded, grids[name] = self.media[name](media)
-            tokens.append(self.media_norm(embedded + self.type_embedding.weight[1]))
+            tokens.append(self.media_norm(embedded + self.type_embedding()[1]))
             counts[name] = len(media)
         return MediaTokens(tokens, grids, counts)
 
@@ -248,7 +249,7 @@ class UnivalEncoder(nn.Module):
         if plan.length:
             parts += tokens if plan.token_index is None else [_gather(tokens, plan.token_index)]
         if embedded_BSD is not None:
-            parts.append(self.embed_norm(embedded_BSD + self.type_embedding.weight[0]))
+            parts.append(self.embed_norm(embedded_BSD + self.type_embedding()[0]))
         states_BLD = F.dropout(torch.cat(parts, dim=1), self.config.dropout, self.training)
         if plan.mask is None and text_mask is None:
             return states_BLD, None
@@ -265,13 +266,13 @@ class UnivalEncoder(nn.Module):
             raise ValueError(
                 f"{text_length} source tokens, but max_source_positions is {self.config.max_source_positions}"
             )
-        text_SD = self.position_norm(self.positions.weight[:text_length])
+        text_SD = self.position_norm(self.positions()[:text_length])
         grid, device = self.config.image_bucket_size, text_SD.device
         segments = {
             segment: segment_ids(segment, grid).to(device) for layout in layouts for segment in layout
         }
         media = {
-            segment: self.media_position_norm(F.embedding(ids, self.media[segment[0]].positions.weight))  # type: ignore[arg-type, union-attr]
+            segment: self.media_position_norm(F.embedding(ids, self.media[segment[0]].positions()))  # type: ignore[operator, union-attr]
             for segment, ids in segments.items()
         }
         states = []

@@ -113,18 +113,29 @@ def encoder_relative_index(
     return index_LL.to(device)
 
 
+class Table(nn.Embedding):
+    """An embedding that is used as a whole.
+
+    Its forward gives the weight: what brings weights from elsewhere (accelerate, FSDP) does so for forwards.
+    """
+
+    def forward(self) -> Tensor:  # type: ignore[override]
+        """(rows, columns)."""
+        return self.weight
+
+
 class RelativeTables(nn.Module):
     """The learned relative biases of a stack: each layer has a token and a grid table, a column per head."""
 
     def __init__(self, config: UnivalConfig, layers: int, heads: int) -> None:
         super().__init__()
         rows = (2 * config.token_bucket_size - 1, (2 * config.image_bucket_size - 1) ** 2 + 3)
-        self.token, self.grid = (nn.ModuleList(nn.Embedding(n, heads) for _ in range(layers)) for n in rows)
+        self.token, self.grid = (nn.ModuleList(Table(n, heads) for _ in range(layers)) for n in rows)
         self.heads = heads
 
     @staticmethod
     def _joined(tables: nn.ModuleList) -> Tensor:
-        return torch.cat([table.weight for table in tables], dim=1)  # type: ignore[misc]
+        return torch.cat([table() for table in tables], dim=1)
 
     def _lookup(self, table: Tensor, index_QK: Tensor) -> list[Tensor]:
         bias_QKn = nn.functional.embedding(index_QK, table)
@@ -188,7 +199,7 @@ class BiasCache:
         parameters = list(parameters)
         if any(parameter.is_inference() for parameter in parameters):
             return compute()
-        autocast = torch.is_autocast_enabled(parameters[0].device.type)
+        autocast = [torch.is_autocast_enabled(device) for device in ("cpu", "cuda")]
         state = (autocast, [(parameter.data_ptr(), parameter._version) for parameter in parameters])
         if state != self.state:
             self.clear()
