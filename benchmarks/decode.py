@@ -21,9 +21,10 @@ from collections.abc import Callable
 
 import torch
 
-from unival.engine.constraints import Candidates, Locations
+from unival.engine.candidates import Candidates
 from unival.model import UnivalConfig, UnivalForConditionalGeneration
-from unival.model.generation import Constraint, SearchOptions, Trie, beam_search
+from unival.model.constraints import Constraint, Locations, Trie
+from unival.model.generation import SearchOptions, beam_search
 
 ROWS, TOKENS, SOURCE = 8, 4, 40
 BIN_OFFSET, BINS, EOS, PAD = 58457, 1000, 2, 1

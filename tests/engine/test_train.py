@@ -9,8 +9,8 @@ import torch
 from safetensors.torch import load_file
 
 from unival.engine import collate
+from unival.engine.candidates import continuations
 from unival.engine.collate import Collator
-from unival.engine.constraints import continuations
 from unival.engine.mixture import Mixture, MixtureConfig, StreamConfig
 from unival.engine.monitor import Monitor
 from unival.engine.optim import OptimizerConfig

@@ -7,7 +7,8 @@ import pytest
 import torch
 from reference import RecordedSet, cases, core_model, inputs
 
-from unival.model.generation import Hypotheses, SearchOptions, TokenRange, Trie, beam_search
+from unival.model.constraints import TokenRange, Trie
+from unival.model.generation import Hypotheses, SearchOptions, beam_search
 
 pytestmark = pytest.mark.parity
 SPECIALS = range(4)

@@ -10,7 +10,8 @@ from test_mixed_batches import tensors, tiny_config, tiny_model
 from transformers import AutoConfig, AutoModel, AutoModelForImageTextToText, AutoModelForSeq2SeqLM
 
 from unival.model import UnivalConfig, UnivalForConditionalGeneration
-from unival.model.generation import SearchOptions, TokenRange, Trie, beam_search
+from unival.model.constraints import TokenRange, Trie
+from unival.model.generation import SearchOptions, beam_search
 
 BATCH = {
     "counts": {"image": 2, "video": 1},

@@ -14,9 +14,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from unival.engine.candidates import Candidates
 from unival.engine.collate import INDEX, VALUES, MediaCache, pad_rows
-from unival.engine.constraints import Candidates, Locations
-from unival.model.generation import Constraint, SearchOptions, Trie, beam_search
+from unival.model.constraints import Constraint, Locations, Trie
+from unival.model.generation import SearchOptions, beam_search
 from unival.model.modeling import UnivalForConditionalGeneration
 from unival.record import MEDIA, Medium, Record
 from unival.tasks import Example, Task, Value

@@ -15,8 +15,8 @@ from unival import files
 from unival.data.manifest import Records, read_records
 from unival.data.remote import mirror
 from unival.data.store import MediaStore
+from unival.engine.candidates import continuations
 from unival.engine.collate import MediaCache, Source
-from unival.engine.constraints import continuations
 from unival.engine.evaluate import validation_score
 from unival.engine.runtime import load as load_runtime
 from unival.engine.settings import SelectionConfig, TrainConfig

@@ -1,9 +1,8 @@
-"""What decoding may yield, and the exact search over a set of answers.
+"""The exact search over a set of answers.
 
-`Locations` and the `Trie` of `unival.model.generation` limit a beam search. `Candidates` scores every answer
-of a set instead: probabilities are renormalised over the trie's children, as in the beam search, so that only
-nodes with several children need the decoder, and the answers' probabilities sum to one. Answers of one token
-each cost one decoder position a row.
+Probabilities are renormalised over the trie's children, as in a beam search under `model.constraints.Trie`, so that only nodes
+with several children need the decoder, and the answers' probabilities sum to one. Answers of one token each
+cost one decoder position a row.
 
 B rows, P decoder paths, T tokens, N branching nodes, E edges below them, C candidates, V' distinct tokens.
 """
@@ -17,7 +16,6 @@ from torch.nn import functional as F
 from unival.model.encoder import UnivalEncoderOutput
 from unival.model.modeling import UnivalForConditionalGeneration
 
-LOCATIONS = 4
 CHUNK_TOKENS = 32_768
 """Decoder positions scored at once."""
 CHUNK_SCORES = 8_000_000
@@ -31,24 +29,6 @@ def continuations(sequences: Iterable[Sequence[int]], eos: int) -> dict[tuple[in
         for place, token in enumerate([*sequence, eos]):
             found.setdefault(tuple(sequence[:place]), set()).add(token)
     return found
-
-
-class Locations:
-    """Exactly four location tokens, then the end: always a box. The state counts tokens."""
-
-    only_at_end: Sequence[int] = ()
-
-    def __init__(self, bin_offset: int, num_bins: int, eos: int) -> None:
-        self.vocabulary = torch.tensor(sorted([eos, *range(bin_offset, bin_offset + num_bins)]))
-        self.is_eos_V = self.vocabulary == eos
-
-    def allowed(self, state_R: Tensor) -> Tensor:
-        """(R, V') bool: locations while there are fewer than four, then EOS."""
-        return (state_R >= LOCATIONS)[:, None] == self.is_eos_V.to(state_R.device)[None]
-
-    def advance(self, state_R: Tensor, tokens_R: Tensor) -> Tensor:
-        """One more token."""
-        return state_R + 1
 
 
 class Candidates:

@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 import torch
 
-from unival.engine.constraints import Candidates, Locations
-from unival.model.generation import SearchOptions, Trie, beam_search
+from unival.engine.candidates import Candidates
+from unival.model.constraints import Locations, Trie
+from unival.model.generation import SearchOptions, beam_search
 
 BOS, PAD, EOS, VOCABULARY, WIDTH = 0, 1, 2, 40, 6
 
@@ -105,8 +106,8 @@ def test_candidates_after_prompts_of_unequal_length(monkeypatch):
         prefix = prefix_BP[row : row + 1, :length] if length else None
         alone = Candidates(answers, EOS, PAD).score(model, one, prefix)
         torch.testing.assert_close(scores_BC[row], alone[0])
-    monkeypatch.setattr("unival.engine.constraints.CHUNK_TOKENS", 1)
-    monkeypatch.setattr("unival.engine.constraints.CHUNK_SCORES", 1)
+    monkeypatch.setattr("unival.engine.candidates.CHUNK_TOKENS", 1)
+    monkeypatch.setattr("unival.engine.candidates.CHUNK_SCORES", 1)
     chunked_BC = Candidates(answers, EOS, PAD).score(model, model.encoded, prefix_BP)
     torch.testing.assert_close(chunked_BC, scores_BC)
 
