@@ -168,6 +168,8 @@ def resolve(tree: Any, stage: str, item: str | None) -> dict[str, Any]:
         }
     except OmegaConfBaseException as error:
         raise UserError(f"{CONF}/stage/{stage}.yaml: {_one_line(error)}") from error
+    if "processor" in (values.get("train") or {}):  # a phase may have media of other sizes than the model's
+        merge(values.setdefault("processor", {}), values["train"].pop("processor"))
     for source, layer in layers.items():
         for name in layer:
             if name not in STAGES:

@@ -31,6 +31,16 @@ def written(project: Path) -> dict[str, str]:
     return {str(path.relative_to(compose.BUILD)): path.read_text() for path in compose.write_all()}
 
 
+def with_high_resolution(params: str) -> str:
+    """`params.yaml` with the comment signs off the third phase, and later stages starting from it."""
+    lines = params.replace("\n  # high_resolution:", "\n  high_resolution:").replace(
+        "\n  #   after:", "\n    after:"
+    )
+    return lines.replace(
+        "pretrained: models/pretrain/video_text", "pretrained: models/pretrain/high_resolution"
+    )
+
+
 def edit(path: Path, change: Callable[[dict], None]) -> None:
     values = yaml.safe_load(path.read_text())
     change(values)
@@ -141,6 +151,31 @@ def test_the_first_phase_starts_new_and_the_second_from_the_first(project: Path)
     assert found["pretrain/image_text.yaml"]["init"] is None
     assert found["pretrain/video_text.yaml"]["init"] == "models/pretrain/image_text"
     assert found["finetune/vqa.yaml"]["init"] == "models/pretrain/video_text"
+
+
+def test_the_high_resolution_phase_is_one_edit(project: Path) -> None:
+    """The lines of params.yaml that add it, for any model; the other phases stay as they are."""
+    params = project / "params.yaml"
+    before = written(project)
+    params.write_text(with_high_resolution(params.read_text()))
+    found = {name: yaml.safe_load(text) for name, text in written(project).items()}
+    phase, model = (
+        found["pretrain/high_resolution.yaml"],
+        yaml.safe_load(Path("conf/model/tiny.yaml").read_text()),
+    )
+    assert phase["processor"] == {**model["processor"], **model["high_resolution"]}
+    assert phase["init"] == "models/pretrain/video_text" and phase["train"]["freeze_batch_norm"]
+    for task in yaml.safe_load(params.read_text())["tasks"]:
+        finetune = found[f"finetune/{task}.yaml"]
+        assert finetune["init"] == "models/pretrain/high_resolution" and finetune["processor"] == {}
+    for stage in ("merge", "evaluate"):
+        assert "models/pretrain/high_resolution" in found[f"{stage}.yaml"].values()
+    for name in ("prepare.yaml", "pretrain/image_text.yaml", "pretrain/video_text.yaml"):
+        assert yaml.safe_load(before[name]) == found[name]
+    edit(params, lambda v: v.update(model="base"))
+    edit(params, lambda v: v["set"].update(pretrain={"processor": {"video_frames": 32}}))
+    sizes = yaml.safe_load(written(project)["pretrain/high_resolution.yaml"])["processor"]
+    assert (sizes["image_size"], sizes["video_size"], sizes["video_frames"]) == (480, 384, 32)
 
 
 @pytest.mark.parametrize("preset", sorted(path.stem for path in (ROOT / "conf/sweep").glob("*.yaml")))

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 import yaml
+from test_compose import with_high_resolution
 
 pytestmark = pytest.mark.slow
 
@@ -77,6 +78,31 @@ def ends_are_the_experts(reports: Path) -> None:
             assert sum(scores) / len(scores) == pytest.approx(float(row["value"]), abs=1e-5)
             compared += 1
     assert compared
+
+
+def test_a_high_resolution_phase_carries_its_sizes_on(clone, run) -> None:
+    path = clone / "params.yaml"
+    params = yaml.safe_load(with_high_resolution(path.read_text()))
+    params["tasks"] = ["caption", "video_caption", "video_qa"]
+    merges = ["average_video"]
+    params["set"] |= {"merge": {"merges": merges}, "evaluate": {"merges": merges, "shifted_merges": merges}}
+    path.write_text(yaml.safe_dump(params, sort_keys=False))
+    stages = ran(run("dvc", "repro", "evaluate").stdout)
+    assert "pretrain@high_resolution" in stages and "evaluate" in stages
+    larger = yaml.safe_load((clone / "conf/model/tiny.yaml").read_text())["high_resolution"]
+
+    def sizes(model: str) -> dict[str, int]:
+        settings = json.loads((clone / "models" / model / "processor_config.json").read_text())
+        return {key: settings[key] for key in larger}
+
+    assert sizes("pretrain/video_text") != larger
+    for model in (
+        "pretrain/high_resolution",
+        "finetune/caption",
+        "finetune/video_qa",
+        "merged/average_video",
+    ):
+        assert sizes(model) == larger, model
 
 
 @pytest.mark.resume
