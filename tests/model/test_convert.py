@@ -280,6 +280,8 @@ def test_a_full_folder_is_left_alone(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="exists already"):
         convert.convert(tmp_path / "a.pt", tmp_path / "out")
     assert [path.name for path in (tmp_path / "out").iterdir()] == ["notes.txt"]
+    with pytest.raises(UserError, match="exists already"):  # before the checkpoint is looked at
+        convert.convert(tmp_path / "missing.pt", tmp_path / "out")
     with pytest.raises(UserError, match="EMA"):
         convert.convert(tmp_path / "a.pt", tmp_path / "other", weights="ema")
 
@@ -388,6 +390,14 @@ def test_init_and_export_on_the_command_line(tmp_path: Path, capsys: pytest.Capt
     assert same(
         UnivalForConditionalGeneration.from_pretrained(tmp_path / "again").state_dict(), model.state_dict()
     )
+
+
+def test_init_names_what_is_wrong_in_the_settings(tmp_path: Path) -> None:
+    UnivalTokenizer.train([" a b"], 290).save_pretrained(tmp_path / "vocab")
+    for fields, words in ({"d_modle": 32}, "d_modle.*d_model"), ({"d_model": 30}, "30 is not a multiple"):
+        (tmp_path / "model.yaml").write_text(yaml.safe_dump({"config": fields}))
+        with pytest.raises(UserError, match=rf"model\.yaml: .*{words}"):
+            convert.initialise(tmp_path / "model.yaml", tmp_path / "out", vocab=tmp_path / "vocab")
 
 
 # Files that would run code

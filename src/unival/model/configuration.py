@@ -1,8 +1,13 @@
 """Every size of the model in one configuration, stored as config.json in a model folder."""
 
+import inspect
+from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 from transformers import PreTrainedConfig
+
+from unival.errors import UserError, nearest
 
 
 class UnivalConfig(PreTrainedConfig):
@@ -90,6 +95,22 @@ class UnivalConfig(PreTrainedConfig):
         for heads in (encoder_attention_heads, decoder_attention_heads):
             if d_model % heads:
                 raise ValueError(f"d_model {d_model} is not a multiple of the {heads} attention heads")
+
+    @classmethod
+    def from_settings(cls, settings: Mapping[str, Any], vocab_size: int, where: Path | str) -> "UnivalConfig":
+        """The configuration of `conf/model/<name>.yaml` (`config`), strictly; `where` starts the messages.
+
+        Raises:
+            UserError: an unknown field or a value that does not fit.
+        """
+        fields = set(inspect.signature(cls.__init__).parameters) - {"self", "kwargs", "vocab_size"}
+        for name in settings:
+            if name not in fields:
+                raise UserError(f"{where}: unknown field '{name}': {nearest(name, fields)}")
+        try:
+            return cls(vocab_size=vocab_size, **settings)
+        except ValueError as error:
+            raise UserError(f"{where}: {error}") from error
 
     @property
     def media(self) -> dict[str, dict[str, Any]]:

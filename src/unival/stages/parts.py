@@ -1,7 +1,6 @@
 """What several stages put together: models and processors from folders, rows and media of a split, tasks, and
 the callback that carries a training run to MLflow and to its curve."""
 
-import inspect
 import json
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -21,7 +20,7 @@ from unival.engine.evaluate import validation_score
 from unival.engine.runtime import load as load_runtime
 from unival.engine.settings import SelectionConfig, TrainConfig
 from unival.engine.train import Evaluate, train
-from unival.errors import UserError, nearest
+from unival.errors import UserError
 from unival.model.configuration import UnivalConfig
 from unival.model.modeling import UnivalForConditionalGeneration
 from unival.model.processing import UnivalProcessor
@@ -61,14 +60,7 @@ def new_model(
         UserError: an unknown field or a value that does not fit.
     """
     vocabulary = UnivalTokenizer.from_pretrained(tokenizer)
-    fields = set(inspect.signature(UnivalConfig.__init__).parameters) - {"self", "kwargs", "vocab_size"}
-    for name in model:
-        if name not in fields:
-            raise UserError(f"model: unknown field '{name}': {nearest(name, fields)}")
-    try:
-        settings = UnivalConfig(vocab_size=len(vocabulary), **model)
-    except ValueError as error:
-        raise UserError(f"model: {error}") from error
+    settings = UnivalConfig.from_settings(model, len(vocabulary), "model")
     torch.manual_seed(seed)
     return UnivalForConditionalGeneration(settings), UnivalProcessor(vocabulary, **processor)
 

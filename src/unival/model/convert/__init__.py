@@ -17,6 +17,7 @@ from unival.errors import UserError
 
 CONVERSION_FILE = "conversion.json"
 RELEASED_AUDIO_PROMPT = " what does the video describe?"
+RELEASED_GROUNDING_SCALE = 512
 
 
 def convert(
@@ -40,8 +41,7 @@ def convert(
         out: a folder that does not exist yet, or is empty.
         weights: the raw weights or their moving average.
         vocab: folder with the original's vocabulary files or the BART tokenizer; without it the folder gets
-        no
-            tokenizer and no processor.
+            no tokenizer and no processor.
         num_codes: image codes of the vocabulary.
         num_bins: location bins of the vocabulary.
         image_size: pixels; None: what the checkpoint was trained with, else 384.
@@ -50,27 +50,30 @@ def convert(
             32000 of the released weights (on audio of 48 kHz).
         audio_prompt: the medium that prompts of audio tasks name; the released weights know "video".
         grounding_scale: pixels that the last location bin stands for, or "image" for the image's own size;
-        None:
-            the checkpoint's `max_image_size`, else 512.
+            None: the checkpoint's `max_image_size`, else 512.
 
     Raises:
-        UserError: refused or unfitting content.
+        UserError: refused or unfitting content, or `out` holds something.
     """
     from unival.model.convert import official
 
+    _check_empty(out)
     opened = official.read_source(source, weights)
-    model_config = official.read_config(opened.weights, opened.settings, audio_hop)
-    if mel_filters is not None and (model_config.audio_encoder or {}).get("type", "identity") != "identity":
-        rate = {"mel_sampling_rate": mel_filters}
-        model_config.audio_encoder = {**model_config.audio_encoder, **rate}  # type: ignore[dict-item]
-    scale = grounding_scale or int(opened.settings.get("max_image_size") or official.RELEASED_GROUNDING_SCALE)
+    model_config = official.read_config(opened.weights, opened.settings, audio_hop, mel_filters)
+    scale = grounding_scale or int(opened.settings.get("max_image_size") or RELEASED_GROUNDING_SCALE)
     settings = {
         "image_size": image_size or int(opened.settings.get("patch_image_size") or 384),
         "bin_scale": None if scale == "image" else scale,
     }
-    processor = (
-        None if vocab is None else _processor(vocab, num_codes, num_bins, model_config.vocab_size, settings)
-    )
+    writers = []
+    if vocab is not None:
+        processor = _processor(vocab, num_codes, num_bins, settings)
+        if len(processor.tokenizer) != model_config.vocab_size:
+            raise UserError(
+                f"{vocab}: {len(processor.tokenizer)} tokens, the checkpoint has {model_config.vocab_size}: "
+                "check --codes and --bins"
+            )
+        writers.append(processor.save_pretrained)
     model = official.to_model(opened, model_config)
     prompts = {"audio_caption": {"prompt": RELEASED_AUDIO_PROMPT}} if audio_prompt == "video" else {}
     facts = {
@@ -81,7 +84,7 @@ def convert(
         "settings_of_tasks": prompts if model_config.audio_encoder else {},
         "configuration_in_the_file": opened.configuration,
     }
-    _publish(out, [model.save_pretrained, *([processor.save_pretrained] if processor else [])], facts)
+    _publish(out, [model.save_pretrained, *writers], facts)
     return facts
 
 
@@ -144,51 +147,46 @@ def initialise(
     from unival.model.convert.public import start_encoder, start_from_bart
     from unival.model.modeling import UnivalForConditionalGeneration
 
+    _check_empty(out)
     content = config.load(settings)
-    processor = _processor(vocab, num_codes, num_bins, None, content.get("processor", {}))
+    processor = _processor(vocab, num_codes, num_bins, content.get("processor", {}))
+    model_config = UnivalConfig.from_settings(content.get("config", {}), len(processor.tokenizer), settings)
     torch.manual_seed(seed)
-    size = {"vocab_size": len(processor.tokenizer)}
-    model = UnivalForConditionalGeneration(UnivalConfig(**{**content.get("config", {}), **size}))
-    facts: dict[str, Any] = {"model": Path(settings).name, "seed": seed, "started_from": {}}
+    model = UnivalForConditionalGeneration(model_config)
+    started: dict[str, Any] = {}
     if bart is not None:
-        facts["started_from"]["text"] = {
-            "file": Path(bart).name,
-            "tensors": len(start_from_bart(model, bart, seed)),
-        }
+        started["text"] = {"file": Path(bart).name, "tensors": len(start_from_bart(model, bart, seed))}
     for modality, path in (encoders or {}).items():
-        taken = start_encoder(model, modality, path)
-        facts["started_from"][modality] = {"file": Path(path).name, "tensors": taken}
+        started[modality] = {"file": Path(path).name, "tensors": start_encoder(model, modality, path)}
+    facts = {"model": Path(settings).name, "seed": seed, "started_from": started}
     _publish(out, [model.save_pretrained, processor.save_pretrained], facts)
     return facts
 
 
-def _processor(
-    vocab: Path | str, num_codes: int, num_bins: int, size: int | None, settings: dict[str, Any]
-) -> Any:
+def _processor(vocab: Path | str, num_codes: int, num_bins: int, settings: dict[str, Any]) -> Any:
     from unival.model.processing import UnivalProcessor
     from unival.vocab import UnivalTokenizer
 
     vocab = Path(vocab)
+    own = vocab / "tokenizer_config.json"
     if (vocab / "encoder.json").exists():
         tokenizer = UnivalTokenizer.from_original(vocab, num_codes, num_bins)
-    elif (vocab / "tokenizer_config.json").exists() and "UnivalTokenizer" in (
-        vocab / "tokenizer_config.json"
-    ).read_text(encoding="utf-8"):
+    elif own.exists() and "UnivalTokenizer" in own.read_text(encoding="utf-8"):
         tokenizer = UnivalTokenizer.from_pretrained(vocab)
     else:
         tokenizer = UnivalTokenizer.from_bart(vocab, num_codes, num_bins)
-    if size is not None and len(tokenizer) != size:
-        raise UserError(
-            f"{vocab}: {len(tokenizer)} tokens, the checkpoint has {size}: check --codes and --bins"
-        )
     return UnivalProcessor(tokenizer, **settings)
+
+
+def _check_empty(out: Path | str) -> None:
+    out = Path(out)
+    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise UserError(f"{out}: exists already: give another folder or remove it")
 
 
 def _publish(out: Path | str, writers: list[Callable[[Path], Any]], facts: dict[str, Any]) -> None:
     """All files of a model folder, or none."""
     out = Path(out)
-    if out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise UserError(f"{out}: exists already: give another folder or remove it")
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
         part = Path(tempfile.mkdtemp(prefix=f".{out.name}.", dir=out.parent))
@@ -204,43 +202,43 @@ def _publish(out: Path | str, writers: list[Callable[[Path], Any]], facts: dict[
         shutil.rmtree(part, ignore_errors=True)
 
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """The command line of `unival convert`."""
-    actions = parser.add_subparsers(dest="action", required=True, metavar="ACTION")
+def _parser() -> argparse.ArgumentParser:
+    """The command line; options are named as the arguments of the functions above."""
+    parser = argparse.ArgumentParser(prog="unival convert", description=__doc__.splitlines()[0])
+    actions = parser.add_subparsers(required=True, metavar="ACTION")
+
     command = actions.add_parser("official", help="a .pt of UnIVAL or OFA -> a model folder")
+    command.set_defaults(act=_official)
     command.add_argument("source", type=Path)
     command.add_argument("out", type=Path)
     command.add_argument("--weights", choices=("model", "ema"), default="model")
     command.add_argument("--image-size", type=int, help="pixels (default: as trained, else 384)")
-    command.add_argument(
-        "--audio-hop", type=int, help="samples between frames (default: as trained, else 200)"
-    )
-    command.add_argument(
-        "--mel-filters",
-        type=int,
-        help="rate in Hz of the mel filters (default: those in the file, else 32000)",
-    )
-    command.add_argument(
-        "--audio-prompt", choices=("audio", "video"), default="video", help="what prompts of audio tasks name"
-    )
-    command.add_argument(
-        "--grounding-scale",
-        type=_scale,
-        help="pixels of the last bin, or 'image' (default: as trained, else 512)",
-    )
+    help_ = "samples between frames (default: as trained, else 200)"
+    command.add_argument("--audio-hop", type=int, help=help_)
+    help_ = "rate in Hz of the mel filters (default: those in the file, else 32000)"
+    command.add_argument("--mel-filters", type=int, help=help_)
+    help_ = "what prompts of audio tasks name"
+    command.add_argument("--audio-prompt", choices=("audio", "video"), default="video", help=help_)
+    help_ = "pixels of the last bin, or 'image' (default: as trained, else 512)"
+    command.add_argument("--grounding-scale", type=_scale, help=help_)
     _add_vocabulary(command, required=False)
+
     command = actions.add_parser("init", help="a fresh model that starts from BART and public encoders")
-    command.add_argument("model", type=Path, help="conf/model/<name>.yaml")
+    command.set_defaults(act=_init)
+    command.add_argument("settings", type=Path, metavar="model", help="conf/model/<name>.yaml")
     command.add_argument("out", type=Path)
     command.add_argument("--bart", type=Path)
     for modality in ("image", "video", "audio"):
         command.add_argument(f"--{modality}", type=Path, help=f"weights of the {modality} encoder")
     command.add_argument("--seed", type=int, default=0)
     _add_vocabulary(command, required=True)
+
     command = actions.add_parser("export", help="a model folder -> the original's names")
+    command.set_defaults(act=_export)
     command.add_argument("folder", type=Path)
     command.add_argument("out", type=Path, help=".pt or .safetensors")
     command.add_argument("--half", action="store_true", help="float16")
+    return parser
 
 
 def _scale(text: str) -> int | str:
@@ -249,45 +247,31 @@ def _scale(text: str) -> int | str:
 
 def _add_vocabulary(command: argparse.ArgumentParser, required: bool) -> None:
     command.add_argument("--vocab", type=Path, required=required, help="folder of the vocabulary files")
-    command.add_argument("--codes", type=int, default=8192)
-    command.add_argument("--bins", type=int, default=1000)
+    command.add_argument("--codes", type=int, default=8192, dest="num_codes")
+    command.add_argument("--bins", type=int, default=1000, dest="num_bins")
 
 
-def run(options: argparse.Namespace) -> None:
-    """Do what the command line asks for and say what was done."""
-    if options.action == "export":
-        print(f"{options.out}: {export(options.folder, options.out, options.half)} tensors")
-        return
-    vocabulary = {"vocab": options.vocab, "num_codes": options.codes, "num_bins": options.bins}
-    if options.action == "init":
-        given = {
-            name: getattr(options, name) for name in ("image", "video", "audio") if getattr(options, name)
-        }
-        facts = initialise(
-            options.model, options.out, bart=options.bart, encoders=given, seed=options.seed, **vocabulary
-        )
-        print(f"{options.out}: started from {facts['started_from'] or 'random weights'}")
-        return
-    facts = convert(
-        options.source,
-        options.out,
-        weights=options.weights,
-        image_size=options.image_size,
-        audio_hop=options.audio_hop,
-        mel_filters=options.mel_filters,
-        audio_prompt=options.audio_prompt,
-        grounding_scale=options.grounding_scale,
-        **vocabulary,
-    )
-    print(f"{options.out}: {facts['parameters']:,} parameters")
-    if options.vocab is None:
+def _official(source: Path, out: Path, **options: Any) -> None:
+    facts = convert(source, out, **options)
+    print(f"{out}: {facts['parameters']:,} parameters")
+    if options["vocab"] is None:
         print("no tokenizer and no processor: give --vocab to have them")
     for task, settings in facts["settings_of_tasks"].items():
         print(f"these weights need, for the task {task}: {settings}")
 
 
+def _init(settings: Path, out: Path, image: Any, video: Any, audio: Any, **options: Any) -> None:
+    given = {"image": image, "video": video, "audio": audio}
+    encoders = {modality: path for modality, path in given.items() if path is not None}
+    facts = initialise(settings, out, encoders=encoders, **options)
+    print(f"{out}: started from {facts['started_from'] or 'random weights'}")
+
+
+def _export(folder: Path, out: Path, half: bool) -> None:
+    print(f"{out}: {export(folder, out, half)} tensors")
+
+
 def main(arguments: list[str] | None = None) -> None:
     """`unival convert`."""
-    parser = argparse.ArgumentParser(prog="unival convert", description=__doc__.splitlines()[0])
-    add_arguments(parser)
-    run(parser.parse_args(arguments))
+    options = vars(_parser().parse_args(arguments))
+    options.pop("act")(**options)

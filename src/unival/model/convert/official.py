@@ -31,7 +31,6 @@ TIMM: dict[tuple[int, ...], str] = {
 }
 RELEASED_HOP = 200
 RELEASED_MEL_RATE = 32000
-RELEASED_GROUNDING_SCALE = 512
 _FILLER = 769  # entries of image_position_idx after the grid, all 1024
 
 
@@ -94,13 +93,19 @@ def _flat(parts: list[Any]) -> dict[str, Any]:
     return settings
 
 
-def read_config(weights: Weights, settings: Mapping[str, Any], audio_hop: int | None = None) -> UnivalConfig:
+def read_config(
+    weights: Weights,
+    settings: Mapping[str, Any],
+    audio_hop: int | None = None,
+    mel_rate: int | None = None,
+) -> UnivalConfig:
     """The configuration of a model with these tensors.
 
     Args:
         weights: under official names.
         settings: of the checkpoint: `attn_scale_factor`, `hop_size` are used where present.
         audio_hop: samples between audio frames; None: from the settings, else 200 as in all released scripts.
+        mel_rate: rate in Hz that the mel filters assume; None: that of those in the file, else the released.
 
     Raises:
         UserError: tensors that every model has are missing.
@@ -122,6 +127,7 @@ def read_config(weights: Weights, settings: Mapping[str, Any], audio_hop: int | 
         codes = _first(weights, "decoder.image_position_idx", _FILLER + 1 + 32**2) - _FILLER - 1
     except KeyError as error:
         raise UserError(f"not a checkpoint of UnIVAL or OFA: it has no {error}") from error
+    hop = audio_hop or int(settings.get("hop_size") or RELEASED_HOP)
     return UnivalConfig(
         vocab_size=vocab_size,
         d_model=width,
@@ -140,7 +146,7 @@ def read_config(weights: Weights, settings: Mapping[str, Any], audio_hop: int | 
         attention_scale_factor=float(settings.get("attn_scale_factor") or 2.0),
         image_encoder=_image_spec(weights),
         video_encoder=_video_spec(weights),
-        audio_encoder=_audio_spec(weights, audio_hop or int(settings.get("hop_size") or RELEASED_HOP)),
+        audio_encoder=_audio_spec(weights, hop, mel_rate),
     )
 
 
@@ -188,7 +194,7 @@ def _video_spec(weights: Weights) -> dict[str, Any] | None:
     }
 
 
-def _audio_spec(weights: Weights, hop: int) -> dict[str, Any] | None:
+def _audio_spec(weights: Weights, hop: int, mel_rate: int | None) -> dict[str, Any] | None:
     prefix = "encoder.embed_audios."
     if prefix + "bn0.weight" not in weights:
         return _ready_features(weights, "audio")
@@ -201,16 +207,17 @@ def _audio_spec(weights: Weights, hop: int) -> dict[str, Any] | None:
     n_fft = 2 * (weights.shape(filters)[0] - 1) if filters in weights else 1024
     mels = weights.shape(prefix + "bn0.weight")[0]
     spec = {"type": kind, "channels": channels, "mels": mels, "n_fft": n_fft, "hop": hop}
-    return spec | _mel_rate(spec, weights.get(filters))
+    if mel_rate is None and not _has_filters_of(
+        Cnn14Spec("cnn14", mels=mels, n_fft=n_fft), weights.get(filters)
+    ):
+        mel_rate = RELEASED_MEL_RATE
+    return spec if mel_rate is None else spec | {"mel_sampling_rate": mel_rate}
 
 
-def _mel_rate(spec: dict[str, Any], filters: Tensor | None) -> dict[str, Any]:
-    """The rate whose mel filters the weights were trained with: those in the file, else those of the
-    release."""
-    right = mel_filters(Cnn14Spec(**{**spec, "channels": tuple(spec["channels"])}))
-    if filters is not None and torch.allclose(filters.float(), right, atol=1e-3 * float(right.max())):
-        return {}
-    return {"mel_sampling_rate": RELEASED_MEL_RATE}
+def _has_filters_of(spec: Cnn14Spec, filters: Tensor | None) -> bool:
+    """Whether these are the mel filters of the audio's own rate."""
+    right = mel_filters(spec)
+    return filters is not None and torch.allclose(filters.float(), right, atol=1e-3 * float(right.max()))
 
 
 def to_model(source: Source, config: UnivalConfig) -> UnivalForConditionalGeneration:
