@@ -36,7 +36,7 @@ def main(arguments: Sequence[str]) -> None:
     given = [_word(word) for word in arguments]
     stage = _stage(params, given)
     name = _preset(given) or "sweep"
-    sweep_id = f"{name}-{time.strftime('%Y%m%d-%H%M%S')}"
+    sweep_id = _new_id(f"{name}-{time.strftime('%Y%m%d-%H%M%S')}")
     parent = _start_parent(stage, sweep_id, given)
     os.environ |= {"UNIVAL_SWEEP": sweep_id, "HYDRA_FULL_ERROR": "1"}
     if parent is not None:
@@ -55,6 +55,20 @@ def main(arguments: Sequence[str]) -> None:
             raise UserError(f"sweep {sweep_id}: a job failed: see multirun/{sweep_id}: {error}") from error
         raise
     _end_parent(stage, parent, "FINISHED")
+
+
+def _new_id(start: str) -> str:
+    """The name of a folder below multirun/ that is made here: two sweeps of one second do not share one."""
+    name, number = start, 1
+    while True:
+        try:
+            (Path("multirun") / name).mkdir(parents=True)
+            return name
+        except FileExistsError:
+            number += 1
+            name = f"{start}-{number}"
+        except OSError as error:
+            raise UserError(f"multirun: cannot write here: {error.strerror}") from error
 
 
 def _word(word: str) -> str:

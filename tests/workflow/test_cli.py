@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from unival import sweep
 from unival.cli import main
 from unival.errors import UserError
 from unival.stages import STAGES, base
@@ -80,6 +81,22 @@ def test_list_shows_files_in_folders_of_a_group(
 def test_help_of_a_sweep_starts_none(capsys: pytest.CaptureFixture[str]) -> None:
     main(["sweep", "--help"])
     assert "unival sweep -m stage=finetune" in capsys.readouterr().out
+
+
+def test_sweeps_of_one_second_have_folders_of_their_own(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert [sweep._new_id("lr-20260101-000000") for _ in range(3)] == [
+        "lr-20260101-000000",
+        "lr-20260101-000000-2",
+        "lr-20260101-000000-3",
+    ]
+    (tmp_path / "multirun/file").touch()
+    monkeypatch.chdir(tmp_path / "multirun")
+    (tmp_path / "multirun/multirun").touch()
+    with pytest.raises(UserError, match="multirun: cannot write here"):
+        sweep._new_id("lr")
 
 
 def test_a_scratch_folder_that_cannot_be_made_is_named(

@@ -232,7 +232,8 @@ class Writer:
         needed = 8 + len(text) + begin
         with disk_errors(path, needed):
             self._handle = path.open("wb", buffering=0)
-            os.posix_fallocate(self._handle.fileno(), 0, needed)
+            if hasattr(os, "posix_fallocate"):  # macOS has none
+                os.posix_fallocate(self._handle.fileno(), 0, needed)
         self._put(memoryview(len(text).to_bytes(8, "little") + text))
         self._failure: BaseException | None = None
         self._queue: queue.Queue[memoryview | None] = queue.Queue(self.WAITING)

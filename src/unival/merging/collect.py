@@ -53,6 +53,7 @@ def grams(
     """X^T X / n of the inputs of every linear layer, for RegMean: unlabelled inputs suffice.
 
     Args:
+        batches: without padding (row by row), for padded places would count as inputs.
         run: (model, batch) -> anything; it calls the model.
 
     Returns:

@@ -53,14 +53,22 @@ def _style(number: int) -> dict[str, Any]:
     return {"color": COLORS[number % len(COLORS)], "marker": MARKERS[number % len(MARKERS)]}
 
 
-def _legend(axes: Axes, below: bool = True, columns: int = 2) -> None:
+def _legend(axes: Axes) -> None:
     """Below the panel, where it hides no data."""
-    if not axes.get_legend_handles_labels()[0]:
-        return
-    if below:
-        axes.legend(loc="upper center", bbox_to_anchor=(0.5, -0.2), ncols=columns, columnspacing=1.2)
-    else:
-        axes.legend(loc="best")
+    if axes.get_legend_handles_labels()[0]:
+        axes.legend(loc="upper center", bbox_to_anchor=(0.5, -0.2), ncols=3, columnspacing=1.2)
+
+
+def whiskers(value: float, low: float, high: float) -> list[list[float]]:
+    """Lengths of an error bar; a value may lie outside its interval."""
+    return [[max(value - low, 0.0)], [max(high - value, 0.0)]]
+
+
+def bare(axes: Axes) -> None:
+    """A matrix of fields needs no ticks, grid or frame."""
+    axes.tick_params(length=0)
+    axes.grid(visible=False)
+    axes.spines[:].set_visible(False)
 
 
 def learning_curves(study: Study, folder: Path) -> list[Figure]:
@@ -73,7 +81,7 @@ def learning_curves(study: Study, folder: Path) -> list[Figure]:
                 _line(axes, rows, key, words.task(key.removeprefix("train/loss/")), number)
             axes.set(title=f"pretraining: {name.removeprefix('pretrain-')}", xlabel="step", ylabel="loss")
             axes.set_ylim(bottom=0)
-            _legend(axes, columns=3)
+            _legend(axes)
     experts = {
         n.removeprefix("finetune-"): rows for n, rows in study.curves.items() if n.startswith("finetune-")
     }
@@ -89,7 +97,7 @@ def learning_curves(study: Study, folder: Path) -> list[Figure]:
                     title=title, xlabel="step", ylabel="loss" if key == "train/loss" else "primary metric"
                 )
                 axes.set_ylim(bottom=0)
-                _legend(axes, columns=3)
+                _legend(axes)
     return found
 
 
@@ -127,7 +135,7 @@ def interpolation(study: Study, folder: Path) -> list[Figure]:
                 axes.set(title=title, ylabel=f"{words.task(task)}: {metric}")
                 axes.set(xlabel=f"weight of the {words.task(second)} expert", xlim=(-0.03, 1.03))
                 axes.set_ylim(bottom=0)
-                _legend(axes, columns=3)
+                _legend(axes)
     return found
 
 
@@ -174,7 +182,7 @@ def _shift_axis(axes: Axes, splits: Sequence[Row], corrupted: bool) -> None:
     first = 7 if corrupted else 1
     places = [0, *range(first, first + len(splits) - 1)]
     for place, row in zip(places, splits, strict=True):
-        spread = [[max(row["value"] - row["low"], 0.0)], [max(row["high"] - row["value"], 0.0)]]
+        spread = whiskers(row["value"], row["low"], row["high"])
         axes.errorbar(place, row["value"], yerr=spread, fmt="o", color="black", ms=4.5, capsize=3)
     levels = list(range(1, 6)) if corrupted else []
     names = ["test", *map(str, levels), *(row["split"].removeprefix("ood-") for row in splits[1:])]
@@ -242,7 +250,7 @@ def merges(study: Study, folder: Path) -> list[Figure]:
         with panel(folder, f"merge-{task}", alt, found, (WIDTH, 0.42 * len(rows) + 1.1)) as axes:
             kinds = {"finetuned": 0, "merged": 1, "pretrained": 2}
             for place, row in enumerate(reversed(rows)):
-                spread = [[max(row["value"] - row["low"], 0)], [max(row["high"] - row["value"], 0)]]
+                spread = whiskers(row["value"], row["low"], row["high"])
                 style = _style(kinds[row["kind"]])
                 axes.errorbar(
                     row["value"], place, xerr=spread, fmt=style["marker"], color=style["color"], capsize=3
@@ -287,9 +295,7 @@ def synergy(study: Study, folder: Path) -> list[Figure]:
                 square(axes, row, *place)
             axes.set_xticks(range(len(tasks)), [words.task(task) for task in tasks])
             axes.set_yticks(range(len(keys)), labels)
-            axes.tick_params(length=0, top=False)
-            axes.grid(visible=False)
-            axes.spines[:].set_visible(False)
+            bare(axes)
             axes.set_title(f"{words.task(name)} (baseline: {words.task(rows[0]['baseline'])})", fontsize=10)
     return found
 

@@ -40,11 +40,12 @@ def plane(study: Study, folder: Path) -> list[Figure]:
         with charts.panel(folder, f"plane-{number}", alt, found, (charts.WIDTH, 3.8)) as axes:
             for place, (model, (inside, outside)) in enumerate(both.items()):
                 style: Any = {"color": charts.COLORS[place % 7], "marker": charts.MARKERS[place // 7 % 7]}
-                spread = [[max(row["share"] - row["share_low"], 0)] for row in (inside, outside)]
-                upper = [[max(row["share_high"] - row["share"], 0)] for row in (inside, outside)]
+                x, y = (
+                    charts.whiskers(row["share"], row["share_low"], row["share_high"])
+                    for row in (inside, outside)
+                )
                 axes.errorbar(
-                    inside["share"], outside["share"], xerr=[spread[0], upper[0]],
-                    yerr=[spread[1], upper[1]], ls="", lw=0.8, label=_name(model),
+                    inside["share"], outside["share"], xerr=x, yerr=y, ls="", lw=0.8, label=_name(model),
                     mfc=None if inside["front"] else "white", **style,
                 )  # fmt: skip
             ends = [both[m] for m in both if m == "experts" or m.startswith("pretrain/")]
@@ -78,7 +79,7 @@ def matrix(study: Study, folder: Path) -> list[Figure]:
             charts.square(axes, values, *place, "*" if row["p"] < 0.05 else "")
         axes.set_xticks(range(len(tasks)), [words.task(task) for task in tasks], rotation=20, ha="right")
         axes.set_yticks(range(len(pairs)), [" + ".join(map(words.task, pair)) for pair in pairs])
-        _bare(axes)
+        charts.bare(axes)
     return found
 
 
@@ -100,7 +101,7 @@ def cosines(study: Study, folder: Path) -> list[Figure]:
         labels = [words.task(name) for name in names]
         axes.set_xticks(range(len(names)), labels, rotation=35, ha="right")
         axes.set_yticks(range(len(names)), labels)
-        _bare(axes)
+        charts.bare(axes)
     return found
 
 
@@ -137,9 +138,3 @@ def _modules(study: Study) -> list[Block]:
 
 def _name(model: str) -> str:
     return words.task(model.removeprefix("merged/").replace("pretrain/", "pretrained: "))
-
-
-def _bare(axes: charts.Axes) -> None:
-    axes.tick_params(length=0)
-    axes.grid(visible=False)
-    axes.spines[:].set_visible(False)

@@ -7,7 +7,7 @@ takes the cells of one model after the other: a model is loaded once, and decode
 
 import json
 from collections.abc import Callable, Hashable, Iterable
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Any, Literal
@@ -20,8 +20,8 @@ from unival.engine.evaluate import (
     blind_baselines,
     evaluate_cell,
     media_of,
-    prediction_rows,
     swapped_baseline,
+    write_predictions,
 )
 from unival.metrics.bootstrap import Interval, difference
 from unival.stages.parts import Benchmark
@@ -85,24 +85,17 @@ Loader = Callable[[], tuple[Any, Any]]
 """Gives the model of a cell, and its processor, when it is needed."""
 
 
+@dataclass
 class Cells:
     """Computes cells of one benchmark, or reads them from the scratch folder."""
 
-    def __init__(
-        self,
-        folder: Path,
-        benchmark: Benchmark,
-        tasks: dict[str, TaskConfig],
-        batch_size: int,
-        resamples: int,
-    ) -> None:
-        self.folder = folder
-        self.benchmark = benchmark
-        self.tasks = tasks
-        self.batch_size = batch_size
-        self.resamples = resamples
-        self.caches: dict[str, MediaCache] = {}
-        self.computed = 0
+    folder: Path
+    benchmark: Benchmark
+    tasks: dict[str, TaskConfig]
+    batch_size: int
+    resamples: int
+    caches: dict[str, MediaCache] = field(default_factory=dict)
+    """Decoded media of each split."""
 
     def run(self, specs: Iterable[Spec], weights: Any, load: Loader) -> list[Result]:
         """The cells of one model. `weights`: what identifies them (digests, and a coefficient)."""
@@ -112,7 +105,6 @@ class Cells:
             if not path.is_file():
                 model, processor = load()
                 self._compute(spec, model, processor, path)
-                self.computed += 1
             results.append(self._read(spec, path))
         return results
 
@@ -132,8 +124,7 @@ class Cells:
             model, processor, task, rows, split.store, batch_size=self.batch_size, corrupt=corrupt,
             cache=cache, resamples=self.resamples,
         )  # fmt: skip
-        lines = [json.dumps(row, ensure_ascii=False, allow_nan=False) for row in prediction_rows(cell, rows)]
-        files.write_text(path.with_suffix(".jsonl"), "".join(line + "\n" for line in lines))
+        write_predictions(path.with_suffix(".jsonl"), cell, rows)
         content = {
             "primary": cell.primary,
             "n": cell.n,
@@ -163,7 +154,7 @@ class Cells:
     def _read(self, spec: Spec, path: Path) -> Result:
         content = json.loads(path.read_text(encoding="utf-8"))
         return Result(
-            replace(spec),
+            spec,
             content["primary"],
             {name: Interval(*values) for name, values in content["metrics"].items()},
             content["n"],

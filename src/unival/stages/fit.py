@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from unival.stages.parts import Benchmark
 
 BATCH = 16
-"""Rows of a batch of AdaMerging (the paper's) and of a Gram matrix."""
+"""Rows of a batch of AdaMerging (the paper's), and of one that batch norm's statistics are estimated on."""
 
 
 @dataclass(frozen=True)
@@ -132,7 +132,8 @@ class Fit:
         """
         from unival.stages.parts import TRAIN, load_model
 
-        known = [_weights_digest(folder), self.benchmark.digest(TRAIN), asdict(self.tasks[task]), rows]
+        weights, data = _weights_digest(folder), self.benchmark.digest(TRAIN)
+        known = [weights, data, asdict(self.tasks[task]), rows, "row by row"]
         out = self.io.shared_scratch / "statistics" / f"{kind}-{task}-{files.digest(known)}.safetensors"
         if out.is_file():
             return out
@@ -140,11 +141,12 @@ class Fit:
         model.eval()
         sources = self.benchmark.sources({task: self.tasks[task]}, processor)
         size = min(rows, len(sources[task].records))
+        single = _batches(sources, model, processor, task, size, 1)  # row by row: nothing is padded
         if kind == "fisher":
-            found = collect.fisher(model, _batches(sources, model, processor, task, size, 1), log_likelihood)
+            found = collect.fisher(model, single, log_likelihood)
         else:
-            found = collect.grams(model, _batches(sources, model, processor, task, size, BATCH), logits)
-        collect.save(out, found, {"kind": kind, "task": task, "rows": size, "model": known[0]})
+            found = collect.grams(model, single, logits)
+        collect.save(out, found, {"kind": kind, "task": task, "rows": size, "model": weights})
         return out
 
     def batch_norm(
