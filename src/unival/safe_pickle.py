@@ -23,9 +23,6 @@ class _Unpickler(pickle.Unpickler):
     def persistent_load(self, reference: Any) -> NoReturn:
         raise _RefusedError("it refers to data outside itself")
 
-    def get_extension(self, code: int) -> NoReturn:
-        raise _RefusedError("it uses a registered extension")
-
 
 def loads(data: bytes, where: str) -> Any:
     """The value pickled in `data`; texts of Python 2 are read as Latin-1.

@@ -1,8 +1,8 @@
 """The exact search over a set of answers.
 
-Probabilities are renormalised over the trie's children, as in a beam search under `model.constraints.Trie`, so that only nodes
-with several children need the decoder, and the answers' probabilities sum to one. Answers of one token each
-cost one decoder position a row.
+Probabilities are renormalised over the trie's children, as in a beam search under `model.constraints.Trie`,
+so that only nodes with several children need the decoder, and the answers' probabilities sum to one. Answers
+of one token each cost one decoder position a row.
 
 B rows, P decoder paths, T tokens, N branching nodes, E edges below them, C candidates, V' distinct tokens.
 """

@@ -1,6 +1,5 @@
 """Every size of the model in one configuration, stored as config.json in a model folder."""
 
-import inspect
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -26,75 +25,48 @@ class UnivalConfig(PreTrainedConfig):
     }
     keys_to_ignore_at_inference = ["cache", "past_key_values"]  # noqa: RUF012
 
-    def __init__(
-        self,
-        vocab_size: int = 59457,
-        d_model: int = 768,
-        encoder_layers: int = 6,
-        decoder_layers: int = 6,
-        encoder_attention_heads: int = 12,
-        decoder_attention_heads: int = 12,
-        encoder_ffn_dim: int = 3072,
-        decoder_ffn_dim: int = 3072,
-        dropout: float = 0.1,
-        attention_dropout: float = 0.0,
-        encoder_drop_path: float = 0.1,
-        decoder_drop_path: float = 0.1,
-        max_source_positions: int = 1024,
-        max_target_positions: int = 1024,
-        token_bucket_size: int = 256,
-        token_bucket_max_distance: int = 1024,
-        image_bucket_size: int = 42,
-        code_image_size: int = 256,
-        attention_scale_factor: float = 2.0,
-        layer_norm_eps: float = 1e-5,
-        initializer_range: float = 0.02,
-        image_encoder: dict[str, Any] | None = None,
-        video_encoder: dict[str, Any] | None = None,
-        audio_encoder: dict[str, Any] | None = None,
-        pad_token_id: int = 1,
-        bos_token_id: int = 0,
-        eos_token_id: int = 2,
-        decoder_start_token_id: int = 0,
-        tie_word_embeddings: bool = True,
-        **kwargs: Any,
-    ) -> None:
-        self.vocab_size = vocab_size
-        self.d_model = d_model
-        self.encoder_layers = encoder_layers
-        self.decoder_layers = decoder_layers
-        self.encoder_attention_heads = encoder_attention_heads
-        self.decoder_attention_heads = decoder_attention_heads
-        self.encoder_ffn_dim = encoder_ffn_dim
-        self.decoder_ffn_dim = decoder_ffn_dim
-        self.dropout = dropout
-        self.attention_dropout = attention_dropout
-        self.encoder_drop_path = encoder_drop_path
-        self.decoder_drop_path = decoder_drop_path
-        self.max_source_positions = max_source_positions
-        self.max_target_positions = max_target_positions
-        self.token_bucket_size = token_bucket_size
-        self.token_bucket_max_distance = token_bucket_max_distance
-        self.image_bucket_size = image_bucket_size
-        self.code_image_size = code_image_size
-        self.attention_scale_factor = attention_scale_factor
-        self.layer_norm_eps = layer_norm_eps
-        self.initializer_range = initializer_range
-        self.image_encoder = image_encoder
-        self.video_encoder = video_encoder
-        self.audio_encoder = audio_encoder
-        kwargs.setdefault("is_encoder_decoder", True)
-        super().__init__(  # type: ignore[call-arg]
-            pad_token_id=pad_token_id,
-            bos_token_id=bos_token_id,
-            eos_token_id=eos_token_id,
-            decoder_start_token_id=decoder_start_token_id,
-            tie_word_embeddings=tie_word_embeddings,
-            **kwargs,
-        )
-        for heads in (encoder_attention_heads, decoder_attention_heads):
-            if d_model % heads:
-                raise ValueError(f"d_model {d_model} is not a multiple of the {heads} attention heads")
+    vocab_size: int = 59457
+    d_model: int = 768
+    encoder_layers: int = 6
+    decoder_layers: int = 6
+    encoder_attention_heads: int = 12
+    decoder_attention_heads: int = 12
+    encoder_ffn_dim: int = 3072
+    decoder_ffn_dim: int = 3072
+    dropout: float = 0.1
+    """Of embeddings, attention outputs and feed-forward outputs."""
+    attention_dropout: float = 0.0
+    encoder_drop_path: float = 0.1
+    """Of the last layer; it grows linearly from 0 at the first."""
+    decoder_drop_path: float = 0.1
+    max_source_positions: int = 1024
+    max_target_positions: int = 1024
+    token_bucket_size: int = 256
+    """Buckets of token distance in each direction: the first half exact, then logarithmic up to the next."""
+    token_bucket_max_distance: int = 1024
+    image_bucket_size: int = 42
+    """Width and height of the grid of positions that all feature maps lie on."""
+    code_image_size: int = 256
+    """Pixels of generated images; a code stands for 8 x 8."""
+    attention_scale_factor: float = 2.0
+    """Scores are scaled by (this * width of a head) ** -0.5."""
+    layer_norm_eps: float = 1e-5
+    initializer_range: float = 0.02
+    image_encoder: dict[str, Any] | None = None
+    video_encoder: dict[str, Any] | None = None
+    audio_encoder: dict[str, Any] | None = None
+    pad_token_id: int = 1
+    bos_token_id: int = 0
+    eos_token_id: int = 2
+    decoder_start_token_id: int = 0
+    tie_word_embeddings: bool = True
+    is_encoder_decoder: bool = True
+
+    def __post_init__(self, **kwargs: Any) -> None:
+        super().__post_init__(**kwargs)
+        for heads in (self.encoder_attention_heads, self.decoder_attention_heads):
+            if self.d_model % heads:
+                raise ValueError(f"d_model {self.d_model} is not a multiple of the {heads} attention heads")
 
     @classmethod
     def from_settings(cls, settings: Mapping[str, Any], vocab_size: int, where: Path | str) -> "UnivalConfig":
@@ -103,7 +75,7 @@ class UnivalConfig(PreTrainedConfig):
         Raises:
             UserError: an unknown field or a value that does not fit.
         """
-        fields = set(inspect.signature(cls.__init__).parameters) - {"self", "kwargs", "vocab_size"}
+        fields = set(cls.__annotations__) - {"vocab_size"}
         for name in settings:
             if name not in fields:
                 raise UserError(f"{where}: unknown field '{name}': {nearest(name, fields)}")

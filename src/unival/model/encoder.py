@@ -7,7 +7,6 @@ B rows, M media of one modality, K media per row, S text tokens, U distinct layo
 D width.
 """
 
-import importlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -20,6 +19,7 @@ from transformers.modeling_outputs import ModelOutput
 
 from unival.errors import UserError, nearest
 from unival.model.attention import Attention, FeedForward, Residual, attention_scale, drop_path_rates
+from unival.model.cnn14 import build_audio_encoder
 from unival.model.configuration import UnivalConfig
 from unival.model.positions import (
     AbsoluteBias,
@@ -32,14 +32,10 @@ from unival.model.positions import (
     segment_ids,
     text_relative_index,
 )
+from unival.model.resnet import build_image_encoder
+from unival.model.resnext3d import build_video_encoder
 
-# how the arguments of each modality begin, in the order of the sequence
-MODALITIES = {"image": "pixel", "video": "video", "audio": "audio"}
-BACKBONES = {  # modality: module, builder
-    "image": ("unival.model.resnet", "build_image_encoder"),
-    "video": ("unival.model.resnext3d", "build_video_encoder"),
-    "audio": ("unival.model.cnn14", "build_audio_encoder"),
-}
+BACKBONES = {"image": build_image_encoder, "video": build_video_encoder, "audio": build_audio_encoder}
 Layout = tuple[Segment, ...]
 
 
@@ -59,8 +55,7 @@ def build_backbone(modality: str, spec: dict[str, Any]) -> nn.Module:
     """The backbone of a modality, `values -> (M, C, *grid)` with the attribute `out_channels`."""
     if spec.get("type") == "identity":
         return IdentityBackbone(spec["out_channels"])
-    module, builder = BACKBONES[modality]
-    return getattr(importlib.import_module(module), builder)(spec)
+    return BACKBONES[modality](spec)
 
 
 class MediaEmbedding(nn.Module):
@@ -188,18 +183,22 @@ class UnivalEncoder(nn.Module):
         attention_mask: Tensor | None = None,
         media_tokens: MediaTokens | None = None,
         inputs_embeds: Tensor | None = None,
-        **kwargs: Any,
+        pixel_values: Tensor | None = None,
+        pixel_index: Tensor | None = None,
+        video_values: Tensor | None = None,
+        video_index: Tensor | None = None,
+        audio_values: Tensor | None = None,
+        audio_index: Tensor | None = None,
+        **_: Any,
     ) -> UnivalEncoderOutput:
         """Encode a batch; see `UnivalForConditionalGeneration.forward` for the arguments.
 
-        `kwargs` holds the `*_values` and `*_index`; `inputs_embeds` (B, S, D) takes the place of `input_ids`.
+        `inputs_embeds` (B, S, D) takes the place of `input_ids`; flags that `generate` adds do nothing.
         """
         if inputs_embeds is None and input_ids is not None:
             inputs_embeds = self.embed_tokens(input_ids)
-        indices = {name: kwargs.get(f"{prefix}_index") for name, prefix in MODALITIES.items()}
-        media = media_tokens or self.embed_media(
-            **{key: kwargs.get(key) for key in (f"{prefix}_values" for prefix in MODALITIES.values())}
-        )
+        indices = {"image": pixel_index, "video": video_index, "audio": audio_index}
+        media = media_tokens or self.embed_media(pixel_values, video_values, audio_values)
         tokens, grids, counts = media.tokens, media.grids, media.counts
         rows = len(inputs_embeds) if inputs_embeds is not None else _rows(indices, counts)
         plan = plan_media(
