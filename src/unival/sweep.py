@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from unival import compose, files, provenance, tracking
-from unival.errors import UserError
+from unival.errors import UserError, nearest
 from unival.stages import STAGES
 
 
@@ -98,9 +98,12 @@ def _stage(params: compose.Params, given: Sequence[str]) -> str:
         if not word.is_sweep_override() and not str(word.key_or_group).startswith("hydra")
     ]
     tree = compose.compose(params, fixed)
-    if tree.get("stage_name") not in STAGES:
+    stage = tree.get("stage_name")
+    if stage is None:
         raise UserError("sweep: no stage is chosen: add stage=finetune, or a preset: +sweep=<name>")
-    return str(tree.stage_name)
+    if stage not in STAGES:
+        raise UserError(f"sweep: unknown stage '{stage}': {nearest(str(stage), STAGES)}")
+    return str(stage)
 
 
 def _preset(given: Sequence[str]) -> str | None:

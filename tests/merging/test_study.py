@@ -283,8 +283,13 @@ def test_command_line(tmp_path, capsys, monkeypatch):
     with pytest.raises(UserError, match="expected <name>=<path>"):
         call("run", tmp_path / "recipe.yaml", "--model", "a", "--out", out)
     (tmp_path / "two.yaml").write_text("method: average\nmodels: [a]\n")
+    (tmp_path / "both.yaml").write_text("method: average\nmodels: [a, b]\n")
     with pytest.raises(UserError, match="--model b: not one of the models"):
         call("run", tmp_path / "two.yaml", *models, "--out", out)
+    with pytest.raises(UserError, match=r"give a path for every model: --model b=<path>"):
+        call("run", tmp_path / "both.yaml", "--model", f"a={tmp_path / 'a'}", "--out", out)
+    with pytest.raises(UserError, match="unknown action 'verfy': did you mean 'verify'"):
+        call("verfy", out)
     with pytest.raises(UserError, match="--threads 0: give 1 or more"):
         call("run", tmp_path / "two.yaml", *models, "--out", out, "--threads", 0)
     with pytest.raises(UserError, match="is not a merge"):

@@ -39,6 +39,7 @@ def test_help_imports_nothing_heavy() -> None:
         (["run", "finetune", "--config", "build/config/nothing.yaml"], "cannot read the configuration"),
         (["list", "tasc"], "did you mean 'task'"),
         (["run", "finetun", "--config", "nothing.yaml"], "unknown stage 'finetun': did you mean 'finetune'"),
+        (["sweep", "-m", "stage=finetun"], "unknown stage 'finetun': did you mean 'finetune'"),
         (["mrege", "run"], "unknown command 'mrege': did you mean 'merge'"),
     ],
 )

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from unival import config, files
-from unival.errors import UserError
+from unival.errors import UserError, nearest
 
 
 def main(arguments: list[str]) -> None:
@@ -52,6 +52,8 @@ def main(arguments: list[str]) -> None:
     action = actions.add_parser("methods", help="what there is, or one method with its options and formula")
     action.add_argument("name", nargs="?", metavar="<method>")
 
+    if arguments and not arguments[0].startswith("-") and arguments[0] not in actions.choices:
+        raise UserError(f"merge: unknown action '{arguments[0]}': {nearest(arguments[0], actions.choices)}")
     options = parser.parse_args(arguments)
     run = {"run": _run, "verify": _verify, "report": _report, "geometry": _geometry, "methods": _methods}
     run[options.action](options)
@@ -79,6 +81,8 @@ def _run(options: argparse.Namespace) -> None:
         raise UserError(
             f"--model {unused[0]}: not one of the models of {options.recipe} ({', '.join(recipe.models)})"
         )
+    if missing := sorted(set(recipe.models) - set(inputs)):
+        raise UserError(f"{options.recipe}: give a path for every model: --model {missing[0]}=<path>")
     record = merge(
         recipe,
         inputs,
