@@ -2,7 +2,7 @@
 
 A pickle is a program: its GLOBAL opcodes import names and its REDUCE opcodes call them. Here every name is an
 error before anything is imported, so nothing can be called. (Checkpoints, whose pickles need names, are read
-by `model/convert/reader.py`.)
+by `model/convert/unpickler.py`.)
 """
 
 import io

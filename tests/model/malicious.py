@@ -23,19 +23,21 @@ class Calls:
         return self.function, self.arguments
 
 
-def archive(path: Path, content: bytes, storages: dict[str, bytes] | None = None) -> None:
+def archive(
+    path: Path, content: bytes, storages: dict[str, bytes] | None = None, byteorder: bytes = b"little"
+) -> None:
     """A file of PyTorch's zip layout around a pickle."""
     with zipfile.ZipFile(path, "w", zipfile.ZIP_STORED) as file:
         file.writestr("archive/data.pkl", content)
-        file.writestr("archive/byteorder", b"little")
+        file.writestr("archive/byteorder", byteorder)
         file.writestr("archive/version", b"3\n")
         for key, values in (storages or {}).items():
             file.writestr(f"archive/data/{key}", values)
 
 
-def stream(path: Path, content: bytes) -> None:
+def stream(path: Path, content: bytes, little_endian: bool = True) -> None:
     """A file of the older layout around a pickle."""
-    head = [pickle.dumps(value, 2) for value in (MAGIC, 1001, {"little_endian": True})]
+    head = [pickle.dumps(value, 2) for value in (MAGIC, 1001, {"little_endian": little_endian})]
     path.write_bytes(b"".join([*head, content, pickle.dumps([], 2)]))
 
 

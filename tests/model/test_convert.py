@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+import pickle
 import re
 import shutil
 import subprocess
@@ -22,7 +23,8 @@ from unival.errors import UserError
 from unival.model import UnivalConfig, UnivalForConditionalGeneration, convert
 from unival.model.convert import official
 from unival.model.convert.public import read_weights, start_encoder, start_from_bart
-from unival.model.convert.reader import Checkpoint, plain
+from unival.model.convert.reader import Checkpoint
+from unival.model.convert.unpickler import plain
 from unival.model.processing import UnivalProcessor
 from unival.vocab import UnivalTokenizer
 
@@ -437,6 +439,16 @@ def test_tricky_archive_is_refused(trick: str, tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"evil\.pt"):
         convert.convert(tmp_path / "evil.pt", tmp_path / "out")
     assert [path.name for path in tmp_path.iterdir()] == ["evil.pt"]
+
+
+@pytest.mark.fault
+def test_numbers_in_another_order_of_bytes_are_refused(tmp_path: Path) -> None:
+    content = pickle.dumps({"model": {}}, 2)
+    malicious.archive(tmp_path / "zip.pt", content, byteorder=b"big")
+    malicious.stream(tmp_path / "stream.pt", content, little_endian=False)
+    for name in ("zip.pt", "stream.pt"):
+        with pytest.raises(UserError, match="order of bytes"):
+            Checkpoint(tmp_path / name)
 
 
 @pytest.mark.fault

@@ -2,7 +2,8 @@
 
 `unival convert official` reads a `.pt` of UnIVAL or OFA; `unival convert init` makes a fresh model that
 starts from BART and public encoders; `unival convert export` writes a model folder under the original's
-names. Nothing in a checkpoint is executed (see reader.py), and nothing is written unless all of it was read.
+names. Nothing in a checkpoint is executed (see unpickler.py), and nothing is written unless all of it was
+read.
 """
 
 import argparse

@@ -20,7 +20,8 @@ from unival.errors import UserError
 from unival.model import official_names
 from unival.model.cnn14 import Cnn14Spec, CnnEncoder, mel_filters
 from unival.model.configuration import UnivalConfig
-from unival.model.convert.reader import Checkpoint, Inert, plain
+from unival.model.convert.reader import Checkpoint
+from unival.model.convert.unpickler import Inert, plain
 from unival.model.modeling import UnivalForConditionalGeneration
 from unival.model.positions import code_ids, grid_bucket, token_bucket
 
