@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from tests.tasks import world
+from unival.data.manifest import ManifestWriter, read_records
 from unival.errors import UserError
 from unival.record import Answer, Record
 from unival.tasks import TASKS
@@ -61,6 +62,19 @@ def test_object_negatives_replace_one_mention_by_another_object():
     assert len(negatives) > len(replaced)  # the rest are captions of other rows
     own = {normalise_caption(reference, 30) for reference in row.references}
     assert not negatives & own
+
+
+def test_caption_negatives_are_drawn_from_all_captions(tmp_path):
+    captions = [(), ("a cat", "A dog-like cat"), (), ("a cow",), ()]
+    rows = [Record(f"r{number}", image="0", references=texts) for number, texts in enumerate(captions)]
+    with ManifestWriter(tmp_path, "caption") as writer:
+        for row in rows:
+            writer.add(row)
+    for train in (rows, read_records(tmp_path, "caption")):
+        task = world.task("caption")
+        task.train = train
+        assert list(task._captions) == ["a cat", "a dog like cat", "a cow"]
+        assert task.negative("a cow", rows[3], rng()) in {"a cat", "a dog like cat"}
 
 
 def test_question_answering():

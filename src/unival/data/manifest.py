@@ -11,7 +11,9 @@ from dataclasses import fields
 from pathlib import Path
 from typing import Any, overload
 
+import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from unival.data.table import TableWriter
@@ -202,6 +204,11 @@ class Records(Sequence[Record]):
     def column(self, name: str) -> list[Any]:
         """All values of one field as plain Python values (`ids` is `column("id")`)."""
         return self._columns[FIELDS.index(name)].to_pylist()
+
+    def lengths(self, name: str) -> np.ndarray:
+        """Number of entries of a list field in every row, int64 (rows,)."""
+        lengths = pc.fill_null(pc.list_value_length(self._columns[FIELDS.index(name)]), 0)
+        return np.asarray(lengths, dtype=np.int64)
 
     @property
     def ids(self) -> list[str]:

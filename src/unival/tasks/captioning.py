@@ -105,10 +105,8 @@ class Captioning(Task):
         return other(self._captions, own, rng)
 
     @cached_property
-    def _captions(self) -> list[str]:
-        return [
-            normalise_caption(text, PRETRAIN_WORDS) for record in self.train for text in record.references
-        ]
+    def _captions(self) -> Sequence[str]:
+        return _Captions(self.train)
 
     @cached_property
     def _objects(self) -> list[str]:
@@ -118,3 +116,23 @@ class Captioning(Task):
         if not record.references:
             raise UserError(f"row '{record.id}': task '{self.name}' needs at least one reference caption")
         return record.references[int(rng.integers(len(record.references)))]
+
+
+class _Captions(Sequence[str]):
+    """All captions of the rows as targets, each made when it is asked for: there may be millions."""
+
+    def __init__(self, rows: Sequence[Record]) -> None:
+        self.rows = rows
+        # a manifest knows them without making its rows
+        counts = rows.lengths("references") if hasattr(rows, "lengths") else [len(r.references) for r in rows]
+        self.ends = np.cumsum(counts)
+
+    def __len__(self) -> int:
+        return int(self.ends[-1]) if len(self.ends) else 0
+
+    def __getitem__(self, index: Any) -> Any:
+        if index >= len(self):
+            raise IndexError(index)
+        row = int(np.searchsorted(self.ends, index, side="right"))
+        from_the_end = index - int(self.ends[row])
+        return normalise_caption(self.rows[row].references[from_the_end], PRETRAIN_WORDS)
