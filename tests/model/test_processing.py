@@ -295,8 +295,16 @@ def test_wrong_use_is_named(tmp_path: Path) -> None:
         processor()(text="a", return_tensors="np")
     with pytest.raises(UserError, match=r"image_sise.*image_size"):
         processor(image_sise=3)
-    with pytest.raises(UserError, match="uint8"):
-        processor().image(np.zeros((16, 16, 3)))
+    for wrong, found in (
+        (np.zeros((16, 16, 3)), r"ndarray float64 \(16, 16, 3\)"),
+        ("photo.jpg", "str"),
+        (torch.zeros(3, 16, 16, dtype=torch.uint8), r"Tensor torch.uint8 torch.Size\(\[3, 16, 16\]\)"),
+    ):
+        with pytest.raises(UserError, match=f"uint8.*, found {found}"):
+            processor()(images=wrong)
+    for wrong in (noise(8, 8, 3), Image.fromarray(noise(8, 8, 3)), "clip.mp4"):  # one frame, or a path
+        with pytest.raises(UserError, match="video: expected frames"):
+            processor()(videos=wrong)
     with pytest.raises(UserError, match="no processor"):
         UnivalProcessor.from_pretrained(tmp_path)
 
