@@ -13,7 +13,7 @@ from typing import Any
 
 from unival.data.manifest import is_unicode
 from unival.data.source import BadItem
-from unival.data.sources.json_stream import NOT_TEXT, json_lists, json_values, unpacked
+from unival.data.sources.json_stream import NOT_TEXT, json_lists, json_values, open_text, unpacked
 from unival.data.spool import Groups, Spool
 from unival.errors import UserError, nearest
 
@@ -74,10 +74,8 @@ def json_pairs(path: Path) -> Iterator[Row]:
 def _lines(path: Path) -> Iterator[str]:
     """The lines of a text file, one at a time; bytes that are not UTF-8 become surrogates."""
     try:
-        with unpacked(path) as handle:
-            for number, line in enumerate(handle):
-                text = line.decode("utf-8", errors="surrogateescape")
-                yield text.removeprefix("\ufeff") if number == 0 else text
+        with open_text(path) as handle:
+            yield from handle
     except (OSError, EOFError, zlib.error) as error:
         raise _unreadable(path, error) from error
 
