@@ -6,7 +6,7 @@ A loader takes a path and gives (name of the row, its content), or a BadItem for
 import csv
 import json
 import zlib
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -204,6 +204,26 @@ def captioned(one: str, one_id: str, many: str, many_id: str, required: bool = F
                 yield BadItem(str(path), f"{one_id} {json.loads(key)}", "row", "has no caption")
 
     return load
+
+
+def by_id(path: Path, lists: Mapping[str, str], fields: Sequence[str] = ()) -> Callable[[str, Any], Any]:
+    """Rows of lists in a JSON object, kept on disk: a function (list, id) -> the row, or None.
+
+    Args:
+        lists: name of a list -> field that holds the id.
+        fields: what to keep of a row; all where empty.
+    """
+    rows = Spool()
+    for name, row in json_lists(path, *lists):
+        if isinstance(row, dict):
+            kept = {field: row[field] for field in fields or row if field in row}
+            rows.add(f"{name} {row.get(lists[name])}", json.dumps(kept))
+
+    def find(name: str, row_id: Any) -> Any:
+        found = rows.get(f"{name} {row_id}")
+        return None if found is None else json.loads(found)
+
+    return find
 
 
 def filled(text: str) -> str:
