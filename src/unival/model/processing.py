@@ -151,10 +151,12 @@ class UnivalProcessor(ProcessorMixin):
     def fit_audio(self, samples: Any, rng: np.random.Generator | None = None) -> np.ndarray:
         """A waveform at the model's length, float32; see `audio`."""
         waveform = np.asarray(samples)
-        if waveform.ndim == 2:
+        if waveform.ndim == 2 and waveform.shape[0] >= waveform.shape[1]:
             waveform = waveform.mean(axis=1)
-        if waveform.ndim != 1 or not len(waveform):
-            raise UserError(f"audio: expected samples (S,) or (S, channels), found shape {waveform.shape}")
+        if waveform.ndim != 1 or not len(waveform) or waveform.dtype.kind != "f":
+            raise UserError(
+                f"audio: expected samples (S,) or (S, channels), floats in -1..1, found {_described(samples)}"
+            )
         return self._fill(_through_int16(waveform), rng)
 
     def _fill(self, waveform: np.ndarray, rng: np.random.Generator | None) -> np.ndarray:
@@ -237,8 +239,11 @@ class UnivalProcessor(ProcessorMixin):
             `video_values` (M, 3, T, H, W) with `video_index`; `audio_values` (M, S) with `audio_index`.
         """
         unknown = set(unused) - {"return_tensors", "padding"}
-        if unknown or unused.get("return_tensors", "pt") != "pt":
-            raise UserError(f"processor: cannot use {unused}: it returns PyTorch tensors, padded")
+        padded = unused.get("padding", True) in (True, "longest")
+        if unknown or unused.get("return_tensors", "pt") != "pt" or not padded:
+            raise UserError(
+                f"processor: cannot use {unused}: it returns PyTorch tensors, padded to the longest row"
+            )
         if sampling_rate is not None and sampling_rate != self.sampling_rate:
             raise UserError(f"audio: {sampling_rate} Hz: resample to {self.sampling_rate} Hz first")
         batch: dict[str, Tensor] = {}
