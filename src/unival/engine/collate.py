@@ -164,21 +164,22 @@ class Collator:
         self.cache = MediaCache()
         self.tokens = lru_cache(maxsize=CACHED_TEXTS)(processor.tokenizer.encode_text)
 
-    def __call__(self, refs: Iterable[RowRef], step: int) -> Batch | None:
-        """The batch of these rows at this step; None when there are no rows."""
+    def __call__(self, refs: Iterable[RowRef], step: int) -> Batch:
+        """The batch of these rows, one at least, at this step.
+
+        Raises:
+            UserError: a row that cannot be read, where none may be left out; or none that can.
+        """
         media = _Media(self, step)
         encoded: list[_Encoded] = []
         damaged: list[str] = []
-        rows = list(refs)
-        for ref in rows:
+        for ref in refs:
             try:
                 encoded += self._encoded(ref, media)
             except UserError as error:
                 if not self.damaged:
                     raise
                 damaged.append(f"{ref.task}:{self.sources[ref.task].records[ref.index].id}: {error}")
-        if not rows:
-            return None
         if not encoded:
             raise UserError(f"step {step}: no row can be read: {damaged[0]}")
         present = [medium for medium, arrays in media.arrays.items() if arrays]

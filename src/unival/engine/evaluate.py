@@ -6,7 +6,7 @@ that two cells on the same rows can be compared in pairs (`unival.metrics.bootst
 
 import dataclasses
 import json
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Hashable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -65,20 +65,11 @@ def evaluate_cell(
     corrupt: Corrupt | None = None,
     cache: MediaCache | None = None,
     resamples: int = RESAMPLES,
-    alternatives: int = 0,
 ) -> Cell:
     """Predict the rows and score them; see `predict` for the arguments."""
     rows = as_list(records)
     predictions = predict(
-        model,
-        processor,
-        task,
-        rows,
-        store,
-        batch_size=batch_size,
-        corrupt=corrupt,
-        cache=cache,
-        alternatives=alternatives,
+        model, processor, task, rows, store, batch_size=batch_size, corrupt=corrupt, cache=cache
     )
     return score_cell(task, rows, predictions, resamples)
 
@@ -211,8 +202,6 @@ def prediction_rows(cell: Cell, records: Sequence[Record]) -> list[dict[str, Any
         row["output"] = prediction.text
         row["prediction"] = prediction.value
         row["probability"] = round(prediction.score, 6)
-        if prediction.alternatives:
-            row["alternatives"] = [[text, round(score, 6)] for text, score in prediction.alternatives]
         row["scores"] = {name: round(float(score_N[place]), 6) for name, score_N in cell.scores.items()}
         rows.append(row)
     return rows
@@ -233,9 +222,3 @@ def _baseline(task: Task, rows: Sequence[Record], values: Sequence[Value], resam
     scores, groups = task.scores(values, rows), media_of(rows)
     found = {name: interval(score_N, SEED, resamples, groups=groups) for name, score_N in scores.items()}
     return Baseline(found, scores)
-
-
-def best_blind(baselines: Mapping[str, Baseline], metric: str) -> tuple[str, Interval]:
-    """Name and value of the best of several baselines."""
-    name = max(baselines, key=lambda entry: baselines[entry].metrics[metric].value)
-    return name, baselines[name].metrics[metric]

@@ -36,7 +36,7 @@ class StepBatches(Dataset[list[Batch]]):
 
     def __getitem__(self, step: int) -> list[Batch]:
         parts = self.sampler.rows(step, self.rank, self.world, self.accumulate)
-        return [batch for part in parts if (batch := self.collator(part, step)) is not None]
+        return [self.collator(part, step) for part in parts]
 
 
 class Loader:

@@ -15,6 +15,9 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
+from unival.engine.collate import Batch
+from unival.engine.distributed import World
+
 BOTTLENECK = 0.25
 """Share of a window spent waiting for data from which on the loader counts as slow."""
 SLOW_WINDOWS = 2
@@ -39,22 +42,54 @@ class Callback(Protocol):
 
 @dataclass
 class Window:
-    """Sums of the steps since the last log line."""
+    """Sums of the steps since the last log line. Tensors stay on the device until `figures`."""
 
+    waited: float = 0.0
+    """Seconds for which the loader had been waited for when the window began."""
+    started: float = field(default_factory=lambda: time.perf_counter())
     steps: int = 0
     tokens: int = 0
     examples: int = 0
     damaged: int = 0
-    started: float = field(default_factory=lambda: time.perf_counter())
-    waited: float = 0.0
     losses: list[Tensor] = field(default_factory=list)
     norms: list[Tensor] = field(default_factory=list)
     by_task: Tensor | None = None
-    """(tasks, 2): summed negative log-likelihood and scored tokens."""
+    """(tasks, 2): summed negative log-likelihood and scored tokens, of the window's last step."""
+
+    def add(self, micro_batches: Sequence[Batch], loss: Tensor, norm: Tensor) -> None:
+        """Add a step: loss per token over all ranks, gradient norm before clipping."""
+        self.steps += 1
+        self.tokens += sum(batch.num_tokens() for batch in micro_batches)
+        self.examples += sum(batch.num_examples for batch in micro_batches)
+        self.damaged += sum(len(batch.damaged) for batch in micro_batches)
+        self.losses.append(loss)
+        self.norms.append(norm)
 
     def add_tasks(self, sums_N2: Tensor) -> None:
         """Add the sums of one micro-batch."""
         self.by_task = sums_N2 if self.by_task is None else self.by_task + sums_N2
+
+    def figures(self, ranks: World, tasks: Sequence[str], waited: float) -> dict[str, float]:
+        """What is logged of the window, over all ranks, which all call it. `waited`: as the field, now."""
+        seconds = time.perf_counter() - self.started
+        tokens, examples, waiting = ranks.sum(
+            [float(self.tokens), float(self.examples), waited - self.waited]
+        )
+        values = {
+            "train/loss": float(torch.stack(self.losses).mean()),
+            "train/grad_norm": float(torch.stack(self.norms).mean()),
+        }
+        if self.by_task is not None:
+            for task, (nll, count) in zip(tasks, ranks.sum_(self.by_task).tolist(), strict=True):
+                if count:
+                    values[f"train/loss/{task}"] = nll / count
+        return values | {
+            "perf/step_seconds": seconds / self.steps,
+            "perf/tokens_per_second": tokens / seconds,
+            "perf/examples_per_second": examples / seconds,
+            "perf/data_wait": waiting / ranks.size / seconds,
+            "perf/memory_mib": peak_memory_mib(ranks.device),
+        }
 
 
 class Monitor:
@@ -133,9 +168,22 @@ class SpikeAlarm:
         self.limit = limit
         self.mean = 0.0
         self.seen = 0
+        self._noted: list[tuple[int, Tensor, Tensor]] = []
 
-    def check(self, loss: float, norm: float) -> str | None:
-        """What is wrong with this step's loss per token or gradient norm; None when nothing is."""
+    def note(self, step: int, loss: Tensor, norm: Tensor) -> None:
+        """Loss per token and gradient norm of a step, to be looked at later: reading them waits for a GPU."""
+        self._noted.append((step, loss, norm))
+
+    def find(self) -> tuple[int, str] | None:
+        """The first of the noted steps with which something is wrong, and what."""
+        noted, self._noted = self._noted, []
+        for step, loss, norm in noted:
+            problem = self._problem(float(loss), float(norm))
+            if problem:
+                return step, problem
+        return None
+
+    def _problem(self, loss: float, norm: float) -> str | None:
         if not math.isfinite(loss):
             return f"the loss is {loss}"
         if not math.isfinite(norm):

@@ -53,7 +53,6 @@ def predict(
     corrupt: Corrupt | None = None,
     cache: MediaCache | None = None,
     alternatives: int = 0,
-    progress: Callable[[int], None] | None = None,
 ) -> list[Prediction]:
     """Predict every row, in order.
 
@@ -63,7 +62,6 @@ def predict(
         corrupt: a shift to apply to the decoded media.
         cache: decoded media, shared by calls on the same store.
         alternatives: how many next best texts to keep (of the beams, or of the candidates).
-        progress: called with the number of rows of each batch when it is done.
     """
     was_training = model.training
     model.eval()
@@ -79,8 +77,6 @@ def predict(
                 text, score = texts[0]
                 value = task.parse(text, row)
                 predictions.append(Prediction(row.id, text, value, score, tuple(texts[1:])))
-            if progress is not None:
-                progress(len(rows))
         return predictions
     finally:
         model.train(was_training)

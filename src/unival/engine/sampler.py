@@ -54,7 +54,7 @@ class Sampler:
         return refs
 
     def rows(self, step: int, rank: int = 0, world: int = 1, accumulate: int = 1) -> list[list[RowRef]]:
-        """The micro-batches of one rank: `accumulate` lists of rows, empty where rows are few."""
+        """The micro-batches of one rank: `accumulate` lists of rows."""
         refs = self.global_rows(step)
         parts = world * accumulate
         return [refs[micro * world + rank :: parts] for micro in range(accumulate)]

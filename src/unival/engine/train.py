@@ -1,8 +1,8 @@
 """The training loop, for pretraining and finetuning, on one process or many.
 
-Reading order: `train` -> `Trainer.run` -> `Trainer._update` -> `LossModule`. Everything a step does is a pure
-function of (configuration, weights, step): rows and media by the stateless sampler, dropout by a seed per
-step, so that a run killed at any moment goes on from its last checkpoint to the same bits.
+Reading order: `train` -> `Trainer.run` -> `Trainer._update` -> `objective.py`. Everything a step does is a
+pure function of (configuration, weights, step): rows and media by the stateless sampler, dropout by a seed
+per step, so that a run killed at any moment goes on from its last checkpoint to the same bits.
 
 The loss of an update is the sum of token losses over all ranks and micro-batches divided by the number of
 scored tokens in all of them; only train-mode batch norm and dropout depend on how rows are dealt.
@@ -13,33 +13,29 @@ import os
 import signal
 import threading
 import time
-import warnings
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import nullcontext
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.distributed.fsdp import FSDPModule
-from torch.nn import functional as F
-from torch.nn.parallel import DistributedDataParallel
 
 from unival import files
 from unival.engine import lora, sharding
 from unival.engine.checkpoint import Checkpoints, atomic_folder, load_weights, weights_digest
-from unival.engine.collate import IGNORED, VALUES, Batch, Collator, Part, Source
-from unival.engine.distributed import World, world
+from unival.engine.collate import VALUES, Batch, Collator, Source
+from unival.engine.distributed import World, replicated, synchronised, world
 from unival.engine.loader import Loader, StepBatches
 from unival.engine.mixture import Mixture
-from unival.engine.monitor import Callback, Monitor, SpikeAlarm, Window, peak_memory_mib
+from unival.engine.monitor import Callback, Monitor, SpikeAlarm, Window
+from unival.engine.objective import LossModule
 from unival.engine.optim import Ema, build_optimizer, freeze, learning_rate, set_rate, train_only
 from unival.engine.runtime import Runtime
 from unival.engine.sampler import Sampler
-from unival.engine.settings import LossConfig, TrainConfig
+from unival.engine.settings import TrainConfig
 from unival.errors import UserError
-from unival.model.loss import sequence_loss
 from unival.record import MEDIA
 
 FAIL_AT = "UNIVAL_FAIL_AT_STEP"
@@ -68,55 +64,6 @@ class TrainResult:
     """Share of the time spent waiting for data."""
 
 
-class LossModule(nn.Module):
-    """The model together with its loss: what DDP wraps."""
-
-    def __init__(self, model: nn.Module, loss: LossConfig, num_tasks: int) -> None:
-        super().__init__()
-        self.model = model
-        self.loss = loss
-        self.num_tasks = num_tasks
-
-    def forward(
-        self, batch: Batch, by_task: bool, drop_worst: float, absent: Sequence[str] = ()
-    ) -> tuple[Tensor, Tensor | None]:
-        """Summed token loss, and with `by_task` (tasks, 2): plain negative log-likelihood and token count.
-
-        The encoders of `absent` media get a gradient of zero instead of none.
-        """
-        total, sums_N2 = batch.parts[0].labels_BT.new_zeros((), dtype=torch.float32), None
-        media_tokens = self.model.encoder.embed_media(**batch.media)  # type: ignore[union-attr, operator]
-        for medium in absent:
-            for parameter in self.model.encoder.media[medium].parameters():  # type: ignore[union-attr, index]
-                total = total + 0.0 * parameter.flatten()[0]
-        for part in batch.parts:
-            logits_BTV = self.model(**part.inputs, media_tokens=media_tokens, use_cache=False).logits
-            loss, _ = sequence_loss(
-                logits_BTV,
-                part.labels_BT,
-                weights_B=part.weights_B,
-                smoothing=self.loss.smoothing,
-                encouraging=self.loss.encouraging,
-                allowed_BTV=part.allowed_BTV,
-                drop_worst=drop_worst,
-            )
-            total = total + loss
-            if by_task:
-                sums = self._by_task(logits_BTV.detach(), part)
-                sums_N2 = sums if sums_N2 is None else sums_N2 + sums
-        return total, sums_N2
-
-    @torch.no_grad()
-    def _by_task(self, logits_BTV: Tensor, part: Part) -> Tensor:
-        labels_BT = part.labels_BT
-        nll_BT = F.cross_entropy(
-            logits_BTV.float().transpose(1, 2), labels_BT, ignore_index=IGNORED, reduction="none"
-        )
-        sums_B2 = torch.stack([nll_BT.sum(1), (labels_BT != IGNORED).sum(1).float()], dim=1)
-        zeros_N2 = torch.zeros(self.num_tasks, 2, device=sums_B2.device)
-        return zeros_N2.index_add_(0, part.task_B, sums_B2)
-
-
 def train(
     config: TrainConfig,
     model: nn.Module,
@@ -139,11 +86,30 @@ def train(
             finite, a full disk.
         SystemExit: SIGTERM came; the checkpoint was saved.
     """
+    identity = _identity(config, model, data)
+    if _published(Path(out_dir)) == identity:
+        return None
     with world(runtime.apply()) as ranks:
-        trainer = Trainer(config, model, processor, data, Path(scratch_dir), runtime, ranks, title)
-        if trainer.has_published(Path(out_dir)):
-            return None
+        trainer = Trainer(config, model, processor, data, identity, Path(scratch_dir), runtime, ranks, title)
         return trainer.run(Path(out_dir), callbacks, evaluate)
+
+
+def _identity(config: TrainConfig, model: nn.Module, data: Mapping[str, Source]) -> str:
+    """Digest of whatever a run depends on: its checkpoints and its result are for no other."""
+    sources = {
+        stream.task: (len(data[stream.task].records), data[stream.task].digest)
+        for stream in config.mixture.streams
+        if stream.task in data
+    }
+    return files.digest([asdict(config), sources, weights_digest(model)])
+
+
+def _published(out_dir: Path) -> str | None:
+    """Identity of the run whose result a folder holds."""
+    try:
+        return json.loads((out_dir / "training.json").read_text(encoding="utf-8")).get("identity")
+    except (OSError, ValueError):
+        return None
 
 
 class Trainer:
@@ -155,13 +121,14 @@ class Trainer:
         model: nn.Module,
         processor: Any,
         data: Mapping[str, Source],
+        identity: str,
         scratch_dir: Path,
         runtime: Runtime,
         ranks: World,
         title: str,
     ) -> None:
         self.config, self.processor, self.runtime, self.ranks = config, processor, runtime, ranks
-        self.title = title
+        self.identity, self.title = identity, title
         self.sharded = ranks.size > 1 and runtime.sharding == "full"
         self.accumulate = -(-config.accumulate // ranks.size)
         parts = ranks.size * self.accumulate
@@ -183,9 +150,6 @@ class Trainer:
             config.damaged,
             grouped=not self.sharded,
         )
-        # whatever a run depends on: its checkpoints and its result are for no other
-        sources = {task: (len(source.records), source.digest) for task, source in self.data.items()}
-        self.identity = files.digest([asdict(config), sources, weights_digest(model)])
         self.model = model.to(ranks.device)
         torch.manual_seed(config.seed)  # of the adapters' first weights
         if config.lora:
@@ -208,7 +172,6 @@ class Trainer:
         self.damaged = 0
         self.alarm = SpikeAlarm(config.spike)
         self.window = Window()
-        self.unchecked: list[tuple[int, Tensor, Tensor]] = []
         self.stop = threading.Event()
 
     def _wrap(self, module: nn.Module) -> nn.Module:
@@ -222,19 +185,7 @@ class Trainer:
             self.replica = sharding.Replica(self.model, self.ranks.is_main)
             sharding.shard(module)
             return module
-        # of 1x1 kernels in channels_last, where both layouts are the same memory
-        warnings.filterwarnings("ignore", "Grad strides do not match bucket view strides")
-        ids = [self.ranks.device.index] if self.ranks.device.type == "cuda" else None
-        # a rank's rows may lack a modality: its encoder is then unused there, and only there
-        return DistributedDataParallel(module, device_ids=ids, find_unused_parameters=True)
-
-    def has_published(self, out_dir: Path) -> bool:
-        """Whether the folder holds the result of this run."""
-        try:
-            found = json.loads((out_dir / "training.json").read_text(encoding="utf-8"))
-        except (OSError, ValueError):
-            return False
-        return found.get("identity") == self.identity
+        return replicated(module, self.ranks.device)
 
     def run(self, out_dir: Path, callbacks: Sequence[Callback], evaluate: Evaluate | None) -> TrainResult:
         """From the newest checkpoint to the published model."""
@@ -313,8 +264,8 @@ class Trainer:
             torch.manual_seed(_step_seed(config.seed, self.step, micro))
             last = number == len(micro_batches) - 1
             absent = self._absent(batch, shown_anywhere) if last else []
-            with self._no_sync(last):
-                with torch.autocast(device.type, torch.bfloat16, self._half()):
+            with synchronised(self.module, last):
+                with torch.autocast(device.type, torch.bfloat16, config.precision == "bfloat16"):
                     loss, sums_N2 = self.module(batch.to(device), by_task, drop_worst, absent)
                 # DDP averages over the ranks: times their number makes it a sum
                 (loss * (self.ranks.size / total)).backward()
@@ -323,7 +274,7 @@ class Trainer:
                 self.window.add_tasks(sums_N2)
         norm = self._clip()
         loss_per_token = self.ranks.sum_(summed) / total
-        self.unchecked.append((self.step, loss_per_token, norm))
+        self.alarm.note(self.step, loss_per_token, norm)
         if device.type == "cpu":
             self._check()
         set_rate(self.optimizer, learning_rate(config.optimizer, self.step, config.steps))
@@ -332,7 +283,7 @@ class Trainer:
         if self.ema:
             self.ema.update()
         self.step += 1
-        self._count(micro_batches, loss_per_token, norm)
+        self.window.add(micro_batches, loss_per_token, norm)
 
     def _absent(self, batch: Batch, shown_anywhere: Tensor) -> list[str]:
         """Media of other ranks that this batch lacks: with FSDP all ranks must have the same gradients."""
@@ -341,30 +292,11 @@ class Trainer:
         kinds = zip(MEDIA, shown_anywhere.tolist(), strict=True)
         return [medium for medium, count in kinds if count and VALUES[medium] not in batch.media]
 
-    def _half(self) -> bool:
-        return self.config.precision == "bfloat16"
-
-    def _no_sync(self, last: bool) -> AbstractContextManager[Any]:
-        if isinstance(self.module, FSDPModule):
-            self.module.set_requires_gradient_sync(last)
-        if isinstance(self.module, DistributedDataParallel) and not last:
-            return self.module.no_sync()
-        return nullcontext()
-
     def _clip(self) -> Tensor:
         limit = self.config.optimizer.clip or float("inf")
         if self.replica:
             return sharding.clip(self.parameters, limit)
         return nn.utils.clip_grad_norm_(self.parameters, limit, foreach=True)
-
-    def _count(self, micro_batches: list[Batch], loss: Tensor, norm: Tensor) -> None:
-        window = self.window
-        window.steps += 1
-        window.tokens += sum(batch.num_tokens() for batch in micro_batches)
-        window.examples += sum(batch.num_examples for batch in micro_batches)
-        window.damaged += sum(len(batch.damaged) for batch in micro_batches)
-        window.losses.append(loss)
-        window.norms.append(norm)
 
     def _check(self) -> None:
         """Stop at the first step whose loss is not finite or jumped.
@@ -372,21 +304,21 @@ class Trainer:
         Raises:
             UserError: with the rows of the step; the last checkpoint is older and good.
         """
-        for step, loss, norm in self.unchecked:
-            problem = self.alarm.check(float(loss), float(norm))
-            if problem:
-                refs = self.sampler.global_rows(step)
-                rows = [f"{ref.task}:{self.data[ref.task].records[ref.index].id}" for ref in refs]
-                path = self.checkpoints.folder / f"bad-step-{step}.json"
-                if self.ranks.is_main:
-                    files.write_json(path, {"step": step, "problem": problem, "rows": rows})
-                latest = self.checkpoints.steps()
-                kept = self.checkpoints.path(latest[-1]) if latest else "none yet"
-                raise UserError(
-                    f"step {step}: {problem}: rows {', '.join(rows[:8])}{', ...' * (len(rows) > 8)} "
-                    f"(all in {path}); last good checkpoint: {kept}: lower the rate or check the rows"
-                )
-        self.unchecked.clear()
+        found = self.alarm.find()
+        if found is None:
+            return
+        step, problem = found
+        refs = self.sampler.global_rows(step)
+        rows = [f"{ref.task}:{self.data[ref.task].records[ref.index].id}" for ref in refs]
+        path = self.checkpoints.folder / f"bad-step-{step}.json"
+        if self.ranks.is_main:
+            files.write_json(path, {"step": step, "problem": problem, "rows": rows})
+        steps = self.checkpoints.steps()
+        kept = self.checkpoints.path(steps[-1]) if steps else "none yet"
+        raise UserError(
+            f"step {step}: {problem}: rows {', '.join(rows[:8])}{', ...' * (len(rows) > 8)} "
+            f"(all in {path}); last good checkpoint: {kept}: check the rows, or start anew at a lower rate"
+        )
 
     def _after_update(self, monitor: Monitor, loader: Loader, evaluate: Evaluate | None) -> None:
         """Logging, validation, checkpoint, signals: whatever is due at this step."""
@@ -399,7 +331,7 @@ class Trainer:
             self._check()
             self._count_damage()
         if log_due:
-            monitor.log(step, self._figures(loader))
+            monitor.log(step, self._figures(loader.waited))
         if validation_due and evaluate:
             self._validate(monitor, evaluate)
         stopped = self._stop_agreed()
@@ -432,31 +364,11 @@ class Trainer:
             return False
         return self.ranks.sum([float(self.stop.is_set())])[0] > 0
 
-    def _figures(self, loader: Loader) -> dict[str, float]:
-        """The window's figures, summed over ranks; starts the next window."""
-        window, self.window = self.window, Window(waited=loader.waited)
-        seconds = time.perf_counter() - window.started
-        tokens, examples, waited = self.ranks.sum(
-            [float(window.tokens), float(window.examples), loader.waited - window.waited]
-        )
-        rate = learning_rate(self.config.optimizer, self.step - 1, self.config.steps)
-        values = {
-            "train/loss": float(torch.stack(window.losses).mean()),
-            "train/grad_norm": float(torch.stack(window.norms).mean()),
-            "train/lr": rate,
-        }
-        if window.by_task is not None:
-            sums_N2 = self.ranks.sum_(window.by_task)
-            for task, (nll, count) in zip(self.data, sums_N2.tolist(), strict=True):
-                if count:
-                    values[f"train/loss/{task}"] = nll / count
-        values |= {
-            "perf/step_seconds": seconds / window.steps,
-            "perf/tokens_per_second": tokens / seconds,
-            "perf/examples_per_second": examples / seconds,
-            "perf/data_wait": waited / self.ranks.size / seconds,
-            "perf/memory_mib": peak_memory_mib(self.ranks.device),
-        }
+    def _figures(self, waited: float) -> dict[str, float]:
+        """The window's figures, over all ranks; starts the next window."""
+        values = self.window.figures(self.ranks, list(self.data), waited)
+        self.window = Window(waited)
+        values["train/lr"] = learning_rate(self.config.optimizer, self.step - 1, self.config.steps)
         if self.config.damaged:
             values["data/damaged"] = float(self.damaged)
         return values

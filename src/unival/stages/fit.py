@@ -261,8 +261,7 @@ def _batches(
     rows, start = min(rows, len(sources[task].records)), 0
     while endless or start < rows:
         indices = [i % rows for i in range(start, start + size if endless else min(start + size, rows))]
-        batch = collate([RowRef(task, index, task, index) for index in indices], 0)
-        yield batch.to(model.device) if batch is not None else None
+        yield collate([RowRef(task, index, task, index) for index in indices], 0).to(model.device)
         start += size
 
 
