@@ -265,7 +265,7 @@ def test_unfitting_tensors_are_named_and_nothing_is_written(change: Any, words: 
     assert not (tmp_path / "out").exists() and len(list(tmp_path.iterdir())) == 1
 
 
-def test_a_full_folder_is_left_alone(tmp_path: Path) -> None:
+def test_what_cannot_be_done_is_told_first(tmp_path: Path) -> None:
     torch.save(official.to_official(small_model()), tmp_path / "a.pt")
     (tmp_path / "out").mkdir()
     (tmp_path / "out" / "notes.txt").write_text("mine")
@@ -274,6 +274,9 @@ def test_a_full_folder_is_left_alone(tmp_path: Path) -> None:
     assert [path.name for path in (tmp_path / "out").iterdir()] == ["notes.txt"]
     with pytest.raises(UserError, match="exists already"):  # before the checkpoint is looked at
         convert.convert(tmp_path / "missing.pt", tmp_path / "out")
+    for ignored in ({"image_size": 480}, {"grounding_scale": "image"}):
+        with pytest.raises(UserError, match="give --vocab"):
+            convert.convert(tmp_path / "a.pt", tmp_path / "other", **ignored)
     with pytest.raises(UserError, match="EMA"):
         convert.convert(tmp_path / "a.pt", tmp_path / "other", weights="ema")
 

@@ -59,6 +59,8 @@ def convert(
     from unival.model.convert import official
 
     _check_empty(out)
+    if vocab is None and (image_size is not None or grounding_scale is not None):
+        raise UserError("an image size or grounding scale is kept by the processor: give --vocab, too")
     opened = official.read_source(source, weights)
     model_config = official.read_config(opened.weights, opened.settings, audio_hop, mel_filters)
     scale = grounding_scale or int(opened.settings.get("max_image_size") or RELEASED_GROUNDING_SCALE)
