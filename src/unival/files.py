@@ -46,6 +46,20 @@ def write_json(path: Path | str, value: Any) -> None:
     write_text(path, json.dumps(value, indent=2, sort_keys=True, allow_nan=False) + "\n")
 
 
+def read_json(path: Path | str) -> Any:
+    """A JSON file.
+
+    Raises:
+        UserError: it is missing, cannot be read, or is not JSON.
+    """
+    try:
+        return json.loads(Path(path).read_text(encoding="utf-8"))
+    except OSError as error:
+        raise UserError(f"{path}: cannot read: {error.strerror}") from error
+    except ValueError as error:
+        raise UserError(f"{path}: not JSON: {error}") from error
+
+
 def write_csv(path: Path | str, columns: Sequence[str], rows: Iterable[Iterable[Any]]) -> None:
     """Write a table atomically; None is an empty cell."""
     with atomic(path) as part, part.open("w", newline="", encoding="utf-8") as handle:

@@ -190,7 +190,16 @@ def test_damaged_files_are_named(pair, tmp_path):
         json.dumps({"weight_map": {"w": "part-1.safetensors"}})
     )
     refused(pair, tmp_path / "out", "names 'part-1.safetensors', which is not there")
+    (pair["b"] / "model.safetensors.index.json").write_text("{}")
+    refused(pair, tmp_path / "out", "has no 'weight_map'")
+    (pair["b"] / "model.safetensors.index.json").write_text("{")
+    refused(pair, tmp_path / "out", r"index\.json: not JSON")
     refused({**pair, "b": tmp_path / "nowhere"}, tmp_path / "out", "no such file or folder")
+
+
+def test_a_broken_configuration_is_named(pair, tmp_path):
+    (pair["a"] / "config.json").write_text("{")
+    refused(pair, tmp_path / "out", r"a/config\.json: not JSON")
 
 
 def test_a_folder_that_is_no_merge_is_left_alone(pair, tmp_path):

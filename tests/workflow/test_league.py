@@ -131,6 +131,7 @@ SEARCH = {
     "task_arithmetic": {"over": {"scale": [0.2, 0.4]}, "rows": 4},
     "lines": {"strategy": "coordinate", "over": {"vqa": [0.0, 1.0]}, "rows": 4, "budget": 2},
     "greedy_soup": {"strategy": "greedy", "rows": 4},
+    "regmean": {"over": {"alpha": [0.5, 0.9]}, "rows": 4},
     "adamerging": {"strategy": "entropy", "rows": 4, "budget": 3},
 }
 
@@ -142,7 +143,7 @@ def test_fusing_ratatouille_joint_searches_and_statistics_run(clone, run):
     start = "models/pretrain/image_text"
     params |= {"tasks": PAIR, "pretrained": start}
     params["phases"] = {"image_text": params["phases"]["image_text"]}
-    names = ["average", *SEARCH, "fisher", "regmean", "ratatouille"]
+    names = ["average", *SEARCH, "fisher", "ratatouille"]
     recipes = {name: {"models": PAIR} for name in names}
     recipes["ratatouille"]["models"] = ["ratatouille_vqa", "ratatouille_grounding"]
     params["set"]["merge"] = {

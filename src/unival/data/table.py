@@ -1,7 +1,6 @@
 """A Parquet file that is written row by row, in constant memory, and appears when it is whole."""
 
 from collections.abc import Mapping
-from contextlib import ExitStack
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -22,9 +21,8 @@ class TableWriter:
         self.rows = 0
         self._schema = schema
         self._buffer: list[Mapping[str, Any]] = []
-        self._open = ExitStack()
-        part = self._open.enter_context(atomic(path))
-        self._writer = self._open.enter_context(pq.ParquetWriter(part, schema, compression="zstd"))
+        self._atomic = atomic(path)
+        self._writer = pq.ParquetWriter(self._atomic.__enter__(), schema, compression="zstd")
 
     def write(self, row: Mapping[str, Any]) -> None:
         """Append a row."""
@@ -41,7 +39,8 @@ class TableWriter:
     def close(self) -> None:
         """Finish the file."""
         self._flush()
-        self._open.close()
+        self._writer.close()
+        self._atomic.__exit__(None, None, None)
 
     def __enter__(self) -> Self:
         return self
@@ -52,4 +51,5 @@ class TableWriter:
         if kind is None:
             self.close()
         else:
-            self._open.__exit__(kind, error, trace)
+            self._writer.close()
+            self._atomic.__exit__(kind, error, trace)

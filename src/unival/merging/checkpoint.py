@@ -23,6 +23,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from unival import files
 from unival.errors import UserError
 
 SAFE_TO_TORCH = {
@@ -147,7 +148,9 @@ def weight_files(path: Path) -> list[Path]:
     if not path.is_dir():
         raise UserError(f"{path}: no such file or folder: give a model folder or a .safetensors file")
     if (path / INDEX).is_file():
-        index = json.loads((path / INDEX).read_text(encoding="utf-8"))
+        index = files.read_json(path / INDEX)
+        if not isinstance(index, dict) or not isinstance(index.get("weight_map"), dict):
+            raise UserError(f"{path / INDEX}: has no 'weight_map' from tensors to files: write it again")
         found = sorted({path / file for file in index["weight_map"].values()})
         for file in found:
             if not file.is_file():

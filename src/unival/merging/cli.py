@@ -111,9 +111,9 @@ def _report(options: argparse.Namespace) -> None:
     from unival.merging.record import RECORD
 
     try:
-        print(page(json.loads((options.folder / RECORD).read_text(encoding="utf-8"))))
-    except (OSError, ValueError, KeyError) as error:
-        raise UserError(f"{options.folder}: no readable {RECORD} ({error}): this is not a merge") from error
+        print(page(files.read_json(options.folder / RECORD)))
+    except (UserError, KeyError) as error:
+        raise UserError(f"{options.folder} is not a merge: {error}") from error
 
 
 def _geometry(options: argparse.Namespace) -> None:

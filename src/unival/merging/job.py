@@ -132,9 +132,8 @@ class Job:
                 model[start : start + len(values)] = values
             if base is not None and part is not None:
                 base[start : start + len(part)] = part
-        return [model.view(self.shape) for model in models], base.view(
-            self.shape
-        ) if base is not None else None
+        shaped = [model.view(self.shape) for model in models]
+        return shaped, base.view(self.shape) if base is not None else None
 
     def require_finite(self, parts: list[Tensor], start: int) -> None:
         """Raise UserError for NaN or infinity in the blocks of models and base that begin at `start`."""

@@ -152,10 +152,10 @@ def verify(
     """
     out = Path(out)
     try:
-        record = json.loads((out / RECORD).read_text(encoding="utf-8"))
+        record = files.read_json(out / RECORD)
         paths, recipe = record["paths"], as_recipe(record["recipe"], f"{out / RECORD}: recipe")
-    except (OSError, ValueError, KeyError) as error:
-        raise UserError(f"{out}: no readable {RECORD} ({error}): this is not a merge") from error
+    except (UserError, KeyError) as error:
+        raise UserError(f"{out} is not a merge: {error}") from error
     for name in inputs or {}:
         if name not in paths["inputs"]:
             raise UserError(f"{out}: '{name}' is none of its models: {nearest(name, paths['inputs'])}")
@@ -307,7 +307,7 @@ def by_token(
 def read_configs(folders: Mapping[str, Path]) -> dict[str, dict[str, Any]]:
     """config.json of each folder that has one; the base is called "(base)"."""
     return {
-        name or "(base)": json.loads((path / "config.json").read_text(encoding="utf-8"))
+        name or "(base)": files.read_json(path / "config.json")
         for name, path in folders.items()
         if (path / "config.json").is_file()
     }

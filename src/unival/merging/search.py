@@ -7,7 +7,6 @@ split is a different object: `report_once` refuses the selection split and a sec
 
 import contextlib
 import itertools
-import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -48,7 +47,7 @@ class Objective:
     def __post_init__(self) -> None:
         self._known: dict[str, float] = {}
         if self.cache is not None and self.cache.is_file():
-            self._known = json.loads(self.cache.read_text(encoding="utf-8"))
+            self._known = files.read_json(self.cache)
 
     def __call__(self, coefficients: Mapping[str, float]) -> float:
         """The score; raises `BudgetSpentError` when it would need one evaluation too many."""

@@ -13,6 +13,7 @@ from typing import Any
 
 import yaml
 
+from unival import files
 from unival.errors import UserError
 
 Row = dict[str, Any]
@@ -141,12 +142,7 @@ def read(root: Path | str, data: Path | str, edition: str) -> Study:
 
 
 def _json(path: Path) -> Any:
-    if not path.is_file():
-        return None
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise UserError(f"{path}: not JSON: {error}: run the stage that writes it again") from error
+    return files.read_json(path) if path.is_file() else None
 
 
 def _table(path: Path, missing: list[str]) -> list[Row]:

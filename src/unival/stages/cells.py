@@ -5,7 +5,6 @@ so a killed evaluation goes on where it was, and a new expert makes only its own
 takes the cells of one model after the other: a model is loaded once, and decoded media are shared.
 """
 
-import json
 from collections.abc import Callable, Hashable, Iterable
 from dataclasses import asdict, dataclass, field
 from functools import partial
@@ -152,7 +151,7 @@ class Cells:
         return {name: baseline.metrics[task.primary] for name, baseline in found.items()}
 
     def _read(self, spec: Spec, path: Path) -> Result:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        content = files.read_json(path)
         return Result(
             spec,
             content["primary"],

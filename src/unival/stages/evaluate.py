@@ -157,9 +157,9 @@ def _plan(config: Config, benchmark: Any) -> Iterator[tuple[Path, list["Spec"]]]
 
 def merged_tasks(config: Config) -> dict[str, list[str]]:
     """The tasks of every merged model: its experts', or those it was finetuned on again."""
-    made = {note.parent.name: note for note in sorted(Path("models/merged").glob("*/made.json"))}
-    order = dict.fromkeys([*(name for name in config.merges if name in made), *made])
-    return {name: json.loads(made[name].read_text(encoding="utf-8"))["tasks"] for name in order}
+    there = [note.parent.name for note in sorted(Path("models/merged").glob("*/made.json"))]
+    order = dict.fromkeys([*(name for name in config.merges if name in there), *there])
+    return {name: league.made(f"merged/{name}")["tasks"] for name in order}
 
 
 def _shifted(config: Config, benchmark: Any, own: "Spec") -> list["Spec"]:
@@ -190,11 +190,10 @@ def _pairs(config: Config) -> list[list[str]]:
 
 def _end(config: Config, name: str) -> tuple[Path, list[str]]:
     """Folder and tasks of an expert or a merged model; no tasks where it is not there."""
-    expert, merged = Path("models/finetune") / name, Path("models/merged") / name
+    expert = Path("models/finetune") / name
     if name in config.experts and (expert / "config.json").is_file():
         return expert, [name]
-    note = merged / "made.json"
-    return merged, json.loads(note.read_text(encoding="utf-8"))["tasks"] if note.is_file() else []
+    return Path("models/merged") / name, league.made(f"merged/{name}").get("tasks", [])
 
 
 def _of_pair(

@@ -76,7 +76,14 @@ class Fit:
 
         return load_model(self.base)
 
-    def search(self, name: str, recipe: Recipe, folders: Mapping[str, Path], settings: Search) -> Recipe:
+    def search(
+        self,
+        name: str,
+        recipe: Recipe,
+        folders: Mapping[str, Path],
+        settings: Search,
+        statistics: Mapping[str, Path],
+    ) -> Recipe:
         """The recipe with the best coefficients found; evaluations are remembered across runs."""
         if settings.strategy == "entropy":
             return self._by_entropy(recipe, folders, settings)
@@ -84,7 +91,7 @@ class Fit:
 
         def score(point: Mapping[str, float]) -> float:
             trial = applied(recipe, point, settings)
-            scores = evaluate(merge_into(self._live[0], trial, folders, self.base))
+            scores = evaluate(merge_into(self._live[0], trial, folders, self.base, statistics))
             shares = [
                 scores[f"{task}/score"] / max(self._expert(task, settings.rows), 1e-9)
                 for task in recipe.models
@@ -95,6 +102,7 @@ class Fit:
             "recipe": recipe.digest(), "rows": settings.rows, "data": self.benchmark.digest("val"),
             "models": [_weights_digest(folder) for folder in (self.base, *folders.values())],
             "tasks": {task: asdict(self.tasks[task]) for task in recipe.models},
+            "statistics": {model: files.file_digest(path) for model, path in statistics.items()},
         }  # fmt: skip
         objective = search.Objective(
             score, "val", context, settings.budget, self.io.shared_scratch / "searches.json"

@@ -16,7 +16,6 @@ scores, and the area that its ends do.
 Intervals are bootstraps over media, with the same draws for all models and all corruptions of a task's rows.
 """
 
-import json
 import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -24,6 +23,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from unival import files
 from unival.merging import curves
 from unival.metrics.bootstrap import resampled_means
 
@@ -140,14 +140,18 @@ def _interval(name: str, values: np.ndarray) -> dict[str, Any]:
 
 
 def _updates(task: str) -> int:
-    path = Path("models/finetune") / task / "training.json"
-    return int(json.loads(path.read_text(encoding="utf-8"))["steps"])
+    return int(files.read_json(Path("models/finetune") / task / "training.json")["steps"])
+
+
+def made(model: str) -> dict[str, Any]:
+    """The note of the stage merge about a model below models/ (tasks, updates); empty for other models."""
+    note = Path("models") / model / "made.json"
+    return dict(files.read_json(note)) if note.is_file() else {}
 
 
 def _cost(model: str) -> int:
     """Updates of finetuning behind a model."""
-    note = Path("models") / model / "made.json"
-    return sum(json.loads(note.read_text(encoding="utf-8"))["updates"].values()) if note.is_file() else 0
+    return sum(made(model).get("updates", {}).values())
 
 
 Lines = dict[tuple[str, str], dict[str, tuple[list[float], np.ndarray]]]

@@ -158,14 +158,26 @@ class Workshop:
             note = self._note(model, folder)
             updates |= note["updates"]
             tasks += [task for task in note["tasks"] if task not in tasks]
+        statistics = self._statistics(recipe, folders)
         if name in self.config.search:
-            recipe = self.fit.search(name, recipe, folders, self.config.search[name])
-        self._write(name, recipe, folders, tasks, updates)
+            recipe = self.fit.search(name, recipe, folders, self.config.search[name], statistics)
+        self._write(name, recipe, folders, tasks, updates, statistics)
+
+    def _statistics(self, recipe: Recipe, folders: Mapping[str, Path]) -> dict[str, Path]:
+        """What the method wants to know of each model, as files beside the merges."""
+        found = {}
+        for model in recipe.models if recipe.method in STATISTICS else ():
+            kind, rows = STATISTICS[recipe.method], self.config.statistics_rows
+            made = self.fit.statistics(kind, model, folders[model], rows)
+            found[model] = self.folder / "statistics" / made.name
+            found[model].parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(made, found[model])
+        return found
 
     def _note(self, model: str, folder: Path) -> dict[str, Any]:
         """Tasks and updates of an expert, or of a model under `again`."""
         if model in self.config.again:
-            return dict(json.loads((folder / NOTE).read_text(encoding="utf-8")))
+            return dict(files.read_json(folder / NOTE))
         steps = _training(folder)["steps"]
         return {"tasks": [model], "updates": {f"finetune/{model}": steps}}
 
@@ -176,15 +188,9 @@ class Workshop:
         folders: Mapping[str, Path],
         tasks: list[str],
         updates: Mapping[str, int],
+        statistics: Mapping[str, Path],
     ) -> None:
         """Merge into the folder, with the notes; the record goes to MLflow too."""
-        statistics = {}
-        for model in recipe.models if recipe.method in STATISTICS else ():
-            kind, rows = STATISTICS[recipe.method], self.config.statistics_rows
-            made = self.fit.statistics(kind, model, folders[model], rows)
-            statistics[model] = self.folder / "statistics" / made.name
-            statistics[model].parent.mkdir(parents=True, exist_ok=True)
-            shutil.copyfile(made, statistics[model])
         estimated = None
         if name in self.config.batch_norm:
             estimated = self.folder / "statistics" / f"batch_norm-{name}.safetensors"
@@ -210,7 +216,7 @@ class Workshop:
         if again.each and recipe is not None:
             for model in set(folders) - set(again.tasks):
                 folders[model], updates[f"{name}/{model}"] = self._train(again, folders[model], name, model)
-            self._write(name, recipe, folders, again.tasks, updates)
+            self._write(name, recipe, folders, again.tasks, updates, self._statistics(recipe, folders))
             return
         start = self.folder / again.recipe if again.recipe else self.base
         made, updates[name] = self._train(again, start, name, "model")
@@ -247,7 +253,7 @@ def _training(folder: Path) -> dict[str, Any]:
     """training.json of an expert."""
     path = folder / "training.json"
     try:
-        found = json.loads(path.read_text(encoding="utf-8"))
+        found = files.read_json(path)
         return {"steps": int(found["steps"]), "train": found["train"]}
-    except (OSError, ValueError, KeyError) as error:
-        raise UserError(f"{path}: not readable ({error}): run the stage finetune again") from error
+    except (UserError, KeyError) as error:
+        raise UserError(f"{error}: run the stage finetune again") from error

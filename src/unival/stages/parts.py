@@ -233,5 +233,5 @@ def train_and_publish(
     finished, curve = io.scratch / "finished", Curve(io)
     train(config, model, processor, sources, finished, io.scratch, load_runtime(), [curve], evaluate, io.name)
     if io.main:
-        curve.write(json.loads((finished / "training.json").read_text(encoding="utf-8")))
+        curve.write(files.read_json(finished / "training.json"))
         io.publish(finished, out)

@@ -191,20 +191,23 @@ def _texts(items: Iterable[Item]) -> Iterator[Item]:
                 yield RowItem(item.split, "text", row, item.file, item.number)
 
 
-def data_folder(root: str | None = None, *needed: str) -> Path:
-    """The folder with the data sets: `root`, or the one that the environment names; `needed` are in it.
+def data_folder() -> Path:
+    """The folder of real data that the environment names.
 
     Raises:
-        UserError: UNIVAL_DATA is not set, or one of the folders is missing.
+        UserError: UNIVAL_DATA is not set or names no folder.
     """
-    value = root or os.environ.get(DATA_VARIABLE)
+    value = os.environ.get(DATA_VARIABLE)
     if not value:
         raise UserError(
             f"{DATA_VARIABLE} is not set: export {DATA_VARIABLE}=<folder that holds the data sets>"
         )
-    for name in ("", *needed):
-        folder(Path(value, name))
-    return Path(value)
+    path = Path(value)
+    if not path.is_dir():
+        raise UserError(
+            f"{DATA_VARIABLE}={value}: no such folder: set it to the folder that holds the data sets"
+        )
+    return path
 
 
 def require(root: Path, *patterns: str) -> list[Path]:
