@@ -278,6 +278,12 @@ def test_tables(tmp_path: Path, suffix: str) -> None:
     assert read_records(tmp_path / "out" / "val", "caption")[0].references == ("a dog", "one dog")
 
 
+def test_a_table_says_its_split(tmp_path: Path) -> None:
+    write(tmp_path / "mine" / "caption.jsonl", "\n".join(map(json.dumps, ROWS)))
+    with pytest.raises(UserError, match=r"mine/caption\.jsonl: name it <split>/<task>"):
+        import_dataset("table", tmp_path, tmp_path / "out")
+
+
 def test_ofa_tsv_both_ways(tmp_path: Path) -> None:
     image = base64.urlsafe_b64encode(JPG).decode()
     lines = {

@@ -89,7 +89,7 @@ def main(folder, options, environment, slow, die_in):
     faulthandler.enable(stream)
     values = dict(options)
     sizes = values.pop("sizes", {"image": 24, "video": 9})
-    dropout = values.pop("dropout", 0.2)
+    dropout, width = values.pop("dropout", 0.2), values.pop("width", 16)
     streams = values.pop("streams", {"image": 4, "video": 4})
     balanced = values.pop("balanced", True)
     tiny = values.pop("tiny", False)
@@ -100,7 +100,7 @@ def main(folder, options, environment, slow, die_in):
         scratch = folder / f"scratch-{environment.get('RANK', 0)}"
     if values.pop("linger", False):
         _linger()
-    full_on = values.pop("full_on", None)
+    full_on, bad_step = values.pop("full_on", None), values.pop("bad_step", None)
     sharding = values.pop("sharding", "none")
     if sharding == "full":
         _forbid_functional_collectives()
@@ -116,10 +116,12 @@ def main(folder, options, environment, slow, die_in):
     _interfere(slow, die_in)
     if full_on == int(environment.get("RANK", 0)):
         _fill_disk(8)
+    if bad_step is not None and environment.get("RANK") == "1":
+        _spoil(bad_step)
     _note_places(folder / f"place-{environment.get('RANK', 0)}")
     train.train(
         config,
-        standins.tiny() if tiny else standins.model(dropout=dropout),
+        standins.tiny() if tiny else standins.model(dropout=dropout, width=width),
         standins.TinyProcessor() if tiny else standins.Processor(),
         standins.sources(**sizes),
         folder / "out",
@@ -166,6 +168,19 @@ def _fill_disk(step):
             save(self, monitor)
 
     train.Trainer._save = save_without_room
+
+
+def _spoil(step):
+    """The media of this step are NaN."""
+    update = train.Trainer._update
+
+    def update_with_nan(self, batches):
+        if self.step == step:
+            for values in (values for batch in batches for values in batch.media.values()):
+                values.fill_(float("nan"))
+        update(self, batches)
+
+    train.Trainer._update = update_with_nan
 
 
 def _note_places(path):

@@ -1,5 +1,6 @@
 """Several ranks compute what one rank computes, whatever the rows that each of them gets."""
 
+import json
 import signal
 import time
 
@@ -135,6 +136,30 @@ def test_sigterm_on_one_rank_stops_all(tmp_path):
     status, error = finish(processes, tmp_path)
     assert [process.exitcode for process in processes] == [128 + signal.SIGTERM] * 2, (status, error)
     assert "SIGTERM: saved step" in error
+
+
+def load_checkpoint(folder):
+    """Weights of a checkpoint, or of all shards of one."""
+    tensors = {}
+    for path in sorted(folder.rglob("*.safetensors")):
+        tensors |= load_file(path)
+    return tensors
+
+
+@pytest.mark.fault
+@pytest.mark.parametrize("sharding", ["none", pytest.param("full", marks=pytest.mark.slow)])
+def test_nan_on_one_rank_stops_all_with_the_rows_of_all(tmp_path, sharding):
+    options = {**UNEQUAL, "checkpoint_every": 4, "bad_step": 9, "sharding": sharding}
+    processes = start(tmp_path, options, 2)
+    _, error = finish(processes, tmp_path, 60)
+    assert [process.exitcode for process in processes] == [1, 1]
+    folder = tmp_path / "scratch/checkpoints"
+    assert "step 9: the loss is nan: rows mixed:mixed" in error
+    assert f"(all in {folder / 'bad-step-9.json'}); last good checkpoint: {folder / 'step-00000008'}" in error
+    assert len(json.loads((folder / "bad-step-9.json").read_text())["rows"]) == 16
+    assert not (tmp_path / "out").exists()
+    good = load_checkpoint(folder / "step-00000008")
+    assert all(tensor.isfinite().all() for tensor in good.values())
 
 
 @pytest.mark.fault

@@ -131,6 +131,21 @@ def test_two_ranks_resume_to_the_bit(tmp_path, sharding):
 
 @pytest.mark.fault
 @pytest.mark.distributed
+@pytest.mark.parametrize("sharding", ["none", pytest.param("full", marks=pytest.mark.slow)])
+@pytest.mark.parametrize("other", [{"width": 8}, pytest.param({"tiny": True}, marks=pytest.mark.slow)])
+def test_another_architecture_does_not_go_on(tmp_path, sharding, other):
+    options = {**OPTIONS, "sharding": sharding}
+    finish(start(tmp_path, options, ranks=2, fail_at=5), tmp_path)
+    processes = start(tmp_path, {**options, **other}, ranks=2)
+    _, error = finish(processes, tmp_path, 60)
+    assert [process.exitcode for process in processes] == [1, 1]
+    assert "step-00000004: a checkpoint of another configuration or architecture" in error
+    assert "checkpoints to start anew" in error
+    assert checkpoints(tmp_path) == ["step-00000004"]
+
+
+@pytest.mark.fault
+@pytest.mark.distributed
 @pytest.mark.parametrize(
     ("sharding", "rank"),
     [

@@ -128,6 +128,17 @@ def test_a_slow_loader_is_told_once_and_lines_have_an_eta(capsys):
     assert "bottleneck" not in told(0.9, 0.1, 0.2)  # it starts in the first window
 
 
+def test_a_slow_source_is_told_of(tmp_path, monkeypatch, capsys):
+    read = standins.Store.image
+    monkeypatch.setattr(standins.Store, "image", lambda self, key: time.sleep(0.02) or read(self, key))
+    run(standins.config({"image": 4}), tmp_path, sizes={"image": 48})
+    told = capsys.readouterr().err
+    assert told.count("train: the loader is the bottleneck: ") == 1
+    assert (
+        "of the time goes in waiting for data: raise `workers` in conf/runtime/ or use smaller media" in told
+    )
+
+
 def test_a_finished_run_is_not_done_again(tmp_path):
     config = standins.config({"image": 4}, steps=3)
     arguments = (

@@ -112,23 +112,13 @@ def environment() -> dict[str, str]:
     return os.environ | {"PYTHONPATH": str(CONF.parents[1] / "src")}
 
 
-class Shapes(dict[str, tuple[int, ...]]):
-    """A manifest as `official` reads weights; no tensor is there to be read."""
-
-    def shape(self, name: str) -> tuple[int, ...]:
-        return self[name]
-
-    def get(self, name: str, default: Any = None) -> None:
-        return None
-
-
 @pytest.mark.parity
 @pytest.mark.parametrize("folder", reference.sets("state_dict_manifest.json"), ids=lambda folder: folder.name)
 def test_recorded_names_and_shapes(folder: Path) -> None:
     recorded = reference.RecordedSet(folder)
     config = recorded.config(identity=False)
     found = official.read_config(
-        Shapes(recorded.shapes), {}, audio_hop=(config.audio_encoder or {}).get("hop")
+        reference.Shapes(recorded.shapes), {}, audio_hop=(config.audio_encoder or {}).get("hop")
     )
     with torch.device("meta"):
         model = UnivalForConditionalGeneration(found)

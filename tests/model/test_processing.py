@@ -261,8 +261,10 @@ def test_audio_is_filled_or_cropped() -> None:
     assert len(starts) > 5
     stereo = np.stack([short, -short], axis=1)
     assert processor().audio(stereo).abs().max() == 0
-    with pytest.raises(UserError, match="audio"):
-        processor().audio(np.zeros(0))
+    wrong: list[Any] = [np.zeros(0), np.zeros((2, 500)), np.zeros(500, np.int16), "sound.wav"]
+    for samples in wrong:  # the second has its channels first, as torchaudio gives them
+        with pytest.raises(UserError, match="audio: expected samples"):
+            processor().audio(samples)
 
 
 def test_batch_of_any_media() -> None:
@@ -293,10 +295,20 @@ def test_wrong_use_is_named(tmp_path: Path) -> None:
         processor()(images=[noise(16, 16, 3)] * 2, text=" one prompt")
     with pytest.raises(UserError, match="PyTorch"):
         processor()(text="a", return_tensors="np")
+    with pytest.raises(UserError, match="padded to the longest row"):
+        processor()(text="a", padding="max_length")
     with pytest.raises(UserError, match=r"image_sise.*image_size"):
         processor(image_sise=3)
-    with pytest.raises(UserError, match="uint8"):
-        processor().image(np.zeros((16, 16, 3)))
+    for wrong, found in (
+        (np.zeros((16, 16, 3)), r"ndarray float64 \(16, 16, 3\)"),
+        ("photo.jpg", "str"),
+        (torch.zeros(3, 16, 16, dtype=torch.uint8), r"Tensor torch.uint8 torch.Size\(\[3, 16, 16\]\)"),
+    ):
+        with pytest.raises(UserError, match=f"uint8.*, found {found}"):
+            processor()(images=wrong)
+    for wrong in (noise(8, 8, 3), Image.fromarray(noise(8, 8, 3)), "clip.mp4"):  # one frame, or a path
+        with pytest.raises(UserError, match="video: expected frames"):
+            processor()(videos=wrong)
     with pytest.raises(UserError, match="no processor"):
         UnivalProcessor.from_pretrained(tmp_path)
 

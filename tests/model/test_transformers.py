@@ -170,6 +170,11 @@ def test_a_prefix_is_scored_as_the_model_does() -> None:
         assert ((rest < 4) | ((rest >= 20) & (rest < 30))).all()
 
 
+def test_a_static_cache_is_refused() -> None:
+    with pytest.raises(ValueError, match="dynamic"):
+        tiny_model(dtype=torch.float32).generate(**batch(), max_new_tokens=4, cache_implementation="static")
+
+
 def test_gradient_checkpointing_changes_nothing() -> None:
     torch.manual_seed(0)
     model = UnivalForConditionalGeneration(

@@ -120,6 +120,12 @@ def test_overlays_apply_to_all_items_and_then_to_one(project: Path) -> None:
         (lambda v: v["set"].update(finetune={"train": {"optimizer": {"lrr": 1.0}}}), "unknown key 'lrr'"),
         (lambda v: v["set"].update(pretrain={"train": {"precision": "float64"}}), "is not a valid value"),
         (lambda v: v["set"].update(merge={"merges": ["avrage"]}), "did you mean 'average'"),
+        (
+            lambda v: v["set"].update(
+                pretrain={"items": {"image_text": {"train": {"mixture": {"rows": 40}}}}}
+            ),
+            r"pretrain@image_text: train: mixture: quotas caption 10 .* = 42, but rows is 40: they must",
+        ),
         (lambda v: v["set"].update(merge={"search": {"avrage": {}}}), "did you mean 'average'"),
         (
             lambda v: v["set"].update(merge={"recipes": {"average": {"method": "avrage"}}}),

@@ -67,7 +67,11 @@ def check_row(row: Record | Mapping[str, Any]) -> tuple[Record | None, list[tupl
 
 def is_unicode(text: str) -> bool:
     """Whether the text can be written as UTF-8: surrogates stand for bytes or halves of a character."""
-    return text.isascii() or not any("\ud800" <= letter <= "\udfff" for letter in text)
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def check_text(value: Any) -> str:

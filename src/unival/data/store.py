@@ -10,6 +10,7 @@ import os
 import tarfile
 from collections import Counter
 from collections.abc import Sequence
+from contextlib import ExitStack
 from pathlib import Path
 from types import TracebackType
 from typing import IO, Any
@@ -60,8 +61,9 @@ class ShardWriter:
         self._index = TableWriter(self.split_dir / INDEX, INDEX_SCHEMA)
         self._members = 0
         self._shard = -1
+        self._open = ExitStack()
+        """The shard that is written."""
         self._handle: IO[bytes] | None = None
-        self._atomic: Any = None
         self._journal: list[list[Any]] | None = [] if journal else None
         self._finished: list[Path] = []
         self._kept: dict[str, list[Any]] = {}
@@ -134,15 +136,14 @@ class ShardWriter:
         self._finish_shard()
         self._members = 0
         self._shard += 1
-        self._atomic = atomic(shard_path(self.split_dir, self._shard))
-        self._handle = self._atomic.__enter__().open("wb")
+        part = self._open.enter_context(atomic(shard_path(self.split_dir, self._shard)))
+        self._handle = self._open.enter_context(part.open("wb"))
 
     def _finish_shard(self) -> None:
         if self._handle is not None:
             self._handle.write(b"\0" * 2 * BLOCK)
-            self._handle.close()
-            self._atomic.__exit__(None, None, None)
             self._handle = None
+            self._open.close()
             if self._journal is not None:
                 write_text(_journal_path(self.split_dir, self._shard), json.dumps(self._journal))
                 self._journal = []
@@ -164,9 +165,7 @@ class ShardWriter:
             self.close()
             return
         self._index.__exit__(kind, error, trace)
-        if self._handle is not None:
-            self._handle.close()
-            self._atomic.__exit__(kind, error, trace)
+        self._open.__exit__(kind, error, trace)
 
 
 def _journal_path(split_dir: Path, shard: int) -> Path:

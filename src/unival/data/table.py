@@ -1,6 +1,7 @@
 """A Parquet file that is written row by row, in constant memory, and appears when it is whole."""
 
 from collections.abc import Mapping
+from contextlib import ExitStack
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -21,8 +22,9 @@ class TableWriter:
         self.rows = 0
         self._schema = schema
         self._buffer: list[Mapping[str, Any]] = []
-        self._atomic = atomic(path)
-        self._writer = pq.ParquetWriter(self._atomic.__enter__(), schema, compression="zstd")
+        self._open = ExitStack()
+        part = self._open.enter_context(atomic(path))
+        self._writer = self._open.enter_context(pq.ParquetWriter(part, schema, compression="zstd"))
 
     def write(self, row: Mapping[str, Any]) -> None:
         """Append a row."""
@@ -39,8 +41,7 @@ class TableWriter:
     def close(self) -> None:
         """Finish the file."""
         self._flush()
-        self._writer.close()
-        self._atomic.__exit__(None, None, None)
+        self._open.close()
 
     def __enter__(self) -> Self:
         return self
@@ -51,5 +52,4 @@ class TableWriter:
         if kind is None:
             self.close()
         else:
-            self._writer.close()
-            self._atomic.__exit__(kind, error, trace)
+            self._open.__exit__(kind, error, trace)

@@ -90,16 +90,11 @@ def unique_tensors(model: nn.Module) -> dict[str, Tensor]:
     return tensors
 
 
-def architecture(model: nn.Module) -> str:
-    """Digest of the names, shapes and types of a model's tensors."""
-    return files.digest([(n, list(t.shape), str(t.dtype)) for n, t in unique_tensors(model).items()])
-
-
 def weights_digest(model: nn.Module) -> str:
-    """Digest of a model's weights and buffers."""
+    """Digest of a model's weights and buffers: of their names, shapes, types and values."""
     digest = hashlib.sha256()
     for name, tensor in unique_tensors(model).items():
-        digest.update(name.encode())
+        digest.update(f"{name} {tuple(tensor.shape)} {tensor.dtype}".encode())
         digest.update(tensor.detach().cpu().reshape(-1).view(torch.uint8).numpy().data)
     return digest.hexdigest()
 
@@ -171,8 +166,7 @@ class Checkpoints:
             save_file(unique_tensors(model), part / WEIGHTS)
             save_state(state, part / STATE)
             digests = {name: files.file_digest(part / name) for name in (WEIGHTS, STATE)}
-            content = {**meta, "step": step, "architecture": architecture(model), "digests": digests}
-            files.write_json(part / META, content)
+            files.write_json(part / META, {**meta, "step": step, "digests": digests})
         for old in self.steps()[: -self.keep]:
             shutil.rmtree(self.path(old), ignore_errors=True)
         return path
@@ -202,10 +196,6 @@ class Checkpoints:
             UserError: a checkpoint of another architecture.
         """
         load_weights(model, path / WEIGHTS)
-        if meta["architecture"] != architecture(model):
-            raise UserError(
-                f"{path}: a checkpoint of another architecture: delete {self.folder} to start anew"
-            )
         return torch.load(path / STATE, map_location="cpu", weights_only=True)
 
     def clear(self) -> None:

@@ -142,7 +142,7 @@ class ShardedCheckpoints(Checkpoints):
         """Load the weights and the optimiser's state; returns the rest of the state.
 
         Raises:
-            UserError: a checkpoint of another architecture.
+            UserError: a file cannot be read.
         """
         average: dict[str, Tensor] = {}
         if meta["average"]:
@@ -151,8 +151,9 @@ class ShardedCheckpoints(Checkpoints):
         try:
             self._make_state(model, reader.read_metadata().state_dict_metadata)
             dcp.load(self._tensors(model, average), storage_reader=reader)
-        except (dcp.CheckpointException, RuntimeError, ValueError, KeyError) as error:
-            raise UserError(f"{path}: a checkpoint of another architecture: {error}") from error
+        except dcp.CheckpointException as error:
+            rank, (reason, _) = next(iter(error.failures.items()))
+            raise UserError(f"{path}: rank {rank} cannot read: {reason}") from error
         return {"ema": average}
 
     def _make_state(self, model: nn.Module, stored: Iterable[str]) -> None:

@@ -421,12 +421,12 @@ class Trainer:
         if found is None:
             return
         path, meta = found
-        state = self.checkpoints.restore(path, meta, self.model)
         if meta["identity"] != self.identity:
             raise UserError(
-                f"{path}: a checkpoint of another configuration, of other data or of other initial weights: "
-                f"delete {self.checkpoints.folder} to start anew"
+                f"{path}: a checkpoint of another configuration or architecture, of other data or of other "
+                f"initial weights: delete {self.checkpoints.folder} to start anew"
             )
+        state = self.checkpoints.restore(path, meta, self.model)
         if not self.replica:
             self.optimizer.load_state_dict(state["optimizer"])
         if self.ema:

@@ -176,6 +176,8 @@ class UnivalForConditionalGeneration(PreTrainedModel, GenerationMixin):
                 audio_index=audio_index,
             )
         cache = past_key_values if cache is None else cache
+        if cache is not None and cache.is_compileable:
+            raise ValueError("a static cache does not fit: leave `cache_implementation` at 'dynamic'")
         if use_cache and cache is None and not self.training:
             cache = EncoderDecoderCache(DynamicCache(), DynamicCache())
         states_BTD = self.decoder(

@@ -104,7 +104,7 @@ class UnivalProcessor(ProcessorMixin):
         """An image, uint8 (H, W, 3) or PIL, at the model's size, uint8."""
         from PIL import Image
 
-        if isinstance(pixels, np.ndarray):
+        if not isinstance(pixels, Image.Image):
             pixels = Image.fromarray(_rgb(pixels))
         elif pixels.mode != "RGB":
             pixels = pixels.convert("RGB")
@@ -114,6 +114,8 @@ class UnivalProcessor(ProcessorMixin):
 
     def fit_video(self, frames: Any) -> np.ndarray:
         """Frames at the model's number and size, uint8; see `video`."""
+        if not isinstance(frames, list | tuple) and np.ndim(frames) != 4:
+            raise UserError(f"video: expected frames (T, height, width, 3), found {_described(frames)}")
         frames_THWC = np.stack([_rgb(frame) for frame in frames]) if len(frames) else np.empty((0, 0, 0, 3))
         missing = self.video_frames - len(frames_THWC)
         if missing < 0 or not len(frames_THWC):
@@ -149,10 +151,12 @@ class UnivalProcessor(ProcessorMixin):
     def fit_audio(self, samples: Any, rng: np.random.Generator | None = None) -> np.ndarray:
         """A waveform at the model's length, float32; see `audio`."""
         waveform = np.asarray(samples)
-        if waveform.ndim == 2:
+        if waveform.ndim == 2 and waveform.shape[0] >= waveform.shape[1]:
             waveform = waveform.mean(axis=1)
-        if waveform.ndim != 1 or not len(waveform):
-            raise UserError(f"audio: expected samples (S,) or (S, channels), found shape {waveform.shape}")
+        if waveform.ndim != 1 or not len(waveform) or waveform.dtype.kind != "f":
+            raise UserError(
+                f"audio: expected samples (S,) or (S, channels), floats in -1..1, found {_described(samples)}"
+            )
         return self._fill(_through_int16(waveform), rng)
 
     def _fill(self, waveform: np.ndarray, rng: np.random.Generator | None) -> np.ndarray:
@@ -235,8 +239,11 @@ class UnivalProcessor(ProcessorMixin):
             `video_values` (M, 3, T, H, W) with `video_index`; `audio_values` (M, S) with `audio_index`.
         """
         unknown = set(unused) - {"return_tensors", "padding"}
-        if unknown or unused.get("return_tensors", "pt") != "pt":
-            raise UserError(f"processor: cannot use {unused}: it returns PyTorch tensors, padded")
+        padded = unused.get("padding", True) in (True, "longest")
+        if unknown or unused.get("return_tensors", "pt") != "pt" or not padded:
+            raise UserError(
+                f"processor: cannot use {unused}: it returns PyTorch tensors, padded to the longest row"
+            )
         if sampling_rate is not None and sampling_rate != self.sampling_rate:
             raise UserError(f"audio: {sampling_rate} Hz: resample to {self.sampling_rate} Hz first")
         batch: dict[str, Tensor] = {}
@@ -299,13 +306,22 @@ class UnivalProcessor(ProcessorMixin):
 
 def _rgb(pixels: Any) -> np.ndarray:
     """uint8 (H, W, 3) of an array or PIL image."""
-    if not isinstance(pixels, np.ndarray):
+    if hasattr(pixels, "convert"):
         pixels = np.asarray(pixels.convert("RGB"))
-    if pixels.ndim == 2:
-        pixels = np.repeat(pixels[:, :, None], 3, axis=2)
-    if pixels.dtype != np.uint8 or pixels.ndim != 3 or pixels.shape[2] != 3:
-        raise UserError(f"image: expected uint8 (height, width, 3), found {pixels.dtype} {pixels.shape}")
-    return pixels
+    rgb = np.asarray(pixels)
+    if rgb.ndim == 2:
+        rgb = np.repeat(rgb[:, :, None], 3, axis=2)
+    if rgb.dtype != np.uint8 or rgb.ndim != 3 or rgb.shape[2] != 3:
+        raise UserError(
+            f"image: expected a PIL image or uint8 (height, width, 3), found {_described(pixels)}"
+        )
+    return rgb
+
+
+def _described(value: Any) -> str:
+    """What a message calls a value: type, and kind and shape of numbers where it has them."""
+    words = [type(value).__name__, *(str(getattr(value, name, "")) for name in ("dtype", "shape"))]
+    return " ".join(filter(None, words))
 
 
 def _resize(pixels_HWC: np.ndarray, size: tuple[int, int]) -> np.ndarray:

@@ -24,8 +24,8 @@ from unival.data.sources import digit_text as text
 from unival.data.sources.digit_scenes import Hand, Scene, make_clip, make_scene
 from unival.data.sources.digit_sets import NUMBERS
 from unival.data.sources.formats import csv_rows
-from unival.data.sources.media_folder import folder
 from unival.data.sources.reader import Item, data_folder, require
+from unival.data.world.splits import Amount
 from unival.errors import UserError
 from unival.files import read_bytes
 from unival.record import Answer, Medium
@@ -40,15 +40,6 @@ LICENCE = "MNIST and moving digits: CC-BY-SA 3.0 (by custom); USPS: research use
 
 
 @dataclass(frozen=True)
-class Amount:
-    """Media of one split. The sounds are what the speakers recorded; this is the largest number taken."""
-
-    images: int
-    videos: int
-    sounds: int
-
-
-@dataclass(frozen=True)
 class DigitsOptions:
     """Options of the source `digits`."""
 
@@ -56,7 +47,8 @@ class DigitsOptions:
     size: str
     """One of `sizes`."""
     sizes: dict[str, dict[str, Amount]]
-    """Media per split: train, val, test, and `shift` for each `ood-*` split."""
+    """Media per split: train, val, test, and `shift` for each `ood-*` split. Of sounds, which are what the
+    speakers recorded, at most so many."""
     image_size: int
     """Width and height of an image in pixels."""
     video_size: int
@@ -92,9 +84,7 @@ class DigitsOptions:
 def source(options: Mapping[str, Any], where: str) -> Source:
     """The stream of all splits."""
     chosen = config.build(DigitsOptions, options, where)
-    root = folder(Path(chosen.root)) if chosen.root else data_folder()
-    for name in ("mnist", "usps", "moving_digits", "fsdd"):
-        folder(root / name)
+    root = data_folder(chosen.root, "mnist", "usps", "moving_digits", "fsdd")
     names = ("seed", "image_size", "video_size", "video_frames", "sampling_rate", "audio_seconds")
     return Source(_items(chosen, root), LICENCE, {name: getattr(chosen, name) for name in names})
 

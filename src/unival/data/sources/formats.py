@@ -6,14 +6,14 @@ A loader takes a path and gives (name of the row, its content), or a BadItem for
 import csv
 import json
 import zlib
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 from unival.data.manifest import is_unicode
 from unival.data.source import BadItem
-from unival.data.sources.json_stream import NOT_TEXT, json_lists, json_values, unpacked
+from unival.data.sources.json_stream import NOT_TEXT, json_lists, json_values, open_text, unpacked
 from unival.data.spool import Groups, Spool
 from unival.errors import UserError, nearest
 
@@ -74,10 +74,8 @@ def json_pairs(path: Path) -> Iterator[Row]:
 def _lines(path: Path) -> Iterator[str]:
     """The lines of a text file, one at a time; bytes that are not UTF-8 become surrogates."""
     try:
-        with unpacked(path) as handle:
-            for number, line in enumerate(handle):
-                text = line.decode("utf-8", errors="surrogateescape")
-                yield text.removeprefix("\ufeff") if number == 0 else text
+        with open_text(path) as handle:
+            yield from handle
     except (OSError, EOFError, zlib.error) as error:
         raise _unreadable(path, error) from error
 
@@ -206,6 +204,26 @@ def captioned(one: str, one_id: str, many: str, many_id: str, required: bool = F
                 yield BadItem(str(path), f"{one_id} {json.loads(key)}", "row", "has no caption")
 
     return load
+
+
+def by_id(path: Path, lists: Mapping[str, str], fields: Sequence[str] = ()) -> Callable[[str, Any], Any]:
+    """Rows of lists in a JSON object, kept on disk: a function (list, id) -> the row, or None.
+
+    Args:
+        lists: name of a list -> field that holds the id.
+        fields: what to keep of a row; all where empty.
+    """
+    rows = Spool()
+    for name, row in json_lists(path, *lists):
+        if isinstance(row, dict):
+            kept = {field: row[field] for field in fields or row if field in row}
+            rows.add(f"{name} {row.get(lists[name])}", json.dumps(kept))
+
+    def find(name: str, row_id: Any) -> Any:
+        found = rows.get(f"{name} {row_id}")
+        return None if found is None else json.loads(found)
+
+    return find
 
 
 def filled(text: str) -> str:

@@ -72,25 +72,18 @@ def main(arguments: list[str]) -> None:
     load_sources()
     if arguments and not arguments[0].startswith("-"):
         READERS[arguments[0]]  # names the nearest where there is none of that name
-    options = _parser().parse_args(arguments)
-    description = import_dataset(
-        options.dataset,
-        options.root,
-        options.out,
-        max_rejected=options.max_rejected,
-        text_only=options.text_only,
-        expect=dict(_expectation(text) for text in options.expect),
-        progress=True,
-    )
+    options = vars(_parser().parse_args(arguments))
+    options["expect"] = dict(map(_expectation, options["expect"]))
+    description = import_dataset(**options, progress=True)
     for split, facts in description["splits"].items():
         counts = {**facts["rows"], **facts["media"]}
         print(f"{split}: " + ", ".join(f"{number} {name}" for name, number in counts.items()))
-    for cell, count in {} if options.text_only else description["complete"].items():
+    for cell, count in {} if options["text_only"] else description["complete"].items():
         if count["rows"] != count["complete_set"]:
             print(f"note: {cell}: {count['rows']} rows; the complete set has {count['complete_set']}")
     if description["rejected"]:
-        print(f"note: {description['rejected']} faults, listed in {options.out / REJECTED}")
-    for split, found in overlaps(options.out).items():
+        print(f"note: {description['rejected']} faults, listed in {options['out'] / REJECTED}")
+    for split, found in overlaps(options["out"]).items():
         print(
             f"note: {split}: of {found.media} media {len(found.by_key)} are in train by key, "
             f"{len(found.by_bytes)} byte for byte"
@@ -114,7 +107,7 @@ def _parser() -> argparse.ArgumentParser:
         prog="unival import", description="An official data set as shards and manifests."
     )
     title = "data sets, and what each expects under --root"
-    names = parser.add_subparsers(title=title, dest="dataset", metavar="<data set>", required=True)
+    names = parser.add_subparsers(title=title, dest="name", metavar="<data set>", required=True)
     for name in READERS.names():
         reader = READERS[name]
         counts = ", ".join(f"{cell} {number:,}" for cell, number in reader.counts.items()) or "not known"

@@ -8,9 +8,9 @@ import io
 import json
 import zlib
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from types import TracebackType
-from typing import IO, Any, Self
+from typing import IO, Any
 
 from unival.errors import UserError, nearest
 
@@ -27,29 +27,29 @@ def unpacked(path: Path) -> IO[bytes]:
     return gzip.open(path) if path.suffix == ".gz" else path.open("rb")  # type: ignore[return-value]
 
 
+def open_text(path: Path) -> IO[str]:
+    """A file's text, line ends as they are; bytes that are not UTF-8 become surrogates.
+
+    Raises:
+        UserError: it cannot be opened.
+    """
+    try:
+        return io.TextIOWrapper(unpacked(path), "utf-8-sig", "surrogateescape", newline="\n")
+    except OSError as error:
+        raise UserError(f"{path}: cannot read: {error.strerror}") from error
+
+
 class JsonStream:
-    """A JSON file (.gz too). Each method reads on from where the last one stopped.
+    """The text of a JSON file. Each method reads on from where the last one stopped.
 
     Raises:
         UserError: by any method: unreadable, not UTF-8, or not JSON from some line on.
     """
 
-    def __init__(self, path: Path) -> None:
-        self.path = path
+    def __init__(self, path: Path, handle: IO[str]) -> None:
+        self.path, self._handle = path, handle
         self._text, self._place, self._lines = "", 0, 1
         self._parse = json.JSONDecoder().raw_decode
-        try:
-            self._handle = io.TextIOWrapper(unpacked(path), encoding="utf-8-sig")
-        except OSError as error:
-            raise UserError(f"{path}: cannot read: {error.strerror}") from error
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self._handle.close()
 
     def peek(self) -> str:
         """The first character of what comes next, "" at the end of the file."""
@@ -62,7 +62,7 @@ class JsonStream:
     def value(self) -> Any:
         """The next value."""
         if not self.peek():
-            raise self._fault("it ends where a value should be")
+            raise self.fault("it ends where a value should be")
         size = CHUNK
         while True:
             try:
@@ -72,9 +72,9 @@ class JsonStream:
                     return value
             except json.JSONDecodeError as error:
                 if not self._more(size):
-                    raise self._fault(error.msg, error.pos) from error
+                    raise self.fault(error.msg, error.pos) from error
             except RecursionError as error:
-                raise self._fault("lists too deep in each other") from error
+                raise self.fault("lists too deep in each other") from error
             size *= 2  # a long value is not parsed again for every chunk of it
 
     def places(self) -> Iterator[Any]:
@@ -91,7 +91,7 @@ class JsonStream:
             if is_object:
                 key = self.value()
                 if not isinstance(key, str):
-                    raise self._fault(f"key {key} is no string")
+                    raise self.fault(f"key {key} is no string")
                 self._expect(":")
                 yield key
             else:
@@ -108,26 +108,23 @@ class JsonStream:
         else:
             self.value()
 
-    def finish(self) -> None:
-        """Nothing more may come."""
-        if self.peek():
-            raise self._fault("there is more after the end")
-
     def _expect(self, *marks: str) -> str:
         found = self.peek()
         if found not in marks or not found:
-            raise self._fault(f"expected {' or '.join(marks)}, found {found or 'the end of the file'}")
+            raise self.fault(f"expected {' or '.join(marks)}, found {found or 'the end of the file'}")
         self._place += 1
         return found
 
     def _more(self, size: int) -> bool:
         """Read on, dropping what was passed; False at the end of the file."""
         if len(self._text) - self._place > MAX_VALUE:
-            raise self._fault(f"a value of more than {MAX_VALUE} characters")
+            raise self.fault(f"a value of more than {MAX_VALUE} characters")
         try:
             chunk = self._handle.read(size)
-        except UnicodeDecodeError as error:
-            raise UserError(f"{self.path}: line {self._bad_line()}: {NOT_TEXT}") from error
+            chunk.encode()
+        except UnicodeEncodeError as error:
+            line = self._lines + self._text.count("\n") + chunk.count("\n", 0, error.start)
+            raise UserError(f"{self.path}: line {line}: {NOT_TEXT}") from error
         except (OSError, EOFError, zlib.error) as error:
             raise UserError(f"{self.path}: cannot read on: {error}") from error
         if chunk:
@@ -135,21 +132,25 @@ class JsonStream:
             self._text, self._place = self._text[self._place :] + chunk, 0
         return bool(chunk)
 
-    def _fault(self, reason: str, place: int | None = None) -> UserError:
+    def fault(self, reason: str, place: int | None = None) -> UserError:
         line = self._lines + self._text.count("\n", 0, self._place if place is None else place)
         return UserError(f"{self.path}: line {line}: not JSON: {reason}")
 
-    def _bad_line(self) -> int:
-        with unpacked(self.path) as handle:
-            return next((number for number, line in enumerate(handle, 1) if not _is_utf8(line)), 0)
 
-
-def _is_utf8(line: bytes) -> bool:
-    try:
-        line.decode()
-    except UnicodeDecodeError:
-        return False
-    return True
+@contextmanager
+def _opened(path: Path, *openings: str) -> Iterator[JsonStream]:
+    """A file's stream whose value starts with one of the marks; in the end nothing may be left."""
+    with open_text(path) as handle:
+        stream = JsonStream(path, handle)
+        found = stream.peek()
+        if found not in openings:
+            kinds = {"[": "a list", "{": "an object", "": "nothing"}
+            raise UserError(
+                f"{path}: expected {kinds[openings[0]]} at the top level, found {kinds.get(found, found)}"
+            )
+        yield stream
+        if stream.peek():
+            raise stream.fault("there is more after the end")
 
 
 def json_lists(path: Path, *names: str) -> Iterator[tuple[str, Any]]:
@@ -159,8 +160,7 @@ def json_lists(path: Path, *names: str) -> Iterator[tuple[str, Any]]:
         UserError: see `JsonStream`; the top level is no object, or there is no list under a name.
     """
     keys = []
-    with JsonStream(path) as stream:
-        _require(stream, "{")
+    with _opened(path, "{") as stream:
         for key in stream.places():
             keys.append(key)
             if key not in names:
@@ -170,7 +170,6 @@ def json_lists(path: Path, *names: str) -> Iterator[tuple[str, Any]]:
                 raise UserError(f"{path}: '{key}' is no list")
             for _ in stream.places():
                 yield key, stream.value()
-        stream.finish()
     for name in names:
         if name not in keys:
             raise UserError(f"{path}: no list '{name}': {nearest(name, keys)}")
@@ -178,30 +177,16 @@ def json_lists(path: Path, *names: str) -> Iterator[tuple[str, Any]]:
 
 def json_values(path: Path, opening: str = "[") -> Iterator[Any]:
     """Elements of a file's list; the (key, value) pairs of its object where `opening` is "{"."""
-    with JsonStream(path) as stream:
-        _require(stream, opening)
+    with _opened(path, opening) as stream:
         for place in stream.places():
             yield stream.value() if opening == "[" else (place, stream.value())
-        stream.finish()
 
 
 def json_keys(path: Path) -> list[str] | None:
     """The keys of a file's object, None where it holds a list."""
-    with JsonStream(path) as stream:
-        if stream.peek() == "[":
-            return None
-        _require(stream, "{")
-        keys = []
+    with _opened(path, "{", "[") as stream:
+        is_list, keys = stream.peek() == "[", []
         for key in stream.places():
             keys.append(key)
             stream.skip()
-        return keys
-
-
-def _require(stream: JsonStream, opening: str) -> None:
-    found = stream.peek()
-    if found != opening:
-        kinds = {"[": "a list", "{": "an object", "": "nothing"}
-        raise UserError(
-            f"{stream.path}: expected {kinds[opening]} at the top level, found {kinds.get(found, found)}"
-        )
+    return None if is_list else keys

@@ -23,7 +23,6 @@ from unival import config
 from unival.data import media
 from unival.data.source import SOURCES, BadItem, MediaItem, RowItem, Source
 from unival.data.sources import shrink
-from unival.data.sources.media_folder import folder
 from unival.data.sources.reader import READERS, Item, data_folder
 from unival.errors import UserError
 from unival.record import Answer, Medium, Record
@@ -92,9 +91,7 @@ class PhotosOptions:
 def source(options: Mapping[str, Any], where: str) -> Source:
     """The stream of all parts."""
     chosen = config.build(PhotosOptions, options, where)
-    root = folder(Path(chosen.root)) if chosen.root else data_folder()
-    for name, _ in PARTS:
-        folder(root / name)
+    root = data_folder(chosen.root, *(name for name, _ in PARTS))
     names = ("seed", "image_size", "video_size", "video_frames", "sampling_rate", "audio_seconds")
     return Source(_items(chosen, root), LICENCE, {name: getattr(chosen, name) for name in names})
 

@@ -191,23 +191,20 @@ def _texts(items: Iterable[Item]) -> Iterator[Item]:
                 yield RowItem(item.split, "text", row, item.file, item.number)
 
 
-def data_folder() -> Path:
-    """The folder of real data that the environment names.
+def data_folder(root: str | None = None, *needed: str) -> Path:
+    """The folder with the data sets: `root`, or the one that the environment names; `needed` are in it.
 
     Raises:
-        UserError: UNIVAL_DATA is not set or names no folder.
+        UserError: UNIVAL_DATA is not set, or one of the folders is missing.
     """
-    value = os.environ.get(DATA_VARIABLE)
+    value = root or os.environ.get(DATA_VARIABLE)
     if not value:
         raise UserError(
             f"{DATA_VARIABLE} is not set: export {DATA_VARIABLE}=<folder that holds the data sets>"
         )
-    path = Path(value)
-    if not path.is_dir():
-        raise UserError(
-            f"{DATA_VARIABLE}={value}: no such folder: set it to the folder that holds the data sets"
-        )
-    return path
+    for name in ("", *needed):
+        folder(Path(value, name))
+    return Path(value)
 
 
 def require(root: Path, *patterns: str) -> list[Path]:

@@ -1,6 +1,5 @@
 """Regions of photos: RefCOCO, RefCOCO+, RefCOCOg (REFER's pickled `refs`); Visual Genome."""
 
-import json
 from collections.abc import Iterable, Iterator
 from functools import partial
 from pathlib import Path
@@ -9,10 +8,9 @@ from typing import Any
 from unival import safe_pickle
 from unival.data.source import BadItem
 from unival.data.sources.captions import image_key
-from unival.data.sources.formats import Row, changed, json_rows, numbered, unpacked_bytes, value
-from unival.data.sources.json_stream import json_lists, json_values
+from unival.data.sources.formats import Row, by_id, changed, json_rows, numbered, unpacked_bytes, value
+from unival.data.sources.json_stream import json_values
 from unival.data.sources.reader import File, Item, read_rows, reader, rows, split_of
-from unival.data.spool import Spool
 from unival.errors import UserError
 
 NUMBER = (int, float)
@@ -49,19 +47,12 @@ def _refs(path: Path) -> Iterator[Row]:
         refs = json_values(path)
     ending = path.stem.removeprefix("refs_derived_")
     found = [*path.parent.glob("instances.json"), *sorted(path.parents[1].glob(f"*/instances_{ending}.json"))]
-    places = Spool()
-    for name, row in json_lists(found[0], "images", "annotations", "categories") if found else ():
-        if isinstance(row, dict):
-            known = ("width", "height", "file_name", "bbox", "name")
-            places.add(f"{name} {row.get('id')}", json.dumps({key: row[key] for key in known if key in row}))
+    ids = {"images": "image_id", "annotations": "ann_id", "categories": "category_id"}
+    fields = ("width", "height", "file_name", "bbox", "name")
+    find = by_id(found[0], dict.fromkeys(ids, "id"), fields) if found else lambda name, row_id: None
 
     def joined(ref: Any) -> tuple[Any, Any, Any, str | None]:
-        image, thing, category = (
-            json.loads(places.get(f"{name} {ref.get(key)}") or "{}")
-            for name, key in (
-                ("images", "image_id"), ("annotations", "ann_id"), ("categories", "category_id")
-            )
-        )  # fmt: skip
+        image, thing, category = (find(name, ref.get(key)) or {} for name, key in ids.items())
         if "bbox" not in ref and "bbox" not in thing:
             ann_id = value(ref, "ann_id", int)
             raise UserError(f"ann_id {ann_id} is not in {found[0].name if found else 'instances.json'}")

@@ -1,6 +1,7 @@
 """Files of our own fields: JSON lines, CSV or Parquet, one file per split and task."""
 
 import json
+import re
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
@@ -15,14 +16,25 @@ LISTS = ("references", "answers", "box", "objects", "extra")
 """Fields that a CSV holds as JSON."""
 
 
+SPLIT = re.compile(r"train|val|test\w*|ood-.+")
+
+
 def _place(path: Path) -> tuple[str, str]:
-    """Split and task from `<split>/<task>.<suffix>` or `<split>_<task>.<suffix>`."""
+    """Split and task from `<split>/<task>.<suffix>` or `<split>_<task>.<suffix>`.
+
+    Raises:
+        UserError: neither is a split.
+    """
     split, _, task = path.stem.partition("_")
-    named = path.parent.name in ("train", "val", "test") or path.parent.name.startswith("ood-")
-    return (path.parent.name, path.stem) if named or not task else (split, task)
+    if SPLIT.fullmatch(path.parent.name):
+        return path.parent.name, path.stem
+    if not task or not SPLIT.fullmatch(split):
+        raise UserError(f"{path}: name it <split>/<task> or <split>_<task>: train, val, test or ood-<shift>")
+    return split, task
 
 
 def _load(path: Path) -> Iterable[Row]:
+    _place(path)
     if path.suffix == ".csv":
         return changed(path, csv_rows("id")(path), _unpacked)
     return jsonl_rows(path) if path.suffix == ".jsonl" else read_parquet(path)

@@ -8,10 +8,8 @@ from typing import Any
 
 from unival.data.source import BadItem
 from unival.data.sources.captions import image_key
-from unival.data.sources.formats import Row, changed, json_pairs, json_rows, value
-from unival.data.sources.json_stream import json_lists
+from unival.data.sources.formats import Row, by_id, changed, json_pairs, json_rows, value
 from unival.data.sources.reader import File, Item, rows
-from unival.data.spool import Spool
 from unival.errors import UserError
 from unival.record import Answer
 
@@ -48,16 +46,13 @@ def _annotated(path: Path) -> Iterator[Row]:
             str(path), "file", "answers", "no annotations file beside it: its questions are left out"
         )
         return
-    annotations = Spool()
-    for _, row in json_lists(other, "annotations"):
-        if isinstance(row, dict):
-            annotations.add(str(row.get("question_id")), json.dumps(row))
+    find = by_id(other, {"annotations": "question_id"})
 
     def pair(row: Any) -> tuple[Any, Any]:
-        annotation = annotations.get(str(value(row, "question_id", int)))
+        annotation = find("annotations", value(row, "question_id", int))
         if annotation is None:
             raise UserError(f"question {row['question_id']} is not in {other.name}")
-        return row, json.loads(annotation)
+        return row, annotation
 
     yield from changed(path, json_rows("question {}", "questions")(path), pair)
 
