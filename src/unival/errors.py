@@ -1,6 +1,7 @@
 """Errors that a person can act on: what is wrong, where, and the fix."""
 
 import difflib
+import errno
 import os
 import sys
 import time
@@ -14,15 +15,16 @@ class UserError(Exception):
 
 @contextmanager
 def told() -> Iterator[None]:
-    """A UserError inside ends the process with one line and status 2, unless UNIVAL_DEBUG is set."""
+    """A UserError or a full disk inside ends the process with one line and status 2, but for UNIVAL_DEBUG."""
     try:
         yield
-    except UserError as error:
-        if os.environ.get("UNIVAL_DEBUG"):
+    except (UserError, OSError) as error:
+        full = isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT)
+        if os.environ.get("UNIVAL_DEBUG") or not (full or isinstance(error, UserError)):
             raise
         if os.environ.get("RANK", "0") != "0":
             time.sleep(2)  # mostly rank 0 has the same to tell, and its end ends this process
-        print(f"unival: {error}", file=sys.stderr)
+        print(f"unival: {error}{': make room and run again' if full else ''}", file=sys.stderr)
         sys.exit(2)
 
 

@@ -1,6 +1,8 @@
 """The command line: quick help, one line for a person's mistake, exit status 2."""
 
+import errno
 import json
+import os
 import subprocess
 import sys
 import time
@@ -31,6 +33,26 @@ def test_help_imports_nothing_heavy() -> None:
     )
     assert done.returncode == 0, done.stderr
     assert "compose" in done.stdout and "sweep" in done.stdout
+
+
+@pytest.mark.fault
+def test_a_full_disk_is_one_line_wherever_it_is_met(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def write(group: str) -> None:
+        raise OSError(number, os.strerror(number), "curve.jsonl")
+
+    monkeypatch.chdir(ROOT)
+    monkeypatch.setattr("unival.compose.options", write)
+    number = errno.ENOSPC
+    with pytest.raises(SystemExit, match="2"):
+        main(["list", "task"])
+    assert capsys.readouterr().err == (
+        "unival: [Errno 28] No space left on device: 'curve.jsonl': make room and run again\n"
+    )
+    number = errno.EIO
+    with pytest.raises(OSError, match="Input/output error"):
+        main(["list", "task"])
 
 
 @pytest.mark.parametrize(
