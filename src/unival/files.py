@@ -1,6 +1,7 @@
 """Files that are either whole or absent, and digests of files and values."""
 
 import csv
+import fcntl
 import hashlib
 import json
 import os
@@ -33,6 +34,15 @@ def atomic(path: Path | str) -> Iterator[Path]:
         part.replace(path)
     finally:
         part.unlink(missing_ok=True)
+
+
+@contextmanager
+def locked(path: Path | str) -> Iterator[None]:
+    """Hold the lock of a file, which is made; waits for another process that holds it."""
+    Path(path).parent.mkdir(parents=True, exist_ok=True)
+    with Path(path).open("w") as handle:
+        fcntl.flock(handle, fcntl.LOCK_EX)
+        yield
 
 
 def write_text(path: Path | str, text: str) -> None:

@@ -7,13 +7,11 @@ as a training step of the tiny model. A run that was killed goes on under the sa
 scratch folder; steps that are already stored are not stored again.
 """
 
-import fcntl
 import json
 import math
 import os
 import time
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -63,15 +61,6 @@ def _artifact_location(experiment: str) -> str | None:
     return (Path(store_uri().removeprefix("sqlite:///")).parent / "mlartifacts" / experiment).as_uri()
 
 
-@contextmanager
-def _locked() -> Iterator[None]:
-    lock = provenance.root() / "scratch" / "mlflow.lock"
-    lock.parent.mkdir(parents=True, exist_ok=True)
-    with lock.open("w") as handle:
-        fcntl.flock(handle, fcntl.LOCK_EX)
-        yield
-
-
 def connect(experiment: str) -> tuple["MlflowClient", str]:
     """A client of the store and the id of the experiment, both created when missing.
 
@@ -85,7 +74,7 @@ def connect(experiment: str) -> tuple["MlflowClient", str]:
     from sqlalchemy.exc import SQLAlchemyError
 
     try:
-        with _locked():
+        with files.locked(provenance.root() / "scratch" / "mlflow.lock"):
             client = MlflowClient(store_uri())
             found = client.get_experiment_by_name(experiment)
             if found is not None:

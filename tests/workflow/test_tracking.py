@@ -1,5 +1,6 @@
 """The MLflow store: parallel writers on a fresh one, resuming, batches, what never reaches it."""
 
+import fcntl
 import json
 import math
 import multiprocessing
@@ -8,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from unival import tracking
+from unival import files, tracking
 from unival.errors import UserError
 
 
@@ -23,6 +24,14 @@ def store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def history(tracker: tracking.MlflowTracker, key: str) -> list[tuple[int, float]]:
     found = tracker.client.get_metric_history(tracker.run_id, key)
     return sorted((point.step, point.value) for point in found)
+
+
+def test_a_lock_keeps_others_out_until_it_is_left(tmp_path: Path) -> None:
+    place = tmp_path / "scratch/store.lock"
+    with files.locked(place), place.open("w") as other, pytest.raises(BlockingIOError):
+        fcntl.flock(other, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    with place.open("w") as other:
+        fcntl.flock(other, fcntl.LOCK_EX | fcntl.LOCK_NB)
 
 
 def test_a_run_holds_what_was_logged_beside_the_repository(store: Path) -> None:

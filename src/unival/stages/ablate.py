@@ -152,8 +152,9 @@ class Laboratory:
         load = cache(lambda: load_model(self._train(study, name, seed, key)))
         wanted = sorted(self.wanted[key])
         specs = [Spec(f"variant/{name}", "pretrained", task, "test", self.config.rows) for task in wanted]
-        found = cells.run(specs, key, load)
-        shutil.rmtree(self.folder / key / "phases", ignore_errors=True)
+        with files.locked(self.folder / f"{key}.lock"):  # a queued experiment may train the same variant
+            found = cells.run(specs, key, load)
+            shutil.rmtree(self.folder / key / "phases", ignore_errors=True)
         return {result.spec.task: result for result in found if result.spec.task in self._tasks(study)}
 
     def _tasks(self, study: Study) -> list[str]:
