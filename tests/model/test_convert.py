@@ -361,6 +361,16 @@ def test_start_of_encoders(tmp_path: Path) -> None:
     for modality in parts:
         start_encoder(model, modality, tmp_path / f"{modality}.pth")
         assert same(model.encoder.media[modality].backbone.state_dict(), parts[modality])
+    first = next(iter(parts["image"]))
+    for change, words in (
+        ({"strange": torch.zeros(1)}, "has 'strange'"),
+        ({first: torch.zeros(1)}, f"size mismatch for {first}"),
+        ({first: None}, f"lacks '{first}'"),
+    ):
+        changed = {name: value for name, value in (parts["image"] | change).items() if value is not None}
+        torch.save(changed, tmp_path / "other.pth")
+        with pytest.raises(UserError, match=f"other.pth: not the network of the image encoder: .*{words}"):
+            start_encoder(model, "image", tmp_path / "other.pth")
     with pytest.raises(UserError, match="not the network of the video encoder"):
         start_encoder(model, "video", tmp_path / "audio.pth")
     with pytest.raises(UserError, match="no audio encoder"):

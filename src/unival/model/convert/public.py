@@ -106,17 +106,13 @@ def start_encoder(model: UnivalForConditionalGeneration, modality: str, path: Pa
         short = name.removeprefix("module.")
         if not short.startswith(HEADS):
             state[short] = weights[name]
-    wanted = backbone.state_dict()
-    for name, tensor in wanted.items():
-        if name not in state and not name.endswith("num_batches_tracked"):
-            raise UserError(f"{path}: no tensor '{name}': not the network of the {modality} encoder")
-        if name in state and state[name].shape != tensor.shape:
-            raise UserError(
-                f"{path}: '{name}' has shape {list(state[name].shape)}, "
-                f"the {modality} encoder {list(tensor.shape)}"
-            )
-    unknown = sorted(set(state) - set(wanted))
-    if unknown:
-        raise UserError(f"{path}: '{unknown[0]}' is not in the {modality} encoder: not its network")
-    backbone.load_state_dict(state, strict=False)
+    other = f"{path}: not the network of the {modality} encoder"
+    try:
+        lacking, besides = backbone.load_state_dict(state, strict=False)
+    except RuntimeError as error:  # its second line names the first tensor of another shape
+        raise UserError(f"{other}: {str(error).splitlines()[1].strip()}") from error
+    lacking = [name for name in lacking if not name.endswith("num_batches_tracked")]
+    for what, names in (("lacks", lacking), ("has", besides)):
+        if names:
+            raise UserError(f"{other}: it {what} '{names[0]}'")
     return len(state)
