@@ -13,8 +13,9 @@ import numpy as np
 def barrier(ts: Sequence[float], losses: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """(B, t): the largest excess of the loss over the chord between the ends, and where it is.
 
-    B = max_t L(t) - (1 - t) L(0) - t L(1) (Frankle et al. 2020, arXiv 1912.05671); 0 at the ends, so B >= 0.
-    For a score, where more is better, give its negative.
+    B = max_t L(t) - (1 - t) L(0) - t L(1) (Entezari et al. 2022, arXiv 2110.06296; Frankle et al. 2020 take
+    the mean of both ends instead of the chord); 0 at the ends, so B >= 0. For a score, where more is better,
+    give its negative.
 
     Args:
         ts: T places in increasing order, the first 0 and the last 1.

@@ -12,8 +12,8 @@ TEXT = (
     "filled points are on the Pareto front of both shares; the dashed line goes from the pretrained model to "
     "the experts. The matrix shows the middle between two models minus the better of its ends (* : p < 0.05 "
     "after Holm's correction over the matrix). A barrier is the largest drop below the line between the "
-    "scores of both ends, so it is never below 0: noise alone lifts its interval above 0. Cosines are those "
-    "of the changes that finetuning made to all weights."
+    "scores of both ends. Neither it nor the area gained can be below 0: noise alone lifts their intervals "
+    "above 0. Cosines are those of the changes that finetuning made to all weights."
 )
 
 

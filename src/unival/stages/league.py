@@ -3,9 +3,9 @@
 league.csv, a line per model and part (`id`: the test split; `ood`: the mean over shifted cells), over the
 tasks that the model was merged for: merges beside experts, the pretrained and the jointly finetuned model.
 `share` is the mean over tasks of the score relative to the task's expert, `worst` the smallest of these,
-`front` whether no model with the same tasks has more of both id and ood share, `robustness` (of ood) what the
-share has above the line from the pretrained model to the experts, `updates` the finetuning behind the model:
-one for each step of each task.
+`front` whether no model with the same tasks is better in one of id and ood share and no worse in the other,
+`robustness` (of ood) what the share has above the line from the pretrained model to the experts, `updates`
+the finetuning behind the model: one for each step of each task.
 
 pairs.csv, a line per pair and task, from the interpolation between two models: the barrier of the score, and
 what the middle has above the better end and above the mean of both; p values are corrected after Holm.
