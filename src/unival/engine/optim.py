@@ -74,16 +74,13 @@ def train_only(model: nn.Module, patterns: Sequence[str]) -> None:
     Raises:
         UserError: a pattern that matches nothing.
     """
-    names = [name for name, _ in model.named_parameters()]
-    for pattern in patterns:
-        if not any(fnmatchcase(name, pattern) for name in names):
-            raise UserError(f"train_only: pattern '{pattern}' matches no parameter of the model")
+    _refuse_unmatched("train_only", patterns, "parameter", [name for name, _ in model.named_parameters()])
     for name, parameter in model.named_parameters():
         if patterns and not any(fnmatchcase(name, pattern) for pattern in patterns):
             parameter.requires_grad_(False)
 
 
-def freeze(model: nn.Module, patterns: Iterable[str], batch_norm: bool) -> list[nn.Module]:
+def freeze(model: nn.Module, patterns: Sequence[str], batch_norm: bool) -> list[nn.Module]:
     """Stop gradients of every parameter and module whose dotted name matches a pattern (`*` crosses dots).
 
     Returns the batch norms to hold in evaluation mode: the frozen ones, and all where `batch_norm` is set.
@@ -91,18 +88,14 @@ def freeze(model: nn.Module, patterns: Iterable[str], batch_norm: bool) -> list[
     Raises:
         UserError: a pattern that matches nothing.
     """
-    modules = dict(model.named_modules())
-    for pattern in patterns:
-        hit = [name for name in modules if name and fnmatchcase(name, pattern)]
-        parameters = [p for name, p in model.named_parameters() if fnmatchcase(name, pattern)]
-        if not hit and not parameters:
-            raise UserError(f"freeze: pattern '{pattern}' matches no module or parameter of the model")
-        for name in hit:
-            modules[name].requires_grad_(False)
-        for parameter in parameters:
-            parameter.requires_grad_(False)
+    modules = [(name, module) for name, module in model.named_modules() if name]
+    parts: list[tuple[str, nn.Module | nn.Parameter]] = [*modules, *model.named_parameters()]
+    _refuse_unmatched("freeze", patterns, "module or parameter", [name for name, _ in parts])
+    for name, part in parts:
+        if any(fnmatchcase(name, pattern) for pattern in patterns):
+            part.requires_grad_(False)
     held: list[nn.Module] = []
-    for module in modules.values():
+    for module in model.modules():
         if isinstance(module, BATCH_NORMS):
             if batch_norm:
                 module.requires_grad_(False)
@@ -111,16 +104,21 @@ def freeze(model: nn.Module, patterns: Iterable[str], batch_norm: bool) -> list[
     return held
 
 
+def _refuse_unmatched(key: str, patterns: Iterable[str], kind: str, names: Sequence[str]) -> None:
+    for pattern in patterns:
+        if not any(fnmatchcase(name, pattern) for name in names):
+            raise UserError(f"{key}: pattern '{pattern}' matches no {kind} of the model")
+
+
 def build_optimizer(config: OptimizerConfig, model: nn.Module) -> torch.optim.Optimizer:
     """Optimiser of the parameters that are not frozen, one group per rate factor (group key `scale`).
 
     Raises:
         UserError: a pattern of `lr_scale` that matches nothing, or nothing to train.
     """
-    names = [name for name, _ in model.named_parameters()]
-    for pattern in config.lr_scale:
-        if not any(fnmatchcase(name, pattern) for name in names):
-            raise UserError(f"lr_scale: pattern '{pattern}' matches no parameter of the model")
+    _refuse_unmatched(
+        "lr_scale", config.lr_scale, "parameter", [name for name, _ in model.named_parameters()]
+    )
     maps = _maps(model) if config.name == "muon" else frozenset()
     groups: dict[tuple[float, bool], list[Tensor]] = {}
     for name, parameter in model.named_parameters():

@@ -98,7 +98,7 @@ class TrainConfig:
     """Micro-batches of an update, over all ranks: at least one each. Train-mode batch norm sees one at once,
     so with as many micro-batches as ranks a machine with fewer ranks computes the same."""
     freeze: list[str] = field(default_factory=list)
-    """Patterns of module or parameter names, e.g. `shared` (the embeddings) or `*image_encoder*`."""
+    """Patterns of module or parameter names, e.g. `shared` (the embeddings) or `encoder.media.image`."""
     train_only: list[str] = field(default_factory=list)
     """Patterns: everything else is frozen. Empty: all that `freeze` leaves."""
     freeze_batch_norm: bool = False
