@@ -38,6 +38,17 @@ def test_answers_are_scored_by_the_ten_annotators(tmp_path: Path, capsys: Any) -
     assert submitted == [{"answer": "two", "question_id": 421}, {"answer": "two", "question_id": 9}]
 
 
+def test_probabilities_of_answers_are_scored(tmp_path: Path, capsys: Any) -> None:
+    rows = [
+        {"id": name, "answers": {"yes": 1.0}, "prediction": said, "probability": probability}
+        for name, said, probability in (("a", "yes", 0.95), ("b", "no", 0.95), ("c", "yes", 0.5))
+    ]
+    found = score(tmp_path, capsys, rows)
+    # one bin of two rows, right half of the time at 0.95; one of a row that is right at 0.5
+    assert float(found["ece"][0]) == pytest.approx((2 * 0.45 + 0.5) / 3, abs=1e-6)
+    assert float(found["brier"][0]) == pytest.approx((0.05**2 + 0.95**2 + 0.25) / 3, abs=1e-6)
+
+
 def test_boxes_are_counted_by_size(tmp_path: Path, capsys: Any) -> None:
     small, large = [0.0, 0.0, 10.0, 10.0], [0.0, 0.0, 400.0, 400.0]
     rows = [

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from unival.metrics.bootstrap import difference, interval, resampled_means, statistic
-from unival.metrics.classification import calibration
+from unival.metrics.classification import brier, expected_calibration_error
 
 
 def test_intervals_cover_the_truth_at_their_level():
@@ -87,8 +87,8 @@ def test_rows_must_match_and_exist():
 
 
 def test_calibration():
-    perfect = calibration(np.array([0.0, 1.0, 1.0]), np.array([0.0, 1.0, 1.0]))
-    assert perfect.ece == 0 and perfect.brier == 0
-    sure_and_wrong = calibration(np.full(4, 0.95), np.array([0.0, 0.0, 1.0, 0.0]))
-    assert sure_and_wrong.ece == pytest.approx(0.70)
-    assert sure_and_wrong.rows.sum() == 4
+    sure, right = np.array([0.0, 1.0, 1.0]), np.array([0.0, 1.0, 1.0])
+    assert expected_calibration_error(sure, right) == 0 and brier(sure, right).tolist() == [0, 0, 0]
+    sure, right = np.full(4, 0.95), np.array([0.0, 0.0, 1.0, 0.0])
+    assert expected_calibration_error(sure, right) == pytest.approx(0.70)
+    assert brier(sure, right) == pytest.approx([0.9025, 0.9025, 0.0025, 0.9025])

@@ -18,7 +18,6 @@ from unival.engine.collate import MediaCache
 from unival.engine.predict import Corrupt, Prediction, predict
 from unival.errors import UserError
 from unival.metrics.bootstrap import RESAMPLES, Interval, interval, statistic
-from unival.metrics.classification import Calibration, calibration
 from unival.model.modeling import UnivalForConditionalGeneration
 from unival.record import Record
 from unival.tasks import Task, Value
@@ -40,8 +39,6 @@ class Cell:
     """name -> score of every row, (n,)."""
     ids: list[str]
     predictions: list[Prediction] = field(repr=False)
-    calibration: Calibration | None = None
-    """Where the answers have probabilities over a fixed set."""
 
     @property
     def n(self) -> int:
@@ -93,11 +90,7 @@ def score_cell(
     metrics = {name: interval(score_N, SEED, resamples, groups=groups) for name, score_N in scores.items()}
     for name, (statistics_NS, reduce) in task.corpus(values, rows).items():
         metrics[name] = statistic(statistics_NS, reduce, SEED, resamples, groups=groups)
-    confidence = None
-    if task.config.constraint == "answers":
-        probabilities_N = np.array([prediction.score for prediction in predictions])
-        confidence = calibration(probabilities_N.clip(0.0, 1.0), scores[task.primary])
-    return Cell(task.name, task.primary, metrics, scores, ids, list(predictions), confidence)
+    return Cell(task.name, task.primary, metrics, scores, ids, list(predictions))
 
 
 def media_of(records: Sequence[Record]) -> list[Hashable]:

@@ -6,7 +6,8 @@
 With a model, its predictions for an imported split are written first.
 
 Captions get the official tokeniser's metrics and METEOR where there is a Java (names with `_ptb`), and CHAIR
-with a list of objects; questions the official VQA accuracy; boxes Acc@IoU by size. Intervals by bootstrap.
+with a list of objects; questions the official VQA accuracy and the calibration of the answers' probabilities;
+boxes Acc@IoU by size. Intervals by bootstrap.
 """
 
 import argparse
@@ -27,6 +28,7 @@ from unival.errors import UserError, nearest
 from unival.metrics import boxes, caption, java, vqa
 from unival.metrics.bootstrap import Interval, interval, statistic
 from unival.metrics.chair import chair, instance, mentioned
+from unival.metrics.classification import brier, expected_calibration_error
 from unival.record import LABELS, Answer, Record
 from unival.tasks import TaskConfig, build
 
@@ -81,13 +83,19 @@ def _media(rows: Rows) -> list[Hashable]:
 
 def _answers(rows: Rows) -> Iterator[Score]:
     media = _media(rows)
-    found = [
-        vqa.accuracy(str(row["prediction"]), row["answers"], vqa.annotators(row.get("extra", {})))
-        for row in rows
-    ]
-    yield "vqa_accuracy", interval(np.array(found), groups=media), len(rows)
+    right_N = np.array(
+        [
+            vqa.accuracy(str(row["prediction"]), row["answers"], vqa.annotators(row.get("extra", {})))
+            for row in rows
+        ]
+    )
+    yield "vqa_accuracy", interval(right_N, groups=media), len(rows)
     exact = [str(row["prediction"]) == max(row["answers"], key=row["answers"].get) for row in rows]
     yield "accuracy", interval(np.array(exact, dtype=np.float64), groups=media), len(rows)
+    if all("probability" in row for row in rows):
+        confidence_N = np.array([row["probability"] for row in rows], dtype=np.float64).clip(0.0, 1.0)
+        yield "ece", expected_calibration_error(confidence_N, right_N), len(rows)
+        yield "brier", interval(brier(confidence_N, right_N), groups=media), len(rows)
 
 
 def _captions(rows: Rows) -> Iterator[Score]:
