@@ -7,7 +7,6 @@ import json
 import os
 import pickle
 import struct
-import tarfile
 import zipfile
 from pathlib import Path
 from typing import Any
@@ -15,6 +14,7 @@ from typing import Any
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
+from official import BOXES, JPG, PIXELS, PNG, REFS, archive, make, write
 
 from unival import safe_pickle
 from unival.data import media
@@ -28,19 +28,6 @@ from unival.data.sources.vqa import soft_answers
 from unival.data.store import MediaStore
 from unival.errors import UserError
 
-PIXELS = np.random.default_rng(0).integers(0, 255, (24, 32, 3), dtype=np.uint8)
-PNG = media.encode_image(PIXELS)
-JPG = media.encode_image(PIXELS, ".jpg")
-
-
-def write(path: Path, content: Any) -> Path:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    if isinstance(content, bytes):
-        path.write_bytes(content)
-    else:
-        path.write_text(content if isinstance(content, str) else json.dumps(content), encoding="utf-8")
-    return path
-
 
 def faults(out: Path) -> list[tuple[str, str, str]]:
     rows = pq.read_table(out / "rejected.parquet").to_pylist()
@@ -48,15 +35,9 @@ def faults(out: Path) -> list[tuple[str, str, str]]:
 
 
 def coco(root: Path) -> Path:
-    for number in (1, 2):
-        write(root / "photos" / f"{number:012d}.jpg", JPG)
-    images = [{"id": n, "file_name": f"{n:012d}.jpg", "width": 32, "height": 24} for n in (1, 2)]
-    rows = [{"id": n, "image_id": 1 + n % 2, "caption": f"caption {n}"} for n in range(10)]
-    write(root / "annotations" / "captions_train2017.json", {"images": images, "annotations": rows})
-    boxes = [{"id": 7, "image_id": 1, "bbox": [1, 2, 10.5, 12], "category_id": 3}]
-    categories = [{"id": 3, "name": "dog"}]
-    content = {"images": images, "annotations": boxes, "categories": categories}
-    write(root / "refcoco" / "instances.json", content)
+    """Two photos with five captions each, and boxes of them."""
+    make("coco_captions", root)
+    write(root / "refcoco" / "instances.json", BOXES)
     return root
 
 
@@ -79,16 +60,7 @@ def test_karpathy_split_puts_restval_into_train(tmp_path: Path) -> None:
 
 
 def refs(**changes: Any) -> list[dict[str, Any]]:
-    sentences = [{"sent": "the dog", "raw": "The dog", "tokens": ["the", "dog"], "sent_id": 1}]
-    ref = {
-        "ref_id": 9,
-        "ann_id": 7,
-        "image_id": 1,
-        "category_id": 3,
-        "split": "testA",
-        "sentences": sentences,
-    }
-    return [{**ref, "file_name": "COCO_train2014_000000000001_0.jpg", "sent_ids": [1], **changes}]
+    return [{**REFS[0], **changes}]
 
 
 def test_refcoco_reads_the_pickle_and_the_corners(tmp_path: Path) -> None:
@@ -96,7 +68,7 @@ def test_refcoco_reads_the_pickle_and_the_corners(tmp_path: Path) -> None:
     write(root / "refcoco" / "refs(unc).p", pickle.dumps(refs(), protocol=2))
     import_dataset("refcoco", root, tmp_path / "out")
     record = read_records(tmp_path / "out" / "testA", "grounding")[0]
-    assert (record.text, record.box, record.objects) == ("the dog", (1.0, 2.0, 11.5, 14.0), ("dog",))
+    assert (record.text, record.box, record.objects) == ("the dog 1", (1.0, 2.0, 11.5, 14.0), ("dog",))
 
 
 def test_refcoco_takes_the_official_split_of_the_set_it_is_asked_for(tmp_path: Path) -> None:
@@ -220,17 +192,8 @@ def test_media_are_read_from_zips(tmp_path: Path) -> None:
 
 
 def test_webdataset(tmp_path: Path) -> None:
-    with tarfile.open(tmp_path / "cc-train-0.tar", "w") as archive:
-        for name, data in (
-            ("1.jpg", JPG),
-            ("1.txt", b"a dog"),
-            ("2.txt", b"alone"),
-            ("3.jpg", JPG),
-            ("3.txt", b"b"),
-        ):
-            member = tarfile.TarInfo(name)
-            member.size = len(data)
-            archive.addfile(member, io.BytesIO(data))
+    members = {"1.jpg": JPG, "1.txt": b"a dog", "2.txt": b"alone", "3.jpg": JPG, "3.txt": b"b"}
+    write(tmp_path / "cc-train-0.tar", archive(**members))
     import_dataset("webdataset", tmp_path, tmp_path / "out", max_rejected=0.5)
     assert len(read_records(tmp_path / "out" / "train", "caption")) == 2
     assert faults(tmp_path / "out")[0][1] == "2"
