@@ -199,6 +199,13 @@ def _note_places(path):
         setattr(train.Trainer, name, noted(name, getattr(train.Trainer, name)))
 
 
+def wait_for_steps(folder, rank, process):
+    """Wait until a rank is in its first step, or has ended."""
+    path = folder / f"place-{rank}"
+    while process.is_alive() and not (path.exists() and path.stat().st_size):
+        time.sleep(0.005)
+
+
 def place(folder, rank):
     """In which of PLACES a killed rank was; empty: between them, or before the first step."""
     path = folder / f"place-{rank}"
