@@ -1,3 +1,5 @@
+import errno
+import fcntl
 import json
 import os
 import time
@@ -200,6 +202,14 @@ def test_two_preparations_of_one_folder_do_not_meet(tmp_path: Path) -> None:
     description = prepare(replace(CONFIG, source="at once"), tmp_path / "p")
     assert description["splits"]["train"]["rows"] == {"caption": 2}
     run(tmp_path / "p", GOOD)  # it is free again
+
+
+def test_a_file_system_without_locks_is_no_obstacle(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(descriptor: int, operation: int) -> None:
+        raise OSError(errno.EBADF, "NFS locks no folder")
+
+    monkeypatch.setattr(fcntl, "flock", refuse)
+    assert run(tmp_path / "p", GOOD)["splits"]["train"]["rows"] == {"caption": 2}
 
 
 @pytest.mark.fault

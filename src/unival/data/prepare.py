@@ -129,7 +129,7 @@ def _same_run(part: Path, config: PrepareConfig) -> bool:
 
 @contextmanager
 def _alone_in(folder: Path) -> Iterator[None]:
-    """Make the folder, and keep other processes from preparing it meanwhile."""
+    """Make the folder, and keep other processes from preparing it meanwhile (where files can be locked)."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
         descriptor = os.open(folder, os.O_RDONLY)
@@ -138,8 +138,10 @@ def _alone_in(folder: Path) -> Iterator[None]:
     try:
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
+        except BlockingIOError as error:
             raise UserError(f"{folder}: another process is at work here: wait for its end") from error
+        except OSError:  # NFS locks no folder
+            pass
         yield
     finally:
         os.close(descriptor)
