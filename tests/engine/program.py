@@ -53,7 +53,9 @@ def start(folder, options, ranks=1, slow=0.0, fail_at=None, die_in=None):
     processes = []
     for rank in range(ranks):
         own = {**environment, "RANK": str(rank), "LOCAL_RANK": str(rank)} if ranks > 1 else environment
-        process = CONTEXT.Process(target=main, args=(folder, options, own, slow, die_in), daemon=True)
+        # daemons may have no loading processes
+        arguments, daemon = (folder, options, own, slow, die_in), not options.get("workers")
+        process = CONTEXT.Process(target=main, args=arguments, daemon=daemon)
         process.start()
         processes.append(process)
     return processes
@@ -101,7 +103,7 @@ def main(folder, options, environment, slow, die_in):
     if values.pop("linger", False):
         _linger()
     full_on, bad_step = values.pop("full_on", None), values.pop("bad_step", None)
-    sharding = values.pop("sharding", "none")
+    sharding, workers = values.pop("sharding", "none"), values.pop("workers", 0)
     if sharding == "full":
         _forbid_functional_collectives()
     if values.pop("select", False):
@@ -126,7 +128,7 @@ def main(folder, options, environment, slow, die_in):
         standins.sources(**sizes),
         folder / "out",
         scratch,
-        Runtime(device="cpu", threads=1, sharding=sharding),
+        Runtime(device="cpu", threads=1, sharding=sharding, workers=workers),
         evaluate=evaluate if config.selection else None,
     )
 

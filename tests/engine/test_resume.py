@@ -6,6 +6,7 @@ import shutil
 import signal
 import time
 from collections import Counter
+from pathlib import Path
 
 import pytest
 
@@ -89,12 +90,16 @@ def test_killed_in_a_checkpoint_write(tmp_path, undisturbed, file):
     assert weights(tmp_path) == undisturbed
 
 
-def test_sigterm_saves_and_leaves(tmp_path, undisturbed):
-    (process,) = start(tmp_path, OPTIONS, slow=0.05)
+@pytest.mark.parametrize("workers", [0, 2])
+def test_sigterm_saves_and_leaves(tmp_path, undisturbed, workers):
+    (process,) = start(tmp_path, {**OPTIONS, "workers": workers}, slow=0.05)
     while not checkpoints(tmp_path):
         assert process.is_alive(), told(tmp_path)
         time.sleep(0.01)
-    os.kill(process.pid, signal.SIGTERM)
+    loading = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
+    assert len(loading) == workers
+    for pid in (*loading, process.pid):  # as SLURM does, which tells all processes of a job
+        os.kill(int(pid), signal.SIGTERM)
     status, error = finish([process], tmp_path)
     assert status == 128 + signal.SIGTERM and "SIGTERM: saved step" in error
     last = int(checkpoints(tmp_path)[-1].removeprefix("step-"))

@@ -5,6 +5,7 @@ time, and nothing has to travel between processes. With workers, PyTorch's loade
 A batch is a pure function of its step, so results do not depend on who made it.
 """
 
+import signal
 import time
 from collections import deque
 from collections.abc import Iterator
@@ -79,11 +80,18 @@ class Loader:
             sampler=range(self.start, len(self.batches)),
             num_workers=self.workers,
             prefetch_factor=AHEAD,
+            multiprocessing_context="fork",  # not every tokenizer can be pickled
+            worker_init_fn=_outlast_sigterm,
         )
         for item in made:
             if isinstance(item, UserError):
                 raise item
             yield item
+
+
+def _outlast_sigterm(worker: int) -> None:
+    """A job's SIGTERM reaches all its processes: this one goes on until the run has saved and left."""
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
 
 
 class _Told(Dataset["list[Batch] | UserError"]):
