@@ -1,10 +1,9 @@
 """Let torchvision and torchaudio wheels that were built for CUDA import beside a CPU-only torch.
 
-Their compiled parts link CUDA libraries; where these are missing, `import torchvision` raises, and with it
-timm's import and that of transformers' modelling code, which also imports torchaudio where that is installed.
-An import hook registers what the Python parts need and nothing else: the compiled operators (nms, roi_align,
-image decoding, forced_align, rnnt_loss) stay unavailable, and none is used here. Where the compiled parts
-load, it does nothing.
+Their compiled parts link CUDA libraries; where these are missing, `import torchvision` (and with it timm
+and transformers' modelling code) and `import torchaudio` raise. An import hook registers what the Python
+parts need and nothing else: the compiled operators (nms, roi_align, image decoding, forced_align,
+rnnt_loss) stay unavailable, and none is used here. Where the compiled parts load, it does nothing.
 """
 
 import ctypes

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from unival.errors import UserError
 
-PACKAGES = ("torch", "torchvision", "timm", "transformers", "mlflow", "dvc", "hydra", "av")
+PACKAGES = ("torch", "torchvision", "torchaudio", "timm", "transformers", "mlflow", "dvc", "hydra", "av")
 
 
 def main() -> None:
