@@ -6,7 +6,8 @@ from typing import Any
 import pytest
 import torch
 from test_backbones import AUDIO, IMAGE, VIDEO
-from test_mixed_batches import tensors, tiny_config, tiny_model
+from test_mixed_batches import CHANNELS, GRIDS, tensors, tiny_config, tiny_model
+from torch import Tensor
 from transformers import AutoConfig, AutoModel, AutoModelForImageTextToText, AutoModelForSeq2SeqLM
 
 from unival.model import UnivalConfig, UnivalForConditionalGeneration
@@ -199,3 +200,34 @@ def test_initial_values_are_berts() -> None:
     assert model.encoder.relative_bias.grid[0].weight.std().item() == pytest.approx(0.02, rel=0.2)
     assert not model.decoder.layers[0].ffn.fc1.bias.any()
     assert (model.decoder.layers[0].cross_attn.head_gain == 1).all()
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore:.*functools.lru_cache")
+def test_compiled_forward_fits_every_batch_of_a_kind() -> None:
+    """After two batches other numbers of rows, media and tokens compile nothing anew: else training would
+    compile for hours."""
+    model = tiny_model(dtype=torch.float32)
+    graphs = []
+
+    def step(rows: int, length: int) -> Tensor:
+        ids, targets = torch.arange(4, 4 + length).repeat(rows, 1), torch.arange(4, 4 + rows).repeat(rows, 1)
+        index = torch.arange(rows // 2).repeat_interleave(2)[:, None]
+        pixels = torch.full((rows // 2, CHANNELS["image"], *GRIDS["image"]), 0.1 * length)
+        return model(ids, pixel_values=pixels, pixel_index=index, decoder_input_ids=targets).logits
+
+    def backend(graph: torch.fx.GraphModule, inputs: list[Tensor]) -> Any:
+        graphs.append(graph)
+        return graph
+
+    sizes = [(4, 5), (6, 7), (8, 4), (10, 9)]
+    expected = [step(*size) for size in sizes]
+    model.compile(dynamic=True, backend=backend)
+    made = []
+    try:
+        for size, logits in zip(sizes, expected, strict=True):
+            torch.testing.assert_close(step(*size), logits)
+            made.append(len(graphs))
+    finally:
+        torch.compiler.reset()
+    assert 0 < made[1] == made[-1]
