@@ -91,7 +91,12 @@ def train(
         return None
     with world(runtime.apply()) as ranks:
         trainer = Trainer(config, model, processor, data, identity, Path(scratch_dir), runtime, ranks, title)
-        return trainer.run(Path(out_dir), callbacks, evaluate)
+        try:
+            return trainer.run(Path(out_dir), callbacks, evaluate)
+        finally:
+            # DDP must go before the ranks part: were it the last to hold their process group, the group would
+            # be taken down with the interpreter locked, and wait for ever for a thread that needs the lock
+            del trainer.module
 
 
 def _identity(config: TrainConfig, model: nn.Module, data: Mapping[str, Source]) -> str:
@@ -158,6 +163,7 @@ class Trainer:
         self.held = freeze(model, config.freeze, config.freeze_batch_norm)
         if config.gradient_checkpointing:
             model.gradient_checkpointing_enable()  # type: ignore[operator]
+        build_optimizer(config.optimizer, model)  # what is wrong with its settings is told before ranks meet
         self.replica: sharding.Replica | None = None
         self.module = self._wrap(LossModule(model, config.loss, len(self.data)))
         self.parameters = [p for p in model.parameters() if p.requires_grad]
@@ -227,9 +233,6 @@ class Trainer:
             monitor.close()
             if previous is not None:
                 signal.signal(signal.SIGTERM, previous)
-            # DDP must go before the ranks part: were it the last to hold their process group, the group would
-            # be taken down with the interpreter locked, and wait for ever for a thread that needs the lock
-            del self.module
         monitor.tell(lambda callback: callback.on_end(result))
         return result
 
