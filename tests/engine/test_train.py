@@ -19,6 +19,7 @@ from unival.engine.sampler import Sampler
 from unival.engine.settings import LossConfig, SelectionConfig
 from unival.engine.train import Trainer, train
 from unival.errors import UserError
+from unival.model.modeling import UnivalForConditionalGeneration
 
 from . import standins
 
@@ -336,6 +337,29 @@ def test_stops_at_a_bad_loss_with_the_rows(tmp_path):
     assert not (tmp_path / "out").exists()
     good = load_file(tmp_path / "scratch/checkpoints/step-00000006/model.safetensors")
     assert all(tensor.isfinite().all() for tensor in good.values())
+
+
+def test_another_run_can_start_from_a_checkpoint(tmp_path):
+    def stop(model):
+        raise UserError("no validation")
+
+    model = standins.tiny()
+    chosen = standins.config(
+        {"mixed": 4}, steps=4, checkpoint_every=1, selection=SelectionConfig(every=2, rows=1)
+    )
+    with pytest.raises(UserError, match="no validation"):
+        train(
+            chosen, model, standins.TinyProcessor(), standins.sources(mixed=8), tmp_path / "out", tmp_path, CPU,
+            evaluate=stop,
+        )  # fmt: skip
+    folder = tmp_path / "checkpoints/step-00000001"
+    assert (folder / "processor.json").is_file()
+    loaded, told = UnivalForConditionalGeneration.from_pretrained(folder, output_loading_info=True)
+    assert not told["missing_keys"] and not told["unexpected_keys"]
+    stored = load_file(folder / "model.safetensors")
+    weights = loaded.state_dict()
+    assert all(tensor.equal(weights[name]) for name, tensor in stored.items())
+    assert not loaded.shared.weight.equal(standins.tiny().shared.weight)
 
 
 @pytest.mark.fault

@@ -1,8 +1,9 @@
 """Checkpoints of a run: whole or absent, and readable without executing anything in them.
 
 A checkpoint is the folder `step-00001234`: `model.safetensors` (weights and buffers), `state.pt` (optimiser
-and average; loads with weights_only) and `meta.json` (step, what the run needs to go on, digests of the other
-files). It is written beside its place, synced to disk and renamed, so a crash or a full disk at any moment
+and average; loads with weights_only) and `meta.json` (step, what the run needs to go on, digests of these
+files). Configuration and processor lie beside them: it is a model folder too, which another run can start
+from. It is written beside its place, synced to disk and renamed, so a crash or a full disk at any moment
 leaves the previous one valid. A damaged checkpoint is passed over for the one before it.
 """
 
@@ -10,7 +11,7 @@ import hashlib
 import json
 import os
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -142,9 +143,11 @@ def save_state(state: Mapping[str, Any], path: Path) -> None:
 class Checkpoints:
     """The checkpoints of one run in its scratch folder: the last `keep`, and the best by validation."""
 
-    def __init__(self, folder: Path, keep: int) -> None:
+    def __init__(self, folder: Path, keep: int, describe: Callable[[Path], None] | None = None) -> None:
+        """`describe` writes into a folder what its weights are of."""
         self.folder = folder
         self.keep = keep
+        self.describe = describe
 
     @property
     def best(self) -> Path:
@@ -165,6 +168,8 @@ class Checkpoints:
         with atomic_folder(path) as part:
             save_file(unique_tensors(model), part / WEIGHTS)
             save_state(state, part / STATE)
+            if self.describe:
+                self.describe(part)
             digests = {name: files.file_digest(part / name) for name in (WEIGHTS, STATE)}
             files.write_json(part / META, {**meta, "step": step, "digests": digests})
         for old in self.steps()[: -self.keep]:

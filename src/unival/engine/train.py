@@ -170,7 +170,8 @@ class Trainer:
         self.optimizer = build_optimizer(config.optimizer, model)
         self.ema = Ema(model, config.ema) if config.ema else None
         folder = scratch_dir / "checkpoints"
-        self.checkpoints = Checkpoints(folder, config.keep)
+        # with adapters or in parts the weights are not those of a model folder
+        self.checkpoints = Checkpoints(folder, config.keep, None if config.lora else self._describe)
         if self.replica:
             self.checkpoints = sharding.ShardedCheckpoints(folder, config.keep, self.optimizer)
         self.step = 0
@@ -318,9 +319,10 @@ class Trainer:
             files.write_json(path, {"step": step, "problem": problem, "rows": rows})
         steps = self.checkpoints.steps()
         kept = self.checkpoints.path(steps[-1]) if steps else "none yet"
+        start = "from it (as `init`)" if steps and self.checkpoints.describe else "anew"
         raise UserError(
-            f"step {step}: {problem}: rows {', '.join(rows[:8])}{', ...' * (len(rows) > 8)} "
-            f"(all in {path}); last good checkpoint: {kept}: check the rows, or start anew at a lower rate"
+            f"step {step}: {problem}: rows {', '.join(rows[:8])}{', ...' * (len(rows) > 8)} (all in {path}); "
+            f"last good checkpoint: {kept}: check the rows, or start {start} at a lower rate"
         )
 
     def _after_update(self, monitor: Monitor, loader: Loader, evaluate: Evaluate | None) -> None:
@@ -395,6 +397,10 @@ class Trainer:
         if score > self.score:
             self.score, self.best_step = score, self.step
         self.window.started += time.perf_counter() - started
+
+    def _describe(self, folder: Path) -> None:
+        self.model.config.save_pretrained(folder)  # type: ignore[union-attr, operator]
+        self.processor.save_pretrained(folder)
 
     def _save(self, monitor: Monitor) -> None:
         if self.ranks.is_main or self.replica:
