@@ -343,15 +343,18 @@ def test_another_run_can_start_from_a_checkpoint(tmp_path):
     def stop(model):
         raise UserError("no validation")
 
-    model = standins.tiny()
-    chosen = standins.config(
-        {"mixed": 4}, steps=4, checkpoint_every=1, selection=SelectionConfig(every=2, rows=1)
-    )
+    validated = SelectionConfig(every=2, rows=1)
+    chosen = standins.config({"mixed": 4}, steps=4, checkpoint_every=1, selection=validated)
+    places = tmp_path / "out", tmp_path, CPU
     with pytest.raises(UserError, match="no validation"):
         train(
-            chosen, model, standins.TinyProcessor(), standins.sources(mixed=8), tmp_path / "out", tmp_path, CPU,
+            chosen,
+            standins.tiny(),
+            standins.TinyProcessor(),
+            standins.sources(mixed=8),
+            *places,
             evaluate=stop,
-        )  # fmt: skip
+        )
     folder = tmp_path / "checkpoints/step-00000001"
     assert (folder / "processor.json").is_file()
     loaded, told = UnivalForConditionalGeneration.from_pretrained(folder, output_loading_info=True)
