@@ -179,7 +179,11 @@ def resolve(tree: Any, stage: str, item: str | None) -> dict[str, Any]:
     if isinstance(values.get("benchmark"), dict):
         values["benchmark"].pop("set", None)
     if stage == "evaluate":
-        _known({"merges": tree.merges}, "merges", [*values["merges"], *values["shifted_merges"]])
+        made = dict(tree.merges)
+        for layer in layers.values():
+            over = layer.get("merge") or {}
+            made |= {**(over.get("recipes") or {}), **(over.get("again") or {})}
+        _known({"merges": made}, "merges", [*values["merges"], *values["shifted_merges"]])
     _prune(values)
     name = f"{stage}@{item}" if item else stage
     return to_plain(config.build(module(stage).Config, values, f"configuration of {name}"))

@@ -386,6 +386,8 @@ SPLIT_NAMES = {
     "Train_GCC-training": "train",
     "test/00012": "test",
     "latest/captions": "train",
+    "coco_testset": "test",
+    "annotations/valset": "val",
     "medieval_interval": "train",
     "val/device_train": "train",
 }
@@ -404,6 +406,7 @@ def test_coco_of_two_years_is_refused(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"captions_train2017\.json and .*captions_val2014\.json divide"):
         import_dataset("coco_captions", root, tmp_path / "out")
     first.unlink()
+    (root / "annotations" / "captions_train2017_textonly.json").write_text("[]")  # is not read
     import_dataset("coco_captions", root, tmp_path / "out", expect={"val/caption": 2})
 
 

@@ -120,11 +120,11 @@ def test_another_configuration_does_not_go_on(tmp_path, monkeypatch):
     train(config, standins.model(), *arguments, Runtime(device="cpu"))
     changed = dataclasses.replace(config, seed=8)
     other_data = {"image": dataclasses.replace(arguments[1]["image"], digest="of other pictures")}
-    for settings, model, data in (
-        (changed, standins.model(), arguments[1]),
-        (config, standins.model(seed=1), arguments[1]),
-        (config, standins.model(), other_data),
-        (config, standins.model(width=8), arguments[1]),
+    for other, settings, model, data in (
+        ("another configuration", changed, standins.model(), arguments[1]),
+        ("other initial weights", config, standins.model(seed=1), arguments[1]),
+        ("other data", config, standins.model(), other_data),
+        ("other data and of other initial weights", config, standins.model(width=8), other_data),
     ):
-        with pytest.raises(UserError, match="of another configuration or architecture, of other data or of"):
+        with pytest.raises(UserError, match=f"a checkpoint of {other}"):
             train(settings, model, arguments[0], data, *arguments[2:], Runtime(device="cpu"))

@@ -146,7 +146,7 @@ def test_another_architecture_does_not_go_on(tmp_path, sharding, other):
     processes = start(tmp_path, {**options, **other}, ranks=2)
     _, error = finish(processes, tmp_path, 60)
     assert [process.exitcode for process in processes] == [1, 1]
-    assert "step-00000004: a checkpoint of another configuration or architecture" in error
+    assert "step-00000004: a checkpoint of other initial weights or another architecture: delete" in error
     assert "checkpoints to start anew" in error
     assert checkpoints(tmp_path) == ["step-00000004"]
 

@@ -69,7 +69,7 @@ from unival.engine import runtime
 
 code = "import signal, sys, time; signal.signal(signal.SIGTERM, lambda *_: sys.exit(9)); "
 code += "print('up', flush=True); time.sleep(60)"
-print(runtime.wait_for(subprocess.Popen([sys.executable, "-c", code])))
+print(runtime.wait_for([sys.executable, "-c", code]))
 """
 
 

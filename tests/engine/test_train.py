@@ -131,8 +131,8 @@ def test_a_slow_loader_is_told_once_and_lines_have_an_eta(capsys):
 
 def test_a_slow_source_is_told_of(tmp_path, monkeypatch, capsys):
     read = standins.Store.image
-    monkeypatch.setattr(standins.Store, "image", lambda self, key: time.sleep(0.02) or read(self, key))
-    run(standins.config({"image": 4}), tmp_path, sizes={"image": 48})
+    monkeypatch.setattr(standins.Store, "image", lambda self, key: time.sleep(0.1) or read(self, key))
+    run(standins.config({"image": 4}, steps=4, log_every=1), tmp_path, sizes={"image": 48})
     told = capsys.readouterr().err
     assert told.count("train: the loader is the bottleneck: ") == 1
     assert (

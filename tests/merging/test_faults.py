@@ -1,6 +1,7 @@
 """Bad input is named and refused; what is interrupted leaves nothing that looks finished."""
 
 import errno
+import gc
 import json
 import os
 import signal
@@ -166,6 +167,7 @@ def test_files_are_closed(pair):
     """A search merges into a live model hundreds of times."""
     net = torch.nn.ModuleDict({"layer": torch.nn.Linear(30, 40, bias=False)})
     net.register_buffer("count", torch.tensor(0))
+    gc.collect()
     before = len(list(Path("/proc/self/fd").iterdir()))
     merge_into(net, Recipe("average", ("a", "b")), pair)
     Interpolation(net, pair["a"], pair["b"])

@@ -206,3 +206,10 @@ def test_the_documented_training_options_compose(project: Path) -> None:
     for block in blocks:
         edit(project / "params.yaml", lambda values, block=block: values.update(yaml.safe_load(block)))
         assert "rank: 16" in written(project)["finetune/vqa.yaml"]
+
+
+def test_a_recipe_of_ones_own_can_be_evaluated(project: Path) -> None:
+    mine = {"recipes": {"mine": {"method": "average"}}, "merges": ["mine"]}
+    over = {"merge": mine, "evaluate": {"merges": ["mine"], "shifted_merges": ["mine"]}}
+    edit(project / "params.yaml", lambda v: v["set"].update(over))
+    assert yaml.safe_load(written(project)["evaluate.yaml"])["shifted_merges"] == ["mine"]

@@ -103,7 +103,7 @@ def test_the_edition_finetunes_as_the_runs_do():
         found = {item: compose.resolve(tree, "finetune", item) for item in same}
     for item, name in same.items():
         run, expected = config.build(module("finetune").Config, found[item], item), composed(name)
-        for part in ("optimizer", "loss", "mixture", "accumulate", "ema", "freeze", "precision"):
+        for part in ("optimizer", "loss", "mixture", "accumulate", "ema", "freeze", "precision", "augment"):
             assert getattr(run.train, part) == getattr(expected.train, part), (item, part)
         task, other = run.tasks[item], expected.tasks[item]
         assert (task.decode, task.max_target_words) == (other.decode, other.max_target_words), item

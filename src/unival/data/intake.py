@@ -7,9 +7,9 @@ import hashlib
 import os
 import re
 from collections import Counter, deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator
 from concurrent.futures import Executor, ThreadPoolExecutor
-from contextlib import ExitStack
+from contextlib import ExitStack, closing
 from functools import partial
 from pathlib import Path
 from typing import NamedTuple
@@ -77,8 +77,9 @@ class Intake:
     def consume(self, source: Source, progress: bool = False) -> None:
         """Check and write all items in their order; media are read, decoded and hashed ahead in threads."""
         hidden = None if progress else True  # None: shown on a terminal
-        with self.writers:
-            for item, inspect in self._ahead(tqdm(source.items, unit=" rows and media", disable=hidden)):
+        items = tqdm(source.items, unit=" rows and media", disable=hidden)
+        with self.writers, closing(self._ahead(items)) as ahead:
+            for item, inspect in ahead:
                 before = self.rejected.rows
                 if isinstance(item, RowItem):
                     self._row(item)
@@ -90,7 +91,7 @@ class Intake:
         if not self.manifests and not self.rejected.rows:
             raise UserError("the source gave no rows: check its folder and options")
 
-    def _ahead(self, items: Iterable[Item]) -> Iterator[tuple[Item, "Inspect | None"]]:
+    def _ahead(self, items: Iterable[Item]) -> Generator[tuple[Item, "Inspect | None"]]:
         """The items in their order, media with what gives the result of inspecting them.
 
         It is None for a medium that an earlier run has written.

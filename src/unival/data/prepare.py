@@ -138,10 +138,13 @@ def _alone_in(folder: Path) -> Iterator[None]:
     try:
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            raise UserError(f"{folder}: another process is at work here: wait for its end") from error
+            taken = not os.path.samestat(os.fstat(descriptor), folder.stat())
+        except (BlockingIOError, FileNotFoundError):  # or it took its place just now
+            taken = True
         except OSError:  # NFS locks no folder
-            pass
+            taken = False
+        if taken:
+            raise UserError(f"{folder}: another process is at work here: wait for its end")
         yield
     finally:
         os.close(descriptor)

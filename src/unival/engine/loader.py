@@ -10,6 +10,7 @@ import time
 from collections import deque
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
+from typing import Any
 
 from torch.utils.data import DataLoader, Dataset
 
@@ -83,10 +84,17 @@ class Loader:
             multiprocessing_context="fork",  # not every tokenizer can be pickled
             worker_init_fn=_outlast_sigterm,
         )
-        for item in made:
-            if isinstance(item, UserError):
-                raise item
-            yield item
+        iterator: Any = iter(made)
+        try:
+            for item in iterator:
+                if isinstance(item, UserError):
+                    raise item
+                yield item
+        finally:
+            iterator._shutdown_workers()
+            for worker in iterator._workers:  # one that hangs in a read outlasts what PyTorch sends it
+                if worker.is_alive():
+                    worker.kill()
 
 
 def _outlast_sigterm(worker: int) -> None:

@@ -21,7 +21,7 @@ from unival.engine.distributed import World
 BOTTLENECK = 0.25
 """Share of a window spent waiting for data from which on the loader counts as slow."""
 SLOW_WINDOWS = 2
-"""Slow windows after which a person is told, once: in the first one the loader starts."""
+"""Slow windows in a row after which a person is told: in the first one the loader starts."""
 
 
 class Callback(Protocol):
@@ -124,9 +124,11 @@ class Monitor:
             if "perf/step_seconds" in values and step < self.steps:
                 line += f" eta {tqdm.format_interval((self.steps - step) * values['perf/step_seconds'])}"
             print(line, file=sys.stderr, flush=True)
-        wait = values.get("perf/data_wait", 0.0)
-        self.slow_windows += wait > BOTTLENECK
-        if wait > BOTTLENECK and self.slow_windows == SLOW_WINDOWS:
+        wait = values.get("perf/data_wait")
+        if wait is None:  # of a validation
+            return
+        self.slow_windows = self.slow_windows + 1 if wait > BOTTLENECK else 0
+        if self.slow_windows == SLOW_WINDOWS:
             self.say(
                 f"the loader is the bottleneck: {wait:.0%} of the time goes in waiting for data: "
                 "raise `workers` in conf/runtime/ or use smaller media"

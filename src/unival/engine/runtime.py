@@ -89,7 +89,7 @@ class Runtime:
 
             return slurm.submit(arguments, processes, self.slurm, f"unival-{arguments[1]}")
         os.environ.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // processes)))
-        return wait_for(subprocess.Popen([*torchrun(processes), "--standalone", "-m", "unival", *arguments]))
+        return wait_for([*torchrun(processes), "--standalone", "-m", "unival", *arguments])
 
 
 def torchrun(processes: int) -> list[str]:
@@ -98,10 +98,23 @@ def torchrun(processes: int) -> list[str]:
     return [*command, f"--shutdown-timeout={GRACE}"]
 
 
-def wait_for(child: "subprocess.Popen[bytes]") -> int:
-    """Its exit status at the end. SIGTERM is handed on to it; the SIGINT of a terminal goes to both."""
-    previous = signal.signal(signal.SIGTERM, lambda *_: child.terminate())
+def wait_for(command: Sequence[str]) -> int:
+    """Run it; its exit status at the end. It is handed SIGTERM on; the SIGINT of a terminal goes to both."""
+    children: list[subprocess.Popen[bytes]] = []
+    ended = False
+
+    def end(*_: Any) -> None:
+        nonlocal ended
+        ended = True
+        for child in children:
+            child.terminate()
+
+    previous = signal.signal(signal.SIGTERM, end)
     try:
+        child = subprocess.Popen(command)
+        children.append(child)
+        if ended:  # while it started
+            child.terminate()
         while True:
             try:
                 return child.wait()

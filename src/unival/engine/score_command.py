@@ -78,7 +78,7 @@ def scores(rows: Rows, objects: Mapping[str, str] | None = None) -> Iterator[Sco
 
 def _media(rows: Rows) -> list[Hashable]:
     """What each row is about: resamples draw the rows about one medium together."""
-    return [tuple(sorted(row.get("media", {}).items())) or row["id"] for row in rows]
+    return [tuple(sorted((row.get("media") or {}).items())) or row["id"] for row in rows]
 
 
 def _answers(rows: Rows) -> Iterator[Score]:
@@ -92,7 +92,7 @@ def _answers(rows: Rows) -> Iterator[Score]:
     yield "vqa_accuracy", interval(right_N, groups=media), len(rows)
     exact = [str(row["prediction"]) == max(row["answers"], key=row["answers"].get) for row in rows]
     yield "accuracy", interval(np.array(exact, dtype=np.float64), groups=media), len(rows)
-    if all("probability" in row for row in rows):
+    if all(isinstance(row.get("probability"), float | int) for row in rows):
         confidence_N = np.array([row["probability"] for row in rows], dtype=np.float64).clip(0.0, 1.0)
         yield "ece", expected_calibration_error(confidence_N, right_N), len(rows)
         yield "brier", interval(brier(confidence_N, right_N), groups=media), len(rows)

@@ -87,9 +87,14 @@ def train(
         SystemExit: SIGTERM came; the checkpoint was saved.
     """
     identity = _identity(config, model, data)
-    if _published(Path(out_dir)) == identity:
-        return None
     with world(runtime.apply()) as ranks:
+        published = ranks.sum([float(_published(Path(out_dir)) == identity)])[0]
+        if published == ranks.size:
+            return None
+        if published:
+            raise UserError(
+                f"{out_dir}: some ranks find the finished model there, others not: all nodes must share it"
+            )
         trainer = Trainer(config, model, processor, data, identity, Path(scratch_dir), runtime, ranks, title)
         try:
             return trainer.run(Path(out_dir), callbacks, evaluate)
@@ -99,21 +104,28 @@ def train(
             del trainer.module
 
 
-def _identity(config: TrainConfig, model: nn.Module, data: Mapping[str, Source]) -> str:
-    """Digest of whatever a run depends on: its checkpoints and its result are for no other."""
+def _identity(config: TrainConfig, model: nn.Module, data: Mapping[str, Source]) -> dict[str, str]:
+    """Digests of what a run depends on: its checkpoints and its result are for no other.
+
+    Processor and tasks are not among them: whoever calls `train` keeps a scratch folder for each of these.
+    """
     sources = {
         stream.task: (len(data[stream.task].records), data[stream.task].digest)
         for stream in config.mixture.streams
         if stream.task in data
     }
-    return files.digest([asdict(config), sources, weights_digest(model)])
+    return {
+        "another configuration": files.digest(asdict(config)),
+        "other data": files.digest(sources),
+        "other initial weights or another architecture": weights_digest(model),
+    }
 
 
-def _published(out_dir: Path) -> str | None:
+def _published(out_dir: Path) -> dict[str, str] | None:
     """Identity of the run whose result a folder holds."""
     try:
         return json.loads((out_dir / "training.json").read_text(encoding="utf-8")).get("identity")
-    except (OSError, ValueError):
+    except (OSError, ValueError, AttributeError):
         return None
 
 
@@ -126,7 +138,7 @@ class Trainer:
         model: nn.Module,
         processor: Any,
         data: Mapping[str, Source],
-        identity: str,
+        identity: dict[str, str],
         scratch_dir: Path,
         runtime: Runtime,
         ranks: World,
@@ -332,14 +344,14 @@ class Trainer:
         log_due = step % config.log_every == 0 or done
         save_due = step % config.checkpoint_every == 0 and not done
         validation_due = config.selection is not None and (step % config.selection.every == 0 or done)
-        if log_due or save_due or validation_due:
+        stopped = self._stop_agreed()
+        if log_due or save_due or validation_due or stopped:
             self._check()
             self._count_damage()
         if log_due:
             monitor.log(step, self._figures(loader.waited))
         if validation_due and evaluate:
             self._validate(monitor, evaluate)
-        stopped = self._stop_agreed()
         if save_due or stopped:
             self._save(monitor)
         if str(step) == os.environ.get(FAIL_AT):
@@ -422,7 +434,8 @@ class Trainer:
     def _resume(self) -> None:
         found = self.checkpoints.latest()
         step = float(found[1]["step"]) if found else 0.0
-        if self.ranks.sum([step])[0] != step * self.ranks.size:
+        total, squares = self.ranks.sum([step, step**2])
+        if total**2 != squares * self.ranks.size:  # not all the same
             raise UserError(
                 f"{self.checkpoints.folder}: rank {self.ranks.rank} finds the checkpoint of step {step:.0f}, "
                 "other ranks another one: all nodes must share the folder"
@@ -430,10 +443,11 @@ class Trainer:
         if found is None:
             return
         path, meta = found
-        if meta["identity"] != self.identity:
+        other = [what for what, digest in self.identity.items() if meta["identity"].get(what) != digest]
+        if other:
+            folder = self.checkpoints.folder
             raise UserError(
-                f"{path}: a checkpoint of another configuration or architecture, of other data or of other "
-                f"initial weights: delete {self.checkpoints.folder} to start anew"
+                f"{path}: a checkpoint of {' and of '.join(other)}: delete {folder} to start anew"
             )
         state = self.checkpoints.restore(path, meta, self.model)
         if not self.replica:

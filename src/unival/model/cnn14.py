@@ -99,9 +99,10 @@ def mel_filters(spec: Cnn14Spec) -> Tensor:
     rate, default = spec.mel_sampling_rate or spec.sampling_rate, torch.get_default_dtype()
     torch.set_default_dtype(torch.float64)
     try:
-        filters = melscale_fbanks(
-            spec.n_fft // 2 + 1, spec.fmin, spec.fmax, spec.mels, rate, norm="slaney", mel_scale="slaney"
-        )
+        with torch.device("cpu"):
+            filters = melscale_fbanks(
+                spec.n_fft // 2 + 1, spec.fmin, spec.fmax, spec.mels, rate, norm="slaney", mel_scale="slaney"
+            )
     finally:
         torch.set_default_dtype(default)
     return filters.float()
@@ -132,6 +133,7 @@ class CnnEncoder(Backbone):
     def __init__(self, spec: Cnn14Spec) -> None:
         super().__init__(spec)
         self.spec = spec
+        mel_filters(spec)  # worked out here, where no other thread makes tensors meanwhile
         self.bn0 = nn.BatchNorm1d(
             spec.mels
         )  # torch's 2d one has wrong gradients for such strides in evaluation

@@ -223,5 +223,6 @@ class UnivalForConditionalGeneration(PreTrainedModel, GenerationMixin):
 
 
 AutoConfig.register(UnivalConfig.model_type, UnivalConfig)
-for auto in (AutoModel, AutoModelForSeq2SeqLM, AutoModelForImageTextToText):
-    auto.register(UnivalConfig, UnivalForConditionalGeneration)
+AutoModel.register(UnivalConfig, UnivalForConditionalGeneration)
+AutoModelForSeq2SeqLM.register(UnivalConfig, UnivalForConditionalGeneration)
+AutoModelForImageTextToText.register(UnivalConfig, UnivalForConditionalGeneration)

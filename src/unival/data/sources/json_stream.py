@@ -184,9 +184,12 @@ def json_values(path: Path, opening: str = "[") -> Iterator[Any]:
 
 def json_keys(path: Path) -> list[str] | None:
     """The keys of a file's object, None where it holds a list."""
-    with _opened(path, "{", "[") as stream:
-        is_list, keys = stream.peek() == "[", []
+    with open_text(path) as handle:
+        if JsonStream(path, handle).peek() == "[":  # its elements are for others to read
+            return None
+    keys = []
+    with _opened(path, "{") as stream:
         for key in stream.places():
             keys.append(key)
             stream.skip()
-    return None if is_list else keys
+    return keys

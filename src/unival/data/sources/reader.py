@@ -229,8 +229,8 @@ def split_of(name: str, default: str = "train") -> str:
     """The split that an official name stands for; of a path, its last part that says one."""
     for part in reversed(Path(name.lower()).parts):
         for word in re.findall("[a-z]+", part):  # whole words: `latest` is no test
-            if word in SPLIT_WORDS:
-                return SPLIT_WORDS[word]
+            if (known := word.removesuffix("set")) in SPLIT_WORDS:
+                return SPLIT_WORDS[known]
     return default
 
 

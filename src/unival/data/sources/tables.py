@@ -16,7 +16,7 @@ LISTS = ("references", "answers", "box", "objects", "extra")
 """Fields that a CSV holds as JSON."""
 
 
-SPLIT = re.compile(r"train|val|test\w*|ood-.+")
+SPLIT = re.compile(r"train|val|test(A|B|dev)?|ood-.+")
 
 
 def _place(path: Path) -> tuple[str, str]:
