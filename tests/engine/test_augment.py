@@ -1,6 +1,7 @@
 """Random views of training media: boxes follow their crops, draws are reproducible, evaluation has none."""
 
 import dataclasses
+import json
 
 import numpy as np
 import pytest
@@ -11,6 +12,7 @@ from unival.engine.collate import Collator
 from unival.engine.mixture import Mixture
 from unival.engine.sampler import Sampler
 from unival.engine.settings import AugmentConfig
+from unival.engine.train import Trainer
 from unival.errors import UserError
 from unival.record import Record
 
@@ -114,3 +116,15 @@ def test_damaged_media_are_counted_named_and_limited(tmp_path, capsys, monkeypat
     assert '"damaged": 2' in (tmp_path / "lenient/training.json").read_text()
     with pytest.raises(UserError, match=r"2 rows could not be read .*more than 1"):
         run(dataclasses.replace(config, damaged=1), tmp_path, "limited")
+
+
+@pytest.mark.fault
+def test_a_run_that_is_stopped_has_counted(tmp_path, monkeypatch):
+    """What was left out since the last log line is in the checkpoint."""
+    monkeypatch.setattr(standins, "Store", Damaged)
+    monkeypatch.setattr(Trainer, "_stop_agreed", lambda trainer: trainer.step == 6)  # one pass over 24 rows
+    config = standins.config({"image": 4}, steps=12, log_every=1000, damaged=2)
+    with pytest.raises(SystemExit):
+        run(config, tmp_path, "stopped")
+    meta = next(tmp_path.rglob("step-00000006/meta.json"))
+    assert json.loads(meta.read_text())["damaged"] == 1

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import multiprocessing
 import time
 
 import pytest
@@ -11,6 +12,7 @@ from safetensors.torch import load_file
 from unival.engine import collate
 from unival.engine.candidates import continuations
 from unival.engine.collate import Collator
+from unival.engine.loader import Loader
 from unival.engine.mixture import Mixture, MixtureConfig, StreamConfig
 from unival.engine.monitor import Monitor
 from unival.engine.optim import OptimizerConfig
@@ -405,3 +407,23 @@ def test_groups_hold_little_padding_and_compute_the_same(tmp_path, monkeypatch):
     assert numbers[0] > numbers[2] >= 3 and numbers[0] >= numbers[1] >= numbers[2]
     for _, other in weights[1:]:
         same(weights[0][1], other, relative=1e-4)
+
+
+class Hangs:
+    """Batches of which the second never comes."""
+
+    def __len__(self):
+        return 9
+
+    def __getitem__(self, step):
+        time.sleep(1000 if step else 0)
+        return []
+
+
+@pytest.mark.slow
+@pytest.mark.fault
+def test_a_loading_process_that_hangs_does_not_hold_the_run():
+    batches = iter(Loader(Hangs(), 0, workers=1))
+    assert next(batches) == []
+    batches.close()
+    assert not multiprocessing.active_children()

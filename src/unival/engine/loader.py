@@ -92,9 +92,9 @@ class Loader:
                 yield item
         finally:
             iterator._shutdown_workers()
-            for worker in iterator._workers:  # one that hangs in a read outlasts what PyTorch sends it
-                if worker.is_alive():
-                    worker.kill()
+            for worker in iterator._workers:  # one that hangs in a read has outlasted what PyTorch sent
+                worker.kill()
+                worker.join()
 
 
 def _outlast_sigterm(worker: int) -> None:
