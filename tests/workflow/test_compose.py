@@ -209,7 +209,7 @@ def test_the_documented_training_options_compose(project: Path) -> None:
 
 
 def test_a_recipe_of_ones_own_can_be_evaluated(project: Path) -> None:
-    mine = {"recipes": {"mine": {"method": "average"}}, "merges": ["mine"]}
+    mine = {"recipes": {"mine": {"method": "average", "models": ["caption", "vqa"]}}, "merges": ["mine"]}
     over = {"merge": mine, "evaluate": {"merges": ["mine"], "shifted_merges": ["mine"]}}
     edit(project / "params.yaml", lambda v: v["set"].update(over))
     assert yaml.safe_load(written(project)["evaluate.yaml"])["shifted_merges"] == ["mine"]
