@@ -48,7 +48,7 @@ def build(cls: type[T], mapping: Mapping[str, Any], where: str) -> T:
     for key in mapping:
         if key not in fields:
             raise UserError(f"{where}: unknown key '{key}': {nearest(str(key), fields)}")
-    values = {key: _convert(hints[key], value, f"{where}: {key}") for key, value in mapping.items()}
+    values = {key: convert(hints[key], value, f"{where}: {key}") for key, value in mapping.items()}
     missing = [
         name
         for name, field in fields.items()
@@ -64,7 +64,12 @@ def build(cls: type[T], mapping: Mapping[str, Any], where: str) -> T:
         raise UserError(f"{where}: {error}") from error
 
 
-def _convert(hint: Any, value: Any, where: str) -> Any:
+def convert(hint: Any, value: Any, where: str) -> Any:
+    """The value as a type hint wants it: whole numbers as floats, texts as paths, mappings as dataclasses.
+
+    Raises:
+        UserError: of another type; `where` starts the message.
+    """
     origin, arguments = typing.get_origin(hint), typing.get_args(hint)
     if hint is Any:
         return value
@@ -83,11 +88,11 @@ def _convert(hint: Any, value: Any, where: str) -> Any:
         if not isinstance(value, list | tuple):
             raise UserError(f"{where}: expected a list, found {value!r}")
         inner = arguments[0] if arguments else Any
-        return origin(_convert(inner, item, f"{where}[{index}]") for index, item in enumerate(value))
+        return origin(convert(inner, item, f"{where}[{index}]") for index, item in enumerate(value))
     if origin is dict:
         if not isinstance(value, Mapping):
             raise UserError(f"{where}: expected a mapping, found {value!r}")
-        return {key: _convert(arguments[1], item, f"{where}.{key}") for key, item in value.items()}
+        return {key: convert(arguments[1], item, f"{where}.{key}") for key, item in value.items()}
     return _convert_scalar(hint, value, where)
 
 
@@ -99,7 +104,7 @@ def _convert_union(options: tuple[Any, ...], value: Any, where: str) -> Any:
         if option is type(None):
             continue
         try:
-            return _convert(option, value, where)
+            return convert(option, value, where)
         except UserError as error:
             failures.append(error)
     raise failures[0]

@@ -399,7 +399,14 @@ def test_init_and_export_on_the_command_line(tmp_path: Path, capsys: pytest.Capt
 
 def test_init_names_what_is_wrong_in_the_settings(tmp_path: Path) -> None:
     UnivalTokenizer.train([" a b"], 290).save_pretrained(tmp_path / "vocab")
-    for fields, words in ({"d_modle": 32}, "d_modle.*d_model"), ({"d_model": 30}, "30 is not a multiple"):
+    wrong: list[tuple[dict[str, Any], str]] = [
+        ({"d_modle": 32}, "d_modle.*d_model"),
+        ({"d_model": 30}, "30 is not a multiple"),
+        ({"d_model": "768"}, "d_model: expected int, found '768'"),
+        ({"encoder_attention_heads": 0}, "768 is not a multiple of the 0"),
+        ({"is_encoder_decoder": "yes"}, "is_encoder_decoder: expected bool"),
+    ]
+    for fields, words in wrong:
         (tmp_path / "model.yaml").write_text(yaml.safe_dump({"config": fields}))
         with pytest.raises(UserError, match=rf"model\.yaml: .*{words}"):
             convert.initialise(tmp_path / "model.yaml", tmp_path / "out", vocab=tmp_path / "vocab")

@@ -6,6 +6,7 @@ from typing import Any
 
 from transformers import PreTrainedConfig
 
+from unival.config import convert
 from unival.errors import UserError, nearest
 
 
@@ -65,7 +66,7 @@ class UnivalConfig(PreTrainedConfig):
     def __post_init__(self, **kwargs: Any) -> None:
         super().__post_init__(**kwargs)
         for heads in (self.encoder_attention_heads, self.decoder_attention_heads):
-            if self.d_model % heads:
+            if heads < 1 or self.d_model % heads:
                 raise ValueError(f"d_model {self.d_model} is not a multiple of the {heads} attention heads")
 
     @classmethod
@@ -75,12 +76,14 @@ class UnivalConfig(PreTrainedConfig):
         Raises:
             UserError: an unknown field or a value that does not fit.
         """
-        fields = set(cls.__annotations__) - {"vocab_size"}
-        for name in settings:
+        fields = {name: hint for name, hint in cls.__annotations__.items() if name != "vocab_size"}
+        values = {}
+        for name, value in settings.items():
             if name not in fields:
                 raise UserError(f"{where}: unknown field '{name}': {nearest(name, fields)}")
+            values[name] = convert(fields[name], value, f"{where}: {name}")
         try:
-            return cls(vocab_size=vocab_size, **settings)
+            return cls(vocab_size=vocab_size, **values)
         except ValueError as error:
             raise UserError(f"{where}: {error}") from error
 
