@@ -100,19 +100,18 @@ def torchrun(processes: int) -> list[str]:
 
 def wait_for(command: Sequence[str]) -> int:
     """Run it; its exit status at the end. It is handed SIGTERM on; the SIGINT of a terminal goes to both."""
-    children: list[subprocess.Popen[bytes]] = []
+    child: subprocess.Popen[bytes] | None = None
     ended = False
 
     def end(*_: Any) -> None:
         nonlocal ended
         ended = True
-        for child in children:
+        if child is not None:
             child.terminate()
 
     previous = signal.signal(signal.SIGTERM, end)
     try:
         child = subprocess.Popen(command)
-        children.append(child)
         if ended:  # while it started
             child.terminate()
         while True:
