@@ -21,7 +21,7 @@ from collections.abc import Callable
 
 import torch
 
-from unival.engine.candidates import Candidates
+from unival.engine.inference.candidates import Candidates
 from unival.model import UnivalConfig, UnivalForConditionalGeneration
 from unival.model.constraints import Constraint, Locations, Trie
 from unival.model.generation import SearchOptions, beam_search

@@ -26,10 +26,10 @@ from PIL import Image
 from tests.engine import standins
 from unival.data.media import encode_image, encode_video, segment_frames
 from unival.data.store import MediaStore, ShardWriter
-from unival.engine.collate import Collator, Source
-from unival.engine.loader import Loader, StepBatches
-from unival.engine.mixture import Mixture, MixtureConfig, StreamConfig
-from unival.engine.sampler import Sampler
+from unival.engine.batches.collate import Collator, Source
+from unival.engine.batches.loader import Loader, StepBatches
+from unival.engine.batches.mixture import Mixture, MixtureConfig, StreamConfig
+from unival.engine.batches.sampler import Sampler
 from unival.model.processing import UnivalProcessor
 from unival.record import Record
 from unival.vocab import UnivalTokenizer

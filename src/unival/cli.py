@@ -17,12 +17,12 @@ TRAINING = ("pretrain", "finetune")
 OWN_PARSERS = {
     "sweep": "unival.sweep",
     "convert": "unival.model.convert",
-    "predict": "unival.engine.predict_command",
-    "score": "unival.engine.score_command",
-    "import": "unival.data.sources.importing",
+    "predict": "unival.commands.predict",
+    "score": "unival.commands.score",
+    "import": "unival.commands.importing",
     "export": "unival.data.sources.ofa_tsv",
     "overlap": "unival.data.overlap",
-    "merge": "unival.merging.cli",
+    "merge": "unival.commands.merge",
 }
 """Commands that read their own arguments: module with `main(arguments)`."""
 
@@ -94,12 +94,12 @@ def _run(options: argparse.Namespace) -> None:
     if "RANK" not in os.environ or base.STARTED not in os.environ:  # a rank's is that of the command
         os.environ[base.STARTED] = started
     if options.stage in TRAINING:
-        from unival.engine import runtime
+        from unival.engine.machine import runtime
 
         base.read(options.stage, options.config)  # one message about it, not one of each rank
         machine = runtime.load()
         if machine.cores() > 1:
-            importlib.import_module("unival.stages.parts")  # once, for all ranks that are forked
+            importlib.import_module("unival.study.benchmark")  # once, for all ranks that are forked
         words = [options.stage, "--config", str(options.config), "--out", str(options.out)]
         status = machine.launch(["run", *words], main)
         if status is not None:
@@ -116,7 +116,7 @@ def _list(options: argparse.Namespace) -> None:
     for group in [options.group] if options.group else groups:
         print(f"{group}: {' '.join(compose.options(group))}")
     if options.group is None:
-        from unival.data.prepare import load_sources
+        from unival.data.catalog import load_sources
         from unival.data.sources.reader import READERS
 
         load_sources()
@@ -124,6 +124,6 @@ def _list(options: argparse.Namespace) -> None:
 
 
 def _doctor(options: argparse.Namespace) -> None:
-    from unival import doctor
+    from unival.commands import doctor
 
     doctor.main()

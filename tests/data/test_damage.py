@@ -14,8 +14,8 @@ import official
 import pyarrow.parquet as pq
 import pytest
 
+from unival.commands.importing import import_dataset
 from unival.data.media import SUFFIXES
-from unival.data.sources.importing import import_dataset
 from unival.errors import UserError
 
 pytestmark = pytest.mark.fault

@@ -16,11 +16,12 @@ import pyarrow.parquet as pq
 import pytest
 from official import BOXES, JPG, PIXELS, PNG, REFS, archive, make, write
 
-from unival import safe_pickle
+from unival.commands.importing import import_dataset
 from unival.data import media
+from unival.data.catalog import load_sources
 from unival.data.manifest import read_records
-from unival.data.prepare import PrepareConfig, load_sources, prepare
-from unival.data.sources.importing import import_dataset
+from unival.data.prepare import PrepareConfig, prepare
+from unival.data.sources import safe_pickle
 from unival.data.sources.ofa_tsv import write_tsv
 from unival.data.sources.reader import READERS, data_folder, split_of
 from unival.data.sources.regions import corners

@@ -10,12 +10,13 @@ import pytest
 import yaml
 
 from unival import config
+from unival.commands.importing import import_dataset
+from unival.data.benchmarks.world.handwriting import other_handwriting
+from unival.data.catalog import load_sources
 from unival.data.manifest import read_records
 from unival.data.media import SUFFIXES
-from unival.data.prepare import PrepareConfig, load_sources, prepare
+from unival.data.prepare import PrepareConfig, prepare
 from unival.data.source import MediaItem
-from unival.data.sources.handwriting import other_handwriting
-from unival.data.sources.importing import import_dataset
 from unival.data.sources.ofa_tsv import write_tsv
 from unival.data.sources.reader import READERS
 from unival.data.store import MediaStore
@@ -240,8 +241,8 @@ def test_photos_labels_are_those_of_the_people(photos: tuple[Path, dict[str, Any
 
 def test_the_papers_suite_runs_on_the_small_real_data(photos: tuple[Path, dict[str, Any]]) -> None:
     """Every task of the paper with its decoding (conf/edition/paper.yaml), by a model of random weights."""
-    from unival.engine.evaluate import evaluate_cell
-    from unival.stages.parts import Benchmark, new_model
+    from unival.engine.inference.evaluate import evaluate_cell
+    from unival.study.benchmark import Benchmark, new_model
     from unival.tasks import TaskConfig
 
     conf = BENCHMARKS.parent

@@ -11,12 +11,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from unival.data.benchmarks.world.concepts import HELD_OUT_PAIRS, noun
+from unival.data.benchmarks.world.digits import PORTIONS, bank_from_arrays, bundled, bundled_bank
+from unival.data.benchmarks.world.splits import ALL_TASKS as TASKS
 from unival.data.contact_sheet import contact_sheet
 from unival.data.manifest import read_records
 from unival.data.store import MediaStore
-from unival.data.world.concepts import HELD_OUT_PAIRS, noun
-from unival.data.world.digits import PORTIONS, bank_from_arrays, bundled, bundled_bank
-from unival.data.world.splits import ALL_TASKS as TASKS
 from unival.errors import UserError
 from unival.metrics.world_checker import check_caption
 from unival.record import Record
@@ -48,8 +48,8 @@ SCRIPT = """
 import hashlib, sys
 from unival.data.source import MediaItem
 from unival import config
-from unival.data.world.source import make_source
-from unival.data.world.splits import WorldOptions
+from unival.data.benchmarks.world.source import make_source
+from unival.data.benchmarks.world.splits import WorldOptions
 import json
 source = make_source(config.build(WorldOptions, json.loads(sys.argv[1]), "test"))
 state = hashlib.sha256()
@@ -269,10 +269,10 @@ def test_the_language_is_small(world_dir: Path) -> None:
 
 def test_a_bank_from_other_images(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     from unival import config
+    from unival.data.benchmarks.world.handwriting import HANDWRITING
+    from unival.data.benchmarks.world.source import make_source
+    from unival.data.benchmarks.world.splits import WorldOptions
     from unival.data.source import MediaItem
-    from unival.data.sources.handwriting import HANDWRITING
-    from unival.data.world.source import make_source
-    from unival.data.world.splits import WorldOptions
 
     images = np.zeros((20, 16, 16), np.uint8)
     images[:, 3:12, 5:9] = 255
@@ -323,7 +323,7 @@ def test_contact_sheets_show_each_medium(world_dir: Path, tmp_path: Path, task: 
 )
 def test_bad_options_are_explained(change: dict, message: str) -> None:
     from unival import config
-    from unival.data.world.splits import WorldOptions
+    from unival.data.benchmarks.world.splits import WorldOptions
 
     amounts = {"images": 4, "videos": 4, "sounds": 4}
     options = {
@@ -336,9 +336,9 @@ def test_bad_options_are_explained(change: dict, message: str) -> None:
 
 def test_the_shipped_configuration_builds() -> None:
     from unival import config
+    from unival.data.benchmarks.world.splits import WorldOptions
     from unival.data.prepare import PrepareConfig
     from unival.data.shifts import SHIFTS
-    from unival.data.world.splits import WorldOptions
 
     path = Path(__file__).parents[2] / "conf" / "benchmark" / "world.yaml"
     built = config.build(PrepareConfig, config.load(path), str(path))

@@ -18,8 +18,8 @@ import torch
 from torch.distributed import _functional_collectives as funcol
 
 from unival.engine import checkpoint, train
+from unival.engine.machine.runtime import Runtime
 from unival.engine.optim import OptimizerConfig
-from unival.engine.runtime import Runtime
 from unival.engine.settings import SelectionConfig
 
 from . import standins

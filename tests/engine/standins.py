@@ -8,8 +8,8 @@ import numpy as np
 import torch
 from torch import nn
 
-from unival.engine.collate import Source
-from unival.engine.mixture import MixtureConfig, StreamConfig
+from unival.engine.batches.collate import Source
+from unival.engine.batches.mixture import MixtureConfig, StreamConfig
 from unival.engine.optim import OptimizerConfig
 from unival.engine.settings import TrainConfig
 from unival.record import Record

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from unival.engine.candidates import Candidates
+from unival.engine.inference.candidates import Candidates
 from unival.model.constraints import Locations, Trie
 from unival.model.generation import SearchOptions, beam_search
 
@@ -106,8 +106,8 @@ def test_candidates_after_prompts_of_unequal_length(monkeypatch):
         prefix = prefix_BP[row : row + 1, :length] if length else None
         alone = Candidates(answers, EOS, PAD).score(model, one, prefix)
         torch.testing.assert_close(scores_BC[row], alone[0])
-    monkeypatch.setattr("unival.engine.candidates.CHUNK_TOKENS", 1)
-    monkeypatch.setattr("unival.engine.candidates.CHUNK_SCORES", 1)
+    monkeypatch.setattr("unival.engine.inference.candidates.CHUNK_TOKENS", 1)
+    monkeypatch.setattr("unival.engine.inference.candidates.CHUNK_SCORES", 1)
     chunked_BC = Candidates(answers, EOS, PAD).score(model, model.encoded, prefix_BP)
     torch.testing.assert_close(chunked_BC, scores_BC)
 

@@ -9,7 +9,7 @@ import torch
 
 from unival.engine import checkpoint
 from unival.engine.checkpoint import Checkpoints, atomic_folder, load_weights
-from unival.engine.runtime import Runtime
+from unival.engine.machine.runtime import Runtime
 from unival.engine.train import train
 from unival.errors import UserError
 

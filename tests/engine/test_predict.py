@@ -7,9 +7,15 @@ import pytest
 import torch
 
 from tests.tasks import world
-from unival.engine import evaluate
-from unival.engine.evaluate import blind_baselines, evaluate_cell, score_cell, swap_media, swapped_baseline
-from unival.engine.predict import predict
+from unival.engine.inference import evaluate
+from unival.engine.inference.evaluate import (
+    blind_baselines,
+    evaluate_cell,
+    score_cell,
+    swap_media,
+    swapped_baseline,
+)
+from unival.engine.inference.predict import predict
 from unival.errors import UserError
 
 STORE = world.Store()

@@ -8,7 +8,7 @@ from PIL import Image
 
 from tests.tasks import world
 from unival.cli import main
-from unival.engine.predictor import Predictor, as_json, media_files
+from unival.engine.inference.predictor import Predictor, as_json, media_files
 from unival.errors import UserError
 
 

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from unival.engine import runtime
+from unival.engine.machine import runtime
 from unival.errors import UserError
 
 FOLDER = Path(__file__).parents[2] / "conf/runtime"
@@ -65,7 +65,7 @@ def test_torchrun_unless_this_is_a_rank(monkeypatch):
 
 WAITING = """
 import subprocess, sys
-from unival.engine import runtime
+from unival.engine.machine import runtime
 
 code = "import signal, sys, time; signal.signal(signal.SIGTERM, lambda *_: sys.exit(9)); "
 code += "print('up', flush=True); time.sleep(60)"
@@ -75,7 +75,7 @@ print(runtime.wait_for([sys.executable, "-c", code]))
 
 @pytest.mark.distributed
 def test_sigterm_is_handed_to_torchrun_and_its_end_awaited():
-    environment = {**os.environ, "PYTHONPATH": str(Path(runtime.__file__).parents[2])}
+    environment = {**os.environ, "PYTHONPATH": str(Path(runtime.__file__).parents[3])}
     process = subprocess.Popen(
         [sys.executable, "-c", WAITING], env=environment, stdout=subprocess.PIPE, text=True
     )
@@ -87,7 +87,7 @@ def test_sigterm_is_handed_to_torchrun_and_its_end_awaited():
 FORKING = """
 import os, signal, sys, time
 from pathlib import Path
-from unival.engine import runtime
+from unival.engine.machine import runtime
 
 signal.signal(signal.SIGINT, signal.SIG_IGN)  # as in a background job
 
@@ -102,7 +102,7 @@ print(runtime.fork(2, work))
 
 def forked(folder, body):
     code = FORKING.format(body=body)
-    source = Path(runtime.__file__).parents[2]
+    source = Path(runtime.__file__).parents[3]
     return subprocess.Popen(
         [sys.executable, "-c", code],
         cwd=folder,
@@ -149,7 +149,7 @@ PARALLEL = """
 import os, sys, time
 from functools import partial
 from pathlib import Path
-from unival.engine import runtime
+from unival.engine.machine import runtime
 from unival.errors import UserError
 
 def job(number):
@@ -165,7 +165,7 @@ print("after")
 
 
 def in_parallel(folder, **values):
-    source = Path(runtime.__file__).parents[2]
+    source = Path(runtime.__file__).parents[3]
     return subprocess.run(
         [sys.executable, "-c", PARALLEL.format(**values)],
         cwd=folder,

@@ -7,8 +7,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from unival import config
-from unival.engine.mixture import Mixture, MixtureConfig, StreamConfig
-from unival.engine.sampler import Sampler, permutation
+from unival.engine.batches.mixture import Mixture, MixtureConfig, StreamConfig
+from unival.engine.batches.sampler import Sampler, permutation
 from unival.errors import UserError
 
 SIZES = st.dictionaries(st.sampled_from("abcd"), st.integers(1, 40), min_size=1)

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from unival.engine import slurm
-from unival.engine.runtime import Runtime
+from unival.engine.machine import slurm
+from unival.engine.machine.runtime import Runtime
 from unival.errors import UserError
 
 submitit = pytest.importorskip("submitit")
@@ -35,7 +35,7 @@ def place(tmp_path, monkeypatch):
     (tmp_path / "conf/runtime").mkdir(parents=True)
     (tmp_path / "program.py").write_text(PROGRAM)
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("PYTHONPATH", str(Path(slurm.__file__).parents[2]))
+    monkeypatch.setenv("PYTHONPATH", str(Path(slurm.__file__).parents[3]))
     monkeypatch.delenv("RANK", raising=False)
     return tmp_path
 

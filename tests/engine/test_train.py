@@ -9,15 +9,15 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from unival.engine import collate
-from unival.engine.candidates import continuations
-from unival.engine.collate import Collator
-from unival.engine.loader import Loader
-from unival.engine.mixture import Mixture, MixtureConfig, StreamConfig
+from unival.engine.batches import collate
+from unival.engine.batches.collate import Collator
+from unival.engine.batches.loader import Loader
+from unival.engine.batches.mixture import Mixture, MixtureConfig, StreamConfig
+from unival.engine.batches.sampler import Sampler
+from unival.engine.inference.candidates import continuations
+from unival.engine.machine.runtime import Runtime
 from unival.engine.monitor import Monitor
 from unival.engine.optim import OptimizerConfig
-from unival.engine.runtime import Runtime
-from unival.engine.sampler import Sampler
 from unival.engine.settings import LossConfig, SelectionConfig
 from unival.engine.train import Trainer, train
 from unival.errors import UserError

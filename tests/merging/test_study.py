@@ -10,8 +10,9 @@ from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
 from torch import nn
 
+from unival.commands import merge as command
 from unival.errors import UserError
-from unival.merging import cli, collect, curves, search
+from unival.merging import collect, curves, search
 from unival.merging.geometry import geometry
 from unival.merging.live import Interpolation
 from unival.merging.select import kth_largest
@@ -257,7 +258,7 @@ def test_statistics_are_saved_with_their_origin(tmp_path):
 
 
 def call(*words):
-    cli.main([str(word) for word in words])
+    command.main([str(word) for word in words])
 
 
 def test_command_line(tmp_path, capsys, monkeypatch):

@@ -2,8 +2,8 @@
 
 import pytest
 
+from unival.data.benchmarks.digits.text import MOVES, image_captions, video_captions
 from unival.data.sources.digit_sets import NUMBERS, spoken_captions
-from unival.data.sources.digit_text import MOVES, image_captions, video_captions
 from unival.metrics.digit_checker import digit_share
 from unival.metrics.world_checker import check_caption
 

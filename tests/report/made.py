@@ -194,7 +194,7 @@ def write_results(root, data):
 
 def write_merging(folder):
     """League, pairs, fronts and geometry."""
-    from unival.stages.league import COLUMNS, FRONT_COLUMNS, PAIR_COLUMNS
+    from unival.study.leaderboard import COLUMNS, FRONT_COLUMNS, PAIR_COLUMNS
 
     models = {"experts": 1.0, "pretrain/video_text": 0.7, "merged/average": 0.93, "merged/ties": 0.9}
     tasks = " ".join(IMAGE_TASKS)

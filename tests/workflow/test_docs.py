@@ -10,7 +10,7 @@ import yaml
 from unival import cli, compose, config
 from unival.merging import Recipe
 from unival.merging.methods import METHODS
-from unival.stages.fit import Search
+from unival.study.coefficients import Search
 
 ROOT = Path(__file__).parents[2]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]

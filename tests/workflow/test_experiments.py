@@ -176,9 +176,9 @@ def few_rows(train):
 @pytest.mark.slow
 @pytest.mark.parametrize("name", RUNS)
 def test_two_steps_at_full_size(name, tmp_path, small_world):
-    from unival.engine.runtime import Runtime
+    from unival.engine.machine.runtime import Runtime
     from unival.engine.train import train
-    from unival.stages.parts import Benchmark, new_model
+    from unival.study.benchmark import Benchmark, new_model
 
     run = composed(name)
     base = config.load(ROOT / "conf/model/base.yaml")

@@ -10,9 +10,10 @@ import yaml
 
 from unival.merging import verify
 from unival.metrics.bootstrap import interval
-from unival.stages import evaluate, league
+from unival.stages import evaluate
 from unival.stages import merge as merge_stage
-from unival.stages.cells import Result, Spec
+from unival.study import leaderboard
+from unival.study.cells import Result, Spec
 from unival.tracking import Tracker
 
 PAIR = ["vqa", "grounding"]
@@ -31,7 +32,7 @@ def table(columns, rows):
 
 def test_lines_of_the_league(tmp_path, monkeypatch):
     """The expert's share is 1 without spread; a copy of it too; half the score is half the share."""
-    monkeypatch.setattr(league, "_updates", lambda task: 10)
+    monkeypatch.setattr(leaderboard, "_updates", lambda task: 10)
     monkeypatch.chdir(tmp_path)
     note = tmp_path / "models/merged/copy/made.json"
     note.parent.mkdir(parents=True)
@@ -48,7 +49,7 @@ def test_lines_of_the_league(tmp_path, monkeypatch):
                 result("merged/half", "merged", task, own / (2 if task == "vqa" else 1), tmp_path, split),
             ]
     tasks = {"copy": PAIR, "half": PAIR, "absent": PAIR}
-    lines = table(league.COLUMNS, league.rows(found, tasks, 200))
+    lines = table(leaderboard.COLUMNS, leaderboard.rows(found, tasks, 200))
     experts, pretrained, copy, half = lines[:4]
     order = ["experts", "pretrain/p", "merged/copy", "merged/half"]
     assert [line["model"] for line in lines] == order * 2
@@ -65,7 +66,7 @@ def test_lines_of_the_league(tmp_path, monkeypatch):
 
 def test_corruptions_of_the_same_rows_are_no_more_rows(tmp_path, monkeypatch):
     """The mean over twelve equal cells is known as well as one of them."""
-    monkeypatch.setattr(league, "_updates", lambda task: 1)
+    monkeypatch.setattr(leaderboard, "_updates", lambda task: 1)
     scores = np.random.default_rng(0).random(60)
     spreads = []
     for severities in ([1], range(1, 13)):
@@ -73,7 +74,7 @@ def test_corruptions_of_the_same_rows_are_no_more_rows(tmp_path, monkeypatch):
             result("finetune/vqa", "finetuned", "vqa", scores, tmp_path, shift="blur", severity=severity)
             for severity in severities
         ]
-        (line,) = table(league.COLUMNS, league.rows(found, {"average": ["vqa"]}, 200))
+        (line,) = table(leaderboard.COLUMNS, leaderboard.rows(found, {"average": ["vqa"]}, 200))
         spreads.append((line["mean_low"], line["mean_high"]))
     assert spreads[0] == spreads[1]
 
@@ -87,8 +88,8 @@ def test_pairs_have_barriers_the_middle_and_a_front(tmp_path):
         for task, line in heights.items()
         for place, height in line.items()
     ]
-    lines = league.lines_of(points, 200)
-    vqa, grounding = table(league.PAIR_COLUMNS, league.pair_rows(lines))
+    lines = leaderboard.lines_of(points, 200)
+    vqa, grounding = table(leaderboard.PAIR_COLUMNS, leaderboard.pair_rows(lines))
     assert vqa["barrier"] == pytest.approx(0.2) and vqa["barrier_at"] == 0.5
     assert vqa["barrier_low"] == pytest.approx(0.2) == vqa["barrier_high"]  # the noise is shared: paired
     assert grounding["barrier"] == 0
@@ -96,9 +97,9 @@ def test_pairs_have_barriers_the_middle_and_a_front(tmp_path):
     assert (vqa["minus_mean"], grounding["minus_mean"]) == pytest.approx((-0.2, 0.5))
     assert vqa["p"] == grounding["p"] == pytest.approx(4 / 201, abs=1e-6)  # twice 2 / 201, after Holm
     equal = [("a", "b", t, result("a-b", "interpolated", "vqa", noise, tmp_path)) for t in (0.0, 0.5, 1.0)]
-    (row,) = table(league.PAIR_COLUMNS, league.pair_rows(league.lines_of(equal, 200)))
+    (row,) = table(leaderboard.PAIR_COLUMNS, leaderboard.pair_rows(leaderboard.lines_of(equal, 200)))
     assert (row["minus_best"], row["p"], row["barrier"]) == (0, 1, 0)
-    (front,) = table(league.FRONT_COLUMNS, league.front_rows(lines))
+    (front,) = table(leaderboard.FRONT_COLUMNS, leaderboard.front_rows(lines))
     assert (front["on_front"], front["points"]) == (3, 3)
     assert front["area_of_ends"] == pytest.approx(0.6 * 0.6 + 0.2 * 0.2, abs=0.01)
     assert front["area"] == pytest.approx(front["area_of_ends"] + 0.5 * 0.3, abs=0.01)

@@ -5,10 +5,8 @@ fails when more than a set share is bad. The folder appears whole or not at all.
 """
 
 import fcntl
-import importlib
 import json
 import os
-import pkgutil
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -16,7 +14,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from unival.data import sources, world
+from unival.data.catalog import load_sources
 from unival.data.intake import REJECTED, Intake
 from unival.data.overlap import overlaps
 from unival.data.source import SOURCES, Source
@@ -55,13 +53,6 @@ class PrepareConfig:
     max_rejected: float
     """Largest share of bad rows and media that is accepted."""
     tokenizer: TokenizerConfig | None = None
-
-
-def load_sources() -> None:
-    """Import every module that registers a source."""
-    for package in (sources, world):
-        for info in pkgutil.iter_modules(package.__path__, f"{package.__name__}."):
-            importlib.import_module(info.name)
 
 
 def prepare(

@@ -1,5 +1,5 @@
-"""Training and evaluation, whatever the task: read mixture, sampler, collate, optim,
-checkpoint, train in this order.
+"""The update loop, whatever the task: read settings, objective, optim, checkpoint, train in this order.
 
+Beside it: `batches/` (what feeds a step), `inference/` (what a model answers), `machine/` (where it runs).
 The engine knows neither MLflow, Hydra nor DVC; what wants to follow a run is a callback.
 """

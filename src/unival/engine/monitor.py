@@ -15,8 +15,8 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from unival.engine.collate import Batch
-from unival.engine.distributed import World
+from unival.engine.batches.collate import Batch
+from unival.engine.machine.distributed import World
 
 BOTTLENECK = 0.25
 """Share of a window spent waiting for data from which on the loader counts as slow."""

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from unival.engine.collate import IGNORED, Batch, Part
+from unival.engine.batches.collate import IGNORED, Batch, Part
 from unival.engine.settings import LossConfig
 from unival.model.loss import sequence_loss
 

@@ -3,7 +3,7 @@
 from dataclasses import dataclass, field
 from typing import Literal
 
-from unival.engine.mixture import MixtureConfig
+from unival.engine.batches.mixture import MixtureConfig
 from unival.engine.optim import OptimizerConfig
 
 

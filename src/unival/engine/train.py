@@ -24,16 +24,16 @@ from torch import Tensor, nn
 
 from unival import files
 from unival.engine import lora, sharding
+from unival.engine.batches.collate import VALUES, Batch, Collator, Source
+from unival.engine.batches.loader import Loader, StepBatches
+from unival.engine.batches.mixture import Mixture
+from unival.engine.batches.sampler import Sampler
 from unival.engine.checkpoint import Checkpoints, atomic_folder, load_weights, weights_digest
-from unival.engine.collate import VALUES, Batch, Collator, Source
-from unival.engine.distributed import World, replicated, synchronised, world
-from unival.engine.loader import Loader, StepBatches
-from unival.engine.mixture import Mixture
+from unival.engine.machine.distributed import World, replicated, synchronised, world
+from unival.engine.machine.runtime import Runtime
 from unival.engine.monitor import Callback, Monitor, SpikeAlarm, Window
 from unival.engine.objective import LossModule
 from unival.engine.optim import Ema, build_optimizer, freeze, learning_rate, set_rate, train_only
-from unival.engine.runtime import Runtime
-from unival.engine.sampler import Sampler
 from unival.engine.settings import TrainConfig
 from unival.errors import UserError
 from unival.record import MEDIA

@@ -19,7 +19,7 @@ from matplotlib.axes import Axes
 
 from unival.report import words
 from unival.report.page import Figure
-from unival.report.study import Row, Study
+from unival.study.tables import Row, Study
 
 COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 MARKERS = ("o", "s", "^", "D", "v", "P", "X")

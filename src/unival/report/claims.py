@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
 from unival.report import words
-from unival.report.study import Row, Study
+from unival.study.tables import Row, Study
 
 Verdict = Literal["supported", "not supported", "undecided", "not tested"]
 MARGIN = 0.05

@@ -6,7 +6,7 @@ from typing import Any
 
 from unival.report import charts, claims, dag, gallery, merging, words
 from unival.report.page import Block, Cell, Document, Figures, Fold, Points, Section, Table, Text
-from unival.report.study import Row, Study
+from unival.study.tables import Row, Study
 
 TONES = {"supported": "good", "not supported": "bad"}
 

@@ -10,7 +10,7 @@ from matplotlib.patches import FancyBboxPatch
 from unival.report import words
 from unival.report.charts import COLORS, GREY, panel
 from unival.report.page import Figure
-from unival.report.study import Study
+from unival.study.tables import Study
 
 HEIGHT, STEP = 0.95, 1.4
 Place = tuple[float, float, float]

@@ -12,7 +12,7 @@ from unival.errors import UserError
 from unival.files import atomic
 from unival.report import words
 from unival.report.page import Figure
-from unival.report.study import Row, Study
+from unival.study.tables import Row, Study
 
 PER_TASK = 4
 FRAMES = 4

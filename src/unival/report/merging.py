@@ -5,7 +5,7 @@ from typing import Any
 
 from unival.report import charts, words
 from unival.report.page import Block, Figure, Figures, Table, Text
-from unival.report.study import Study
+from unival.study.tables import Study
 
 TEXT = (
     "**Share** is the mean over tasks of the score divided by that of the task's own expert. In the plane, "

@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from unival.report.study import Row, Study
+from unival.study.tables import Row, Study
 
 TASK_FIELDS = ("metric", "value", "low", "high", "n", "blind", "majority")
 CELL_FIELDS = ("model", "kind", "task", "split", "shift", "severity", "metric", "value", "low", "high", "n")

@@ -21,7 +21,7 @@ from unival.stages.base import StageIO, rounded
 from unival.tasks import TaskConfig
 
 if TYPE_CHECKING:
-    from unival.stages.cells import Result
+    from unival.study.cells import Result
 
 COLUMNS = (
     "study", "variant", "baseline", "seed", "task", "metric", "value", "low", "high", "n",
@@ -93,8 +93,8 @@ class Config:
 
 def run(config: Config, io: StageIO) -> None:
     """Write a table per study."""
-    from unival.engine.runtime import parallel
-    from unival.stages.parts import Benchmark
+    from unival.engine.machine.runtime import parallel
+    from unival.study.benchmark import Benchmark
 
     Benchmark(config.data, config.tasks).log(io, ["train", "test"])
     lab = Laboratory(config, io.shared_scratch)
@@ -127,7 +127,7 @@ class Laboratory:
     """Trains variants and keeps their results."""
 
     def __init__(self, config: Config, scratch: Path) -> None:
-        from unival.stages.parts import Benchmark
+        from unival.study.benchmark import Benchmark
 
         self.config, self.benchmark = config, Benchmark(config.data, config.tasks)
         self.folder = scratch / "variants"
@@ -141,8 +141,8 @@ class Laboratory:
 
     def results(self, study_name: str, name: str, seed: int) -> dict[str, "Result"]:
         """Results of a variant on the study's tasks; it is trained when it was not before."""
-        from unival.stages.cells import Cells, Spec
-        from unival.stages.parts import load_model
+        from unival.study.benchmark import load_model
+        from unival.study.cells import Cells, Spec
 
         study, key = self.config.definitions[study_name], self.key(study_name, name, seed)
         cells = Cells(
@@ -198,9 +198,9 @@ class Laboratory:
 
     def _train(self, study: Study, name: str, seed: int, key: str) -> Path:
         """The model folder of the last phase."""
-        from unival.engine.runtime import load as load_runtime
+        from unival.engine.machine.runtime import load as load_runtime
         from unival.engine.train import train
-        from unival.stages.parts import load_model, new_model
+        from unival.study.benchmark import load_model, new_model
 
         variant = study.variants[name]
         folder: Path | None = Path(variant.init) if variant.init else None

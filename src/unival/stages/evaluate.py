@@ -7,7 +7,7 @@ Written files:
     reports/metrics/comparisons.csv     a merged model against the task's expert, and the pretrained model:
                                         paired differences
     reports/metrics/{league,pairs,fronts}.csv   merged models over their tasks, in and out of distribution;
-                                        what lies between two models (stages/league.py)
+                                        what lies between two models (study/leaderboard.py)
     reports/predictions/<model>/<task>/<split>[-<shift>-<severity>].jsonl   a line per row, with its scores
 """
 
@@ -20,12 +20,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from unival import files
-from unival.stages import league
 from unival.stages.base import StageIO, rounded
+from unival.study import leaderboard
 from unival.tasks import TaskConfig
 
 if TYPE_CHECKING:
-    from unival.stages.cells import Cells, Result, Spec
+    from unival.study.cells import Cells, Result, Spec
 
 TEST = "test"
 CELL_COLUMNS = (
@@ -94,8 +94,8 @@ class Config:
 
 def run(config: Config, io: StageIO) -> None:
     """Write metrics and predictions."""
-    from unival.engine.runtime import parallel
-    from unival.stages.parts import Benchmark
+    from unival.engine.machine.runtime import parallel
+    from unival.study.benchmark import Benchmark
 
     benchmark = Benchmark(config.data, config.tasks)
     benchmark.log(io, [TEST, *benchmark.shifts])
@@ -109,8 +109,8 @@ def run(config: Config, io: StageIO) -> None:
 
 
 def _cells(config: Config, scratch: Path) -> "Cells":
-    from unival.stages.cells import Cells
-    from unival.stages.parts import Benchmark
+    from unival.study.benchmark import Benchmark
+    from unival.study.cells import Cells
 
     benchmark = Benchmark(config.data, config.tasks)
     return Cells(scratch, benchmark, config.tasks, config.batch_size, config.resamples)
@@ -118,14 +118,14 @@ def _cells(config: Config, scratch: Path) -> "Cells":
 
 def _of_model(config: Config, scratch: Path, folder: Path, specs: list["Spec"]) -> list["Result"]:
     """The cells of one model, which is read when the first of them has to be computed."""
-    from unival.stages.parts import load_model
+    from unival.study.benchmark import load_model
 
     return _cells(config, scratch).run(specs, _digest(folder), cache(partial(load_model, folder)))
 
 
 def _plan(config: Config, benchmark: Any) -> Iterator[tuple[Path, list["Spec"]]]:
     """(model folder, its cells) of every model there is."""
-    from unival.stages.cells import Spec
+    from unival.study.cells import Spec
 
     for task in config.experts:
         folder = Path("models/finetune") / task
@@ -159,7 +159,7 @@ def merged_tasks(config: Config) -> dict[str, list[str]]:
     """The tasks of every merged model: its experts', or those it was finetuned on again."""
     there = [note.parent.name for note in sorted(Path("models/merged").glob("*/made.json"))]
     order = dict.fromkeys([*(name for name in config.merges if name in there), *there])
-    return {name: league.made(f"merged/{name}")["tasks"] for name in order}
+    return {name: leaderboard.made(f"merged/{name}")["tasks"] for name in order}
 
 
 def _shifted(config: Config, benchmark: Any, own: "Spec") -> list["Spec"]:
@@ -193,7 +193,7 @@ def _end(config: Config, name: str) -> tuple[Path, list[str]]:
     expert = Path("models/finetune") / name
     if name in config.experts and (expert / "config.json").is_file():
         return expert, [name]
-    return Path("models/merged") / name, league.made(f"merged/{name}").get("tasks", [])
+    return Path("models/merged") / name, leaderboard.made(f"merged/{name}").get("tasks", [])
 
 
 def _of_pair(
@@ -201,8 +201,8 @@ def _of_pair(
 ) -> list[tuple[str, str, float, "Result"]]:
     """Points between two models: (first, second, alpha, result), the ends included."""
     from unival.merging import AlignRule, Interpolation
-    from unival.stages.cells import Spec
-    from unival.stages.parts import load_model
+    from unival.study.benchmark import load_model
+    from unival.study.cells import Spec
 
     cells, last = _cells(config, scratch), config.interpolation.points + 1
     ends = [_end(config, name) for name in (first, second)]
@@ -246,11 +246,11 @@ def _write(
     )
     files.write_csv(folder / "interpolation.csv", CURVE_COLUMNS, points)
     files.write_csv(folder / "comparisons.csv", COMPARISON_COLUMNS, _comparisons(config, results))
-    table = league.rows(results, merged_tasks(config), config.resamples)
-    files.write_csv(folder / "league.csv", league.COLUMNS, table)
-    lines = league.lines_of(curves, config.resamples)
-    files.write_csv(folder / "pairs.csv", league.PAIR_COLUMNS, league.pair_rows(lines))
-    files.write_csv(folder / "fronts.csv", league.FRONT_COLUMNS, league.front_rows(lines))
+    table = leaderboard.rows(results, merged_tasks(config), config.resamples)
+    files.write_csv(folder / "league.csv", leaderboard.COLUMNS, table)
+    lines = leaderboard.lines_of(curves, config.resamples)
+    files.write_csv(folder / "pairs.csv", leaderboard.PAIR_COLUMNS, leaderboard.pair_rows(lines))
+    files.write_csv(folder / "fronts.csv", leaderboard.FRONT_COLUMNS, leaderboard.front_rows(lines))
     _write_predictions(results, io)
     _log(tasks, results, io)
 

@@ -28,7 +28,7 @@ class Config:
 
 def run(config: Config, io: StageIO) -> None:
     """Write `models/finetune/<task>`."""
-    from unival.stages.parts import TRAIN, VAL, Benchmark, load_model, train_and_publish, validation
+    from unival.study.benchmark import TRAIN, VAL, Benchmark, load_model, train_and_publish, validation
 
     benchmark = Benchmark(config.data, config.tasks)
     benchmark.log(io, [TRAIN, VAL])

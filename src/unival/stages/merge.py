@@ -20,7 +20,7 @@ from unival.errors import UserError, nearest
 from unival.merging import Recipe, merge
 from unival.merging.geometry import COLUMNS, geometry
 from unival.stages.base import StageIO
-from unival.stages.fit import Fit, Search
+from unival.study.coefficients import Fit, Search
 from unival.tasks import TaskConfig
 
 NOTE = "made.json"
@@ -127,7 +127,7 @@ class Workshop:
     """Makes models in a scratch folder."""
 
     def __init__(self, config: Config, io: StageIO) -> None:
-        from unival.stages.parts import Benchmark
+        from unival.study.benchmark import Benchmark
 
         self.config, self.io, self.folder = config, io, io.scratch / "merged"
         self.base, self.experts = Path(config.base), Path(config.experts)
@@ -226,11 +226,11 @@ class Workshop:
 
     def _train(self, again: Again, start: Path, name: str, part: str) -> tuple[Path, int]:
         """The model folder after finetuning `start`, and the updates it took: one per step and task."""
-        from unival.engine.mixture import MixtureConfig, StreamConfig
-        from unival.engine.runtime import load as load_runtime
+        from unival.engine.batches.mixture import MixtureConfig, StreamConfig
+        from unival.engine.machine.runtime import load as load_runtime
         from unival.engine.settings import TrainConfig
         from unival.engine.train import train
-        from unival.stages.parts import load_model, validation
+        from unival.study.benchmark import load_model, validation
 
         source = self.experts / again.tasks[0]
         expert = configuration.build(TrainConfig, _training(source)["train"], str(source))

@@ -30,7 +30,7 @@ class Config:
 
 def run(config: Config, io: StageIO) -> None:
     """Write `models/pretrain/<phase>`."""
-    from unival.stages.parts import TRAIN, Benchmark, load_model, new_model, train_and_publish
+    from unival.study.benchmark import TRAIN, Benchmark, load_model, new_model, train_and_publish
 
     benchmark = Benchmark(config.data, config.tasks)
     benchmark.log(io, [TRAIN])

@@ -20,9 +20,10 @@ class Config:
 
 def run(config: Config, io: StageIO) -> None:
     """Write `reports/summary.json`, `reports/index.html`, `reports/report.md` and `reports/figures`."""
-    from unival.report import claims, content, page, study, summary
+    from unival.report import claims, content, page, summary
+    from unival.study import tables
 
-    found = study.read(".", config.data, config.edition)
+    found = tables.read(".", config.data, config.edition)
     origin = provenance.describe()
     figures = io.scratch / "figures"
     shutil.rmtree(figures, ignore_errors=True)

@@ -9,11 +9,11 @@ from pathlib import Path
 import numpy as np
 
 from unival.data import media
+from unival.data.benchmarks.world.concepts import NUMBERS
 from unival.data.media import SUFFIXES
 from unival.data.source import BadItem, MediaItem, RowItem, rows_about
 from unival.data.sources.formats import unpacked_bytes
 from unival.data.sources.reader import Item, reader, require
-from unival.data.world.concepts import NUMBERS
 from unival.errors import UserError
 from unival.record import Answer
 

@@ -5,8 +5,8 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from unival import safe_pickle
 from unival.data.source import BadItem
+from unival.data.sources import safe_pickle
 from unival.data.sources.captions import image_key
 from unival.data.sources.formats import Row, by_id, changed, json_rows, numbered, unpacked_bytes, value
 from unival.data.sources.json_stream import json_values

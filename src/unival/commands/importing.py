@@ -1,0 +1,126 @@
+"""`unival import <data set> --root DIR --out DIR`: an official data set as shards and manifests.
+
+The way is that of `prepare`: the reader's items are checked, bad ones are listed in `rejected.parquet`, and
+the folder appears whole. Row counts are compared with the complete set's, or with what the caller expects.
+"""
+
+import argparse
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from unival.data.catalog import load_sources
+from unival.data.intake import REJECTED
+from unival.data.overlap import overlaps
+from unival.data.prepare import PrepareConfig, prepare
+from unival.data.sources.reader import READERS
+from unival.errors import UserError
+from unival.files import write_json
+
+MAX_REJECTED = 0.05
+
+
+def import_dataset(
+    name: str,
+    root: Path | str,
+    out: Path | str,
+    *,
+    max_rejected: float = MAX_REJECTED,
+    text_only: bool = False,
+    expect: Mapping[str, int] | None = None,
+    progress: bool = False,
+) -> dict[str, Any]:
+    """Import a data set; returns the description that is also written as `benchmark.json`.
+
+    An import that was stopped goes on after its finished shards when it is called again.
+
+    Args:
+        name: a registered reader.
+        root: the folder of the original files.
+        out: the folder to write; what is there is replaced.
+        max_rejected: largest share of bad rows and media that is accepted.
+        text_only: take the captions alone, as rows of the task `text`; no medium is looked for.
+        expect: `<split>/<task>` -> number of rows that there must be.
+        progress: show on a terminal how many rows and media are done.
+
+    Raises:
+        UserError: unknown name, missing or damaged files, too many bad rows, another number of rows.
+    """
+    load_sources()
+    reader = READERS[name]
+    config = PrepareConfig(name, name, {"root": str(root), "text_only": text_only}, max_rejected)
+    description = prepare(config, out, f"import {name}", resume=True, progress=progress)
+    rows = {
+        f"{split}/{task}": number
+        for split, facts in description["splits"].items()
+        for task, number in facts["rows"].items()
+    }
+    for cell, number in (expect or {}).items():
+        if rows.get(cell, 0) != number:
+            raise UserError(
+                f"{out}: {cell}: {rows.get(cell, 0)} rows, expected {number}: files are missing or too many"
+                f" ({description['rejected']} faults in {REJECTED})"
+            )
+    description["complete"] = {
+        cell: {"rows": rows.get(cell, 0), "complete_set": number} for cell, number in reader.counts.items()
+    }
+    write_json(Path(out) / "benchmark.json", description)
+    return description
+
+
+def main(arguments: list[str]) -> None:
+    """`unival import`: import a data set and print what was written."""
+    load_sources()
+    if arguments and not arguments[0].startswith("-"):
+        READERS[arguments[0]]  # names the nearest where there is none of that name
+    options = vars(_parser().parse_args(arguments))
+    options["expect"] = dict(map(_expectation, options["expect"]))
+    description = import_dataset(**options, progress=True)
+    for split, facts in description["splits"].items():
+        counts = {**facts["rows"], **facts["media"]}
+        print(f"{split}: " + ", ".join(f"{number} {name}" for name, number in counts.items()))
+    for cell, count in {} if options["text_only"] else description["complete"].items():
+        if count["rows"] != count["complete_set"]:
+            print(f"note: {cell}: {count['rows']} rows; the complete set has {count['complete_set']}")
+    if description["rejected"]:
+        print(f"note: {description['rejected']} faults, listed in {options['out'] / REJECTED}")
+    for split, found in overlaps(options["out"]).items():
+        print(
+            f"note: {split}: of {found.media} media {len(found.by_key)} are in train by key, "
+            f"{len(found.by_bytes)} byte for byte"
+        )
+    print(f"licence: {description['licence']}")
+
+
+def _parser() -> argparse.ArgumentParser:
+    common = argparse.ArgumentParser(add_help=False)
+    common.add_argument("--root", type=Path, required=True, metavar="<folder>", help="the original files")
+    common.add_argument("--out", type=Path, required=True, metavar="<folder>", help="what to write")
+    common.add_argument(
+        "--max-rejected", type=float, default=MAX_REJECTED, metavar="<share>",
+        help=f"largest share of bad rows and media that is accepted (default {MAX_REJECTED})",
+    )  # fmt: skip
+    common.add_argument("--text-only", action="store_true", help="the captions alone, without media")
+    common.add_argument(
+        "--expect", nargs="*", default=[], metavar="<split>/<task>=<rows>", help="stop unless it is so many"
+    )
+    parser = argparse.ArgumentParser(
+        prog="unival import", description="An official data set as shards and manifests."
+    )
+    title = "data sets, and what each expects under --root"
+    names = parser.add_subparsers(title=title, dest="name", metavar="<data set>", required=True)
+    for name in READERS.names():
+        reader = READERS[name]
+        counts = ", ".join(f"{cell} {number:,}" for cell, number in reader.counts.items()) or "not known"
+        names.add_parser(
+            name, parents=[common], help=reader.expects, formatter_class=argparse.RawDescriptionHelpFormatter,
+            description=f"expects: {reader.expects}\nlicence: {reader.licence}\nrows of the whole: {counts}",
+        )  # fmt: skip
+    return parser
+
+
+def _expectation(text: str) -> tuple[str, int]:
+    cell, _, number = text.partition("=")
+    if "/" not in cell or not number.isdecimal():
+        raise UserError(f"--expect {text}: write <split>/<task>=<rows>, as train/caption=80")
+    return cell, int(number)

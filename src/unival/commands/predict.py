@@ -1,0 +1,96 @@
+"""`unival predict`: the answer about a file, or about every file of a folder."""
+
+import argparse
+import json
+from pathlib import Path
+
+from tqdm import tqdm
+from transformers.utils import logging
+
+from unival import files
+from unival.engine.inference.predictor import TASKS, Predictor, as_json, media_files
+from unival.engine.machine import runtime
+from unival.errors import UserError
+
+BATCH = 32
+"""Files of a folder that are answered together."""
+
+
+def main(arguments: list[str]) -> None:
+    """Print the answer with its probability and the next best; for a folder, write JSONL."""
+    options = _parser().parse_args(arguments)
+    if not options.path.exists():
+        raise UserError(f"{options.path}: no such file or folder")
+    answers = _answers(options.answers) if options.answers else None
+    logging.disable_progress_bar()
+    machine = runtime.load() if runtime.FOLDER.is_dir() else runtime.Runtime()
+    predictor = Predictor.load(options.model, options.tasks, machine.torch_device(), answers)
+    if options.path.is_dir():
+        _folder(predictor, options)
+        return
+    prediction = predictor(options.path, options.text, options.task)
+    if isinstance(prediction.value, tuple):
+        out = options.out or Path(f"{options.path.stem}-box.png")
+        predictor.draw(options.path, prediction, out)
+        box = " ".join(f"{side:.1f}" for side in prediction.value)
+        print(f"box {box}  ({prediction.score:.3g})  drawn in {out}")
+        return
+    print(f"{prediction.text}  ({prediction.score:.3g})")
+    for text, score in prediction.alternatives:
+        print(f"    {text}  ({score:.3g})")
+
+
+def _folder(predictor: Predictor, options: argparse.Namespace) -> None:
+    """A line of JSON for each file; of one that cannot be read, why."""
+    paths = media_files(options.path)
+    lines: list[str] = []
+    faults: list[UserError] = []
+    with tqdm(total=len(paths), unit="file", disable=None) as bar:
+        for start in range(0, len(paths), BATCH):
+            batch = paths[start : start + BATCH]
+            try:
+                lines += [as_json(made) for made in predictor.many(batch, options.text, options.task)]
+            except UserError:  # one of them: which?
+                for path in batch:
+                    try:
+                        lines.append(as_json(predictor(path, options.text, options.task)))
+                    except UserError as error:
+                        lines.append(json.dumps({"file": str(path), "error": str(error)}))
+                        faults.append(error)
+            bar.update(len(batch))
+    if len(faults) == len(paths):
+        raise faults[0]
+    out = options.out or Path("predictions.jsonl")
+    files.write_text(out, "".join(line + "\n" for line in lines))
+    print(f"{len(lines) - len(faults)} answers in {out}")
+    if faults:
+        raise UserError(f"{len(faults)} of {len(paths)} files got no answer; the first: {faults[0]}")
+
+
+def _answers(path: Path) -> list[str]:
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"{path}: cannot read the answers: {error}") from error
+    return list(dict.fromkeys(line.strip() for line in lines if line.strip()))
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="unival predict",
+        description="The answer about a file, with its probability and the next best.",
+    )
+    parser.add_argument("model", type=Path, help="a model folder, e.g. models/merged/average")
+    parser.add_argument("path", type=Path, help="an image, a video, a sound, or a folder of them")
+    parser.add_argument(
+        "text", nargs="?", default="", help="a question, phrase or statement; none: a caption"
+    )
+    parser.add_argument(
+        "--task", metavar="<task>", help="name of the task (`unival list task`); by default vqa, or caption"
+    )
+    parser.add_argument("--answers", type=Path, metavar="<file>", help="only these answers, one a line")
+    parser.add_argument("--out", type=Path, metavar="<file>", help="PNG of a box, or JSONL of a folder")
+    parser.add_argument(
+        "--tasks", type=Path, default=TASKS, metavar="<folder>", help="task files (default: conf/task)"
+    )
+    return parser

@@ -1,0 +1,1 @@
+"""The benchmarks that a study can be run on."""

@@ -1,0 +1,1 @@
+"""The benchmark `digits`, composed of published sets of written or spoken digits."""

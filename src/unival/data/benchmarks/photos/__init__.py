@@ -1,0 +1,1 @@
+"""The benchmark `photos`, a small selection of published photos, clips, sounds."""

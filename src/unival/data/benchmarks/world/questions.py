@@ -1,0 +1,113 @@
+"""Texts about any medium: templates in a phrasing, questions with the soft answers of ten annotators."""
+
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from random import Random
+from typing import Any
+
+from unival.data.benchmarks.world.concepts import (
+    ALLOWED_PAIRS,
+    COLORS,
+    DIRECTIONS,
+    NUMBERS,
+    SHAPES,
+    SIZES,
+    SYNONYMS,
+    Pairs,
+    mend_articles,
+    pick,
+    shuffled,
+)
+from unival.record import Answer
+
+Templates = Mapping[str, Mapping[str, tuple[str, ...]]]
+"""Phrasing -> form -> templates. "unseen" are those of `ood-phrasing`: they occur in no other split."""
+ANNOTATORS = 10
+SYNONYM_SHARE = 0.06
+SLIP_SHARE = 0.05
+SLIPS: tuple[tuple[str, ...], ...] = (
+    tuple(COLORS), SHAPES, NUMBERS, SIZES, DIRECTIONS, ("yes", "no"), ("rising", "falling"), ("high", "low"),
+)  # fmt: skip
+"""A slip is another word of the same set."""
+
+
+@dataclass(frozen=True, slots=True)
+class Question:
+    """A question with its annotators' answers."""
+
+    form: str
+    text: str
+    answers: tuple[Answer, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Voice:
+    """Who speaks of a medium."""
+
+    rng: Random
+    templates: Mapping[str, tuple[str, ...]]
+    """Of its phrasing."""
+    pairs: Pairs = ALLOWED_PAIRS
+    """What it may name that is not there."""
+
+    def say(self, form: str, *parts: str) -> str:
+        """One of the form's templates, filled."""
+        return mend_articles(pick(self.rng, self.templates[form]).format(*parts))
+
+    def ask(self, form: str, answer: str, *parts: str) -> Question:
+        """A question of the form, and its answer as the annotators give it."""
+        return Question(form, self.say(form, *parts), soft_answers(self.rng, answer))
+
+
+Asker = Callable[[Voice, Any], Question | None]
+"""Asks a question of one form, where the medium allows it."""
+
+
+def ask(voice: Voice, medium: Any, askers: Sequence[Asker], count: int) -> list[Question]:
+    """Up to `count` questions of different forms; an asker that occurs more often comes earlier."""
+    found: dict[Asker, Question] = {}
+    for asker in shuffled(voice.rng, askers):
+        if asker not in found and (question := asker(voice, medium)) is not None:
+            found[asker] = question
+        if len(found) == count:
+            break
+    return list(found.values())
+
+
+def in_turn(rng: Random, templates: Sequence[str]) -> Iterator[str]:
+    """The templates over and over, each time in another order."""
+    while True:
+        yield from reversed(shuffled(rng, templates))
+
+
+def different(texts: Iterable[str], count: int) -> tuple[str, ...]:
+    """The first `count` different texts; no more are drawn."""
+    found: dict[str, None] = {}
+    for text in texts:
+        found.setdefault(text)
+        if len(found) == count:
+            break
+    return tuple(found)
+
+
+def soft_answers(rng: Random, truth: str) -> tuple[Answer, ...]:
+    """Distinct answers of ten annotators, the truth first, weighted as VQA does.
+
+    Mostly the usual word, at times a synonym or a slip. The weight is the mean over leave-one-out subsets of
+    min(1, count / 3): 0.3, 0.6, 0.9, 1 for one, two, three, four and more annotators (VQA evaluation;
+    reference 3.3).
+    """
+    others = next((group for group in SLIPS if truth in group), ())
+    votes: Counter[str] = Counter()
+    for _ in range(ANNOTATORS):
+        chance = rng.random()
+        if chance < SYNONYM_SHARE and truth in SYNONYMS:
+            votes[SYNONYMS[truth]] += 1
+        elif chance < SYNONYM_SHARE + SLIP_SHARE and others:
+            votes[pick(rng, others)] += 1
+        else:
+            votes[truth] += 1
+    votes[truth] = max(votes[truth], 4)
+    ranked = sorted(votes, key=lambda word: (word != truth, -votes[word], word))
+    return tuple(Answer(word, min(1.0, round(0.3 * votes[word], 1))) for word in ranked)

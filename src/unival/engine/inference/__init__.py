@@ -1,0 +1,1 @@
+"""What a trained model answers, row by row: read predict, candidates, evaluate."""

@@ -1,0 +1,217 @@
+"""Scores of a model on one task and split, with intervals, and what can be had without looking at the media.
+
+A cell of the results table is a model x a task x a split (or a shift of one). Per-row scores are kept, so
+that two cells on the same rows can be compared in pairs (`unival.metrics.bootstrap.difference`).
+"""
+
+import dataclasses
+import json
+from collections.abc import Hashable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from unival import files
+from unival.engine.batches.collate import MediaCache
+from unival.engine.inference.predict import Corrupt, Prediction, predict
+from unival.errors import UserError
+from unival.metrics.bootstrap import RESAMPLES, Interval, interval, statistic
+from unival.model.modeling import UnivalForConditionalGeneration
+from unival.record import Record
+from unival.tasks import Task, Value
+
+SEED = 0
+"""Of the resamples and of the baselines' random choices; one for all cells, so that pairs match."""
+
+
+@dataclass(frozen=True)
+class Cell:
+    """Results of one model on one task and split."""
+
+    task: str
+    primary: str
+    """Name of the primary metric."""
+    metrics: dict[str, Interval]
+    """name -> (value, low, high)"""
+    scores: dict[str, np.ndarray]
+    """name -> score of every row, (n,)."""
+    ids: list[str]
+    predictions: list[Prediction] = field(repr=False)
+
+    @property
+    def n(self) -> int:
+        """Rows."""
+        return len(self.ids)
+
+    @property
+    def value(self) -> Interval:
+        """The primary metric."""
+        return self.metrics[self.primary]
+
+
+def evaluate_cell(
+    model: UnivalForConditionalGeneration,
+    processor: Any,
+    task: Task,
+    records: Sequence[Record],
+    store: Any,
+    *,
+    batch_size: int = 128,
+    corrupt: Corrupt | None = None,
+    cache: MediaCache | None = None,
+    resamples: int = RESAMPLES,
+) -> Cell:
+    """Predict the rows and score them; see `predict` for the arguments."""
+    rows = as_list(records)
+    predictions = predict(
+        model, processor, task, rows, store, batch_size=batch_size, corrupt=corrupt, cache=cache
+    )
+    return score_cell(task, rows, predictions, resamples)
+
+
+def score_cell(
+    task: Task, records: Sequence[Record], predictions: Sequence[Prediction], resamples: int = RESAMPLES
+) -> Cell:
+    """Score predictions that were made before.
+
+    Raises:
+        UserError: no rows, or predictions of other rows.
+    """
+    rows, ids = as_list(records), [prediction.id for prediction in predictions]
+    if not rows:
+        raise UserError(f"task '{task.name}': no rows to evaluate")
+    if ids != [row.id for row in rows]:
+        raise UserError(f"task '{task.name}': the predictions are of other rows than those to evaluate")
+    values = [prediction.value for prediction in predictions]
+    scores = task.scores(values, rows)
+    groups = media_of(rows)
+    metrics = {name: interval(score_N, SEED, resamples, groups=groups) for name, score_N in scores.items()}
+    for name, (statistics_NS, reduce) in task.corpus(values, rows).items():
+        metrics[name] = statistic(statistics_NS, reduce, SEED, resamples, groups=groups)
+    return Cell(task.name, task.primary, metrics, scores, ids, list(predictions))
+
+
+def media_of(records: Sequence[Record]) -> list[Hashable]:
+    """What each row is about: resamples draw the rows about one medium together."""
+    return [tuple(record.media()) or record.id for record in records]
+
+
+def validation_score(
+    model: UnivalForConditionalGeneration,
+    processor: Any,
+    task: Task,
+    records: Sequence[Record],
+    store: Any,
+    *,
+    batch_size: int = 128,
+    cache: MediaCache | None = None,
+) -> dict[str, float]:
+    """Means of the scores without intervals; `score` is the primary metric, which selects checkpoints."""
+    rows = as_list(records)
+    predictions = predict(model, processor, task, rows, store, batch_size=batch_size, cache=cache)
+    scores = task.scores([prediction.value for prediction in predictions], rows)
+    means = {name: float(score_N.mean()) for name, score_N in scores.items()}
+    return {**means, "score": means[task.primary]}
+
+
+@dataclass(frozen=True)
+class Baseline:
+    """What can be had without looking."""
+
+    metrics: dict[str, Interval]
+    scores: dict[str, np.ndarray]
+
+
+def blind_baselines(task: Task, records: Sequence[Record], resamples: int = RESAMPLES) -> dict[str, Baseline]:
+    """Baselines that need no model.
+
+    `constant`: the best prediction on the training rows per question form (for grounding: the best box);
+    `majority`: the best for all rows, where the task has one; `random`, for grounding: a training row's box.
+    """
+    rows = as_list(records)
+    found: dict[str, Sequence[Value]] = {"constant": [task.constant(row) for row in rows]}
+    if task.config.constraint == "boxes":
+        rng = np.random.default_rng(SEED)
+        found["random"] = [task.random(row, rng) for row in rows]
+    else:
+        found["majority"] = [task.majority] * len(rows)
+    return {name: _baseline(task, rows, values, resamples) for name, values in found.items()}
+
+
+def swapped_baseline(
+    model: UnivalForConditionalGeneration,
+    processor: Any,
+    task: Task,
+    records: Sequence[Record],
+    store: Any,
+    *,
+    batch_size: int = 128,
+    cache: MediaCache | None = None,
+    resamples: int = RESAMPLES,
+) -> Baseline:
+    """The model itself on media of other rows: what it has from the text alone."""
+    rows = as_list(records)
+    predictions = predict(
+        model, processor, task, swap_media(rows, task), store, batch_size=batch_size, cache=cache
+    )
+    values = [task.parse(p.text, row) for p, row in zip(predictions, rows, strict=True)]
+    return _baseline(task, rows, values, resamples)
+
+
+def swap_media(records: Sequence[Record], task: Task) -> list[Record]:
+    """The rows with each medium replaced by another one of the split; no row keeps its own.
+
+    Raises:
+        UserError: all rows show the same medium.
+    """
+    medium = task.config.medium
+    keys = list(dict.fromkeys(getattr(record, medium) for record in records))
+    if len(keys) < 2:
+        raise UserError(f"task '{task.name}': cannot swap media: all rows show the same {medium}")
+    order = np.random.default_rng(SEED).permutation(len(keys))
+    cycle = {keys[here]: keys[there] for here, there in zip(order, np.roll(order, 1), strict=True)}
+    return [dataclasses.replace(row, **{medium: cycle[getattr(row, medium)]}) for row in records]
+
+
+def prediction_rows(cell: Cell, records: Sequence[Record]) -> list[dict[str, Any]]:
+    """One mapping per row: id, input text, references, prediction, probability, scores."""
+    rows = []
+    for place, (record, prediction) in enumerate(zip(as_list(records), cell.predictions, strict=True)):
+        row: dict[str, Any] = {"id": record.id, "media": dict(record.media()), "text": record.text}
+        if record.form:
+            row["form"] = record.form
+        if record.references:
+            row["references"] = list(record.references)
+        if record.answers:
+            row["answers"] = {answer.text: answer.weight for answer in record.answers}
+        if record.box is not None:
+            row["box"] = list(record.box)
+        if record.objects:
+            row["objects"] = list(record.objects)
+        if record.extra:
+            row["extra"] = record.extra
+        row["output"] = prediction.text
+        row["prediction"] = prediction.value
+        row["probability"] = round(prediction.score, 6)
+        row["scores"] = {name: round(float(score_N[place]), 6) for name, score_N in cell.scores.items()}
+        rows.append(row)
+    return rows
+
+
+def write_predictions(path: Path | str, cell: Cell, records: Sequence[Record]) -> None:
+    """Write `prediction_rows` as JSONL."""
+    lines = [json.dumps(row, ensure_ascii=False, allow_nan=False) for row in prediction_rows(cell, records)]
+    files.write_text(path, "".join(line + "\n" for line in lines))
+
+
+def as_list(records: Sequence[Record]) -> list[Record]:
+    """The rows made once: a manifest makes a Record each time it is asked."""
+    return records if isinstance(records, list) else [records[index] for index in range(len(records))]
+
+
+def _baseline(task: Task, rows: Sequence[Record], values: Sequence[Value], resamples: int) -> Baseline:
+    scores, groups = task.scores(values, rows), media_of(rows)
+    found = {name: interval(score_N, SEED, resamples, groups=groups) for name, score_N in scores.items()}
+    return Baseline(found, scores)

@@ -1,0 +1,215 @@
+"""A model in the hands of a person: a file and a question in, an answer out.
+
+predictor = Predictor.load("models/merged/average")
+print(predictor("photo.jpg", "what color is the square?").text)      # a question
+print(predictor("photo.jpg").text)                                   # a caption
+found = predictor("photo.jpg", "the red square", task="grounding")   # a box
+predictor.draw("photo.jpg", found, "found.png")
+"""
+
+import dataclasses
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from unival import config, files
+from unival.data import media
+from unival.engine.inference.predict import Prediction, predict
+from unival.errors import UserError, nearest
+from unival.model.modeling import UnivalForConditionalGeneration
+from unival.model.processing import UnivalProcessor
+from unival.record import LABELS, Answer, Medium, Record
+from unival.tasks import Task, TaskConfig, build
+
+TASKS = Path("conf/task").resolve()
+if not TASKS.is_dir():
+    TASKS = Path(__file__).parents[4] / "conf" / "task"
+"""Of the repository at hand, else of the one that this code lies in."""
+DEFAULTS: dict[Medium, tuple[str, str]] = {
+    "image": ("caption", "vqa"),
+    "video": ("video_caption", "video_qa"),
+    "audio": ("audio_caption", "audio_qa"),
+}
+"""The task without and with a question."""
+
+
+class Files:
+    """A media store whose keys are paths."""
+
+    def __init__(self) -> None:
+        self._sizes: dict[str, tuple[int, int]] = {}
+
+    def image(self, key: str) -> np.ndarray:
+        """Pixels, uint8 HWC."""
+        return media.decode_image(self._bytes(key), key)
+
+    def image_size(self, key: str) -> tuple[int, int]:
+        """(width, height)."""
+        if key not in self._sizes:
+            self._sizes[key] = media.image_size(self._bytes(key), key)
+        return self._sizes[key]
+
+    def video(self, key: str, num_frames: int) -> np.ndarray:
+        """Frames, uint8 THWC."""
+        return media.decode_video(self._bytes(key), key, num_frames)
+
+    def audio(self, key: str, sampling_rate: int) -> np.ndarray:
+        """Mono samples, float32."""
+        return media.decode_audio(self._bytes(key), key, sampling_rate)
+
+    def _bytes(self, key: str) -> bytes:
+        try:
+            return Path(key).read_bytes()
+        except OSError as error:
+            raise UserError(f"{key}: cannot read the file: {error.strerror}") from error
+
+
+class Predictor:
+    """Answers about files. `answers`: limits question answering to these; None: any text."""
+
+    def __init__(
+        self,
+        model: UnivalForConditionalGeneration,
+        processor: UnivalProcessor,
+        tasks: Mapping[str, TaskConfig],
+        answers: Sequence[str] | None = None,
+    ) -> None:
+        self.model, self.processor, self.configs, self.answers = model.eval(), processor, tasks, answers
+        self.store = Files()
+        self._tasks: dict[str, Task] = {}
+
+    @classmethod
+    def load(
+        cls,
+        folder: Path | str,
+        tasks: Path = TASKS,
+        device: str | torch.device = "cpu",
+        answers: Sequence[str] | None = None,
+    ) -> "Predictor":
+        """Read a model folder, and the tasks from `conf/task`.
+
+        Raises:
+            UserError: no model or no tasks there.
+        """
+        folder = Path(folder)
+        if not (folder / "config.json").is_file():
+            raise UserError(f"{folder}: no model there: give a folder that holds config.json")
+        configs = {
+            path.stem: config.build(TaskConfig, config.load(path), str(path)) for path in tasks.glob("*.yaml")
+        }
+        if not configs:
+            raise UserError(f"{tasks}: no tasks there: run in the repository or give their folder")
+        model = UnivalForConditionalGeneration.from_pretrained(folder)
+        model.to(torch.device(device))  # type: ignore[arg-type]
+        return cls(model, UnivalProcessor.from_pretrained(folder), configs, answers)
+
+    def __call__(
+        self, path: Path | str, text: str = "", task: str | None = None, alternatives: int = 3
+    ) -> Prediction:
+        """The answer about one file."""
+        return next(self.many([path], text, task, alternatives))
+
+    def many(
+        self,
+        paths: Sequence[Path | str],
+        text: str = "",
+        task: str | None = None,
+        alternatives: int = 3,
+        batch_size: int = 32,
+    ) -> Iterator[Prediction]:
+        """The same question about many files, in order; prediction ids are the paths.
+
+        Raises:
+            UserError: a file that is no medium of the task, or cannot be read.
+        """
+        by_task = [(task or self._default(kind_of(path), bool(text)), str(path)) for path in paths]
+        for start in range(0, len(by_task), batch_size):
+            batch = by_task[start : start + batch_size]
+            found: dict[str, Prediction] = {}
+            for name in dict.fromkeys(name for name, _ in batch):
+                rows = [self._record(path, text, name) for entry, path in batch if entry == name]
+                made = predict(
+                    self.model,
+                    self.processor,
+                    self._task(name),
+                    rows,
+                    self.store,
+                    alternatives=alternatives,
+                    batch_size=batch_size,
+                )
+                found |= {prediction.id: prediction for prediction in made}
+            yield from (found[path] for _, path in batch)
+
+    def draw(self, path: Path | str, prediction: Prediction, out: Path | str) -> None:
+        """Write the image with the predicted box as a PNG."""
+        from PIL import Image, ImageDraw
+
+        if not isinstance(prediction.value, tuple):
+            raise UserError(f"{path}: the prediction is no box: use task 'grounding'")
+        pixels = Image.fromarray(self.store.image(str(path)))
+        width = max(round(min(pixels.size) / 100), 1)
+        ImageDraw.Draw(pixels).rectangle(prediction.value, outline=(255, 40, 40), width=width)
+        with files.atomic(out) as part:
+            pixels.save(part, "PNG")
+
+    def _default(self, medium: Medium, question: bool) -> str:
+        return DEFAULTS[medium][question]
+
+    def _task(self, name: str) -> Task:
+        if name not in self._tasks:
+            if name not in self.configs:
+                raise UserError(f"unknown task '{name}': {nearest(name, self.configs)}")
+            task_config, answers = self.configs[name], LABELS.get(name) or self.answers
+            if task_config.constraint == "answers" and not answers:
+                free = dataclasses.replace(task_config.decode, search="beam")
+                task_config = dataclasses.replace(task_config, constraint="none", decode=free)
+            known = [
+                Record(str(number), answers=(Answer(text),)) for number, text in enumerate(answers or ())
+            ]
+            self._tasks[name] = build(name, task_config, self.processor, self.store, known)
+        return self._tasks[name]
+
+    def _record(self, path: str, text: str, task: str) -> Record:
+        medium, wanted = kind_of(path), self._task(task).config
+        if medium != wanted.medium:
+            raise UserError(f"{path}: is {medium}, but task '{task}' needs {wanted.medium}")
+        if "{text}" in wanted.prompt and not text:
+            raise UserError(f"task '{task}' needs a text: the question, the phrase or the statement")
+        return Record(path, text=text, **{medium: path})  # type: ignore[arg-type]
+
+
+def kind_of(path: Path | str) -> Medium:
+    """Medium of a file, by its suffix.
+
+    Raises:
+        UserError: an unknown suffix.
+    """
+    suffix = Path(path).suffix.lower()
+    if suffix not in media.SUFFIXES:
+        raise UserError(f"{path}: neither image, video nor sound: {nearest(suffix, media.SUFFIXES)}")
+    return media.SUFFIXES[suffix]
+
+
+def media_files(folder: Path | str) -> list[Path]:
+    """Media below a folder, sorted.
+
+    Raises:
+        UserError: none there.
+    """
+    found = sorted(path for path in Path(folder).rglob("*") if path.suffix.lower() in media.SUFFIXES)
+    if not found:
+        raise UserError(f"{folder}: no images, videos or sounds there")
+    return found
+
+
+def as_json(prediction: Prediction) -> str:
+    """A prediction as one line of JSON."""
+    row: dict[str, Any] = {"file": prediction.id, "answer": prediction.text, "score": prediction.score}
+    if isinstance(prediction.value, tuple):
+        row["box"] = list(prediction.value)
+    row["alternatives"] = [list(entry) for entry in prediction.alternatives]
+    return json.dumps(row, ensure_ascii=False)

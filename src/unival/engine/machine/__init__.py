@@ -1,0 +1,1 @@
+"""Where a run happens: one process, several ranks, a job of Slurm."""

@@ -1,0 +1,214 @@
+"""The machine: device, threads, workers and processes.
+
+`conf/runtime/$UNIVAL_RUNTIME.yaml` (default `auto`) holds it. It never changes what is computed, is never
+part of a resolved configuration, and so never makes a stage run again.
+"""
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from torch import multiprocessing
+from tqdm import tqdm
+
+from unival import config
+from unival.errors import UserError, nearest, told
+
+FOLDER = Path("conf/runtime")
+VARIABLE = "UNIVAL_RUNTIME"
+GRACE = 50
+"""Seconds that ranks have to save a checkpoint when they are told to end. Below a minute, for the others of a
+rank that died may wait for it on the GPU and have to be killed."""
+
+
+@dataclass(frozen=True)
+class Runtime:
+    """Settings of one machine."""
+
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    """auto: a GPU where there is one."""
+    threads: int = 0
+    """Threads of one process's arithmetic; 0: what PyTorch finds, or OMP_NUM_THREADS."""
+    workers: int = 0
+    """Processes that load data, per rank; 0: a thread of the training process."""
+    launcher: Literal["none", "torchrun", "fork", "slurm"] = "none"
+    """How a training stage starts its ranks. torchrun: a process per GPU (or `processes`). fork: on a machine
+    without GPU, a process per core (`processes` at most). slurm: a job with `processes` on each node."""
+    slurm: dict[str, Any] = field(default_factory=dict)
+    """What the job asks for: parameters of `unival.engine.machine.slurm.submit`."""
+    sharding: Literal["none", "full"] = "none"
+    """Each of several ranks has the whole model (DDP), or a part of it (FSDP2) where it does not fit."""
+    processes: int = 0
+    """Ranks on this machine; 0: the number of GPUs, or 2 without any."""
+
+    def torch_device(self) -> torch.device:
+        """The device to use.
+
+        Raises:
+            UserError: a GPU is asked for and there is none.
+        """
+        there = torch.cuda.is_available()
+        if self.device == "cuda" and not there:
+            raise UserError(f"runtime: device cuda, but PyTorch finds no GPU: set {VARIABLE}=cpu or auto")
+        return torch.device("cuda" if there and self.device != "cpu" else "cpu")
+
+    def apply(self) -> torch.device:
+        """Set the number of threads; returns the device."""
+        if self.threads:
+            torch.set_num_threads(self.threads)
+        return self.torch_device()
+
+    def cores(self) -> int:
+        """Processes that share the work on this machine's CPU; 1 where a GPU does it."""
+        if self.launcher != "fork" or self.torch_device().type == "cuda":
+            return 1
+        there = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+        return min(self.processes or 2, there)
+
+    def launch(self, arguments: Sequence[str], main: Callable[[list[str]], None]) -> int | None:
+        """Run `unival <arguments>`, which is `main(arguments)`, on all ranks and wait, if there are several.
+
+        Returns its exit status; None when this process is to do the work itself.
+        """
+        if self.launcher == "none" or "RANK" in os.environ:
+            return None
+        if self.launcher == "fork":
+            processes = self.cores()
+            return fork(processes, lambda: main(list(arguments))) if processes > 1 else None
+        processes = self.processes or (torch.cuda.device_count() if self.device != "cpu" else 0) or 2
+        if self.launcher == "slurm":
+            from unival.engine.machine import slurm
+
+            return slurm.submit(arguments, processes, self.slurm, f"unival-{arguments[1]}")
+        os.environ.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // processes)))
+        return wait_for([*torchrun(processes), "--standalone", "-m", "unival", *arguments])
+
+
+def torchrun(processes: int) -> list[str]:
+    """Command that starts ranks on this machine."""
+    command = [sys.executable, "-m", "torch.distributed.run", f"--nproc-per-node={processes}"]
+    return [*command, f"--shutdown-timeout={GRACE}"]
+
+
+def wait_for(command: Sequence[str]) -> int:
+    """Run it; its exit status at the end. It is handed SIGTERM on; the SIGINT of a terminal goes to both."""
+    child: subprocess.Popen[bytes] | None = None
+    ended = False
+
+    def end(*_: Any) -> None:
+        nonlocal ended
+        ended = True
+        if child is not None:
+            child.terminate()
+
+    previous = signal.signal(signal.SIGTERM, end)
+    try:
+        child = subprocess.Popen(command)
+        if ended:  # while it started
+            child.terminate()
+        while True:
+            try:
+                return child.wait()
+            except KeyboardInterrupt:
+                continue
+    finally:
+        signal.signal(signal.SIGTERM, previous)
+
+
+def parallel(jobs: Sequence[Callable[[], Any]], title: str) -> None:
+    """Call every job, on the cores that the chosen runtime has for it; a job keeps its result on disk.
+
+    Raises:
+        SystemExit: a job in another process met bad input or was killed; it has said why, and ends all.
+    """
+    runtime = load()
+    bar = tqdm(total=len(jobs), desc=title, unit="job", disable=None)
+    if runtime.cores() == 1 or len(jobs) < 2:
+        runtime.apply()
+        for job in jobs:
+            job()
+            bar.update()
+    else:
+        taken, done = multiprocessing.Value("i", 0), multiprocessing.Value("i", 0)
+
+        def work() -> None:
+            while (number := _next(taken)) < len(jobs):
+                jobs[number]()
+                _next(done)
+
+        status = _fork(runtime.cores(), _worker, work, lambda: bar.update(done.value - bar.n))
+        if status:
+            sys.exit(status)
+    bar.close()
+
+
+def _next(counter: Any) -> int:
+    """The value before it is counted up."""
+    with counter.get_lock():
+        counter.value += 1
+        return counter.value - 1
+
+
+def fork(ranks: int, work: Callable[[], None]) -> int:
+    """Do `work` on ranks forked from this process, which has imported everything; returns the exit status.
+
+    A rank that fails ends the others; they get SIGTERM when this process gets it, and end when it is killed.
+    """
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        place = {"WORLD_SIZE": str(ranks), "MASTER_PORT": str(probe.getsockname()[1])}
+    return _fork(ranks, partial(_rank, place), work, lambda: None)
+
+
+def _fork(processes: int, start: Any, work: Callable[[], None], watch: Callable[[], Any]) -> int:
+    """`start(number, processes, work)` in forked processes; `watch` is called every second."""
+    context = multiprocessing.start_processes(
+        start, (processes, work), processes, join=False, start_method="fork"
+    )
+    previous = signal.signal(signal.SIGTERM, lambda *_: [child.terminate() for child in context.processes])
+    try:
+        while not context.join(timeout=1.0):
+            watch()
+    except multiprocessing.ProcessExitedException as error:
+        # as a shell reports a process that a signal ended
+        return error.exit_code if error.exit_code >= 0 else 128 - error.exit_code
+    finally:
+        watch()
+        signal.signal(signal.SIGTERM, previous)
+    return 0
+
+
+def _rank(place: dict[str, str], rank: int, ranks: int, work: Callable[[], None]) -> None:
+    number = str(rank)
+    os.environ.update(place, RANK=number, LOCAL_RANK=number, MASTER_ADDR="127.0.0.1")
+    _worker(rank, ranks, work)
+
+
+def _worker(number: int, processes: int, work: Callable[[], None]) -> None:
+    # what ends it with its parent; a shell's background jobs are started with the signal ignored
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    torch.set_num_threads(max(1, torch.get_num_threads() // processes))
+    with told():
+        work()
+
+
+def load(name: str | None = None, folder: Path = FOLDER) -> Runtime:
+    """The runtime called `name`, or the one of the environment.
+
+    Raises:
+        UserError: no such file, unknown key or value.
+    """
+    name = name or os.environ.get(VARIABLE) or "auto"
+    path = folder / f"{name}.yaml"
+    if not path.is_file():
+        known = [item.stem for item in folder.glob("*.yaml")]
+        raise UserError(f"{VARIABLE}={name}: no file {path}: {nearest(name, known)}")
+    return config.build(Runtime, config.load(path), str(path))

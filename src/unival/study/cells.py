@@ -1,0 +1,176 @@
+"""Cells of the results table: model x task x split x shift, each computed once.
+
+A cell is kept in the scratch folder under the digest of all it depends on (weights, task, data, rows, shift),
+so a killed evaluation goes on where it was, and a new expert makes only its own cells run again. `Cells.run`
+takes the cells of one model after the other: a model is loaded once, and decoded media are shared.
+"""
+
+from collections.abc import Callable, Hashable, Iterable
+from dataclasses import asdict, dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+
+from unival import files
+from unival.engine.batches.collate import MediaCache
+from unival.engine.inference.evaluate import (
+    blind_baselines,
+    evaluate_cell,
+    media_of,
+    swapped_baseline,
+    write_predictions,
+)
+from unival.metrics.bootstrap import Interval, difference
+from unival.study.benchmark import Benchmark
+from unival.tasks import Task, TaskConfig
+
+FORMAT = 2
+"""Of the stored cells: raise it when what a cell computes changes."""
+
+
+@dataclass(frozen=True)
+class Spec:
+    """What one cell is."""
+
+    model: str
+    """Folder below models/, e.g. `finetune/vqa`; or the name of a point between two."""
+    kind: Literal["finetuned", "merged", "pretrained", "interpolated"]
+    task: str
+    split: str
+    rows: int
+    shift: str = ""
+    """A shift that is applied to the decoded media; empty: none."""
+    severity: int = 0
+    blind: bool = False
+    """Also the baselines that do not look."""
+
+    @property
+    def file(self) -> str:
+        """Name of its predictions below the folder of the model."""
+        shift = f"-{self.shift}-{self.severity}" if self.shift else ""
+        return f"{self.task}/{self.split}{shift}.jsonl"
+
+
+@dataclass(frozen=True)
+class Result:
+    """A computed cell."""
+
+    spec: Spec
+    primary: str
+    metrics: dict[str, Interval]
+    n: int
+    scores: np.ndarray
+    """Primary score of every row, (n,)."""
+    groups: list[int]
+    """Number of the medium of every row: rows about one medium are drawn together."""
+    baselines: dict[str, Interval]
+    """Primary metric of `swapped`, `constant` and `majority` or `random`; empty where not asked for."""
+    predictions: Path
+    """The stored JSONL file."""
+
+    @property
+    def value(self) -> Interval:
+        """The primary metric."""
+        return self.metrics[self.primary]
+
+    def minus(self, other: "Result", resamples: int) -> Interval:
+        """The paired difference from another model on the same rows."""
+        return difference(self.scores, other.scores, resamples=resamples, groups=self.groups)
+
+
+Loader = Callable[[], tuple[Any, Any]]
+"""Gives the model of a cell, and its processor, when it is needed."""
+
+
+@dataclass
+class Cells:
+    """Computes cells of one benchmark, or reads them from the scratch folder."""
+
+    folder: Path
+    benchmark: Benchmark
+    tasks: dict[str, TaskConfig]
+    batch_size: int
+    resamples: int
+    caches: dict[str, MediaCache] = field(default_factory=dict)
+    """Decoded media of each split."""
+
+    def run(self, specs: Iterable[Spec], weights: Any, load: Loader) -> list[Result]:
+        """The cells of one model. `weights`: what identifies them (digests, and a coefficient)."""
+        results = []
+        for spec in specs:
+            path = self.folder / f"{self._key(spec, weights)}.json"
+            if not path.is_file():
+                model, processor = load()
+                self._compute(spec, model, processor, path)
+            results.append(self._read(spec, path))
+        return results
+
+    def _key(self, spec: Spec, weights: Any) -> str:
+        data = [self.benchmark.digest(spec.split), self.benchmark.digest("train")]
+        what = [spec.rows, spec.shift, spec.severity, spec.blind, self.resamples]
+        task = asdict(self.tasks[spec.task])
+        return files.digest([FORMAT, weights, spec.task, task, spec.split, data, what])
+
+    def _compute(self, spec: Spec, model: Any, processor: Any, path: Path) -> None:
+        split = self.benchmark.split(spec.split)
+        task = self.benchmark.task(spec.task, self.tasks[spec.task], processor, spec.split)
+        rows = split.records(spec.task)[: spec.rows]
+        cache = self.caches.setdefault(spec.split, MediaCache())
+        corrupt = partial(_shifted, spec.shift, spec.severity) if spec.shift else None
+        cell = evaluate_cell(
+            model, processor, task, rows, split.store, batch_size=self.batch_size, corrupt=corrupt,
+            cache=cache, resamples=self.resamples,
+        )  # fmt: skip
+        write_predictions(path.with_suffix(".jsonl"), cell, rows)
+        content = {
+            "primary": cell.primary,
+            "n": cell.n,
+            "metrics": cell.metrics,
+            "scores": cell.scores[cell.primary].tolist(),
+            "groups": _numbers(media_of(rows)),
+            "baselines": self._blind(task, rows, model, processor, split.store, cache) if spec.blind else {},
+        }
+        files.write_json(path, content)
+
+    def _blind(
+        self, task: Task, rows: list[Any], model: Any, processor: Any, store: Any, cache: MediaCache
+    ) -> dict[str, Interval]:
+        found = blind_baselines(task, rows, self.resamples)
+        found["swapped"] = swapped_baseline(
+            model,
+            processor,
+            task,
+            rows,
+            store,
+            batch_size=self.batch_size,
+            cache=cache,
+            resamples=self.resamples,
+        )
+        return {name: baseline.metrics[task.primary] for name, baseline in found.items()}
+
+    def _read(self, spec: Spec, path: Path) -> Result:
+        content = files.read_json(path)
+        return Result(
+            spec,
+            content["primary"],
+            {name: Interval(*values) for name, values in content["metrics"].items()},
+            content["n"],
+            np.array(content["scores"]),
+            content["groups"],
+            {name: Interval(*values) for name, values in content["baselines"].items()},
+            path.with_suffix(".jsonl"),
+        )
+
+
+def _numbers(keys: Iterable[Hashable]) -> list[int]:
+    """Equal keys as equal numbers."""
+    numbers: dict[Hashable, int] = {}
+    return [numbers.setdefault(key, len(numbers)) for key in keys]
+
+
+def _shifted(name: str, severity: int, medium: Any, array: np.ndarray, key: str) -> np.ndarray:
+    from unival.data import shifts
+
+    return shifts.apply(name, severity, medium, array, key)
