@@ -1,6 +1,6 @@
 """The vocabulary: byte-level BPE text tokens, image codes and location bins behind one tokenizer.
 
-Layout of the ids (UnIVAL paper, section 3; OFA): `<s>`=0 `<pad>`=1 `</s>`=2 `<unk>`=3, text tokens, `<mask>`,
+Layout of the ids (docs/reference.md 1.5): `<s>`=0 `<pad>`=1 `</s>`=2 `<unk>`=3, text tokens, `<mask>`,
 `<code_0>`.. (image codes), `<bin_0>`.. (locations). Codes and bins are entries of the BPE vocabulary that no
 merge reaches, so running text never turns into one; `encode_text` puts them in where they are written inline.
 """

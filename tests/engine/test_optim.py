@@ -34,7 +34,7 @@ def test_other_schedules():
 
 
 def test_horizon_beyond_the_end():
-    # reference 2.2, stage 1: stopped at 150k of 500k steps, where the rate is still 1.41e-4 of 2e-4
+    # docs/reference.md 2.2, stage 1: stopped at 150k of 500k steps, where the rate is still 1.41e-4 of 2e-4
     stage1 = OptimizerConfig(lr=2e-4, warmup=0.01, horizon=500_000)
     assert learning_rate(stage1, 150_000, 150_000) == pytest.approx(1.41e-4, rel=4e-3)
 

@@ -1,4 +1,4 @@
-"""Prompts and targets of the paper, word for word (reference 2.4, 3); negatives; scores; baselines."""
+"""Prompts and targets of the paper (docs/reference.md 2.4, 3.2, 3.3); negatives; scores; baselines."""
 
 import itertools
 import re

@@ -71,7 +71,7 @@ def test_composes_with_the_published_values(name):
     assert (optimizer.name, optimizer.betas, optimizer.eps) == ("adamw", (0.9, 0.999), 1e-8)
     assert (optimizer.weight_decay, optimizer.schedule, optimizer.power) == (0.01, "polynomial", 1.0)
     assert optimizer.clip == (5.0 if name in PRETRAINING else 1.0)
-    # embeddings are frozen but for grounding, entailment and pretraining (reference 3.0)
+    # embeddings are frozen but for grounding, entailment and pretraining (docs/reference.md 3.0)
     assert train.freeze == ([] if name in (*PRETRAINING, "refcoco", "snli_ve") else ["shared"])
     assert train.ema == (
         0.9999 if name.removeprefix("linear_") in ("vqav2", "vqa", "msrvtt_qa", "msvd_qa") else 0

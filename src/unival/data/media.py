@@ -84,9 +84,9 @@ def encode_image(image_HWC: np.ndarray, suffix: str = ".png", quality: int = 95)
 def segment_frames(total: int, wanted: int, rng: np.random.Generator | None = None) -> list[int]:
     """Indices of `wanted` frames out of `total`: one per equal segment, its middle one, or a random one.
 
-    As the original samples them (reference 1.6): a segment's last frame is never drawn, and where there are
-    fewer frames than wanted the last one repeats. The middle makes evaluation deterministic, which the
-    original's was not.
+    As the original samples them (docs/reference.md 1.6): a segment's last frame is never drawn, and where
+    there are fewer frames than wanted the last one repeats. The middle makes evaluation
+    deterministic, which the original's was not.
     """
     edges = np.linspace(0, total, min(wanted, total) + 1).astype(int).tolist()
     segments = [(start, end - 1) for start, end in itertools.pairwise(edges)]

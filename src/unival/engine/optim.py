@@ -1,7 +1,7 @@
 """Optimiser, learning-rate schedule, freezing and the moving average of weights.
 
-The recipe is the original's (reference 2.2): AdamW, the same decay on every parameter, clipping by the global
-norm, linear decay after a warm-up. The learning rate is a pure function of the step.
+The recipe is the original's (docs/reference.md 2.2): AdamW, the same decay on every parameter, clipping by
+the global norm, linear decay after a warm-up. The learning rate is a pure function of the step.
 """
 
 import math

@@ -9,7 +9,7 @@ from unival.engine.optim import OptimizerConfig
 
 @dataclass(frozen=True)
 class LossConfig:
-    """Token loss; formulas in `unival.model.loss` (reference 3.1)."""
+    """Token loss; formulas in `unival.model.loss` (docs/reference.md 3.1)."""
 
     smoothing: float = 0.0
     """Share of the target spread over the other tokens."""

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 import numpy as np
 
 SMALL, LARGE = 30_000.0, 100_000.0
-"""Areas in square pixels that part small, medium and large objects (reference 3.4)."""
+"""Areas in square pixels that part small, medium and large objects (docs/reference.md 3.4)."""
 
 
 def area(boxes_N4: np.ndarray) -> np.ndarray:

@@ -1,6 +1,6 @@
 """From media and text as people have them to the tensors of the model, and boxes to location tokens and back.
 
-What the original does is kept to the rounding (reference 1.5, 1.6, 3.4); where it draws at random in
+What the original does is kept to the rounding (docs/reference.md 1.5, 1.6, 3.4); where it draws at random in
 evaluation (crops of long sounds), the processor takes the middle unless it is given a random generator.
 
 M media, T frames, H, W pixels, C colours, S samples, B rows, L tokens, K media of a row.

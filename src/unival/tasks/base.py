@@ -2,7 +2,7 @@
 
 A kind of task is a class in this package; a task is `conf/task/<name>.yaml`, which names the kind and says
 what is special about it (medium, prompts, decoding, metric). Prompts are those of the paper, word for word
-(reference 2.4 and section 3): every text starts with one space, since the vocabulary has word-initial tokens.
+(docs/reference.md 2.4): every text starts with one space, since the vocabulary has word-initial tokens.
 """
 
 from abc import ABC, abstractmethod

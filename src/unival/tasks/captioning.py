@@ -1,4 +1,4 @@
-"""Captioning of images, videos and sound; in pretraining with matching (reference 2.4, 2.5, 3.2)."""
+"""Captioning of images, videos and sound; in pretraining with matching (docs/reference.md 2.4, 2.5, 3.2)."""
 
 import json
 from collections import Counter

@@ -1,4 +1,4 @@
-"""Tasks with few answers: entailment (yes / no / maybe) and matching (yes / no) (reference 2.4, 3.5)."""
+"""Tasks with few answers: entailment (yes, no, maybe) and matching (yes, no) (docs/reference.md 2.4, 3.5)."""
 
 from collections.abc import Sequence
 

@@ -1,4 +1,4 @@
-"""Visual grounding, and its inverse, grounded captioning (reference 2.4, 3.4)."""
+"""Visual grounding, and its inverse, grounded captioning (docs/reference.md 2.4, 3.4)."""
 
 from collections import Counter
 from collections.abc import Sequence

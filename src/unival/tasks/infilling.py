@@ -1,6 +1,6 @@
 """Text infilling: write the caption out of which runs of words were taken (Lewis et al. 2020, BART).
 
-Not part of the original's pretraining; OFA's, from which the prompt is (reference, section 0).
+Not part of the original's pretraining (docs/reference.md 2.4); OFA's has it, and the prompt is OFA's.
 """
 
 import zlib

@@ -1,4 +1,4 @@
-"""Question answering on images, videos, sound; in pretraining with answer matching (reference 2.4, 3.3)."""
+"""Questions on images, videos and sound; in pretraining with answer matching (docs/reference.md 2.4, 3.3)."""
 
 from collections.abc import Sequence
 

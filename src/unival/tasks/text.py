@@ -1,4 +1,4 @@
-"""Text normalisation of prompts and targets (reference 1.5)."""
+"""Text normalisation of prompts and targets (docs/reference.md 1.5)."""
 
 import re
 import string

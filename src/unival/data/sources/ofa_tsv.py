@@ -1,8 +1,8 @@
 """The TSV files of OFA and UnIVAL, both ways: the 8-column pretraining form and the forms of the tasks.
 
 No header; several references or answers are joined by `&&`, an answer is `confidence|!+text`, a box is
-`x0,y0,x1,y1` in pixels; an image is base64 (the URL-safe alphabet or the usual one) or a path (reference 2.3
-and section 3). The form of a row is known by its columns.
+`x0,y0,x1,y1` in pixels; an image is base64 (the URL-safe alphabet or the usual one) or a path
+(docs/reference.md 2.3, 3.2, 3.3, 3.4, 3.5). The form of a row is known by its columns.
 """
 
 import argparse

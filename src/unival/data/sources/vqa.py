@@ -18,7 +18,7 @@ def soft_answers(given: list[str]) -> tuple[Answer, ...]:
     """Distinct answers, most frequent first, with the VQA score of giving them.
 
     The score is min(1, count / 3) averaged over the subsets that leave one annotator out: for ten annotators
-    0.3, 0.6, 0.9, 1 (reference, section 8).
+    0.3, 0.6, 0.9, 1 (docs/reference.md 3.3).
     """
     number, counts = len(given), Counter(answer.strip().lower() for answer in given)
     if not counts or "" in counts:

@@ -1,4 +1,4 @@
-"""Random views of training media (reference 2.7): crops, flips of videos and RandAugment.
+"""Random views of training media (docs/reference.md 2.7): crops, flips of videos and RandAugment.
 
 A crop is a window in pixels of the stored medium. Where the row has a box, the window lies around it and the
 box is given in coordinates of the window, stretched to the size of the whole image, so that tasks need not

@@ -1,6 +1,6 @@
 """How much of each task a training step holds.
 
-Balanced (task balancing of the paper, reference 2.6): every stream has a fixed quota of rows a step. An
+Balanced (task balancing, docs/reference.md 2.6): every stream has a fixed quota of rows a step. An
 auxiliary stream has no quota: one of its rows follows every n-th row of the first stream, as in stage 1.
 Proportional (the ablation): the rows of all streams are one pool, so a task weighs by its size.
 """

@@ -42,9 +42,9 @@ def read_weights(path: Path | str) -> Mapping[str, Tensor]:
 def start_from_bart(model: UnivalForConditionalGeneration, path: Path | str, seed: int) -> list[str]:
     """Copy BART's tensors (fairseq's or transformers' names) into a fresh model; returns our names of them.
 
-    As the original does it (reference 1.8): every tensor whose name and shape exist in the model is taken.
-    Of the token embedding all of BART's rows are copied, place by place, so `<mask>` and the first codes
-    inherit its dummy rows; the other rows are drawn from N(0, d_model^-0.5).
+    As the original does it (docs/reference.md 1.8): every tensor whose name and shape exist in the model is
+    taken. Of the token embedding all of BART's rows are copied, place by place, so `<mask>` and the first
+    codes inherit its dummy rows; the other rows are drawn from N(0, d_model^-0.5).
 
     Raises:
         UserError: not a BART of this width.

@@ -96,7 +96,7 @@ def soft_answers(rng: Random, truth: str) -> tuple[Answer, ...]:
 
     Mostly the usual word, at times a synonym or a slip. The weight is the mean over leave-one-out subsets of
     min(1, count / 3): 0.3, 0.6, 0.9, 1 for one, two, three, four and more annotators (VQA evaluation;
-    reference 3.3).
+    docs/reference.md 3.3).
     """
     others = next((group for group in SLIPS if truth in group), ())
     votes: Counter[str] = Counter()
