@@ -10,6 +10,7 @@ from safetensors.torch import load_file, save_file
 
 from unival.errors import UserError
 from unival.merging import AlignRule, Recipe, merge, verify
+from unival.merging.canonical import recipe_digest
 from unival.merging.checkpoint import Memory, read_metadata
 from unival.merging.engine import Plan, merge_states
 from unival.merging.live import merge_into
@@ -82,10 +83,10 @@ def test_other_coefficients_options_and_seeds_give_other_bytes(large, tmp_path):
         Recipe("dare", ("a", "b"), options={"density": 0.4}),
         Recipe("dare", ("a", "b"), weights={"a": 1.0, "b": 0.5}),
     ]
-    assert len({recipe.digest() for recipe in recipes}) == 4
+    assert len({recipe_digest(recipe) for recipe in recipes}) == 4
     models = {name: large[name] for name in "ab"}
     outputs = [
-        merge(r, models, large["base"], tmp_path / r.digest())["outputs"]["model.safetensors"]
+        merge(r, models, large["base"], tmp_path / recipe_digest(r))["outputs"]["model.safetensors"]
         for r in recipes
     ]
     assert len(set(outputs)) == 4

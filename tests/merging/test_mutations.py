@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from unival.merging import adamerging, align, collect, elementwise, engine, geometry, rng, spectral
+from unival.merging import adamerging, align, collect, elementwise, engine, rng, spectral
 from unival.merging.methods import matrices, points, sparse
 
 from . import identities
@@ -26,8 +26,8 @@ def owner_scaling(patch):
 
 def stock_epsilon(patch):
     """An absolute epsilon in the cosine."""
-    original = geometry.gram
-    patch.setattr(points.geometry, "gram", lambda job: original(job) + 1e-8 * torch.eye(len(job.models)))
+    original = points.gram
+    patch.setattr(points, "gram", lambda job: original(job) + 1e-8 * torch.eye(len(job.models)))
 
 
 def ties_full_density(patch):
@@ -237,9 +237,9 @@ def stock_of_angles(patch):
 
 
 def stock_shrunk_products(patch):
-    original = geometry.gram
+    original = points.gram
     patch.setattr(
-        points.geometry,
+        points,
         "gram",
         lambda job: original(job) * _signs(job),
     )

@@ -9,6 +9,7 @@ import yaml
 
 from unival import cli, compose, config
 from unival.merging import Recipe
+from unival.merging.canonical import canonical_form
 from unival.merging.methods import METHODS
 from unival.study.coefficients import Search
 
@@ -85,6 +86,6 @@ def test_the_table_of_merge_methods_is_the_registry() -> None:
 
 def test_the_recipes_of_the_merging_page_are_valid() -> None:
     pages = [yaml.safe_load(text) for text in blocks(TEXTS[ROOT / "docs/merging.md"], "yaml")]
-    config.build(Recipe, next(page for page in pages if "method" in page), "docs").canonical()
+    canonical_form(config.build(Recipe, next(page for page in pages if "method" in page), "docs"))
     for name, search in next(page for page in pages if "search" in page)["search"].items():
         config.build(Search, search, name)

@@ -11,33 +11,15 @@ import torch
 from torch import Tensor
 
 from unival.merging.checkpoint import State, opened
-from unival.merging.job import Job
+from unival.merging.engine import Plan, single_threaded
+from unival.merging.job import gram_and_norm
+from unival.merging.recipe import AlignRule, Recipe
 
-SUB_BLOCK = 1 << 14
 MODULES = r"^(?:model\.)?((?:encoder|decoder)\.(?:media\.\w+|layers)|\w+)"
 """The first group names the module of a tensor."""
 COLUMNS = (
     "module", "first", "second", "cosine", "norm_first", "norm_second", "relative_first", "relative_second",
 )  # fmt: skip
-
-
-def gram(job: Job) -> Tensor:
-    """tau_i . tau_j of one tensor, (N, N) in float64."""
-    return gram_and_norm(job)[0]
-
-
-def gram_and_norm(job: Job) -> tuple[Tensor, float]:
-    """The Gram matrix of the task vectors, and the squared norm of the base."""
-    total = torch.zeros(len(job.models), len(job.models), dtype=torch.float64)
-    norm = 0.0
-    for _, models, base in job.blocks():
-        assert base is not None
-        for start in range(0, len(base), SUB_BLOCK):
-            origin = base[start : start + SUB_BLOCK]
-            deltas = torch.stack([model[start : start + SUB_BLOCK] - origin for model in models]).double()
-            total += (deltas @ deltas.mT).cpu()
-            norm += float(origin.double().square().sum())
-    return total, norm
 
 
 def geometry(models: Mapping[str, State], base: State, modules: str = MODULES) -> list[dict[str, Any]]:
@@ -51,9 +33,6 @@ def geometry(models: Mapping[str, State], base: State, modules: str = MODULES) -
         Rows of COLUMNS for every pair of models and every module, the module "all" first. The cosine with a
         zero vector is None. Integers have no direction and are left out.
     """
-    from unival.merging.engine import Plan, single_threaded
-    from unival.merging.recipe import AlignRule, Recipe
-
     totals: dict[str, tuple[Tensor, float]] = {}
     with single_threaded(), opened(models) as sources, opened({"": base}) as bases:
         counters = [n for n, spec in bases[""].specs.items() if not spec.dtype.is_floating_point]

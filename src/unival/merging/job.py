@@ -20,6 +20,8 @@ BLOCK = 1 << 17
 """Elements worked on at once on the CPU: the working set stays in the cache, calls are few."""
 DEVICE_BLOCK = 1 << 22
 """The same on an accelerator."""
+SUB_BLOCK = 1 << 14
+"""Elements whose products are summed in float64 at once."""
 SAMPLED = 256
 """One in this many elements is looked at to guess where thresholds lie."""
 
@@ -149,3 +151,22 @@ class Job:
 def finite(tensor: Tensor) -> bool:
     """Whether all elements are finite; one cheap sum in the usual case."""
     return bool(torch.isfinite(tensor.sum())) or bool(torch.isfinite(tensor).all())
+
+
+def gram(job: Job) -> Tensor:
+    """tau_i . tau_j of one tensor, (N, N) in float64."""
+    return gram_and_norm(job)[0]
+
+
+def gram_and_norm(job: Job) -> tuple[Tensor, float]:
+    """The Gram matrix of the task vectors, and the squared norm of the base."""
+    total = torch.zeros(len(job.models), len(job.models), dtype=torch.float64)
+    norm = 0.0
+    for _, models, base in job.blocks():
+        assert base is not None
+        for start in range(0, len(base), SUB_BLOCK):
+            origin = base[start : start + SUB_BLOCK]
+            deltas = torch.stack([model[start : start + SUB_BLOCK] - origin for model in models]).double()
+            total += (deltas @ deltas.mT).cpu()
+            norm += float(origin.double().square().sum())
+    return total, norm

@@ -1,16 +1,14 @@
 """A merge written down: method, models, coefficients, alignment rules, number format, seed.
 
-A merge is a pure function of (recipe, bytes of the inputs). The canonical form of a recipe is a sorted
-JSON object without paths, so its digest names the merge wherever the files lie.
+A merge is a pure function of (recipe, bytes of the inputs).
 """
 
-import dataclasses
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from unival import config, files
+from unival import config
 from unival.errors import UserError
 
 DTYPES = ("float32", "bfloat16", "float16", "float64")
@@ -113,24 +111,6 @@ class Recipe:
         for rule in self.align:
             if rule.model is not None and rule.model not in self.models:
                 raise ValueError(f"align: '{rule.model}' is not one of the models ({', '.join(self.models)})")
-
-    def canonical(self) -> dict[str, Any]:
-        """The recipe as JSON-able values; the models sorted unless their order has a meaning."""
-        from unival.merging.methods import METHODS
-
-        value = dataclasses.asdict(self)
-        value["models"] = list(self.models if METHODS[self.method].ordered else sorted(self.models))
-        method = METHODS[self.method]
-        value["options"] = dataclasses.asdict(
-            config.build(method.Options, self.options, "merge recipe: options")
-        )
-        for key in ("modules", "align"):
-            value[key] = list(value[key])
-        return value
-
-    def digest(self) -> str:
-        """A short hash of the canonical recipe."""
-        return files.digest(self.canonical())
 
 
 def check_pattern(pattern: str) -> None:

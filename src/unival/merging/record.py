@@ -24,6 +24,7 @@ from unival import files
 from unival.errors import UserError, nearest
 from unival.merging import hashing
 from unival.merging.align import ESTIMATED, Assignment
+from unival.merging.canonical import canonical_form, recipe_digest
 from unival.merging.checkpoint import INDEX, WEIGHTS, Source, Spec, Writer, layout, opened, weight_files
 from unival.merging.engine import Plan
 from unival.merging.job import CHUNK, Settings
@@ -102,8 +103,8 @@ def merge(
 def _origin(recipe: Recipe, each: Callable[[Callable[[Path], Any]], dict[str, Any]]) -> dict[str, Any]:
     """The part of a record that is known before the merge, and stands in the metadata of the weights."""
     return {
-        "recipe": recipe.canonical(),
-        "recipe_digest": recipe.digest(),
+        "recipe": canonical_form(recipe),
+        "recipe_digest": recipe_digest(recipe),
         **each(lambda path: hashing.digests(_read_files(recipe, path))),
         "versions": {
             "unival": unival.__version__,
@@ -176,7 +177,7 @@ def verify(
         hashing.compare(record["estimated"], anew, "the statistics estimated for it")
     if origin:
         hashing.compare(record["base"], Path(origin), "the base")
-    if recipe.digest() != record["recipe_digest"]:
+    if recipe_digest(recipe) != record["recipe_digest"]:
         raise UserError(f"{out / RECORD}: the recipe was changed after the merge: its digest differs")
     with tempfile.TemporaryDirectory(prefix=".verify-", dir=out.parent) as folder:
         again = merge(

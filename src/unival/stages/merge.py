@@ -18,6 +18,7 @@ from unival import config as configuration
 from unival import files
 from unival.errors import UserError, nearest
 from unival.merging import Recipe, merge
+from unival.merging.canonical import canonical_form
 from unival.merging.geometry import COLUMNS, geometry
 from unival.stages.base import StageIO
 from unival.study.coefficients import Fit, Search
@@ -85,7 +86,7 @@ class Config:
                 raise ValueError(f"again: {name}: no configuration of the task {lacking[0]}")
         for name, recipe in self.recipes.items():
             try:
-                recipe.canonical()  # refuses an unknown method or option
+                canonical_form(recipe)  # refuses an unknown method or option
             except UserError as error:
                 raise ValueError(f"recipe {name}: {error}") from error
             fitted = name in self.search or name in self.batch_norm or recipe.method in STATISTICS
@@ -98,7 +99,7 @@ class Config:
     def _check_search(self, name: str, recipe: Recipe, search: Search) -> None:
         if search.strategy == "entropy" and recipe.method != "task_arithmetic":
             raise ValueError(f"search: {name}: 'entropy' sets the coefficients of task_arithmetic")
-        known = [*recipe.models, *recipe.canonical()["options"]]
+        known = [*recipe.models, *canonical_form(recipe)["options"]]
         for key in search.over:
             if key not in known:
                 raise ValueError(f"search: {name}: '{key}' is no model and no option: {nearest(key, known)}")

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from unival import files
 from unival.merging import ModuleRule, Recipe, collect, search
 from unival.merging.adamerging import adamerging, entropy
+from unival.merging.canonical import recipe_digest
 from unival.merging.live import merge_into
 from unival.stages.base import StageIO
 from unival.tasks import TaskConfig
@@ -99,7 +100,7 @@ class Fit:
             return sum(shares) / len(shares)
 
         context = {
-            "recipe": recipe.digest(), "rows": settings.rows, "data": self.benchmark.digest("val"),
+            "recipe": recipe_digest(recipe), "rows": settings.rows, "data": self.benchmark.digest("val"),
             "models": [_weights_digest(folder) for folder in (self.base, *folders.values())],
             "tasks": {task: asdict(self.tasks[task]) for task in recipe.models},
             "statistics": {model: files.file_digest(path) for model, path in statistics.items()},

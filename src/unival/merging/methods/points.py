@@ -12,8 +12,8 @@ import torch
 from torch import Tensor
 
 from unival.errors import UserError
-from unival.merging import elementwise, geometry
-from unival.merging.job import Job
+from unival.merging import elementwise
+from unival.merging.job import Job, gram
 from unival.merging.method import METHODS, Method, normalized, pair
 
 
@@ -149,12 +149,12 @@ class ModelStock(Method):
 
     def start(self, job: Job) -> float:
         """t of this tensor."""
-        gram = geometry.gram(job)
-        norms = gram.diagonal().sqrt()
+        products = gram(job)
+        norms = products.diagonal().sqrt()
         if len(norms) < 2:
             raise UserError(f"merge recipe: {job.name}: model_stock takes two models or more")
         scale = torch.outer(norms, norms)
-        cosines = torch.where(scale > 0, gram / scale.masked_fill(scale == 0, 1), 0)
+        cosines = torch.where(scale > 0, products / scale.masked_fill(scale == 0, 1), 0)
         n = len(norms)
         c = float((cosines.sum() - cosines.diagonal().sum()) / (n * (n - 1)))
         if c < 0:
