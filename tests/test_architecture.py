@@ -1,6 +1,7 @@
 """The shape of the package: direction of imports, and one name per stage everywhere."""
 
 import ast
+from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
 
 import pytest
@@ -70,6 +71,35 @@ def test_imports_point_down(path: Path) -> None:
         assert other in rank, f"{path}: imports {name}, which has no place in LAYERS"
         assert rank[other] <= rank[own], f"{path}: imports {name} from a layer above"
         assert not ({own, other} <= SIBLINGS and own != other), f"{path}: siblings: imports {name}"
+
+
+def file_of(dotted: str) -> Path | None:
+    """The file of a module or package of ours."""
+    place = SOURCE.parent.joinpath(*dotted.split("."))
+    known = [place.with_suffix(".py"), place / "__init__.py"]
+    return next((path for path in known if path.is_file()), None)
+
+
+def files_imported(path: Path) -> set[Path]:
+    """Files of ours that a file imports anywhere, functions and type checking included."""
+    found: set[Path | None] = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            found |= {file_of(alias.name) for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            package = node.module
+            found |= {file_of(f"{package}.{alias.name}") or file_of(package) for alias in node.names}
+    return {file for file in found if file is not None}
+
+
+def test_no_circle_of_files() -> None:
+    """Imports inside functions count: a circle is one subject in two files, or two in one."""
+    graph = {path: files_imported(path) for path in SOURCE.rglob("*.py")}
+    try:
+        TopologicalSorter(graph).prepare()
+    except CycleError as error:
+        circle = [str(path.relative_to(SOURCE)) for path in reversed(error.args[1])]
+        pytest.fail(" imports ".join(circle))
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(SOURCE)))

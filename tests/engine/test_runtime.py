@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from unival.engine.machine import runtime
+from unival.engine.machine import launch, runtime
 from unival.errors import UserError
 
 FOLDER = Path(__file__).parents[2] / "conf/runtime"
@@ -50,7 +50,7 @@ def test_torchrun_unless_this_is_a_rank(monkeypatch):
         def wait(self):
             return 7
 
-    monkeypatch.setattr(runtime.subprocess, "Popen", Done)
+    monkeypatch.setattr(launch.subprocess, "Popen", Done)
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
     monkeypatch.delenv("RANK", raising=False)
     several = runtime.Runtime(device="cpu", launcher="torchrun", processes=3)
@@ -65,11 +65,11 @@ def test_torchrun_unless_this_is_a_rank(monkeypatch):
 
 WAITING = """
 import subprocess, sys
-from unival.engine.machine import runtime
+from unival.engine.machine import launch
 
 code = "import signal, sys, time; signal.signal(signal.SIGTERM, lambda *_: sys.exit(9)); "
 code += "print('up', flush=True); time.sleep(60)"
-print(runtime.wait_for([sys.executable, "-c", code]))
+print(launch.wait_for([sys.executable, "-c", code]))
 """
 
 
@@ -87,7 +87,7 @@ def test_sigterm_is_handed_to_torchrun_and_its_end_awaited():
 FORKING = """
 import os, signal, sys, time
 from pathlib import Path
-from unival.engine.machine import runtime
+from unival.engine.machine import launch
 
 signal.signal(signal.SIGINT, signal.SIG_IGN)  # as in a background job
 
@@ -96,7 +96,7 @@ def work():
     Path(rank).write_text(os.environ["WORLD_SIZE"])
     {body}
 
-print(runtime.fork(2, work))
+print(launch.fork(2, work))
 """
 
 
@@ -149,7 +149,7 @@ PARALLEL = """
 import os, sys, time
 from functools import partial
 from pathlib import Path
-from unival.engine.machine import runtime
+from unival.engine.machine import launch, runtime
 from unival.errors import UserError
 
 def job(number):

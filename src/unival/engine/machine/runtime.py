@@ -5,13 +5,9 @@ part of a resolved configuration, and so never makes a stage run again.
 """
 
 import os
-import signal
-import socket
-import subprocess
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -20,13 +16,11 @@ from torch import multiprocessing
 from tqdm import tqdm
 
 from unival import config
-from unival.errors import UserError, nearest, told
+from unival.engine.machine.launch import fork, run_forked, torchrun, wait_for, worker
+from unival.errors import UserError, nearest
 
 FOLDER = Path("conf/runtime")
 VARIABLE = "UNIVAL_RUNTIME"
-GRACE = 50
-"""Seconds that ranks have to save a checkpoint when they are told to end. Below a minute, for the others of a
-rank that died may wait for it on the GPU and have to be killed."""
 
 
 @dataclass(frozen=True)
@@ -92,37 +86,6 @@ class Runtime:
         return wait_for([*torchrun(processes), "--standalone", "-m", "unival", *arguments])
 
 
-def torchrun(processes: int) -> list[str]:
-    """Command that starts ranks on this machine."""
-    command = [sys.executable, "-m", "torch.distributed.run", f"--nproc-per-node={processes}"]
-    return [*command, f"--shutdown-timeout={GRACE}"]
-
-
-def wait_for(command: Sequence[str]) -> int:
-    """Run it; its exit status at the end. It is handed SIGTERM on; the SIGINT of a terminal goes to both."""
-    child: subprocess.Popen[bytes] | None = None
-    ended = False
-
-    def end(*_: Any) -> None:
-        nonlocal ended
-        ended = True
-        if child is not None:
-            child.terminate()
-
-    previous = signal.signal(signal.SIGTERM, end)
-    try:
-        child = subprocess.Popen(command)
-        if ended:  # while it started
-            child.terminate()
-        while True:
-            try:
-                return child.wait()
-            except KeyboardInterrupt:
-                continue
-    finally:
-        signal.signal(signal.SIGTERM, previous)
-
-
 def parallel(jobs: Sequence[Callable[[], Any]], title: str) -> None:
     """Call every job, on the cores that the chosen runtime has for it; a job keeps its result on disk.
 
@@ -144,7 +107,7 @@ def parallel(jobs: Sequence[Callable[[], Any]], title: str) -> None:
                 jobs[number]()
                 _next(done)
 
-        status = _fork(runtime.cores(), _worker, work, lambda: bar.update(done.value - bar.n))
+        status = run_forked(runtime.cores(), worker, work, lambda: bar.update(done.value - bar.n))
         if status:
             sys.exit(status)
     bar.close()
@@ -155,49 +118,6 @@ def _next(counter: Any) -> int:
     with counter.get_lock():
         counter.value += 1
         return counter.value - 1
-
-
-def fork(ranks: int, work: Callable[[], None]) -> int:
-    """Do `work` on ranks forked from this process, which has imported everything; returns the exit status.
-
-    A rank that fails ends the others; they get SIGTERM when this process gets it, and end when it is killed.
-    """
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        place = {"WORLD_SIZE": str(ranks), "MASTER_PORT": str(probe.getsockname()[1])}
-    return _fork(ranks, partial(_rank, place), work, lambda: None)
-
-
-def _fork(processes: int, start: Any, work: Callable[[], None], watch: Callable[[], Any]) -> int:
-    """`start(number, processes, work)` in forked processes; `watch` is called every second."""
-    context = multiprocessing.start_processes(
-        start, (processes, work), processes, join=False, start_method="fork"
-    )
-    previous = signal.signal(signal.SIGTERM, lambda *_: [child.terminate() for child in context.processes])
-    try:
-        while not context.join(timeout=1.0):
-            watch()
-    except multiprocessing.ProcessExitedException as error:
-        # as a shell reports a process that a signal ended
-        return error.exit_code if error.exit_code >= 0 else 128 - error.exit_code
-    finally:
-        watch()
-        signal.signal(signal.SIGTERM, previous)
-    return 0
-
-
-def _rank(place: dict[str, str], rank: int, ranks: int, work: Callable[[], None]) -> None:
-    number = str(rank)
-    os.environ.update(place, RANK=number, LOCAL_RANK=number, MASTER_ADDR="127.0.0.1")
-    _worker(rank, ranks, work)
-
-
-def _worker(number: int, processes: int, work: Callable[[], None]) -> None:
-    # what ends it with its parent; a shell's background jobs are started with the signal ignored
-    signal.signal(signal.SIGINT, signal.default_int_handler)
-    torch.set_num_threads(max(1, torch.get_num_threads() // processes))
-    with told():
-        work()
 
 
 def load(name: str | None = None, folder: Path = FOLDER) -> Runtime:

@@ -15,7 +15,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from unival.engine.machine.runtime import GRACE, torchrun
+from unival.engine.machine.launch import GRACE, torchrun
 from unival.errors import UserError
 
 WAIT = GRACE + 10
