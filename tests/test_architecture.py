@@ -13,7 +13,7 @@ ROOT = Path(__file__).parents[1]
 SOURCE = ROOT / "src/unival"
 LAYERS = (
     ("errors", "compat"),
-    ("files", "registry", "record", "config", "vocab"),
+    ("files", "registry", "record", "config", "vocab", "answers"),
     ("data", "model", "metrics", "merging"),
     ("tasks", "engine"),
     ("provenance", "tracking"),

@@ -25,9 +25,9 @@ from unival.data.sources import safe_pickle
 from unival.data.sources.ofa_tsv import write_tsv
 from unival.data.sources.reader import READERS, data_folder, split_of
 from unival.data.sources.regions import corners
-from unival.data.sources.vqa import soft_answers
 from unival.data.store import MediaStore
 from unival.errors import UserError
+from unival.record import Answer
 
 
 def faults(out: Path) -> list[tuple[str, str, str]]:
@@ -116,14 +116,6 @@ def test_corners_stay_inside() -> None:
             corners(bad, (20, 30))
 
 
-def test_vqa_soft_scores_are_the_official_ones() -> None:
-    answers = {a.text: a.weight for a in soft_answers(["yes"] * 5 + ["no"] * 3 + ["maybe"] * 2)}
-    assert answers == {"yes": 1.0, "no": 0.9, "maybe": 0.6}
-    assert soft_answers(["a"])[0].weight == 1.0
-    with pytest.raises(UserError):
-        soft_answers([])
-
-
 def test_vqav2_joins_questions_and_annotations(tmp_path: Path) -> None:
     write(tmp_path / "val2014" / "COCO_val2014_000000000042.jpg", JPG)
     question = {"image_id": 42, "question": "Is it?", "question_id": 420}
@@ -139,6 +131,42 @@ def test_vqav2_joins_questions_and_annotations(tmp_path: Path) -> None:
     assert (record.text, record.answers[0].text, record.form) == ("Is it?", "yes", "is it")
     assert len(json.loads(record.extra["answers"])) == 10
     assert "question 1 is not in" in faults(tmp_path / "out")[0][2]
+
+
+@pytest.mark.parametrize("name", ["vqav2", "vizwiz"])
+def test_a_blank_answer_among_many_keeps_the_question(name: str, tmp_path: Path) -> None:
+    """As in the official evaluation: the blank one agrees with no answer, and no one is taught to give it."""
+    given = {1: ["red"] * 8 + ["", "  "], 2: ["the"] * 2 + ["Left"] * 8, 3: [""] * 10}
+    write(tmp_path / "val2014" / "COCO_val2014_000000000042.jpg", JPG)
+    rows = {
+        number: {
+            "image_id": 42, "image": f"{number}.jpg", "question": "Which?", "question_id": number,
+            "answers": [{"answer": text} for text in texts],
+        }
+        for number, texts in given.items()
+    }  # fmt: skip
+    if name == "vqav2":
+        write(tmp_path / "OpenEnded_mscoco_val2014_questions.json", {"questions": list(rows.values())})
+        write(tmp_path / "mscoco_val2014_annotations.json", {"annotations": list(rows.values())})
+    else:
+        for number in rows:
+            write(tmp_path / "val" / f"{number}.jpg", JPG)
+        write(tmp_path / "val.json", list(rows.values()))
+    import_dataset(name, tmp_path, tmp_path / "out", max_rejected=0.5)
+    records = list(read_records(tmp_path / "out" / "val", "vqa"))
+    answers = [[(answer.text, answer.weight) for answer in record.answers] for record in records]
+    assert answers == [[("red", 1.0)], [("left", 1.0), ("the", 0.6)]]
+    assert json.loads(records[0].extra["answers"]) == given[1]
+    assert [reason for _, _, reason in faults(tmp_path / "out")] == ["empty, and task 'vqa' needs it"]
+
+
+def test_blank_answers_of_tables_are_left_out(tmp_path: Path) -> None:
+    write(tmp_path / "tsv" / "x.jpg", JPG)
+    lines = ["1\ti\twhat?\t0.9|!+dog&&0.3|!+\t\tx.jpg", "2\ti\twhat?\t0.9|!+ \t\tx.jpg"]
+    write(tmp_path / "tsv" / "vqa_val.tsv", "\n".join(lines))
+    import_dataset("ofa_tsv", tmp_path / "tsv", tmp_path / "out", max_rejected=0.5)
+    assert [row.answers for row in read_records(tmp_path / "out" / "val", "vqa")] == [(Answer("dog", 0.9),)]
+    assert [reason for _, _, reason in faults(tmp_path / "out")] == ["an empty answer"]
 
 
 def test_snli_ve_labels_and_premise(tmp_path: Path) -> None:

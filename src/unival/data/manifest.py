@@ -102,6 +102,7 @@ def _strings(value: Any) -> tuple[str, ...]:
 
 
 def _answers(value: Any) -> tuple[Answer, ...]:
+    """The answers that say something: one of many annotators may have left the field blank."""
     if isinstance(value, str) or not isinstance(value, Sequence):
         raise TypeError(f"expected a list of answers, found {type(value).__name__}")
     answers = []
@@ -114,7 +115,10 @@ def _answers(value: Any) -> tuple[Answer, ...]:
         if not 0 < weight <= 1:
             raise ValueError(f"answer weight {weight} is outside (0, 1]")
         answers.append(Answer(check_text(item.text), weight))
-    return tuple(answers)
+    kept = tuple(answer for answer in answers if answer.text.strip())
+    if answers and not kept:
+        raise ValueError("an empty answer")
+    return kept
 
 
 def _box(value: Any) -> tuple[float, float, float, float]:

@@ -1,35 +1,16 @@
 """Questions on photos: VQAv2 and the sets in its form (OK-VQA), VizWiz, GQA, easy-VQA."""
 
 import json
-from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from unival.answers import soft_answers
 from unival.data.source import BadItem
 from unival.data.sources.captions import image_key
 from unival.data.sources.formats import Row, by_id, changed, json_pairs, json_rows, value
 from unival.data.sources.reader import File, Item, rows
 from unival.errors import UserError
-from unival.record import Answer
-
-
-def soft_answers(given: list[str]) -> tuple[Answer, ...]:
-    """Distinct answers, most frequent first, with the VQA score of giving them.
-
-    The score is min(1, count / 3) averaged over the subsets that leave one annotator out: for ten annotators
-    0.3, 0.6, 0.9, 1 (docs/reference.md 3.3).
-    """
-    number, counts = len(given), Counter(answer.strip().lower() for answer in given)
-    if not counts or "" in counts:
-        raise UserError("an empty answer" if given else "no answers")
-    if number == 1:
-        return (Answer(next(iter(counts))),)
-    scores = {
-        text: (count * min(1, (count - 1) / 3) + (number - count) * min(1, count / 3)) / number
-        for text, count in counts.items()
-    }
-    return tuple(Answer(text, round(scores[text], 4)) for text, _ in counts.most_common() if scores[text] > 0)
 
 
 def _given(row: Any) -> list[str]:

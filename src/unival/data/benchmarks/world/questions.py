@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from random import Random
 from typing import Any
 
+from unival.answers import consensus
 from unival.data.benchmarks.world.concepts import (
     ALLOWED_PAIRS,
     COLORS,
@@ -94,9 +95,8 @@ def different(texts: Iterable[str], count: int) -> tuple[str, ...]:
 def soft_answers(rng: Random, truth: str) -> tuple[Answer, ...]:
     """Distinct answers of ten annotators, the truth first, weighted as VQA does.
 
-    Mostly the usual word, at times a synonym or a slip. The weight is the mean over leave-one-out subsets of
-    min(1, count / 3): 0.3, 0.6, 0.9, 1 for one, two, three, four and more annotators (VQA evaluation;
-    docs/reference.md 3.3).
+    Mostly the usual word, at times a synonym or a slip. What follows is `unival.answers.consensus`: 0.3, 0.6,
+    0.9, 1 for one, two, three, four and more annotators.
     """
     others = next((group for group in SLIPS if truth in group), ())
     votes: Counter[str] = Counter()
@@ -110,4 +110,4 @@ def soft_answers(rng: Random, truth: str) -> tuple[Answer, ...]:
             votes[truth] += 1
     votes[truth] = max(votes[truth], 4)
     ranked = sorted(votes, key=lambda word: (word != truth, -votes[word], word))
-    return tuple(Answer(word, min(1.0, round(0.3 * votes[word], 1))) for word in ranked)
+    return tuple(Answer(word, round(consensus(votes[word], ANNOTATORS), 4)) for word in ranked)
