@@ -42,7 +42,7 @@ FAIL_AT = "UNIVAL_FAIL_AT_STEP"
 """For tests: the process kills itself after this many updates."""
 
 AGREE_EVERY = 4
-"""Steps after which ranks ask each other whether one got SIGTERM: each time, a GPU's queue runs empty."""
+"""Steps after which ranks ask each other whether one got SIGTERM: each time, all wait for the slowest."""
 
 Evaluate = Callable[[nn.Module], dict[str, float]]
 """Metrics of the model on validation rows; `score` is the one to maximise."""
@@ -272,8 +272,8 @@ class Trainer:
         drop_worst = config.loss.drop_worst if self.step >= config.loss.drop_worst_after else 0.0
         tokens = float(sum(batch.num_tokens(drop_worst) for batch in micro_batches))
         shown = [float(any(VALUES[medium] in batch.media for batch in micro_batches)) for medium in MEDIA]
-        sums = self.ranks.sum_(torch.tensor([tokens, *shown], device=device))
-        total, shown_anywhere = sums[0], sums[1:]
+        total, *shown_anywhere = self.ranks.sum([tokens, *shown])
+        total = max(total, 1.0)  # where the loss leaves all tokens out
         summed = torch.zeros((), device=device)
         for number, batch in enumerate(micro_batches):
             micro = number * self.ranks.size + self.ranks.rank
@@ -301,11 +301,11 @@ class Trainer:
         self.step += 1
         self.window.add(micro_batches, loss_per_token, norm)
 
-    def _absent(self, batch: Batch, shown_anywhere: Tensor) -> list[str]:
+    def _absent(self, batch: Batch, shown_anywhere: Sequence[float]) -> list[str]:
         """Media of other ranks that this batch lacks: with FSDP all ranks must have the same gradients."""
         if self.replica is None:
             return []
-        kinds = zip(MEDIA, shown_anywhere.tolist(), strict=True)
+        kinds = zip(MEDIA, shown_anywhere, strict=True)
         return [medium for medium, count in kinds if count and VALUES[medium] not in batch.media]
 
     def _clip(self) -> Tensor:

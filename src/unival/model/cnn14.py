@@ -17,6 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torchaudio.functional import melscale_fbanks
 
+from unival.device import sent
 from unival.model.backbone import Backbone, BackboneSpec, read_spec
 
 
@@ -123,7 +124,7 @@ def log_mel(samples_MS: Tensor, spec: Cnn14Spec) -> Tensor:
             return_complex=True,
         )
         power = spectrum.real.square() + spectrum.imag.square()  # (M, n_fft / 2 + 1, F)
-        mel_MBF = mel_filters(spec).to(device).T @ power
+        mel_MBF = sent(mel_filters(spec), device).T @ power
         return (10.0 * mel_MBF.clamp(min=1e-10).log10()).transpose(1, 2).unsqueeze(1)
 
 

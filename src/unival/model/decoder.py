@@ -12,6 +12,7 @@ from torch.nn import functional as F
 from transformers.cache_utils import EncoderDecoderCache
 from transformers.modeling_layers import GradientCheckpointingLayer
 
+from unival.device import sent
 from unival.model.attention import Attention, FeedForward, Residual, attention_scale, drop_path_rates
 from unival.model.configuration import UnivalConfig
 from unival.model.encoder import EncoderPositions, UnivalEncoderOutput
@@ -163,7 +164,7 @@ class UnivalDecoder(nn.Module):
         if codes:
             width = self.config.code_image_size // 8
             table, ids = self.code_positions(), code_ids(stop, width, self.config.image_bucket_size)
-            return self.code_position_norm(F.embedding(ids.to(table.device), table))[None]
+            return self.code_position_norm(F.embedding(sent(ids, table.device), table))[None]
         if stop > self.config.max_target_positions:
             raise ValueError(
                 f"{stop} target tokens, but max_target_positions is {self.config.max_target_positions}"
@@ -188,7 +189,7 @@ class UnivalDecoder(nn.Module):
         grid, device = self.config.image_bucket_size, states.device
         if codes:
             ids = code_ids(stop, self.config.code_image_size // 8, grid)
-            relative = self.relative_bias.codes(grid_bucket(ids[start:], ids, grid).to(device))
+            relative = self.relative_bias.codes(sent(grid_bucket(ids[start:], ids, grid), device))
         else:
             sizes = (self.config.token_bucket_size, self.config.token_bucket_max_distance)
             relative = self.relative_bias.text(text_relative_index(start, stop, *sizes, device))

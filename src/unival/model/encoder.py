@@ -17,6 +17,7 @@ from torch.nn import functional as F
 from transformers.modeling_layers import GradientCheckpointingLayer
 from transformers.modeling_outputs import ModelOutput
 
+from unival.device import sent
 from unival.errors import UserError, nearest
 from unival.model.attention import Attention, FeedForward, Residual, attention_scale, drop_path_rates
 from unival.model.cnn14 import build_audio_encoder
@@ -254,7 +255,7 @@ class UnivalEncoder(nn.Module):
             return states_BLD, None
         mask_BL = torch.ones(states_BLD.shape[:2], dtype=torch.bool, device=states_BLD.device)
         if plan.mask is not None:
-            mask_BL[:, : plan.length] = plan.mask.to(mask_BL.device)
+            mask_BL[:, : plan.length] = sent(plan.mask, mask_BL.device)
         if text_mask is not None:
             mask_BL[:, plan.length :] = text_mask.to(mask_BL.device, torch.bool)
         return states_BLD * mask_BL[..., None], mask_BL
@@ -268,7 +269,7 @@ class UnivalEncoder(nn.Module):
         text_SD = self.position_norm(self.positions()[:text_length])
         grid, device = self.config.image_bucket_size, text_SD.device
         segments = {
-            segment: segment_ids(segment, grid).to(device) for layout in layouts for segment in layout
+            segment: sent(segment_ids(segment, grid), device) for layout in layouts for segment in layout
         }
         media = {
             segment: self.media_position_norm(F.embedding(ids, self.media[segment[0]].positions()))  # type: ignore[operator, union-attr]
@@ -294,7 +295,7 @@ class UnivalEncoder(nn.Module):
         states_ULD, biases, cross_cache = self.bias_cache.get(key, self._bias_parameters(), compute)
         row_layout = None
         if len(plan.layouts) > 1:
-            row_layout = torch.tensor(plan.row_layout, device=states_ULD.device)
+            row_layout = sent(torch.tensor(plan.row_layout), states_ULD.device)
         return EncoderPositions(states_ULD, row_layout, cross_cache), biases
 
     def _relative_biases(self, plan: MediaPlan, text_length: int, device: torch.device) -> list[Tensor]:
@@ -326,7 +327,7 @@ def _rows(indices: dict[str, Tensor | None], counts: dict[str, int]) -> int:
 
 def _gather(tokens: list[Tensor], token_index_BL: Tensor) -> Tensor:
     pool = torch.cat([media.flatten(0, 1) for media in tokens])
-    index = token_index_BL.to(pool.device)
+    index = sent(token_index_BL, pool.device)
     return pool.index_select(0, index.flatten()).view(*index.shape, -1)
 
 
@@ -380,9 +381,9 @@ def plan_media(
             base += counts[name] * sizes[name]
         row_layout.append(layouts.setdefault(tuple(layout), len(layouts)))
         row_tokens.append(torch.cat(tokens) if tokens else torch.empty(0, dtype=torch.long))
-    lengths = torch.tensor([len(tokens) for tokens in row_tokens])
-    length = int(lengths.max())
-    mask_BL = None if bool((lengths == length).all()) else torch.arange(length) < lengths[:, None]
+    lengths = [len(tokens) for tokens in row_tokens]
+    length = max(lengths)
+    mask_BL = None if min(lengths) == length else torch.arange(length) < torch.tensor(lengths)[:, None]
     return MediaPlan(
         list(layouts), row_layout, nn.utils.rnn.pad_sequence(row_tokens, batch_first=True), mask_BL, length
     )

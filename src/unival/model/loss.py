@@ -1,6 +1,9 @@
 """Token losses of the original, as sums: the caller divides by its global number of tokens.
 
-B rows, T target tokens, V vocabulary, N tokens that count.
+No shape depends on the values of a tensor: to find out which tokens count the host would have to wait for
+the device.
+
+B rows, T target tokens, V vocabulary.
 """
 
 import math
@@ -48,24 +51,20 @@ def sequence_loss(
     if plain:
         return _plain_loss(logits_BTV, targets_BT, ignore_id, smoothing)
     counted_BT = targets_BT != ignore_id
-    logits_NV, targets_N = at_least_float(logits_BTV[counted_BT]), targets_BT[counted_BT]
-    allowed_NV = None
+    targets_BT = targets_BT.masked_fill(~counted_BT, 0)
+    logits_BTV = at_least_float(logits_BTV)
     if allowed_BTV is not None:
-        allowed_NV = allowed_BTV.expand(logits_BTV.shape)[counted_BT]
-        logits_NV = logits_NV.masked_fill(~allowed_NV, -math.inf)
-    logp_NV = F.log_softmax(logits_NV, dim=-1)
+        # any token where nothing counts: a softmax over none would give NaN, to the gradients too
+        allowed_BTV = allowed_BTV | ~counted_BT[..., None]
+        logits_BTV = logits_BTV.masked_fill(~allowed_BTV, -math.inf)
+    logp_BTV = F.log_softmax(logits_BTV, dim=-1)
     if weights_B is not None:
-        weights_N = weights_B[:, None].expand(targets_BT.shape)[counted_BT]
-        logp_NV = logp_NV * weights_N[:, None]
-    loss_N = _smoothed(logp_NV, targets_N, smoothing, allowed_NV)
-    if drop_worst > 0.0:
-        kept = int(len(loss_N) * (1.0 - drop_worst))
-        loss_N, index = torch.topk(loss_N, kept, largest=False)
-        logp_NV, targets_N = logp_NV[index], targets_N[index]
-    loss = loss_N.sum()
+        logp_BTV = logp_BTV * weights_B[:, None, None]
+    loss_BT = _smoothed(logp_BTV, targets_BT, smoothing, allowed_BTV)
+    kept_BT = _smallest(loss_BT.detach(), counted_BT, 1.0 - drop_worst) if drop_worst else counted_BT
     if encouraging:
-        loss = loss + _bonus(logp_NV, targets_N, smoothing, log_end)
-    return loss, torch.tensor(len(loss_N), device=loss.device)
+        loss_BT = loss_BT + _bonus(logp_BTV, targets_BT, smoothing, log_end)
+    return loss_BT.masked_fill(~kept_BT, 0.0).sum(), kept_BT.sum()
 
 
 def _plain_loss(
@@ -88,25 +87,36 @@ def at_least_float(logits: Tensor) -> Tensor:
     return logits.float() if logits.dtype in (torch.bfloat16, torch.float16) else logits
 
 
-def _smoothed(logp_NV: Tensor, targets_N: Tensor, smoothing: float, allowed_NV: Tensor | None) -> Tensor:
-    nll_N = -logp_NV.gather(1, targets_N[:, None])[:, 0]
+def _smoothed(logp_BTV: Tensor, targets_BT: Tensor, smoothing: float, allowed_BTV: Tensor | None) -> Tensor:
+    nll_BT = -logp_BTV.gather(-1, targets_BT[..., None])[..., 0]
     if smoothing == 0.0:
-        return nll_N
-    if allowed_NV is None:
-        share: Tensor | float = smoothing / (logp_NV.shape[1] - 1)
-        smooth_N = -logp_NV.sum(1)
+        return nll_BT
+    if allowed_BTV is None:
+        share: Tensor | float = smoothing / (logp_BTV.shape[-1] - 1)
+        smooth_BT = -logp_BTV.sum(-1)
     else:
-        share = smoothing / (allowed_NV.sum(1) - 1).clamp(min=1)
-        smooth_N = -logp_NV.masked_fill(~allowed_NV, 0.0).sum(1)
-    return (1.0 - smoothing - share) * nll_N + share * smooth_N
+        share = smoothing / (allowed_BTV.sum(-1) - 1).clamp(min=1)
+        smooth_BT = -logp_BTV.masked_fill(~allowed_BTV, 0.0).sum(-1)
+    return (1.0 - smoothing - share) * nll_BT + share * smooth_BT
 
 
-def _bonus(logp_NV: Tensor, targets_N: Tensor, smoothing: float, log_end: float) -> Tensor:
-    p_NV = logp_NV.exp()
-    bonus_NV = (1.0 - p_NV).clamp(min=BONUS_FLOOR).log()
+def _smallest(loss_BT: Tensor, counted_BT: Tensor, share: float) -> Tensor:
+    """Bool (B, T): the places with the smallest loss, so many of those that count, rounded down.
+
+    NaN sorts as the largest, behind no padding: a loss with more of it than is dropped stays NaN.
+    """
+    order = loss_BT.flatten().argsort(stable=True)
+    counted = counted_BT.flatten()[order]
+    limit = (counted.sum().double() * share).floor()  # in double, as the host works it out
+    kept = counted & (counted.cumsum(0) <= limit)
+    return torch.empty_like(kept).scatter_(0, order, kept).view_as(counted_BT)
+
+
+def _bonus(logp_BTV: Tensor, targets_BT: Tensor, smoothing: float, log_end: float) -> Tensor:
+    p_BTV = logp_BTV.exp()
+    bonus_BTV = (1.0 - p_BTV).clamp(min=BONUS_FLOOR).log()
     if log_end != 1.0:
-        tangent_NV = math.log(1.0 - log_end) - (p_NV - log_end) / (1.0 - log_end)
-        bonus_NV = torch.where(p_NV > log_end, tangent_NV, bonus_NV)
-    target_N = bonus_NV.gather(1, targets_N[:, None])[:, 0]
-    bonus = (1.0 - smoothing) * target_N.sum()
-    return bonus + smoothing / logp_NV.shape[1] * bonus_NV.sum() if smoothing else bonus
+        tangent_BTV = math.log(1.0 - log_end) - (p_BTV - log_end) / (1.0 - log_end)
+        bonus_BTV = torch.where(p_BTV > log_end, tangent_BTV, bonus_BTV)
+    bonus_BT = (1.0 - smoothing) * bonus_BTV.gather(-1, targets_BT[..., None])[..., 0]
+    return bonus_BT + smoothing / logp_BTV.shape[-1] * bonus_BTV.sum(-1) if smoothing else bonus_BT

@@ -16,6 +16,7 @@ from typing import TypeVar
 import torch
 from torch import Tensor, nn
 
+from unival.device import sent
 from unival.model.configuration import UnivalConfig
 
 T = TypeVar("T")
@@ -82,7 +83,7 @@ def code_ids(length: int, code_width: int, size: int) -> Tensor:
 def text_relative_index(start: int, stop: int, size: int, max_distance: int, device: torch.device) -> Tensor:
     """(stop - start, stop) rows of a token table for queries start..stop-1 and keys 0..stop-1."""
     queries, keys = torch.arange(start, stop), torch.arange(stop)
-    return token_bucket(queries[:, None] - keys[None, :], size, max_distance).to(device)
+    return sent(token_bucket(queries[:, None] - keys[None, :], size, max_distance), device)
 
 
 @lru_cache(maxsize=256)
@@ -110,7 +111,7 @@ def encoder_relative_index(
         offset += len(ids)
     text = slice(media_length, length)
     index_LL[text, text] = text_relative_index(0, text_length, size, max_distance, torch.device("cpu"))
-    return index_LL.to(device)
+    return sent(index_LL, device)
 
 
 class Table(nn.Embedding):

@@ -11,7 +11,7 @@ import zlib
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import lru_cache, partial
 from itertools import combinations
 from typing import Any, Literal
 
@@ -20,6 +20,7 @@ import torch
 from torch import Tensor
 
 from unival.data.media import segment_frames
+from unival.device import sent
 from unival.engine.batches.augment import Window, image_window, shown_in, view_image, view_video
 from unival.engine.batches.sampler import RowRef
 from unival.engine.settings import AugmentConfig
@@ -107,10 +108,7 @@ class Batch:
         """The same batch on a device; copies do not wait for each other."""
         if device.type == "cpu":
             return self
-
-        def move(tensor: Tensor) -> Tensor:
-            return tensor.pin_memory().to(device, non_blocking=True)
-
+        move = partial(sent, device=device)
         media = {name: move(tensor) for name, tensor in self.media.items()}
         return Batch(media, [part.to(move) for part in self.parts], self.num_examples, self.damaged)
 

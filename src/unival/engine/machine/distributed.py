@@ -35,10 +35,13 @@ class World:
         return self.rank == 0
 
     def sum(self, values: list[float]) -> list[float]:
-        """Element-wise sum over the ranks, in float64, equal on all of them."""
+        """Element-wise sum over the ranks, in float64, equal on all of them.
+
+        The hosts add it up among themselves: none waits for its device.
+        """
         if self.size == 1:
             return values
-        tensor = torch.tensor(values, dtype=torch.float64, device=self.device)
+        tensor = torch.tensor(values, dtype=torch.float64)
         dist.all_reduce(tensor)
         return tensor.tolist()
 
@@ -74,7 +77,7 @@ def world(device: torch.device) -> Iterator[World]:
         torch.cuda.set_device(device)
     started_here = not dist.is_initialized()
     if started_here:
-        dist.init_process_group("nccl" if device.type == "cuda" else "gloo", timeout=TIMEOUT)
+        dist.init_process_group("cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo", timeout=TIMEOUT)
     try:
         yield World(dist.get_rank(), size, device)
     except RuntimeError as error:
