@@ -17,7 +17,8 @@ LAYERS = (
     ("data", "model", "metrics", "merging"),
     ("tasks", "engine"),
     ("provenance", "tracking"),
-    ("study", "stages", "report"),
+    ("study",),
+    ("stages", "report"),
     ("compose", "sweep", "commands", "cli", "__main__"),
 )
 """A layer imports the layers before it, and within itself except for the siblings of the third."""

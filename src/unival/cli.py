@@ -99,7 +99,7 @@ def _run(options: argparse.Namespace) -> None:
         base.read(options.stage, options.config)  # one message about it, not one of each rank
         machine = runtime.load()
         if machine.cores() > 1:
-            importlib.import_module("unival.study.benchmark")  # once, for all ranks that are forked
+            importlib.import_module("unival.study.train")  # once, for all ranks that are forked
         words = [options.stage, "--config", str(options.config), "--out", str(options.out)]
         status = machine.launch(["run", *words], main)
         if status is not None:

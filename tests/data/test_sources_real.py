@@ -242,7 +242,8 @@ def test_photos_labels_are_those_of_the_people(photos: tuple[Path, dict[str, Any
 def test_the_papers_suite_runs_on_the_small_real_data(photos: tuple[Path, dict[str, Any]]) -> None:
     """Every task of the paper with its decoding (conf/edition/paper.yaml), by a model of random weights."""
     from unival.engine.inference.evaluate import evaluate_cell
-    from unival.study.benchmark import Benchmark, new_model
+    from unival.study.benchmark import Benchmark
+    from unival.study.models import new_model
     from unival.tasks import TaskConfig
 
     conf = BENCHMARKS.parent

@@ -178,7 +178,8 @@ def few_rows(train):
 def test_two_steps_at_full_size(name, tmp_path, small_world):
     from unival.engine.machine.runtime import Runtime
     from unival.engine.train import train
-    from unival.study.benchmark import Benchmark, new_model
+    from unival.study.benchmark import Benchmark
+    from unival.study.models import new_model
 
     run = composed(name)
     base = config.load(ROOT / "conf/model/base.yaml")

@@ -11,9 +11,9 @@ import yaml
 from unival.merging import verify
 from unival.metrics.bootstrap import interval
 from unival.stages import evaluate
-from unival.stages import merge as merge_stage
 from unival.study import leaderboard
 from unival.study.cells import Result, Spec
+from unival.study.merges import Workshop
 from unival.tracking import Tracker
 
 PAIR = ["vqa", "grounding"]
@@ -111,10 +111,8 @@ def test_experts_of_earlier_choices_are_not_used(tmp_path, monkeypatch, capsys):
     for task in ("vqa", "caption"):
         (tmp_path / "models/finetune" / task).mkdir(parents=True)
         (tmp_path / "models/finetune" / task / "config.json").touch()
-    workshop = object.__new__(merge_stage.Workshop)
-    workshop.config = SimpleNamespace(again={}, finetuned=["vqa"])
-    workshop.folder, workshop.experts = tmp_path / "merged", tmp_path / "models/finetune"
-    workshop.io = SimpleNamespace(tracker=Tracker())
+    experts = SimpleNamespace(experts=tmp_path / "models/finetune", tracker=Tracker())
+    workshop = Workshop(tmp_path / "merged", tmp_path, tmp_path, experts, ["vqa"], {})
     assert workshop._found(("vqa", "caption"), "average") is None
     assert "average is left out: there is no model caption" in capsys.readouterr().out
     assert list(workshop._found(("vqa",), "alone")) == ["vqa"]

@@ -98,7 +98,7 @@ def run(config: Config, io: StageIO) -> None:
     from unival.study.benchmark import Benchmark
 
     benchmark = Benchmark(config.data, config.tasks)
-    benchmark.log(io, [TEST, *benchmark.shifts])
+    benchmark.log(io.tracker, [TEST, *benchmark.shifts])
     scratch, plan, pairs = io.shared_scratch / "cells", list(_plan(config, benchmark)), _pairs(config)
     jobs = [partial(_of_model, config, scratch, *part) for part in plan]
     parallel([*jobs, *(partial(_of_pair, config, scratch, *pair) for pair in pairs)], "evaluate")
@@ -118,7 +118,7 @@ def _cells(config: Config, scratch: Path) -> "Cells":
 
 def _of_model(config: Config, scratch: Path, folder: Path, specs: list["Spec"]) -> list["Result"]:
     """The cells of one model, which is read when the first of them has to be computed."""
-    from unival.study.benchmark import load_model
+    from unival.study.models import load_model
 
     return _cells(config, scratch).run(specs, _digest(folder), cache(partial(load_model, folder)))
 
@@ -201,8 +201,8 @@ def _of_pair(
 ) -> list[tuple[str, str, float, "Result"]]:
     """Points between two models: (first, second, alpha, result), the ends included."""
     from unival.merging import AlignRule, Interpolation
-    from unival.study.benchmark import load_model
     from unival.study.cells import Spec
+    from unival.study.models import load_model
 
     cells, last = _cells(config, scratch), config.interpolation.points + 1
     ends = [_end(config, name) for name in (first, second)]

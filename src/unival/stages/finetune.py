@@ -28,11 +28,18 @@ class Config:
 
 def run(config: Config, io: StageIO) -> None:
     """Write `models/finetune/<task>`."""
-    from unival.study.benchmark import TRAIN, VAL, Benchmark, load_model, train_and_publish, validation
+    from unival.study.benchmark import TRAIN, VAL, Benchmark, validation
+    from unival.study.models import load_model
+    from unival.study.train import train_with_curve
 
     benchmark = Benchmark(config.data, config.tasks)
-    benchmark.log(io, [TRAIN, VAL])
+    benchmark.log(io.tracker, [TRAIN, VAL])
     model, processor = load_model(config.init, config.processor)
     sources = benchmark.sources(config.tasks, processor, config.train.loss.constrained)
     evaluate = validation(benchmark, config.tasks, processor, config.train.selection)
-    train_and_publish(config.train, model, processor, sources, f"models/finetune/{config.item}", io, evaluate)
+    finished, curve = train_with_curve(
+        config.train, model, processor, sources, io.scratch, io.tracker, io.name, evaluate
+    )
+    if io.main:
+        curve.write(io.out(f"reports/curves/{io.name}.csv"), finished)
+        io.publish(finished, f"models/finetune/{config.item}")

@@ -30,13 +30,20 @@ class Config:
 
 def run(config: Config, io: StageIO) -> None:
     """Write `models/pretrain/<phase>`."""
-    from unival.study.benchmark import TRAIN, Benchmark, load_model, new_model, train_and_publish
+    from unival.study.benchmark import TRAIN, Benchmark
+    from unival.study.models import load_model, new_model
+    from unival.study.train import train_with_curve
 
     benchmark = Benchmark(config.data, config.tasks)
-    benchmark.log(io, [TRAIN])
+    benchmark.log(io.tracker, [TRAIN])
     if config.init:
         model, processor = load_model(config.init, config.processor)
     else:
         model, processor = new_model(config.model, config.processor, benchmark.tokenizer, config.train.seed)
     sources = benchmark.sources(config.tasks, processor)
-    train_and_publish(config.train, model, processor, sources, f"models/pretrain/{config.item}", io)
+    finished, curve = train_with_curve(
+        config.train, model, processor, sources, io.scratch, io.tracker, io.name
+    )
+    if io.main:
+        curve.write(io.out(f"reports/curves/{io.name}.csv"), finished)
+        io.publish(finished, f"models/pretrain/{config.item}")

@@ -1,5 +1,4 @@
-"""What several stages put together: models and processors from folders, rows and media of a split, tasks, and
-the callback that carries a training run to MLflow and to its curve."""
+"""A prepared benchmark as the stages use it: rows and media of its splits, tasks, validation scores."""
 
 import json
 from collections.abc import Iterable, Mapping
@@ -7,62 +6,22 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
-from transformers.utils import logging
-
-from unival import files
 from unival.data.manifest import Records, read_records
 from unival.data.remote import mirror
 from unival.data.store import MediaStore
 from unival.engine.batches.collate import MediaCache, Source
 from unival.engine.inference.candidates import continuations
 from unival.engine.inference.evaluate import validation_score
-from unival.engine.machine.runtime import load as load_runtime
-from unival.engine.settings import SelectionConfig, TrainConfig
-from unival.engine.train import Evaluate, train
+from unival.engine.settings import SelectionConfig
+from unival.engine.train import Evaluate
 from unival.errors import UserError
-from unival.model.configuration import UnivalConfig
-from unival.model.modeling import UnivalForConditionalGeneration
 from unival.model.processing import UnivalProcessor
-from unival.stages.base import StageIO
 from unival.tasks import Task, TaskConfig
 from unival.tasks import build as build_task
 from unival.tasks.base import AnsweringTask
-from unival.vocab import UnivalTokenizer
+from unival.tracking import Tracker
 
 TRAIN, VAL = "train", "val"
-
-logging.disable_progress_bar()  # of transformers: a bar per small file says nothing
-
-
-def load_model(
-    folder: str | Path, processor: Mapping[str, Any] | None = None
-) -> tuple[UnivalForConditionalGeneration, UnivalProcessor]:
-    """Model, on the device of the runtime, and processor of a model folder; `processor` changes settings.
-
-    Raises:
-        UserError: the folder is missing or incomplete.
-    """
-    folder = Path(folder)
-    if not (folder / "config.json").is_file():
-        raise UserError(f"{folder}: no model there: run the stage that makes it, or `dvc repro`")
-    model = UnivalForConditionalGeneration.from_pretrained(folder)
-    model.to(load_runtime().apply())  # type: ignore[arg-type]
-    return model, UnivalProcessor.from_pretrained(folder, **(processor or {}))
-
-
-def new_model(
-    model: Mapping[str, Any], processor: Mapping[str, Any], tokenizer: Path, seed: int
-) -> tuple[UnivalForConditionalGeneration, UnivalProcessor]:
-    """Model with new weights, and its processor, for the vocabulary in a folder.
-
-    Raises:
-        UserError: an unknown field or a value that does not fit.
-    """
-    vocabulary = UnivalTokenizer.from_pretrained(tokenizer)
-    settings = UnivalConfig.from_settings(model, len(vocabulary), "model")
-    torch.manual_seed(seed)
-    return UnivalForConditionalGeneration(settings), UnivalProcessor(vocabulary, **processor)
 
 
 @dataclass(frozen=True)
@@ -139,10 +98,10 @@ class Benchmark:
             found[name] = Source(task, train.records(name), train.store, allowed, self.digest(TRAIN))
         return found
 
-    def log(self, io: StageIO, splits: Iterable[str]) -> None:
+    def log(self, tracker: Tracker, splits: Iterable[str]) -> None:
         """Note in MLflow which data were read."""
         for name in splits:
-            io.tracker.dataset(f"{self.folder.name}-{name}", self.digest(name), str(self.folder / name), name)
+            tracker.dataset(f"{self.folder.name}-{name}", self.digest(name), str(self.folder / name), name)
 
 
 def validation(
@@ -169,69 +128,3 @@ def validation(
         return {**scores, "score": sum(means["score"] for means in found.values()) / len(found)}
 
     return evaluate
-
-
-class Curve:
-    """Callback of a training run: figures go to MLflow, and the ones that do not depend on the machine to
-    `reports/curves/<name>.csv`. A resumed run drops the lines after its checkpoint and goes on."""
-
-    def __init__(self, io: StageIO) -> None:
-        self.io = io
-        self.path = io.scratch / "curve.jsonl"
-
-    def on_start(self, info: dict[str, Any]) -> None:
-        """Forget what came after the checkpoint."""
-        kept = [line for line in self._lines() if line["step"] <= info["start"]]
-        files.write_text(self.path, "".join(json.dumps(line) + "\n" for line in kept))
-        self.io.tracker.params(
-            {key: info[key] for key in ("parameters", "trained_parameters", "device", "ranks")}
-        )
-
-    def on_log(self, step: int, values: dict[str, float]) -> None:
-        """Append one line."""
-        self.io.tracker.metrics(values, step)
-        stable = {key: value for key, value in values.items() if not key.startswith("perf/")}
-        with self.path.open("a", encoding="utf-8") as handle:
-            handle.write(json.dumps({"step": step, **stable}) + "\n")
-
-    def on_checkpoint(self, step: int, path: Any) -> None:
-        """What is on disk should be in the store too."""
-        self.io.tracker.flush()
-
-    def on_end(self, result: Any) -> None:
-        """The speed; the rest is written with the out."""
-        self.io.tracker.metrics({"summary/examples_per_second": result.examples_per_second}, result.steps)
-
-    def write(self, result: Mapping[str, Any]) -> None:
-        """Write the curve and the summary; `result` is the model's training.json."""
-        lines = self._lines()
-        columns = ["step", *sorted({key for line in lines for key in line} - {"step"})]
-        rows = ([line.get(column) for column in columns] for line in lines)
-        files.write_csv(self.io.out(f"reports/curves/{self.io.name}.csv"), columns, rows)
-        losses = [line["train/loss"] for line in lines if "train/loss" in line]
-        summary = {"summary/loss": losses[-1]} if losses else {}
-        if result["score"] is not None:
-            summary |= {"best/score": result["score"], "best/step": result["best_step"]}
-        self.io.tracker.metrics(summary, result["steps"])
-
-    def _lines(self) -> list[dict[str, Any]]:
-        if not self.path.exists():
-            return []
-        return [json.loads(line) for line in self.path.read_text(encoding="utf-8").splitlines()]
-
-
-def train_and_publish(
-    config: TrainConfig,
-    model: UnivalForConditionalGeneration,
-    processor: UnivalProcessor,
-    sources: Mapping[str, Source],
-    out: str,
-    io: StageIO,
-    evaluate: Evaluate | None = None,
-) -> None:
-    """Train in the scratch folder, then write the out, the curve and the summary once."""
-    finished, curve = io.scratch / "finished", Curve(io)
-    train(config, model, processor, sources, finished, io.scratch, load_runtime(), [curve], evaluate, io.name)
-    if io.main:
-        curve.write(files.read_json(finished / "training.json"))
-        io.publish(finished, out)

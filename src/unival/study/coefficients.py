@@ -17,8 +17,8 @@ from unival.merging import ModuleRule, Recipe, collect, search
 from unival.merging.adamerging import adamerging, entropy
 from unival.merging.canonical import recipe_digest
 from unival.merging.live import merge_into
-from unival.stages.base import StageIO
 from unival.tasks import TaskConfig
+from unival.tracking import Tracker
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -56,7 +56,7 @@ class Search:
 
 
 class Fit:
-    """Searches and statistics of one benchmark around one pretrained model."""
+    """Searches and statistics of one benchmark around one pretrained model; kept in `folder`."""
 
     def __init__(
         self,
@@ -64,16 +64,17 @@ class Fit:
         experts: Path,
         tasks: Mapping[str, TaskConfig],
         benchmark: "Benchmark",
-        io: StageIO,
+        folder: Path,
+        tracker: Tracker,
     ) -> None:
-        self.base, self.tasks, self.benchmark, self.io = base, tasks, benchmark, io
-        self.experts = experts
+        self.base, self.tasks, self.benchmark, self.tracker = base, tasks, benchmark, tracker
+        self.experts, self.folder = experts, folder
         self._alone: dict[tuple[str, int], float] = {}
 
     @cached_property
     def _live(self) -> tuple[Any, Any]:
         """The pretrained model, whose weights the trials take the place of, and its processor."""
-        from unival.study.benchmark import load_model
+        from unival.study.models import load_model
 
         return load_model(self.base)
 
@@ -105,14 +106,12 @@ class Fit:
             "tasks": {task: asdict(self.tasks[task]) for task in recipe.models},
             "statistics": {model: files.file_digest(path) for model, path in statistics.items()},
         }  # fmt: skip
-        objective = search.Objective(
-            score, "val", context, settings.budget, self.io.shared_scratch / "searches.json"
-        )
+        objective = search.Objective(score, "val", context, settings.budget, self.folder / "searches.json")
         point, best = _run(objective, recipe, settings)
         for number, (_, value) in enumerate(objective.history):
-            self.io.tracker.metrics({f"search/{name}": value}, number)
+            self.tracker.metrics({f"search/{name}": value}, number)
         found = {f"best/{name}_{key}": value for key, value in point.items()}
-        self.io.tracker.metrics({**found, f"best/{name}_share": best})
+        self.tracker.metrics({**found, f"best/{name}_share": best})
         return applied(recipe, point, settings)
 
     def _validation(self, tasks: tuple[str, ...], rows: int) -> Any:
@@ -127,7 +126,7 @@ class Fit:
 
     def _expert(self, task: str, rows: int) -> float:
         """The score of a task's expert on the same rows."""
-        from unival.study.benchmark import load_model
+        from unival.study.models import load_model
 
         if (task, rows) not in self._alone:
             model, _ = load_model(self.experts / task)
@@ -139,11 +138,12 @@ class Fit:
 
         The Fisher information is the empirical one: with the targets of the rows.
         """
-        from unival.study.benchmark import TRAIN, load_model
+        from unival.study.benchmark import TRAIN
+        from unival.study.models import load_model
 
         weights, data = _weights_digest(folder), self.benchmark.digest(TRAIN)
         known = [weights, data, asdict(self.tasks[task]), rows, "row by row"]
-        out = self.io.shared_scratch / "statistics" / f"{kind}-{task}-{files.digest(known)}.safetensors"
+        out = self.folder / "statistics" / f"{kind}-{task}-{files.digest(known)}.safetensors"
         if out.is_file():
             return out
         model, processor = load_model(folder)

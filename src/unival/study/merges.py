@@ -1,0 +1,190 @@
+"""Models of a study that merging makes: a folder per recipe, or per model that is finetuned around one.
+
+Each folder holds `made.json`: its tasks, and the updates of finetuning behind it, by model.
+"""
+
+import json
+import shutil
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any, Literal
+
+from unival import config as configuration
+from unival import files
+from unival.errors import UserError
+from unival.merging import Recipe, merge
+from unival.study.coefficients import Fit, Search
+
+NOTE = "made.json"
+STATISTICS: dict[str, Literal["fisher", "grams"]] = {"fisher": "fisher", "regmean": "grams"}
+"""Method -> what it wants to know of each expert."""
+
+
+@dataclass(frozen=True)
+class Again:
+    """A model that is finetuned again, with the settings and rows a step of the experts of `tasks`."""
+
+    tasks: list[str]
+    """Finetuned on; several: together, each with the budget its expert had."""
+    recipe: str | None = None
+    """null: from the pretrained model (on all tasks: the multitask model that merges are compared with)."""
+    each: bool = False
+    """false: merge by the recipe, then finetune (fusing, Choshen et al. 2022, arXiv 2204.03044). true:
+    finetune the recipe's experts of other tasks on this one, then merge them and its own expert (ratatouille,
+    Rame et al. 2023, arXiv 2212.10445; a recipe of two such models interpolates between them)."""
+
+    def __post_init__(self) -> None:
+        if not self.tasks or (self.each and not self.recipe):
+            raise ValueError("again needs tasks, and a recipe where `each` is set")
+        if self.each and len(self.tasks) > 1:
+            raise ValueError("again: `each` takes one task")
+
+
+@dataclass
+class Workshop:
+    """Makes models in a folder."""
+
+    folder: Path
+    published: Path
+    """Where the folder will lie: records of merges name their inputs there."""
+    scratch: Path
+    """What a training run needs to go on after a crash."""
+    fit: Fit
+    """The base, the experts, their tasks and rows."""
+    finetuned: Sequence[str]
+    """Experts there are."""
+    recipes: Mapping[str, Recipe]
+    again: Mapping[str, Again] = field(default_factory=dict)
+    searches: Mapping[str, Search] = field(default_factory=dict)
+    """recipe -> how its coefficients are chosen."""
+    batch_norm: Sequence[str] = ()
+    """Recipes whose statistics of batch norm are estimated anew."""
+    statistics_rows: int = 256
+    """Training rows of a task behind statistics."""
+
+    def _found(self, models: tuple[str, ...] | list[str], name: str) -> dict[str, Path] | None:
+        """Where models lie; None, and a tag, when one is not there."""
+        folders = {m: (self.folder if m in self.again else self.fit.experts) / m for m in models}
+        made = {*self.again, *self.finetuned}
+        lacking = [m for m in models if m not in made or not (folders[m] / "config.json").is_file()]
+        if not lacking:
+            return folders
+        reason = f"there is no model {', '.join(lacking)}"
+        print(f"merge: {name} is left out: {reason}")
+        self.fit.tracker.tags({f"skipped.{name}": reason})
+        return None
+
+    def merge(self, name: str) -> None:
+        """A recipe: choose what is to be chosen, collect what it needs, merge."""
+        recipe = self.recipes[name]
+        folders = self._found(recipe.models, name)
+        if folders is None:
+            return
+        updates: dict[str, int] = {}
+        tasks: list[str] = []
+        for model, folder in folders.items():
+            note = self._note(model, folder)
+            updates |= note["updates"]
+            tasks += [task for task in note["tasks"] if task not in tasks]
+        statistics = self._statistics(recipe, folders)
+        if name in self.searches:
+            recipe = self.fit.search(name, recipe, folders, self.searches[name], statistics)
+        self._write(name, recipe, folders, tasks, updates, statistics)
+
+    def _statistics(self, recipe: Recipe, folders: Mapping[str, Path]) -> dict[str, Path]:
+        """What the method wants to know of each model, as files beside the merges."""
+        found = {}
+        for model in recipe.models if recipe.method in STATISTICS else ():
+            kind, rows = STATISTICS[recipe.method], self.statistics_rows
+            made = self.fit.statistics(kind, model, folders[model], rows)
+            found[model] = self.folder / "statistics" / made.name
+            found[model].parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(made, found[model])
+        return found
+
+    def _note(self, model: str, folder: Path) -> dict[str, Any]:
+        """Tasks and updates of an expert, or of a model under `again`."""
+        if model in self.again:
+            return dict(files.read_json(folder / NOTE))
+        steps = _training(folder)["steps"]
+        return {"tasks": [model], "updates": {f"finetune/{model}": steps}}
+
+    def _write(
+        self,
+        name: str,
+        recipe: Recipe,
+        folders: Mapping[str, Path],
+        tasks: list[str],
+        updates: Mapping[str, int],
+        statistics: Mapping[str, Path],
+    ) -> None:
+        """Merge into the folder, with the notes; the record goes to MLflow too."""
+        estimated = None
+        if name in self.batch_norm:
+            estimated = self.folder / "statistics" / f"batch_norm-{name}.safetensors"
+            self.fit.batch_norm(recipe, folders, statistics, self.statistics_rows, estimated)
+        started, out = time.monotonic(), self.folder / name
+        record = merge(
+            recipe, folders, self.fit.base, out, statistics=statistics, estimated=estimated,
+            moved=(self.folder, self.published),
+        )  # fmt: skip
+        files.write_json(out / NOTE, {"tasks": tasks, "updates": updates})
+        self.fit.tracker.metrics({f"seconds/{name}": time.monotonic() - started})
+        self.fit.tracker.text(json.dumps(record, indent=2, sort_keys=True), f"merges/{name}.json")
+
+    def finetune(self, name: str) -> None:
+        """Fusing, ratatouille or joint finetuning."""
+        again = self.again[name]
+        own = self._found(again.tasks, name)
+        recipe = self.recipes[again.recipe] if again.recipe else None
+        folders = self._found(recipe.models, name) if recipe else {}
+        if own is None or folders is None:
+            return
+        updates = {f"finetune/{model}": _training(folder)["steps"] for model, folder in folders.items()}
+        if again.each and recipe is not None:
+            for model in set(folders) - set(again.tasks):
+                folders[model], updates[f"{name}/{model}"] = self._train(again, folders[model], name, model)
+            self._write(name, recipe, folders, again.tasks, updates, self._statistics(recipe, folders))
+            return
+        start = self.folder / again.recipe if again.recipe else self.fit.base
+        made, updates[name] = self._train(again, start, name, "model")
+        shutil.rmtree(self.folder / name, ignore_errors=True)
+        shutil.copytree(made, self.folder / name)
+        files.write_json(self.folder / name / NOTE, {"tasks": again.tasks, "updates": updates})
+
+    def _train(self, again: Again, start: Path, name: str, part: str) -> tuple[Path, int]:
+        """The model folder after finetuning `start`, and the updates it took: one per step and task."""
+        from unival.engine.batches.mixture import MixtureConfig, StreamConfig
+        from unival.engine.machine.runtime import load as load_runtime
+        from unival.engine.settings import TrainConfig
+        from unival.engine.train import train
+        from unival.study.benchmark import validation
+        from unival.study.models import load_model
+
+        source = self.fit.experts / again.tasks[0]
+        expert = configuration.build(TrainConfig, _training(source)["train"], str(source))
+        rows = expert.mixture.rows
+        streams = [StreamConfig(task, rows) for task in again.tasks]
+        settings = replace(expert, mixture=MixtureConfig(rows * len(streams), streams))
+        work = self.scratch / name / part
+        model, processor = load_model(start)
+        tasks = {task: self.fit.tasks[task] for task in again.tasks}
+        sources = self.fit.benchmark.sources(tasks, processor, settings.loss.constrained)
+        evaluate = validation(self.fit.benchmark, tasks, processor, settings.selection)
+        train(
+            settings, model, processor, sources, work / "model", work, load_runtime(),
+            evaluate=evaluate, title=f"{start.name} on {', '.join(tasks)}",
+        )  # fmt: skip
+        return work / "model", settings.steps * len(again.tasks)
+
+
+def _training(folder: Path) -> dict[str, Any]:
+    """training.json of an expert."""
+    path = folder / "training.json"
+    try:
+        found = files.read_json(path)
+        return {"steps": int(found["steps"]), "train": found["train"]}
+    except (UserError, KeyError) as error:
+        raise UserError(f"{error}: run the stage finetune again") from error

@@ -1,0 +1,81 @@
+"""A training run of a stage: in the scratch folder, followed by MLflow, with a learning curve at its end."""
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from unival import files
+from unival.engine.batches.collate import Source
+from unival.engine.machine.runtime import load as load_runtime
+from unival.engine.settings import TrainConfig
+from unival.engine.train import Evaluate, train
+from unival.model.modeling import UnivalForConditionalGeneration
+from unival.model.processing import UnivalProcessor
+from unival.tracking import Tracker
+
+
+class Curve:
+    """Callback of a training run: figures go to MLflow, and the ones that do not depend on the machine to a
+    table (`write`). A resumed run drops the lines after its checkpoint and goes on."""
+
+    def __init__(self, tracker: Tracker, scratch: Path) -> None:
+        self.tracker = tracker
+        self.path = scratch / "curve.jsonl"
+
+    def on_start(self, info: dict[str, Any]) -> None:
+        """Forget what came after the checkpoint."""
+        kept = [line for line in self._lines() if line["step"] <= info["start"]]
+        files.write_text(self.path, "".join(json.dumps(line) + "\n" for line in kept))
+        self.tracker.params(
+            {key: info[key] for key in ("parameters", "trained_parameters", "device", "ranks")}
+        )
+
+    def on_log(self, step: int, values: dict[str, float]) -> None:
+        """Append one line."""
+        self.tracker.metrics(values, step)
+        stable = {key: value for key, value in values.items() if not key.startswith("perf/")}
+        with self.path.open("a", encoding="utf-8") as handle:
+            handle.write(json.dumps({"step": step, **stable}) + "\n")
+
+    def on_checkpoint(self, step: int, path: Any) -> None:
+        """What is on disk should be in the store too."""
+        self.tracker.flush()
+
+    def on_end(self, result: Any) -> None:
+        """The speed; the rest is written with the out."""
+        self.tracker.metrics({"summary/examples_per_second": result.examples_per_second}, result.steps)
+
+    def write(self, path: Path, finished: Path) -> None:
+        """Write the table, and the summary to MLflow; `finished` is the folder of the trained model."""
+        result = files.read_json(finished / "training.json")
+        lines = self._lines()
+        columns = ["step", *sorted({key for line in lines for key in line} - {"step"})]
+        rows = ([line.get(column) for column in columns] for line in lines)
+        files.write_csv(path, columns, rows)
+        losses = [line["train/loss"] for line in lines if "train/loss" in line]
+        summary = {"summary/loss": losses[-1]} if losses else {}
+        if result["score"] is not None:
+            summary |= {"best/score": result["score"], "best/step": result["best_step"]}
+        self.tracker.metrics(summary, result["steps"])
+
+    def _lines(self) -> list[dict[str, Any]]:
+        if not self.path.exists():
+            return []
+        return [json.loads(line) for line in self.path.read_text(encoding="utf-8").splitlines()]
+
+
+def train_with_curve(
+    config: TrainConfig,
+    model: UnivalForConditionalGeneration,
+    processor: UnivalProcessor,
+    sources: Mapping[str, Source],
+    scratch: Path,
+    tracker: Tracker,
+    title: str,
+    evaluate: Evaluate | None = None,
+) -> tuple[Path, Curve]:
+    """Train in the scratch folder; returns the finished model folder in it, and the curve to be written."""
+    finished, curve = scratch / "finished", Curve(tracker, scratch)
+    train(config, model, processor, sources, finished, scratch, load_runtime(), [curve], evaluate, title)
+    return finished, curve
