@@ -16,8 +16,6 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from unival import config, files
 from unival.errors import UserError, nearest
 from unival.stages import STAGES, module
@@ -138,12 +136,13 @@ def compose(params: Params, overrides: Sequence[str] = ()) -> Any:
     from hydra import initialize_config_dir
     from hydra.errors import HydraException
     from omegaconf.errors import OmegaConfBaseException
+    from yaml import YAMLError
 
     store(params)
     try:
         with initialize_config_dir(version_base="1.3", config_dir=str(CONF.resolve())):
             return hydra_compose(PRIMARY, list(overrides))
-    except (HydraException, OmegaConfBaseException, yaml.YAMLError) as error:
+    except (HydraException, OmegaConfBaseException, YAMLError) as error:
         raise UserError(f"{CONF}: {_one_line(error)}") from error
 
 
@@ -250,11 +249,6 @@ def _one_line(error: Exception) -> str:
     return " ".join(str(error).split())
 
 
-def dump(values: Mapping[str, Any]) -> str:
-    """YAML text with the keys in their order."""
-    return yaml.safe_dump(dict(values), sort_keys=False, allow_unicode=True, width=110)
-
-
 def file_of(stage: str, item: str | None) -> Path:
     """Where the resolved file of a stage and item lies."""
     return BUILD / stage / f"{item}.yaml" if item else BUILD / f"{stage}.yaml"
@@ -266,7 +260,7 @@ def write_all() -> list[Path]:
     tree = compose(params)
     for stage in STAGES:
         for item in params.items(stage):
-            written[file_of(stage, item)] = dump(resolve(tree, stage, item))
+            written[file_of(stage, item)] = config.dump(resolve(tree, stage, item))
     for path in {*BUILD.rglob("*.yaml")} - {*written}:
         path.unlink()
     for path, text in written.items():

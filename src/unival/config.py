@@ -1,11 +1,13 @@
-"""From a resolved YAML file to typed dataclasses, strictly.
+"""YAML in and out, and from a mapping to typed dataclasses, strictly.
 
-`build` fills a dataclass from a mapping. An unknown key, a missing key or a value of the wrong type is an
-error that names the file, the dotted key and the nearest valid key. The dataclasses live beside the code
-that reads them.
+`load` is the only reader of YAML: it takes numbers, dates and repeated keys as Hydra does, so a text means
+the same in `params.yaml`, `conf/`, a resolved file and a recipe. `build` fills a dataclass from a mapping. An
+unknown key, a missing key or a value of the wrong type is an error that names the file, the dotted key and
+the nearest valid key. The dataclasses live beside the code that reads them.
 """
 
 import dataclasses
+import re
 import types
 import typing
 from collections.abc import Mapping
@@ -19,6 +21,48 @@ from unival.errors import UserError, nearest
 T = TypeVar("T")
 
 
+class _Loader(yaml.SafeLoader):
+    """Reads as OmegaConf does; the third difference to YAML 1.1: a key that comes twice is an error."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        seen = set()
+        for key, _ in node.value:
+            if key.value in seen and key.tag != "tag:yaml.org,2002:merge":
+                raise yaml.constructor.ConstructorError(
+                    "in a mapping", node.start_mark, f"key '{key.value}' comes twice", key.start_mark
+                )
+            seen.add(key.value if isinstance(key, yaml.ScalarNode) else id(key))
+        return super().construct_mapping(node, deep)
+
+
+class _Dumper(yaml.SafeDumper):
+    """Quotes the texts that `_Loader` would read as numbers."""
+
+
+_FLOAT = re.compile(r"[-+]?[0-9]+(?:_[0-9]+)*(?:\.[0-9_]*)?[eE][-+]?[0-9]+$")
+"""Exponents without a point or a sign: 5e-05 is what DVC and Python write, and a text in YAML 1.1."""
+_Loader.yaml_implicit_resolvers = {  # 2026-01-01 stays a text
+    first: [(tag, pattern) for tag, pattern in resolvers if tag != "tag:yaml.org,2002:timestamp"]
+    for first, resolvers in _Loader.yaml_implicit_resolvers.items()
+}
+for _kind in (_Loader, _Dumper):
+    _kind.add_implicit_resolver("tag:yaml.org,2002:float", _FLOAT, list("-+0123456789"))
+
+
+def parse(text: str) -> Any:
+    """What a YAML text holds.
+
+    Raises:
+        yaml.YAMLError: it is none, or a mapping has a key twice.
+    """
+    return yaml.load(text, _Loader)
+
+
+def dump(values: Mapping[str, Any]) -> str:
+    """YAML text of a mapping, with the keys in their order."""
+    return yaml.dump(dict(values), Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=110)
+
+
 def load(path: Path | str) -> dict[str, Any]:
     """Read a YAML mapping.
 
@@ -27,11 +71,11 @@ def load(path: Path | str) -> dict[str, Any]:
     """
     path = Path(path)
     try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+        content = parse(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise UserError(f"{path}: cannot read the configuration: {error.strerror}") from error
     except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise UserError(f"{path}: not a YAML file: {error}") from error
+        raise UserError(f"{path}: not a YAML file: {' '.join(str(error).split())}") from error
     if not isinstance(content, dict):
         raise UserError(f"{path}: expected a mapping at the top level, found {type(content).__name__}")
     return content

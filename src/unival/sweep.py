@@ -16,7 +16,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from unival import compose, files, provenance, tracking
+from unival import compose, config, files, provenance, tracking
 from unival.errors import UserError, nearest
 from unival.stages import STAGES
 
@@ -118,7 +118,7 @@ def _job(tree: Any) -> None:
     folder = Path(state.runtime.output_dir)
     values = compose.resolve(tree, tree.stage_name, tree.item)
     path = folder / "config.yaml"
-    files.write_text(path, compose.dump(values))
+    files.write_text(path, config.dump(values))
     changed = list(state.overrides.task)
     shown = [word for word in changed if not word.startswith(("stage_name=", "+sweep="))]
     label = " ".join(word.lstrip("+").removeprefix("set.") for word in shown)

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 import yaml
+from dvc.utils.hydra import apply_overrides
 
 from unival import cli, compose, config
 from unival.merging import Recipe
@@ -69,6 +70,16 @@ def test_experiments_on_the_command_line_compose(page: Path, monkeypatch: pytest
         override = f"++set.{stage}.{words}".replace("<recipe>", "average")
         item = {"finetune": "vqa", "pretrain": "image_text"}.get(stage)
         compose.resolve(compose.compose(compose.read_params(), [override]), stage, item)
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda path: path.name)
+def test_dvc_takes_the_changed_values_again_and_again(page: Path, tmp_path: Path) -> None:
+    """`dvc exp run -S ...` of a page works in the workspace that it has changed before, too."""
+    words = [given or quoted for quoted, given in re.findall(r"-S (?:'([^']+)'|([\w.=/]+))", TEXTS[page])]
+    (tmp_path / "params.yaml").write_text((ROOT / "params.yaml").read_text(encoding="utf-8"))
+    for _ in range(2):
+        for word in words:
+            apply_overrides(tmp_path / "params.yaml", [word])
 
 
 def test_the_table_of_merge_methods_is_the_registry() -> None:

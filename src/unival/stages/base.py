@@ -143,15 +143,8 @@ def _tracker(
     tracker = tracking.MlflowTracker(stage, name, scratch / "run.json", tags)
     if not tracker.resumed:
         tracker.params(_compared(resolved))
-        tracker.text(config_text(resolved), "config/resolved.yaml")
+        tracker.text(config.dump(resolved), "config/resolved.yaml")
     return tracker
-
-
-def config_text(resolved: dict[str, Any]) -> str:
-    """The resolved configuration as YAML."""
-    import yaml
-
-    return yaml.safe_dump(resolved, sort_keys=False, allow_unicode=True)
 
 
 def _compared(resolved: dict[str, Any]) -> dict[str, Any]:

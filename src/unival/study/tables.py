@@ -6,14 +6,12 @@ shifts, and a report that says so is better than none.
 
 import csv
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import yaml
-
-from unival import files
+from unival import config, files
 from unival.errors import UserError
 
 Row = dict[str, Any]
@@ -175,7 +173,5 @@ def _value(column: str, text: str, where: str) -> Any:
 def _configs(folder: Path) -> dict[str, dict[str, Any]]:
     found = {}
     for path in sorted(folder.rglob("*.yaml")):
-        values = yaml.safe_load(path.read_text(encoding="utf-8"))
-        if isinstance(values, Mapping):
-            found["-".join(path.relative_to(folder).with_suffix("").parts)] = dict(values)
+        found["-".join(path.relative_to(folder).with_suffix("").parts)] = config.load(path)
     return found

@@ -1,0 +1,103 @@
+"""One reader of YAML: a text means what Hydra and DVC take it for, and is written so that it stays so."""
+
+import re
+from pathlib import Path
+
+import pytest
+import yaml
+from dvc.utils.hydra import apply_overrides
+from hypothesis import given
+from hypothesis import strategies as st
+from omegaconf import OmegaConf
+from ruamel.yaml import YAML
+
+from unival import compose, config
+from unival.errors import UserError
+
+ROOT = Path(__file__).parents[1]
+NUMBERS = (
+    *("5e-05", "1e-5", "1E-5", "-2e+3", "1e5", "1.e-3", "1.5e3", "1.0e-4", "0.1", "5.", ".5e-3"),
+    *("0", "-3", "1_000", "1_0e3", "0x10", ".inf", "-.inf", "true", "null", "~"),
+)
+TEXTS = ("1e", "e5", "1-e5", "5e-05x", "1.2.3", "v1e5", "'5e-05'", "slerp")
+
+
+@pytest.mark.parametrize("text", [*NUMBERS, *TEXTS])
+def test_scalars_are_those_of_hydra_and_dvc(text: str) -> None:
+    ours = config.parse(f"a: {text}\n")
+    assert repr(ours) == repr(OmegaConf.to_container(OmegaConf.create(f"a: {text}\n")))
+    assert repr(ours) == repr(dict(YAML(typ="safe").load(f"a: {text}\n")))
+    assert isinstance(ours["a"], str) is (text in TEXTS)
+
+
+@given(
+    st.dictionaries(
+        st.text("abcxyz_", min_size=1),
+        st.floats(allow_nan=False) | st.integers() | st.text("0123456789e+-._aE", max_size=8) | st.none(),
+    )
+)
+def test_what_is_written_is_read_back(values: dict) -> None:
+    text = config.dump(values)
+    assert repr(config.parse(text) or {}) == repr(values)
+    assert repr(OmegaConf.to_container(OmegaConf.create(text))) == repr(values)
+
+
+def test_dates_are_texts_for_all_readers() -> None:
+    text = config.dump({"version": "2026-01-01"})
+    assert config.parse(text) == YAML(typ="safe").load(text) == {"version": "2026-01-01"}
+    assert config.parse("version: 2026-01-01") == {"version": "2026-01-01"}
+
+
+@pytest.mark.parametrize("text", ["a: 1\nb: 2\na: 3\n", "a: {b: 1, b: 2}\n"])
+def test_a_key_that_comes_twice_is_named_in_one_line(text: str, tmp_path: Path) -> None:
+    (tmp_path / "params.yaml").write_text(text)
+    with pytest.raises(UserError, match=r"params\.yaml: .*key '[ab]' comes twice") as caught:
+        config.load(tmp_path / "params.yaml")
+    assert "\n" not in str(caught.value)
+
+
+def test_anchors_may_be_overridden() -> None:
+    assert config.parse("x: &x {a: 1, b: 1}\ny: {<<: *x, a: 2}\n")["y"] == {"a": 2, "b": 1}
+
+
+def test_nothing_else_reads_or_writes_yaml() -> None:
+    for path in (ROOT / "src").rglob("*.py"):
+        uses = re.findall(r"\byaml\.\w*(?:load|dump)\w*", path.read_text(encoding="utf-8"))
+        assert not uses or path.name == "config.py", f"{path}: {uses}: use unival.config"
+
+
+@pytest.mark.parametrize("rate", ["5e-05", "1e-5", "0.00003"])
+def test_a_small_rate_of_an_experiment_arrives(
+    rate: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What `dvc exp run -S` writes into params.yaml, twice, and what a hand writes."""
+    text = (ROOT / "params.yaml").read_text(encoding="utf-8")
+    monkeypatch.chdir(ROOT)
+    path = tmp_path / "params.yaml"
+    for written in (
+        text,
+        text.replace("finetune: {}", f"finetune: {{train: {{optimizer: {{lr: {rate}}}}}}}"),
+    ):
+        path.write_text(written, encoding="utf-8")
+        apply_overrides(path, [f"++set.finetune.train.optimizer.lr={rate}"])
+        values = compose.resolve(compose.compose(compose.read_params(path)), "finetune", "vqa")
+        assert values["train"]["optimizer"]["lr"] == float(rate)
+
+
+def test_an_experiment_changes_its_lines_of_params_yaml_alone(tmp_path: Path) -> None:
+    """Comments and lists stay as they are written."""
+    text = (ROOT / "params.yaml").read_text(encoding="utf-8")
+    path = tmp_path / "params.yaml"
+    path.write_text(text, encoding="utf-8")
+    apply_overrides(path, ["seed=1"])
+    assert path.read_text(encoding="utf-8") == re.sub("(?m)^seed: 0", "seed: 1", text)
+    path.write_text(text, encoding="utf-8")
+    apply_overrides(path, ["++set.finetune.train.steps=7"])
+    lines = path.read_text(encoding="utf-8").splitlines()
+    assert [line for line in text.splitlines() if line not in lines] == ["  finetune: {}"]
+
+
+def test_the_committed_files_are_plain_yaml() -> None:
+    """Other readers, PyYAML among them, take the same from what compose has written."""
+    for path in (ROOT / "build/config").rglob("*.yaml"):
+        assert config.load(path) == yaml.safe_load(path.read_text(encoding="utf-8"))
