@@ -27,8 +27,8 @@ from pathlib import Path
 
 import numpy as np
 
-from unival.commands.importing import import_dataset
 from unival.data import media
+from unival.data.importing import import_dataset
 from unival.record import Medium
 
 ROUNDS = 5

@@ -114,6 +114,14 @@ def test_tools_stay_in_their_place(path: Path) -> None:
             assert package != "av", f"{path}: imports av"
 
 
+@pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(SOURCE)))
+def test_commands_alone_read_arguments(path: Path) -> None:
+    """A library has no command line, and none of it needs one."""
+    if part(path) not in ("cli", "commands"):
+        names = {name for name, _ in imports(path)}
+        assert "argparse" not in names and not any(name.startswith("unival.commands") for name in names)
+
+
 def test_one_name_per_stage() -> None:
     declared = set(yaml.safe_load((ROOT / "dvc.yaml").read_text())["stages"]) - {"compose"}
     templates = {path.stem for path in (ROOT / "conf/stage").glob("*.yaml")}

@@ -16,12 +16,12 @@ TRAINING = ("pretrain", "finetune")
 
 OWN_PARSERS = {
     "sweep": "unival.sweep",
-    "convert": "unival.model.convert",
+    "convert": "unival.commands.convert",
     "predict": "unival.commands.predict",
     "score": "unival.commands.score",
     "import": "unival.commands.importing",
-    "export": "unival.data.sources.ofa_tsv",
-    "overlap": "unival.data.overlap",
+    "export": "unival.commands.export",
+    "overlap": "unival.commands.overlap",
     "merge": "unival.commands.merge",
 }
 """Commands that read their own arguments: module with `main(arguments)`."""

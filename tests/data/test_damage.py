@@ -14,7 +14,7 @@ import official
 import pyarrow.parquet as pq
 import pytest
 
-from unival.commands.importing import import_dataset
+from unival.data.importing import import_dataset
 from unival.data.media import SUFFIXES
 from unival.errors import UserError
 

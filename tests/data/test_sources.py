@@ -16,9 +16,9 @@ import pyarrow.parquet as pq
 import pytest
 from official import BOXES, JPG, PIXELS, PNG, REFS, archive, make, write
 
-from unival.commands.importing import import_dataset
 from unival.data import media
 from unival.data.catalog import load_sources
+from unival.data.importing import import_dataset
 from unival.data.manifest import read_records
 from unival.data.prepare import PrepareConfig, prepare
 from unival.data.sources import safe_pickle

@@ -10,9 +10,9 @@ import pytest
 import yaml
 
 from unival import config
-from unival.commands.importing import import_dataset
 from unival.data.benchmarks.world.handwriting import other_handwriting
 from unival.data.catalog import load_sources
+from unival.data.importing import import_dataset
 from unival.data.manifest import read_records
 from unival.data.media import SUFFIXES
 from unival.data.prepare import PrepareConfig, prepare

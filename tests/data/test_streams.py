@@ -130,7 +130,7 @@ def test_groups_come_in_the_order_of_their_first_values() -> None:
 PEAK = """
 import json, resource, sys
 from pathlib import Path
-from unival.commands.importing import import_dataset
+from unival.data.importing import import_dataset
 root, rows = Path(sys.argv[1]), int(sys.argv[2])
 with (root / "train_caption.jsonl").open("w") as handle:
     for n in range(rows):

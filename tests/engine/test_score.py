@@ -8,10 +8,10 @@ import pytest
 
 from tests.tasks import world
 from unival.cli import main
-from unival.commands import score as command
 from unival.data import media
 from unival.data.manifest import ManifestWriter
 from unival.data.store import ShardWriter
+from unival.engine.inference import score as scoring
 from unival.errors import UserError
 from unival.metrics import java
 
@@ -116,7 +116,7 @@ def test_an_imported_split_is_predicted_and_scored(
 
 
 def test_an_edition_changes_the_decoding() -> None:
-    paper, plain = command.settings("caption", "paper"), command.settings("caption", "")
+    paper, plain = scoring.settings("caption", "paper"), scoring.settings("caption", "")
     assert (paper.decode.beams, paper.decode.no_repeat_ngram) == (5, 3)
     assert plain.decode.beams == 1
     assert paper.prompt == plain.prompt
@@ -136,4 +136,4 @@ def test_other_files_are_refused(text: str, reason: str, tmp_path: Path) -> None
     path = tmp_path / "x.jsonl"
     path.write_text(text)
     with pytest.raises(UserError, match=reason):
-        list(command.scores(command.read(path)))
+        list(scoring.scores(scoring.read(path)))

@@ -18,6 +18,7 @@ import torch
 import yaml
 from torch import Tensor
 
+from unival.commands import convert as command
 from unival.engine.checkpoint import META, STATE, Checkpoints
 from unival.errors import UserError
 from unival.model import UnivalConfig, UnivalForConditionalGeneration, convert
@@ -384,13 +385,13 @@ def test_init_and_export_on_the_command_line(tmp_path: Path, capsys: pytest.Capt
     image = small_model().encoder.media["image"].backbone.state_dict()
     torch.save(image, tmp_path / "image.pth")
     words = ["--vocab", str(tmp_path / "vocab"), "--image", str(tmp_path / "image.pth")]
-    convert.main(["init", str(tmp_path / "model.yaml"), str(tmp_path / "out"), *words])
+    command.main(["init", str(tmp_path / "model.yaml"), str(tmp_path / "out"), *words])
     model = UnivalForConditionalGeneration.from_pretrained(tmp_path / "out")
     assert same(model.encoder.media["image"].backbone.state_dict(), image)
     processor = UnivalProcessor.from_pretrained(tmp_path / "out")
     assert processor.image_size == 64 and len(processor.tokenizer) == model.config.vocab_size
-    convert.main(["export", str(tmp_path / "out"), str(tmp_path / "official.pt")])
-    convert.main(["official", str(tmp_path / "official.pt"), str(tmp_path / "again"), "--audio-hop", "320"])
+    command.main(["export", str(tmp_path / "out"), str(tmp_path / "official.pt")])
+    command.main(["official", str(tmp_path / "official.pt"), str(tmp_path / "again"), "--audio-hop", "320"])
     assert "no tokenizer" in capsys.readouterr().out
     assert same(
         UnivalForConditionalGeneration.from_pretrained(tmp_path / "again").state_dict(), model.state_dict()

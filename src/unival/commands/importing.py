@@ -1,71 +1,14 @@
-"""`unival import <data set> --root DIR --out DIR`: an official data set as shards and manifests.
-
-The way is that of `prepare`: the reader's items are checked, bad ones are listed in `rejected.parquet`, and
-the folder appears whole. Row counts are compared with the complete set's, or with what the caller expects.
-"""
+"""`unival import <data set> --root DIR --out DIR`: an official data set as shards and manifests."""
 
 import argparse
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 from unival.data.catalog import load_sources
+from unival.data.importing import MAX_REJECTED, import_dataset
 from unival.data.intake import REJECTED
 from unival.data.overlap import overlaps
-from unival.data.prepare import PrepareConfig, prepare
 from unival.data.sources.reader import READERS
 from unival.errors import UserError
-from unival.files import write_json
-
-MAX_REJECTED = 0.05
-
-
-def import_dataset(
-    name: str,
-    root: Path | str,
-    out: Path | str,
-    *,
-    max_rejected: float = MAX_REJECTED,
-    text_only: bool = False,
-    expect: Mapping[str, int] | None = None,
-    progress: bool = False,
-) -> dict[str, Any]:
-    """Import a data set; returns the description that is also written as `benchmark.json`.
-
-    An import that was stopped goes on after its finished shards when it is called again.
-
-    Args:
-        name: a registered reader.
-        root: the folder of the original files.
-        out: the folder to write; what is there is replaced.
-        max_rejected: largest share of bad rows and media that is accepted.
-        text_only: take the captions alone, as rows of the task `text`; no medium is looked for.
-        expect: `<split>/<task>` -> number of rows that there must be.
-        progress: show on a terminal how many rows and media are done.
-
-    Raises:
-        UserError: unknown name, missing or damaged files, too many bad rows, another number of rows.
-    """
-    load_sources()
-    reader = READERS[name]
-    config = PrepareConfig(name, name, {"root": str(root), "text_only": text_only}, max_rejected)
-    description = prepare(config, out, f"import {name}", resume=True, progress=progress)
-    rows = {
-        f"{split}/{task}": number
-        for split, facts in description["splits"].items()
-        for task, number in facts["rows"].items()
-    }
-    for cell, number in (expect or {}).items():
-        if rows.get(cell, 0) != number:
-            raise UserError(
-                f"{out}: {cell}: {rows.get(cell, 0)} rows, expected {number}: files are missing or too many"
-                f" ({description['rejected']} faults in {REJECTED})"
-            )
-    description["complete"] = {
-        cell: {"rows": rows.get(cell, 0), "complete_set": number} for cell, number in reader.counts.items()
-    }
-    write_json(Path(out) / "benchmark.json", description)
-    return description
 
 
 def main(arguments: list[str]) -> None:

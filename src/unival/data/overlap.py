@@ -1,12 +1,9 @@
 """Whether what a model was trained on is in what it is evaluated on: media by their key, and by their bytes.
 
-    unival overlap --train data/processed/coco/train --evaluated data/processed/refcoco/testA
-
 A key is the data set's own number of the photo, clip or sound (readers of one collection share keys, as
 `coco-42`); equal bytes are found under any key. What this cannot see: a copy that was encoded again.
 """
 
-import argparse
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -60,17 +57,3 @@ def overlaps(folder: Path) -> dict[str, Overlap]:
         return {}
     found = {name: overlap([folder / "train"], folder / name) for name in splits if name != "train"}
     return {name: shared for name, shared in found.items() if shared.by_key or shared.by_bytes}
-
-
-def main(arguments: list[str]) -> None:
-    """`unival overlap`: exit status 2 where training and evaluation share media."""
-    parser = argparse.ArgumentParser(prog="unival overlap", description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--train", type=Path, nargs="+", required=True, metavar="<split>")
-    parser.add_argument("--evaluated", type=Path, required=True, metavar="<split>")
-    options = parser.parse_args(arguments)
-    found = overlap(options.train, options.evaluated)
-    print(f"{found.media} media in {options.evaluated}")
-    for how, keys in (("key", found.by_key), ("bytes", found.by_bytes)):
-        print(f"{len(keys)} are in the training data by {how}{': ' if keys else ''}{', '.join(keys[:5])}")
-    if found.by_key or found.by_bytes:
-        raise UserError(f"{options.evaluated}: shares media with the training data: leave them out of one")

@@ -5,7 +5,6 @@ No header; several references or answers are joined by `&&`, an answer is `confi
 (docs/reference.md 2.3, 3.2, 3.3, 3.4, 3.5). The form of a row is known by its columns.
 """
 
-import argparse
 import base64
 import binascii
 import re
@@ -177,15 +176,3 @@ def write_tsv(split_dir: Path | str, task: str, path: Path | str) -> int:
             columns = WRITERS[task](record, key, base64.urlsafe_b64encode(store.bytes(key)).decode())
             handle.write("\t".join(BREAKS.sub(" ", column) for column in columns) + "\n")
     return len(records)
-
-
-def main(arguments: list[str]) -> None:
-    """`unival export`: rows of a prepared split as OFA's TSV."""
-    parser = argparse.ArgumentParser(prog="unival export", description="Prepared rows as OFA's TSV.")
-    parser.add_argument(
-        "--split", type=Path, required=True, metavar="<folder>", help="as data/processed/x/val"
-    )
-    parser.add_argument("--task", choices=WRITERS, required=True, metavar="<task>", help=", ".join(WRITERS))
-    parser.add_argument("--out", type=Path, required=True, metavar="<file>")
-    options = parser.parse_args(arguments)
-    print(f"{write_tsv(options.split, options.task, options.out)} rows in {options.out}")

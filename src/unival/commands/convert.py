@@ -1,0 +1,82 @@
+"""From the checkpoints of the original, of BART and of public encoders to a model folder, and back."""
+
+import argparse
+from pathlib import Path
+from typing import Any
+
+from unival.model.convert import convert, export, initialise
+
+
+def _parser() -> argparse.ArgumentParser:
+    """The command line; options are named as the arguments of those functions."""
+    parser = argparse.ArgumentParser(prog="unival convert", description=__doc__.splitlines()[0])
+    actions = parser.add_subparsers(required=True, metavar="ACTION")
+
+    command = actions.add_parser("official", help="a .pt of UnIVAL or OFA -> a model folder")
+    command.set_defaults(act=_official)
+    command.add_argument("source", type=Path)
+    command.add_argument("out", type=Path)
+    command.add_argument("--weights", choices=("model", "ema"), default="model")
+    command.add_argument("--image-size", type=int, help="pixels (default: as trained, else 384)")
+    help_ = "samples between frames (default: as trained, else 200)"
+    command.add_argument("--audio-hop", type=int, help=help_)
+    help_ = "rate in Hz of the mel filters (default: those in the file, else 32000)"
+    command.add_argument("--mel-filters", type=int, help=help_)
+    help_ = "what prompts of audio tasks name"
+    command.add_argument("--audio-prompt", choices=("audio", "video"), default="video", help=help_)
+    help_ = "pixels of the last bin, or 'image' (default: as trained, else 512)"
+    command.add_argument("--grounding-scale", type=_scale, help=help_)
+    _add_vocabulary(command, required=False)
+
+    command = actions.add_parser("init", help="a fresh model that starts from BART and public encoders")
+    command.set_defaults(act=_init)
+    command.add_argument("settings", type=Path, metavar="model", help="conf/model/<name>.yaml")
+    command.add_argument("out", type=Path)
+    command.add_argument("--bart", type=Path)
+    for modality in ("image", "video", "audio"):
+        command.add_argument(f"--{modality}", type=Path, help=f"weights of the {modality} encoder")
+    command.add_argument("--seed", type=int, default=0)
+    _add_vocabulary(command, required=True)
+
+    command = actions.add_parser("export", help="a model folder -> the original's names")
+    command.set_defaults(act=_export)
+    command.add_argument("folder", type=Path)
+    command.add_argument("out", type=Path, help=".pt or .safetensors")
+    command.add_argument("--half", action="store_true", help="float16")
+    return parser
+
+
+def _scale(text: str) -> int | str:
+    return "image" if text == "image" else int(text)
+
+
+def _add_vocabulary(command: argparse.ArgumentParser, required: bool) -> None:
+    command.add_argument("--vocab", type=Path, required=required, help="folder of the vocabulary files")
+    command.add_argument("--codes", type=int, default=8192, dest="num_codes")
+    command.add_argument("--bins", type=int, default=1000, dest="num_bins")
+
+
+def _official(source: Path, out: Path, **options: Any) -> None:
+    facts = convert(source, out, **options)
+    print(f"{out}: {facts['parameters']:,} parameters")
+    if options["vocab"] is None:
+        print("no tokenizer and no processor: give --vocab to have them")
+    for task, settings in facts["settings_of_tasks"].items():
+        print(f"these weights need, for the task {task}: {settings}")
+
+
+def _init(settings: Path, out: Path, image: Any, video: Any, audio: Any, **options: Any) -> None:
+    given = {"image": image, "video": video, "audio": audio}
+    encoders = {modality: path for modality, path in given.items() if path is not None}
+    facts = initialise(settings, out, encoders=encoders, **options)
+    print(f"{out}: started from {facts['started_from'] or 'random weights'}")
+
+
+def _export(folder: Path, out: Path, half: bool) -> None:
+    print(f"{out}: {export(folder, out, half)} tensors")
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """`unival convert`."""
+    options = vars(_parser().parse_args(arguments))
+    options.pop("act")(**options)

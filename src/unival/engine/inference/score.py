@@ -1,0 +1,180 @@
+"""Official metrics of the rows of a predictions file, and such a file made by a model."""
+
+import json
+from collections.abc import Hashable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from unival import config
+from unival.data.manifest import manifest_path, read_records
+from unival.data.store import MediaStore
+from unival.engine.inference.evaluate import evaluate_cell, write_predictions
+from unival.engine.inference.predictor import TASKS, Predictor
+from unival.engine.machine import runtime
+from unival.errors import UserError, nearest
+from unival.metrics import boxes, caption, java, vqa
+from unival.metrics.bootstrap import Interval, interval, statistic
+from unival.metrics.chair import chair, instance, mentioned
+from unival.metrics.classification import brier, expected_calibration_error
+from unival.record import LABELS, Answer, Record
+from unival.tasks import TaskConfig, build
+
+Rows = Sequence[Mapping[str, Any]]
+Score = tuple[str, Interval | float, int]
+"""Name, value (with its interval where rows can be drawn), number of rows."""
+
+
+def read(path: Path) -> list[dict[str, Any]]:
+    """The rows of a predictions file.
+
+    Raises:
+        UserError: not such a file; the message names the line.
+    """
+    rows = []
+    try:
+        with path.open(encoding="utf-8") as handle:
+            for number, line in enumerate(handle, 1):
+                row = json.loads(line)
+                if not isinstance(row, dict) or not {"id", "prediction"} <= set(row):
+                    raise UserError(f"{path}: line {number}: no row of a predictions file (id, prediction)")
+                rows.append(row)
+    except (OSError, ValueError) as error:
+        raise UserError(f"{path}: not a readable predictions file: {error}") from error
+    if not rows:
+        raise UserError(f"{path}: no rows")
+    return rows
+
+
+def scores(rows: Rows, objects: Mapping[str, str] | None = None) -> Iterator[Score]:
+    """The metrics that the rows allow. `objects`: word -> object it names, for CHAIR.
+
+    Raises:
+        UserError: the rows have neither references nor answers nor boxes.
+    """
+    if all("answers" in row for row in rows):
+        yield from _answers(rows)
+    elif all("references" in row for row in rows) and any(isinstance(row["prediction"], str) for row in rows):
+        yield from _captions(rows)
+        if objects:
+            yield from _hallucination(rows, objects)
+    elif all("box" in row for row in rows):
+        yield from _boxes(rows)
+    else:
+        raise UserError("the rows have neither references nor answers nor boxes: nothing to compare with")
+
+
+def _media(rows: Rows) -> list[Hashable]:
+    """What each row is about: resamples draw the rows about one medium together."""
+    return [tuple(sorted((row.get("media") or {}).items())) or row["id"] for row in rows]
+
+
+def _answers(rows: Rows) -> Iterator[Score]:
+    media = _media(rows)
+    right_N = np.array(
+        [
+            vqa.accuracy(str(row["prediction"]), row["answers"], vqa.annotators(row.get("extra", {})))
+            for row in rows
+        ]
+    )
+    yield "vqa_accuracy", interval(right_N, groups=media), len(rows)
+    exact = [str(row["prediction"]) == max(row["answers"], key=row["answers"].get) for row in rows]
+    yield "accuracy", interval(np.array(exact, dtype=np.float64), groups=media), len(rows)
+    if all(isinstance(row.get("probability"), float | int) for row in rows):
+        confidence_N = np.array([row["probability"] for row in rows], dtype=np.float64).clip(0.0, 1.0)
+        yield "ece", expected_calibration_error(confidence_N, right_N), len(rows)
+        yield "brier", interval(brier(confidence_N, right_N), groups=media), len(rows)
+
+
+def _captions(rows: Rows) -> Iterator[Score]:
+    candidates = [str(row["prediction"]) for row in rows]
+    references, media = [row["references"] for row in rows], _media(rows)
+    for name, score_N in caption.row_scores(candidates, references).items():
+        yield name, interval(score_N, groups=media), len(rows)
+    statistics_NS = caption.bleu_statistics(candidates, references)
+    for order in range(1, 5):
+        yield f"bleu_{order}", statistic(statistics_NS, caption.bleu_of(order), groups=media), len(rows)
+    if java.available():
+        official = java.scores(candidates, references)
+        for name, value in official.corpus.items():
+            is_mean = name in official.rows and name != "meteor_ptb"
+            found = interval(official.rows[name], groups=media) if is_mean else value
+            yield name, found, len(rows)
+
+
+def _hallucination(rows: Rows, objects: Mapping[str, str]) -> Iterator[Score]:
+    """What an image holds: its labels, and what its reference captions name."""
+    present = [
+        {*row.get("objects", ()), *(name for text in row["references"] for name in mentioned(text, objects))}
+        for row in rows
+    ]
+    found = chair([str(row["prediction"]) for row in rows], present, objects)
+    media = _media(rows)
+    yield "chair_s", interval(found.sentence_N, groups=media), len(rows)
+    yield "chair_i", statistic(found.counts_N2, instance, groups=media), len(rows)
+
+
+def _boxes(rows: Rows) -> Iterator[Score]:
+    truth_N4 = np.array([row["box"] for row in rows], dtype=np.float64)
+    guess_N4 = np.array([row["prediction"] or (0.0,) * 4 for row in rows], dtype=np.float64)
+    iou_N = boxes.iou(guess_N4, truth_N4)
+    media = _media(rows)
+    yield "iou", interval(iou_N, groups=media), len(rows)
+    classes = {"": np.ones(len(rows), bool)} | {
+        f"/{name}": mask_N for name, mask_N in boxes.size_classes(truth_N4).items()
+    }
+    for name, mask_N in classes.items():
+        chosen = [medium for medium, kept in zip(media, mask_N, strict=True) if kept]
+        for threshold in (0.5, 0.7, 0.9) if chosen else ():
+            right_N = boxes.accuracy(iou_N[mask_N], threshold)
+            yield f"acc@{threshold}{name}", interval(right_N, groups=chosen), len(chosen)
+
+
+def read_objects(path: Path) -> dict[str, str]:
+    """CHAIR's list of synonyms: a line for each object, its words separated by commas, its name first."""
+    try:
+        lines = path.read_text(encoding="utf-8").lower().splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"{path}: cannot read the objects: {error}") from error
+    words = [[word.strip() for word in line.split(",") if word.strip()] for line in lines]
+    return {word: line[0] for line in words for word in line}
+
+
+def settings(name: str, edition: str) -> TaskConfig:
+    """`conf/task/<name>.yaml`, with what an edition changes in it.
+
+    Raises:
+        UserError: no such task or edition.
+    """
+    place, edition_place = TASKS / f"{name}.yaml", TASKS.parent / "edition" / f"{edition}.yaml"
+    if not place.is_file():
+        raise UserError(
+            f"unknown task '{name}': {nearest(name, [path.stem for path in TASKS.glob('*.yaml')])}"
+        )
+    values = config.load(place)
+    if edition:
+        own = (config.load(edition_place).get("evaluate") or {}).get("tasks", {}).get(name, {})
+        values |= {**own, "decode": {**values.get("decode", {}), **own.get("decode", {})}}
+    return config.build(TaskConfig, values, str(place))
+
+
+def make(path: Path, model: Path, split: Path, name: str, edition: str) -> None:
+    """Write a model's predictions for the rows of a task in a prepared split.
+
+    The answers that decoding may yield are those of the folder's training split, where it has one.
+
+    Raises:
+        UserError: no such model, split or task; a task with answers of its own and no training split.
+    """
+    machine = runtime.load() if runtime.FOLDER.is_dir() else runtime.Runtime()
+    predictor = Predictor.load(model, device=machine.torch_device())
+    chosen = settings(name, edition)
+    rows = chosen.rows or name
+    records, store = read_records(split, rows), MediaStore(split)
+    known: Sequence[Record] = [Record(label, answers=(Answer(label),)) for label in LABELS.get(rows, ())]
+    if not known and manifest_path(split.parent / "train", rows).is_file():
+        known = read_records(split.parent / "train", rows)
+    task = build(name, chosen, predictor.processor, store, known)
+    cell = evaluate_cell(predictor.model, predictor.processor, task, records, store)
+    write_predictions(path, cell, records)
