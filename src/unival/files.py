@@ -7,7 +7,7 @@ import json
 import os
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from pathlib import Path
+from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import Any
 
 from unival.errors import UserError
@@ -88,6 +88,18 @@ def read_bytes(path: Path) -> bytes:
         return path.read_bytes()
     except (OSError, ValueError) as error:  # ValueError: no name that a file can have
         raise UserError(f"{path}: cannot read: {getattr(error, 'strerror', None) or error}") from error
+
+
+def inside(folder: Path, name: str) -> Path:
+    """The path of a name that data give, below `folder`.
+
+    Raises:
+        UserError: the name is absolute or leads out of the folder.
+    """
+    path = PurePosixPath(name.replace("\\", "/"))
+    if path.is_absolute() or ".." in path.parts or PureWindowsPath(name).drive:
+        raise UserError(f"'{name}' leads out of {folder}: names in data are paths below it")
+    return folder / name
 
 
 def digest(value: Any) -> str:

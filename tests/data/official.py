@@ -139,13 +139,15 @@ OFFICIAL: dict[str, tuple[Files, dict[str, int]]] = {
     ),
     "flickr8k": (
         {**FLICKR, "Flickr8k.token.txt": table("", "a.jpg#0|a dog", "b.jpg#0|a cat", "a.jpg#1|it is a dog",
-                                               delimiter="\t", head=False)},
-        TWO,
+                                               delimiter="\t", head=False),
+         "Flickr_8k.trainImages.txt": "a.jpg\n", "Flickr_8k.devImages.txt": "b.jpg\n"},
+        {"train/caption": 1, "val/caption": 1},
     ),
     "flickr30k": (
-        {**FLICKR, "results.csv": table("image_name| comment_number| comment", "a.jpg| 0| a dog",
-                                        "b.jpg| 0| a cat", "a.jpg| 1| it is a dog", delimiter="|")},
-        TWO,
+        {**FLICKR, "dataset_flickr30k.json": {"dataset": "flickr30k", "images": [
+            {"filename": "a.jpg", "imgid": 0, "split": "train", "sentences": [{"raw": "A dog."}]},
+            {"filename": "b.jpg", "imgid": 1, "split": "test", "sentences": [{"raw": "A cat."}]}]}},
+        {"train/caption": 1, "test/caption": 1},
     ),
     "vqav2": (VQA, {"val/vqa": 2}),
     "okvqa": (
@@ -228,8 +230,9 @@ OFFICIAL: dict[str, tuple[Files, dict[str, int]]] = {
         {"test/video_qa": 2},
     ),
     "msvd": (
-        {**CLIPS, "AllVideoDescriptions.txt": "# a note\n\nvideo1 a dog\nvideo2 a cat\nvideo1 it is a dog\n"},
-        {"train/video_caption": 2},
+        {**CLIPS, "AllVideoDescriptions.txt": "# a note\n\nvideo1 a dog\nvideo2 a cat\nvideo1 it is a dog\n",
+         "youtube_mapping.txt": "video1 vid1\nvideo2 vid1301\n"},
+        {"train/video_caption": 1, "test/video_caption": 1},
     ),
     "activitynet": (
         {**CLIPS, "val_1.json": {f"video{n}": {

@@ -91,7 +91,7 @@ def test_all_bad_rows_are_listed_in_one_go(tmp_path: Path) -> None:
         RowItem("train", "captions", {"id": "r8"}, "rows.jsonl", "line 8"),
         RowItem("train", "vqa", {"id": "r9", "image": "k", "text": "?"}, "rows.jsonl", "line 9"),
         RowItem("train", "entailment", entailed("perhaps"), "rows.jsonl", "line 10"),
-        RowItem("train", "grounding", boxed(11.0), "rows.jsonl", "line 11"),
+        RowItem("train", "grounding", boxed(12.0), "rows.jsonl", "line 11"),
         caption(12, image=None, video="k"),
         BadItem("other.jsonl", "line 13", "json", "not JSON"),
     ]
@@ -123,6 +123,41 @@ def test_all_bad_rows_are_listed_in_one_go(tmp_path: Path) -> None:
 
 def entailed(label: str) -> dict[str, Any]:
     return {"id": "e", "image": "k", "text": "it is", "answers": [{"text": label}]}
+
+
+BORDERS = {
+    "left": ([-1.0, 0, 4, 4], [0, 0, 4, 4]),
+    "top": ([0, -0.4, 4, 4], [0, 0, 4, 4]),
+    "right": ([2, 2, 11, 4], [2, 2, 10, 4]),
+    "bottom": ([2, 2, 4, 8.01], [2, 2, 4, 8]),
+    "all": ([-1, -1, 11, 9], [0, 0, 10, 8]),
+    "none": ([0, 0, 10, 8], [0, 0, 10, 8]),
+    "left, too far": ([-1.5, 0, 4, 4], None),
+    "top, too far": ([0, -3, 4, 4], None),
+    "right, too far": ([2, 2, 11.1, 4], None),
+    "bottom, too far": ([2, 2, 4, 20], None),
+    "outside": ([10, 0, 10.5, 4], None),
+}
+
+
+@pytest.mark.parametrize(("box", "kept"), BORDERS.values(), ids=BORDERS)
+def test_a_box_a_pixel_over_the_border_is_cut(
+    box: list[float], kept: list[float] | None, tmp_path: Path
+) -> None:
+    """The picture is 10 pixels wide and 8 high."""
+    row = {"id": "g", "image": "k", "text": "it", "box": box}
+    items = [
+        MediaItem("train", "k", PNG, ".png"),
+        RowItem("train", "grounding", row, "rows.jsonl", "line 4"),
+    ]
+    description = run(tmp_path / "p", items, replace(CONFIG, max_rejected=1.0))
+    if kept is None:
+        (fault,) = pq.read_table(tmp_path / "p" / "rejected.parquet").to_pylist()
+        assert (fault["file"], fault["row"], fault["field"]) == ("rows.jsonl", "line 4", "box")
+        assert "reaches outside the 10x8" in fault["reason"] and description["cut_boxes"] == 0
+    else:
+        assert list(read_records(tmp_path / "p" / "train", "grounding")[0].box or ()) == kept
+        assert description["cut_boxes"] == (kept != box)
 
 
 def boxed(right: float) -> dict[str, Any]:

@@ -46,7 +46,7 @@ SETS: list[tuple[str, str, dict[str, int]]] = [
     ("cc12m", "cc12m_mini", {"train/caption": 22}),
     ("webdataset", "cc12m_mini", {"train/caption": 22}),
 ]
-"""Reader, folder, and the rows that the folder's README says are there."""
+"""Reader, folder, and the rows that the folder's README says are there; where no split is told, in train."""
 LARGE: list[tuple[str, str, dict[str, int]]] = [
     ("clotho", "esc10", {"train/audio_caption": 320}),
     ("easy_vqa", "easy_vqa", {"train/vqa": 38_575}),
@@ -66,21 +66,29 @@ TEXTS: list[tuple[str, str, dict[str, int]]] = [
 )
 def test_counts_and_bytes(name: str, folder: str, expect: dict[str, int], tmp_path: Path) -> None:
     """Every row of the README, and every medium byte for byte as it was."""
-    description = import_dataset(name, DATA / folder, tmp_path / "out", max_rejected=0.0, expect=expect)
+    description = import_dataset(
+        name, DATA / folder, tmp_path / "out", max_rejected=0.0, split="train", expect=expect
+    )
     assert description["rejected"] == 0
     stores = {split: MediaStore(tmp_path / "out" / split) for split in description["splits"]}
     given = [item for item in READERS[name].read(DATA / folder) if isinstance(item, MediaItem)]
     assert len(given) == sum(map(len, stores.values()))
     for item in given:
         data = item.data if isinstance(item.data, bytes) else item.data.read_bytes()
-        assert stores[item.split].bytes(item.key) == data
+        assert stores[item.split or "train"].bytes(item.key) == data
 
 
 @pytest.mark.parametrize(("name", "folder", "expect"), TEXTS)
 def test_texts_without_media(name: str, folder: str, expect: dict[str, int], tmp_path: Path) -> None:
     text_only = name != "text_captions"
     import_dataset(
-        name, DATA / folder, tmp_path / "out", max_rejected=0.0, text_only=text_only, expect=expect
+        name,
+        DATA / folder,
+        tmp_path / "out",
+        max_rejected=0.0,
+        text_only=text_only,
+        split="train",
+        expect=expect,
     )
 
 

@@ -27,6 +27,8 @@ def main(arguments: list[str]) -> None:
             print(f"note: {cell}: {count['rows']} rows; the complete set has {count['complete_set']}")
     if description["rejected"]:
         print(f"note: {description['rejected']} faults, listed in {options['out'] / REJECTED}")
+    if description["cut_boxes"]:
+        print(f"note: {description['cut_boxes']} boxes reached a pixel over the border and were cut there")
     for split, found in overlaps(options["out"]).items():
         print(
             f"note: {split}: of {found.media} media {len(found.by_key)} are in train by key, "
@@ -44,6 +46,9 @@ def _parser() -> argparse.ArgumentParser:
         help=f"largest share of bad rows and media that is accepted (default {MAX_REJECTED})",
     )  # fmt: skip
     common.add_argument("--text-only", action="store_true", help="the captions alone, without media")
+    common.add_argument(
+        "--split", default="", metavar="<split>", help="put rows there whose official split is not told"
+    )
     common.add_argument(
         "--expect", nargs="*", default=[], metavar="<split>/<task>=<rows>", help="stop unless it is so many"
     )

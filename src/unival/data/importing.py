@@ -25,6 +25,7 @@ def import_dataset(
     *,
     max_rejected: float = MAX_REJECTED,
     text_only: bool = False,
+    split: str = "",
     expect: Mapping[str, int] | None = None,
     progress: bool = False,
 ) -> dict[str, Any]:
@@ -38,6 +39,7 @@ def import_dataset(
         out: the folder to write; what is there is replaced.
         max_rejected: largest share of bad rows and media that is accepted.
         text_only: take the captions alone, as rows of the task `text`; no medium is looked for.
+        split: split of the rows whose official one is not told; where empty, such rows are an error.
         expect: `<split>/<task>` -> number of rows that there must be.
         progress: show on a terminal how many rows and media are done.
 
@@ -46,7 +48,9 @@ def import_dataset(
     """
     load_sources()
     reader = READERS[name]
-    config = PrepareConfig(name, name, {"root": str(root), "text_only": text_only}, max_rejected)
+    config = PrepareConfig(
+        name, name, {"root": str(root), "text_only": text_only, "split": split}, max_rejected
+    )
     description = prepare(config, out, f"import {name}", resume=True, progress=progress)
     rows = {
         f"{split}/{task}": number

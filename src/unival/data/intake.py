@@ -10,10 +10,12 @@ from collections import Counter, deque
 from collections.abc import Callable, Generator, Iterable, Iterator
 from concurrent.futures import Executor, ThreadPoolExecutor
 from contextlib import ExitStack, closing
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 from tqdm import tqdm
@@ -31,6 +33,9 @@ REJECTED = "rejected.parquet"
 REJECTED_SCHEMA = pa.schema([(name, pa.string()) for name in ("file", "row", "field", "reason")])
 SMALL_BYTES = 16_384
 """A medium at hand that is smaller is not worth a thread."""
+BORDER = 1.0
+"""Pixels by which a box may reach over the border: annotators' tools round so. It is cut there, as RefCOCO's
+own code does; a box further out belongs to another picture or scale."""
 MAX_WAITING = 256
 """Items that wait for the medium before them."""
 Item = MediaItem | RowItem | BadItem
@@ -68,6 +73,8 @@ class Intake:
         """Left with an error they drop what is not whole, so that going on gives the same shards."""
         self.rejected = self.writers.enter_context(TableWriter(folder / REJECTED, REJECTED_SCHEMA))
         self.bad_items = 0
+        self.cut_boxes = 0
+        """Boxes that reached over the border by no more than BORDER."""
         self.items = 0
 
     @property
@@ -132,7 +139,7 @@ class Intake:
         shard, kind = self._shard(item.split), "media"
         try:
             check_text(item.key)
-            kind = media.kind_of(item.ending, item.origin)
+            kind = item.medium
             shard.add(item.key, *inspect())
         except (UserError, ValueError) as error:
             if not shard.known(item.key):  # a second medium under a used key does not spoil the first
@@ -146,7 +153,8 @@ class Intake:
         record, found = check_row(item.row)
         problems += found
         if record is not None and not problems:
-            problems += self._problems(item, record)
+            record, found = self._inside(item.split, record)
+            problems += found or self._problems(item, record)
         place = f"{item.split}\0{item.task}\0"
         file = item.file.rpartition("/")[2]
         if record is not None and not problems and not self.ids.add(place + record.id, file):
@@ -166,6 +174,21 @@ class Intake:
             answers = (answer.text for answer in record.answers[:1])
             self.texts += [text for text in (record.text, *record.references, *answers) if text]
 
+    def _inside(self, split: str, record: Record) -> tuple[Record, list[tuple[str, str]]]:
+        """The row with its box cut at the border of its medium, and why that cannot be."""
+        known = record.media() and split in self.shards and self.shards[split].known(record.media()[0][1])
+        if record.box is None or not known:  # a medium that is not there is another fault
+            return record, []
+        kind, width, height = known
+        limits = np.array([width, height, width, height], np.float64)
+        cut = np.clip(record.box, 0.0, limits)
+        if np.abs(cut - record.box).max() > BORDER or (cut[:2] >= cut[2:]).any():
+            return record, [("box", f"{list(record.box)} reaches outside the {width}x{height} {kind}")]
+        if (cut == record.box).all():
+            return record, []
+        self.cut_boxes += 1
+        return replace(record, box=tuple(cut.tolist())), []
+
     def _problems(self, item: RowItem, record: Record) -> Iterator[tuple[str, str]]:
         for name in NEEDS.get(item.task, ()):
             if not getattr(record, name):
@@ -177,14 +200,14 @@ class Intake:
         for name in MEDIA:
             key = getattr(record, name)
             if key is not None:
-                yield from self._key_problems(item.split, name, key, record)
+                yield from self._key_problems(item.split, name, key)
         labels = LABELS.get(item.task)
         if labels and any(answer.text not in labels for answer in record.answers):
             yield "answers", f"'{record.answers[0].text}' is no label: labels: {', '.join(labels)}"
         if not all(map(str.strip, record.references)):
             yield "references", "an empty reference"
 
-    def _key_problems(self, split: str, name: Medium, key: str, record: Record) -> Iterator[tuple[str, str]]:
+    def _key_problems(self, split: str, name: Medium, key: str) -> Iterator[tuple[str, str]]:
         known = self.shards[split].known(key) if split in self.shards else None
         if known is None:
             if f"{split}\0{key}" in self.bad_keys:
@@ -192,11 +215,8 @@ class Intake:
             else:
                 yield name, f"no medium with key '{key}' in split '{split}'"
             return
-        kind, width, height = known
-        if kind != name:
-            yield name, f"key '{key}' is a medium of kind {kind}"
-        elif record.box is not None and (record.box[2] > width or record.box[3] > height):
-            yield "box", f"{list(record.box)} reaches outside the {width}x{height} {name}"
+        if known[0] != name:
+            yield name, f"key '{key}' is a medium of kind {known[0]}"
 
     def _shard(self, split: str) -> ShardWriter:
         if split not in self.shards:
@@ -244,7 +264,7 @@ def _inspect(item: MediaItem) -> _Medium:
     Raises:
         UserError: one of these fails.
     """
-    kind = media.kind_of(item.ending, item.origin)
+    kind = item.medium
     data = item.read()
     width, height = media.describe(kind, data, item.origin)
     return _Medium(kind, item.ending, data, width, height, hashlib.sha256(data).hexdigest())

@@ -125,8 +125,8 @@ def _box(value: Any) -> tuple[float, float, float, float]:
     if isinstance(value, str) or not isinstance(value, Sequence) or len(value) != 4:
         raise TypeError(f"expected [x0, y0, x1, y1], found {str(value)[:60]!r}")
     x0, y0, x1, y1 = map(_number, value)
-    if not (0 <= x0 < x1 and 0 <= y0 < y1):
-        raise ValueError(f"not a box: [{x0}, {y0}, {x1}, {y1}] needs 0 <= x0 < x1 and 0 <= y0 < y1")
+    if not (x0 < x1 and y0 < y1):
+        raise ValueError(f"not a box: [{x0}, {y0}, {x1}, {y1}] needs x0 < x1 and y0 < y1")
     return x0, y0, x1, y1
 
 

@@ -21,7 +21,7 @@ from unival.record import Medium
 SUFFIXES: dict[str, Medium] = {
     **dict.fromkeys((".png", ".jpg", ".jpeg", ".bmp", ".webp"), "image"),
     **dict.fromkeys((".mp4", ".avi", ".mkv", ".webm", ".mov", ".gif"), "video"),
-    **dict.fromkeys((".wav", ".flac", ".ogg", ".mp3", ".m4a"), "audio"),
+    **dict.fromkeys((".wav", ".flac", ".ogg", ".mp3", ".m4a", ".opus"), "audio"),
 }
 MAX_PIXELS = 64_000_000
 """A larger image or frame is refused: a header of a few bytes can claim any size."""

@@ -195,6 +195,7 @@ def _describe(config: PrepareConfig, source: Source, writer: Intake, folder: Pat
         **_run_of(config),
         "licence": source.licence,
         "rejected": writer.rejected.rows,
+        "cut_boxes": writer.cut_boxes,
         "splits": splits,
         **source.info,
     }

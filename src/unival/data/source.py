@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from unival.data import media
 from unival.files import read_bytes
 from unival.record import Medium, Record
 from unival.registry import Registry
@@ -27,6 +28,17 @@ class MediaItem:
     file: str = ""
     """Where it came from, for messages; the path itself where empty."""
     row: str = ""
+    kind: Medium | None = None
+    """What it is read as, where its suffix alone does not say: a clip (.mp4) may be wanted as a sound."""
+
+    @property
+    def medium(self) -> Medium:
+        """What it is read as.
+
+        Raises:
+            UserError: its suffix is unknown.
+        """
+        return self.kind or media.kind_of(self.ending, self.origin)
 
     @property
     def origin(self) -> str:

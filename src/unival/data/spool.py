@@ -1,6 +1,6 @@
 """What an import has to remember of every row, on disk: its memory does not grow with the data.
 
-Both classes hold text in a private SQLite file that has no name and is gone with the process.
+The classes hold text in a private SQLite file that has no name and is gone with the process.
 """
 
 import json
@@ -27,7 +27,7 @@ def _text(data: bytes) -> str:
 
 
 class Spool:
-    """A mapping from text to text whose entries are never changed, but for `smallest`."""
+    """A mapping from text to text whose entries are never changed."""
 
     def __init__(self) -> None:
         self._run = _database(
@@ -38,13 +38,6 @@ class Spool:
         """Enter a key; False, and nothing happens, where it is there already."""
         return (
             self._run("INSERT OR IGNORE INTO spool VALUES (?, ?)", (_bytes(key), _bytes(value))).rowcount > 0
-        )
-
-    def smallest(self, key: str, value: str) -> None:
-        """Enter a value, unless a smaller one is there."""
-        self._run(
-            "INSERT INTO spool VALUES (?, ?) ON CONFLICT DO UPDATE SET value = min(value, excluded.value)",
-            (_bytes(key), _bytes(value)),
         )
 
     def get(self, key: str) -> str | None:
@@ -58,6 +51,23 @@ class Spool:
     def __iter__(self) -> Iterator[str]:
         """The keys in their order."""
         return (_text(key) for (key,) in self._run("SELECT key FROM spool ORDER BY key"))
+
+
+class Lists:
+    """Texts by key, in the order in which they were added."""
+
+    def __init__(self) -> None:
+        self._run = _database("CREATE TABLE lists (key BLOB NOT NULL, value BLOB NOT NULL)").execute
+        self._run("CREATE INDEX by_key ON lists (key)")
+
+    def add(self, key: str, value: str) -> None:
+        """One more text of a key."""
+        self._run("INSERT INTO lists VALUES (?, ?)", (_bytes(key), _bytes(value)))
+
+    def get(self, key: str) -> list[str]:
+        """All texts of a key."""
+        found = self._run("SELECT value FROM lists WHERE key = ? ORDER BY rowid", (_bytes(key),))
+        return [_text(value) for (value,) in found]
 
 
 class Groups:

@@ -6,7 +6,8 @@ from typing import Any
 
 from unival.data.source import BadItem
 from unival.data.sources.formats import Row, changed, csv_rows, grouped
-from unival.data.sources.reader import File, Item, rows, split_of
+from unival.data.sources.reader import File, Item, rows
+from unival.data.sources.splits import said_split
 from unival.errors import UserError
 
 CAPTIONS = tuple(f"caption_{number}" for number in range(1, 6))
@@ -30,7 +31,7 @@ def _audiocaps(item: tuple[dict[str, str], list[str]], file: File) -> Iterator[I
     """One row per clip with its captions (one in training, five elsewhere)."""
     row, captions = item
     youtube, key = row["youtube_id"], f"{row['youtube_id']}_{row['start_time']}"
-    name = file.media.first(youtube, row["audiocap_id"], f"Y{youtube}", key, f"{key}000")
+    name = file.media.first("audio", youtube, row["audiocap_id"], f"Y{youtube}", key, f"{key}000")
     yield from file.captions("audio", key, captions, name)
 
 
@@ -84,5 +85,5 @@ def _vggsound(row: dict[str, str], file: File) -> Iterator[Item]:
     start = row["start"].strip()
     if not start.isdecimal():
         raise UserError(f"start second '{start}' is no number")
-    key, split = f"{row['id']}_{int(start):06d}", split_of(row["split"])
+    key, split = f"{row['id']}_{int(start):06d}", said_split(row["split"])
     yield from file.question("audio", key, key, QUESTION, row["label"], form="class", split=split)

@@ -8,7 +8,9 @@ from typing import Any
 
 from unival.data.sources.formats import ID, Load, Row, captioned, changed, csv_rows, grouped, json_rows, value
 from unival.data.sources.json_stream import json_keys
-from unival.data.sources.reader import File, Item, read_rows, reader, require, rows
+from unival.data.sources.reader import File, Item, found, read_rows, reader, require, rows
+from unival.data.sources.splits import listed, listed_split
+from unival.data.spool import Spool
 from unival.errors import UserError
 from unival.record import Record
 
@@ -31,12 +33,20 @@ def _captions(row: tuple[Any, list[str]], file: File, prefix: str = "coco") -> I
 
 
 def _karpathy(row: Any, file: File) -> Iterator[Item]:
+    """One row per photo of COCO, Flickr8k or Flickr30k."""
     split = KARPATHY_SPLITS.get(value(row, "split"))
     if split is None:
         raise UserError(f"unknown split '{row['split']}': splits: {', '.join(KARPATHY_SPLITS)}")
     texts = [value(sentence, "raw") for sentence in value(row, "sentences", list)]
-    key = image_key(value(row, "cocoid", int))
-    yield from file.captions("image", key, texts, value(row, "filename"), split=split)
+    file_name = value(row, "filename")
+    key = image_key(value(row, "cocoid", int)) if "cocoid" in row else Path(file_name).stem
+    name = file.media.first("image", f"{row.get('filepath', '.')}/{file_name}", file_name)
+    yield from file.captions("image", key, texts, name, split=split)
+
+
+def _read_karpathy(root: Path, name: str) -> Iterator[Item]:
+    """Karpathy's division of a set."""
+    return read_rows(root, [name], json_rows("image {}", "images"), _karpathy)
 
 
 def _with_photos(path: Path) -> Iterable[Row]:
@@ -47,8 +57,8 @@ def _with_photos(path: Path) -> Iterable[Row]:
 @reader("coco_captions")
 def read_coco(root: Path) -> Iterator[Item]:
     """One row per photo with its captions; Karpathy's split where its file is there."""
-    if list(root.glob("dataset_coco.json")) + list(root.glob("*/dataset_coco.json")):
-        yield from read_rows(root, ["dataset_coco.json"], json_rows("image {}", "images"), _karpathy)
+    if found(root, "dataset_coco.json"):
+        yield from _read_karpathy(root, "dataset_coco.json")
     else:
         _refuse_two_years(require(root, "captions_*.json"))
         yield from read_rows(root, ["captions_*.json"], _with_photos, _captions)
@@ -83,15 +93,33 @@ def _flickr_lines(path: Path) -> Iterator[Row]:
 flickr: Load = grouped(_flickr_lines, key=lambda row: row[0], text=lambda row: row[1])
 
 
-def _flickr(row: tuple[tuple[str, str], list[str]], file: File) -> Iterator[Item]:
+def _flickr(
+    row: tuple[tuple[str, str], list[str]], file: File, splits: Spool | None = None, lists: str = ""
+) -> Iterator[Item]:
+    """One row per photo with its captions, in the split that lists it."""
     (name, _), captions = row
     if not name:
         raise UserError("no image name")
-    yield from file.captions("image", Path(name).stem, captions, name)
+    split = listed_split(splits, name, lists)
+    yield from file.captions("image", Path(name).stem, captions, name, split=split)
 
 
-rows("flickr8k", "captions.txt", "*.token.txt", load=flickr)(_flickr)
-rows("flickr30k", "results.csv", "*.token.txt", load=flickr)(_flickr)
+@reader("flickr8k")
+def read_flickr8k(root: Path) -> Iterator[Item]:
+    """One row per photo with its captions; its own lists tell the split, else Karpathy's file."""
+    lists = found(root, "Flickr_8k.*Images.txt")
+    if not lists and found(root, "dataset_flickr8k.json"):
+        return _read_karpathy(root, "dataset_flickr8k.json")
+    convert = partial(_flickr, splits=listed(lists), lists=", ".join(path.name for path in lists))
+    return read_rows(root, ["captions.txt", "*.token.txt"], flickr, convert)
+
+
+@reader("flickr30k")
+def read_flickr30k(root: Path) -> Iterator[Item]:
+    """One row per photo with its captions, in Karpathy's split: the set has none of its own."""
+    if found(root, "dataset_flickr30k.json"):
+        return _read_karpathy(root, "dataset_flickr30k.json")
+    return read_rows(root, ["results.csv", "*.token.txt"], flickr, _flickr)
 
 
 def _loose(path: Path) -> Iterator[Row]:
@@ -103,7 +131,7 @@ def _loose(path: Path) -> Iterator[Row]:
     return changed(path, json_rows()(path), lambda row: (value(row, "id", ID), value(row, "caption", list)))
 
 
-@rows("text_captions", "*.json", "*.csv", "*.txt", load=_loose)
+@rows("text_captions", "*.json", "*.csv", "*.txt", load=_loose, split="train")
 def _texts(row: tuple[Any, list[str]], file: File) -> Iterator[Item]:
     """One row of the task `text` per caption: for vocabularies and language."""
     for number, caption in enumerate(row[1]):

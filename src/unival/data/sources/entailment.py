@@ -5,7 +5,8 @@ from pathlib import Path
 from typing import Any
 
 from unival.data.sources.formats import Row, csv_rows, jsonl_rows, value
-from unival.data.sources.reader import File, Item, rows, split_of
+from unival.data.sources.reader import File, Item, rows
+from unival.data.sources.splits import said_split
 from unival.errors import UserError
 from unival.record import Answer
 
@@ -27,13 +28,14 @@ def _load(path: Path) -> Iterable[Row]:
 @rows("snli_ve", "snli_ve_*.jsonl", "esnlive*.csv", load=_load)
 def _snli_ve(row: Any, file: File) -> Iterator[Item]:
     """One row per hypothesis; the premise (SNLI-VE) or the explanation (e-SNLI-VE) is in `extra`."""
-    split = split_of(row["original_split"]) if "original_split" in row else file.split
+    split = said_split(row["original_split"]) if "original_split" in row else file.split
     if "Flickr30kID" in row:  # e-SNLI-VE; `image` where the photos have other names
         name, hypothesis = row.get("image") or row["Flickr30kID"], value(row, "hypothesis")
         extra = {"explanation": row.get("explanation", "")}
     else:
         name = str(row.get("Flikr30kID") or value(row, "Flickr30K_ID", (str, int)))
         hypothesis, extra = value(row, "sentence2"), {"premise": value(row, "sentence1")}
+    name = name if Path(name).suffix else f"{name}.jpg"
     yield from file.row(
         "entailment", value(row, "pairID"), "image", Path(name).stem, name, split,
         text=hypothesis.strip(), answers=label(value(row, "gold_label")), extra=extra,
@@ -48,6 +50,6 @@ def _nlvr(row: Any, file: File) -> Iterator[Item]:
         label(value(row, "label"), {"true": "yes", "false": "no"}),
     )
     names = [f"{stem}-{order}" for order in range(6)]
-    for name in [name for name in names if name in file.media] or names[:1]:
+    for name in [name for name in names if file.media.has("image", f"{name}.png")] or names[:1]:
         text = value(row, "sentence").strip()
         yield from file.row("entailment", name, "image", name, f"{name}.png", text=text, answers=answers)

@@ -1,14 +1,23 @@
-"""Finds the photo, clip or sound that an annotation names, anywhere under a folder, also inside zips."""
+"""Finds the photo, clip or sound that an annotation names, in the files under a folder, also inside zips.
+
+A medium is found by its name, its place and its kind. The name is the whole file name where the annotation
+gives a suffix, else the stem. Of several files of that name the place decides: the path that is written, the
+annotation's own folder, then the rest of the data set; files come before zip members. Two that are equally
+near are an error, because no guess is right for all data sets.
+"""
 
 import os
 import zipfile
 from collections.abc import Iterator
-from pathlib import Path
+from pathlib import Path, PurePosixPath
+from typing import NamedTuple
 
 from unival.data.media import SUFFIXES
 from unival.data.source import BadItem, MediaItem
-from unival.data.spool import Spool
+from unival.data.sources.splits import split_of
+from unival.data.spool import Lists, Spool
 from unival.errors import UserError, nearest
+from unival.files import inside
 from unival.record import Medium
 
 MAX_MEMBER_BYTES = 1024**3
@@ -30,79 +39,169 @@ def folder(path: Path) -> Path:
     return path
 
 
-class MediaFolder:
-    """All media files under a folder, by path, name and stem. `item` gives each of them once per split.
+class _Place(NamedTuple):
+    """Where a medium lies."""
 
-    Links to folders are followed, each folder once.
-    Of several with a name the least deep counts, of these the first by path; files come before zip members.
+    archive: int
+    """Number of its zip, from 1; 0 for a file."""
+    path: PurePosixPath
+    """Below the root. That of a zip member is its path in the zip, below the zip's own without its suffix."""
+    member: str
+    """Name in the zip."""
+
+    @property
+    def split(self) -> str:
+        """The split that its folder says."""
+        return split_of(str(self.path.parent))
+
+    def is_called(self, name: PurePosixPath) -> bool:
+        """Whether its path ends with the name, which may leave out the suffix."""
+        stem, suffix = parted(name.name)
+        own_stem, own_suffix = parted(self.path.name)
+        folders = self.path.parts[:-1][len(self.path.parts) - len(name.parts) :]
+        return own_stem == stem and suffix in ("", own_suffix) and folders == name.parts[:-1]
+
+
+def parted(name: str) -> tuple[str, str]:
+    """A file name as stem and media suffix in small letters, "" where it has none."""
+    suffix = PurePosixPath(name).suffix
+    known = suffix.lower() in SUFFIXES
+    return (name.removesuffix(suffix), suffix.lower()) if known else (name, "")
+
+
+class MediaFolder:
+    """All media files under a folder. `item` gives each of them once per split.
+
+    Links to folders are followed, each folder once. Hidden files and folders are passed over.
     """
 
     def __init__(self, root: Path) -> None:
         self.root = folder(root)
-        self._places, self._given = Spool(), Spool()
+        self._places, self._given = Lists(), Spool()
+        self._splits = Spool()
+        """File name -> the split that the folder of its first file says."""
+        self._anew = False
+        """Whether two splits use one file name: each numbers its media anew."""
         self._zips: list[zipfile.ZipFile] = []
-        zips, start, walked = [], len(f"{root}/"), set[str]()
+        zips, walked = [], set[str]()
         for parent, folders, names in os.walk(root, followlinks=True):
-            folders.sort()
+            folders[:] = sorted(name for name in folders if not name.startswith((".", "__MACOSX")))
             if (real := os.path.realpath(parent)) in walked:
                 folders.clear()
                 continue
             walked.add(real)
-            depth = parent.count(os.sep, start)
-            for name in names:
+            below = PurePosixPath(Path(parent).relative_to(root).as_posix())
+            for name in sorted(names):
                 if name.lower().endswith(".zip"):
                     zips.append(Path(parent, name))
                 else:
-                    name = f"{parent}/{name}"
-                    self._enter(name[start:], f"{depth:04d}{name}")
+                    self._enter(_Place(0, below / name, ""))
         for path in sorted(zips):
-            try:
-                archive = zipfile.ZipFile(path)
-            except (OSError, zipfile.BadZipFile) as error:
-                raise UserError(f"{path}: not a readable zip file: {error}: get it again") from error
-            for member in archive.namelist():
-                self._enter(member, f"zip {len(self._zips):04d}{member}")
-            self._zips.append(archive)
+            self._enter_zip(path)
 
-    def _enter(self, name: str, place: str) -> None:
-        path = Path(name)
-        if path.suffix.lower() in SUFFIXES:
-            for known in {name, path.name, path.stem}:
-                self._places.smallest(known, place)
+    def _enter_zip(self, path: Path) -> None:
+        try:
+            archive = zipfile.ZipFile(path)
+        except (OSError, zipfile.BadZipFile) as error:
+            raise UserError(f"{path}: not a readable zip file: {error}: get it again") from error
+        self._zips.append(archive)
+        below = PurePosixPath(path.relative_to(self.root).with_suffix("").as_posix())
+        for member in archive.namelist():
+            self._enter(_Place(len(self._zips), below / member.lstrip("/"), member))
 
-    def __contains__(self, name: str) -> bool:
-        return name in self._places
+    def _enter(self, place: _Place) -> None:
+        name = place.path.name
+        stem, suffix = parted(name)
+        if not suffix or name.startswith("."):
+            return
+        self._places.add(stem, f"{place.archive}\0{place.path}\0{place.member}")
+        if (split := place.split) and not self._splits.add(name, split):
+            self._anew = self._anew or self._splits.get(name) != split
 
-    def first(self, *names: str) -> str:
-        """The first of the names or stems that is here, else the first of all."""
-        return next((name for name in names if name in self), names[0])
+    def first(self, medium: Medium, *names: str) -> str:
+        """The first of the names that a medium of that kind has, else the first of all."""
+        return next((name for name in names if self.has(medium, name)), names[0])
+
+    def has(self, medium: Medium, name: str) -> bool:
+        """Whether there is a medium of that kind and name, wherever."""
+        return bool(self._called(medium, PurePosixPath(name)))
 
     def once(self, split: str, key: str) -> bool:
         """Whether the split has not had this medium; from now on it has."""
         return self._given.add(f"{split}\0{key}")
 
-    def item(self, split: str, medium: Medium, key: str, name: str) -> Iterator[MediaItem | BadItem]:
-        """The medium of that name or stem, unless this split has had it already.
+    def item(
+        self, split: str, medium: Medium, key: str, name: str, beside: Path
+    ) -> Iterator[MediaItem | BadItem]:
+        """The medium of that name, unless this split has had it already.
 
         One that is missing is given all the same, by the path where it should be: `prepare` reports it.
+
+        Args:
+            beside: folder of the annotation file.
+
+        Raises:
+            UserError: two files could be meant, or the name leads out of the folder.
         """
-        if not self.once(split, key):
+        path = inside(self.root, name)
+        if f"{split}\0{key}" in self._given:
             return
-        place = self._places.get(name) or self._places.get(Path(name).stem)
+        place = self._find(split, medium, PurePosixPath(name), beside)
+        self.once(split, key)
         if place is None:
-            suffix = "" if Path(name).suffix.lower() in SUFFIXES else USUAL[medium]
-            yield MediaItem(split, key, self.root / f"{name}{suffix}")
-        elif place.startswith("zip "):
-            yield _unzipped(split, key, self._zips[int(place[4:8])], place[8:])
+            missing = path if parted(name)[1] else path.with_name(path.name + USUAL[medium])
+            yield MediaItem(split, key, missing, kind=medium)
+        elif place.archive:
+            yield _unzipped(split, key, self._zips[place.archive - 1], place.member, medium)
         else:
-            yield MediaItem(split, key, Path(place[4:]))
+            yield MediaItem(split, key, self.root / place.path, kind=medium)
+
+    def _called(self, medium: Medium, name: PurePosixPath) -> list[_Place]:
+        """All media of that kind and name; clips are heard where no sound has it."""
+        found: dict[Medium, list[_Place]] = {"image": [], "video": [], "audio": []}
+        for text in self._places.get(parted(name.name)[0]):
+            archive, path, member = text.split("\0")
+            place = _Place(int(archive), PurePosixPath(path), member)
+            if place.is_called(name):
+                found[SUFFIXES[place.path.suffix.lower()]].append(place)
+        return found[medium] or (found["video"] if medium == "audio" else [])
+
+    def _find(self, split: str, medium: Medium, name: PurePosixPath, beside: Path) -> _Place | None:
+        """The medium that is nearest to the annotation; another split's only where names are shared."""
+        own = PurePosixPath(beside.relative_to(self.root).as_posix())
+        written = own / name.parent, name.parent
+        row_split = split_of(split)
+
+        def distance(place: _Place) -> tuple[int, bool]:
+            steps = (
+                place.path.parent in written[:1],
+                place.path.parent in written,
+                own in place.path.parents,
+            )
+            return (*steps, True).index(True), place.archive > 0
+
+        places = self._called(medium, name)
+        if row_split and (self._anew or split_of(str(own))):
+            places = [
+                place for place in places if place.split in ("", row_split) or place.path.parent in written
+            ]
+        nearest_ones = [place for place in places if distance(place) == min(map(distance, places))]
+        found = [place for place in nearest_ones if place.split == row_split] or nearest_ones
+        if len(found) > 1 and len({os.path.realpath(self.root / place.path) for place in found}) > 1:
+            first, second = (self.root / place.path for place in found[:2])
+            raise UserError(
+                f"{first} and {second} could both be '{name}': move one of them out of the folder"
+            )
+        return found[0] if found else None
 
 
-def _unzipped(split: str, key: str, archive: zipfile.ZipFile, member: str) -> MediaItem | BadItem:
+def _unzipped(
+    split: str, key: str, archive: zipfile.ZipFile, member: str, medium: Medium
+) -> MediaItem | BadItem:
     file = f"{archive.filename}/{member}"
     try:
         if archive.getinfo(member).file_size > MAX_MEMBER_BYTES:
             raise UserError(f"claims more than {MAX_MEMBER_BYTES} bytes")
-        return MediaItem(split, key, archive.read(member), Path(member).suffix, file, member)
+        return MediaItem(split, key, archive.read(member), Path(member).suffix, file, member, medium)
     except Exception as error:  # zipfile and zlib raise almost anything on damaged members
         return BadItem(file, member, "media", f"cannot read: {error}")

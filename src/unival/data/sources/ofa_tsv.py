@@ -44,7 +44,7 @@ def _row(line: str, file: File) -> Iterator[Item]:
     task, source, record = _parsed(line.split("\t"))
     medium, key = record.media()[0]
     if _is_path(source):
-        yield from file.media.item(file.split, medium, key, source)
+        yield from file.medium(file.split, medium, key, source)
     elif file.media.once(file.split, key):
         yield _inline(file.split, key, source)
     yield file.item(file.split, task, record)

@@ -6,9 +6,8 @@ the whole folder, for a data set that is not files of rows.
 """
 
 import os
-import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -17,18 +16,13 @@ from unival import config
 from unival.data.source import SOURCES, BadItem, MediaItem, RowItem, Source
 from unival.data.sources.formats import BAD_ROW, Load, fault
 from unival.data.sources.media_folder import MediaFolder, folder
+from unival.data.sources.splits import split_of_file
 from unival.errors import UserError
 from unival.record import Answer, Medium, Record
 from unival.registry import Registry
 
 DATA_VARIABLE = "UNIVAL_DATA"
 Item = MediaItem | RowItem | BadItem
-SPLIT_WORDS = {
-    **dict.fromkeys(("train", "training", "trainval", "development"), "train"),
-    **dict.fromkeys(("val", "valid", "validation", "validate", "dev", "minival"), "val"),
-    **dict.fromkeys(("test", "testing", "testdev", "testa", "testb", "eval", "evaluation"), "test"),
-}
-"""Official words for splits (Clotho's are development, validation, evaluation; GQA has testdev)."""
 CAPTIONING: dict[Medium, str] = {"image": "caption", "video": "video_caption", "audio": "audio_caption"}
 ANSWERING: dict[Medium, str] = {"image": "vqa", "video": "video_qa", "audio": "audio_qa"}
 Read = Callable[[Path], Iterable[Item]]
@@ -59,6 +53,8 @@ class ReaderOptions:
     """Folder of the data set; where null, the folder of the same name under UNIVAL_DATA."""
     text_only: bool = False
     """Captions alone, as rows of the task `text`; no medium is looked for."""
+    split: str = ""
+    """Split of the rows whose official one is not told; where empty, such rows are an error."""
 
 
 @dataclass
@@ -67,6 +63,7 @@ class File:
 
     path: Path
     split: str
+    """What its name or folder says, "" where they say none."""
     media: MediaFolder
     number: int = 0
     """Of the row that is read, from 0."""
@@ -77,12 +74,16 @@ class File:
         """A row as it is."""
         return RowItem(split, task, record, str(self.path), self.name)
 
+    def medium(self, split: str, medium: Medium, key: str, name: str) -> Iterator[MediaItem | BadItem]:
+        """A medium by its file name or the stem of it, once per split."""
+        yield from self.media.item(split, medium, key, name, self.path.parent)
+
     def row(
         self, task: str, row_id: str, medium: Medium, key: str, name: str = "", split: str = "", **fields: Any
     ) -> Iterator[Item]:
         """A row and its medium: `name` (else `key`) is its file name or the stem of it."""
         split = split or self.split
-        yield from self.media.item(split, medium, key, name or key)
+        yield from self.medium(split, medium, key, name or key)
         yield self.item(split, task, Record.about(medium, key, row_id, **fields))
 
     def captions(
@@ -111,13 +112,13 @@ Convert = Callable[[Any, File], Iterable[Item]]
 
 
 def rows(
-    name: str, *files: str, load: Load, split: str = "train", beside: bool = False, **facts: Any
+    name: str, *files: str, load: Load, split: str = "", beside: bool = False, **facts: Any
 ) -> Callable[[Convert], Convert]:
     """Decorator: register a function (row, file) -> media, faults and rows as reader and source `name`.
 
     Args:
         files: patterns of the annotation files, in the folder or one below it.
-        split: of files whose names tell none.
+        split: of files whose names tell none, for a set that has no official splits.
         beside: media are looked for beside each file, not in the whole folder.
         facts: see `reader`.
     """
@@ -132,7 +133,7 @@ def rows(
 
 
 def read_rows(
-    root: Path, files: Sequence[str], load: Load, convert: Convert, split: str = "train", beside: bool = False
+    root: Path, files: Sequence[str], load: Load, convert: Convert, split: str = "", beside: bool = False
 ) -> Iterator[Item]:
     """Media and rows of all files under `root` that match; a row that cannot be read is a fault with why."""
     whole = MediaFolder(root) if root.is_dir() and not beside else None
@@ -140,7 +141,7 @@ def read_rows(
         if not path.stat().st_size:
             yield BadItem(str(path), "file", "rows", "the file is empty: get it again")
             continue
-        file = File(path, split_of_file(root, path, split), whole or MediaFolder(path.parent))
+        file = File(path, split_of_file(root, path) or split, whole or MediaFolder(path.parent))
         for file.number, item in enumerate(load(path)):
             if isinstance(item, BadItem):
                 yield item
@@ -171,13 +172,28 @@ def reader(
         def source(options: Mapping[str, Any], where: str) -> Source:
             chosen = config.build(ReaderOptions, options, where)
             root = Path(chosen.root) if chosen.root else data_folder() / name
-            items = read(root if root.is_file() else folder(root))
+            items = _in_split(read(root if root.is_file() else folder(root)), chosen.split, entry)
             return Source(_texts(items) if chosen.text_only else items, entry.licence)
 
         SOURCES.register(name)(source)
         return read
 
     return enter
+
+
+def _in_split(items: Iterable[Item], split: str, reader: Reader) -> Iterator[Item]:
+    """The items; those whose official split is not told go into the given one."""
+    for item in items:
+        if isinstance(item, BadItem) or item.split:
+            yield item
+        elif split:
+            yield replace(item, split=split)
+        else:
+            file = item.origin if isinstance(item, MediaItem) else item.file
+            raise UserError(
+                f"{file}: its official split is not told: '{reader.name}' is {reader.expects}: get what "
+                "tells it, or put all such rows in one split with --split <split>"
+            )
 
 
 def _texts(items: Iterable[Item]) -> Iterator[Item]:
@@ -207,33 +223,23 @@ def data_folder(root: str | None = None, *needed: str) -> Path:
     return Path(value)
 
 
+def found(root: Path, *patterns: str) -> list[Path]:
+    """All files that match one of the patterns in `root` or a folder in it, sorted."""
+    deep = (pattern for name in patterns for pattern in (name, f"*/{name}"))
+    return sorted({path for pattern in deep for path in root.glob(pattern) if path.is_file()})
+
+
 def require(root: Path, *patterns: str) -> list[Path]:
-    """All files that match one of the patterns in `root` or a folder in it, sorted; `root` if it is a file.
+    """As `found`; `root` itself if it is a file.
 
     Raises:
         UserError: there is none.
     """
     if root.is_file():
         return [root]
-    folder(root)
-    deep = (pattern for name in patterns for pattern in (name, f"*/{name}"))
-    found = sorted({path for pattern in deep for path in root.glob(pattern) if path.is_file()})
-    if not found:
+    paths = found(folder(root), *patterns)
+    if not paths:
         raise UserError(
             f"{root}: no file {' or '.join(patterns)}: put it there, or give the folder that holds it"
         )
-    return found
-
-
-def split_of(name: str, default: str = "train") -> str:
-    """The split that an official name stands for; of a path, its last part that says one."""
-    for part in reversed(Path(name.lower()).parts):
-        for word in re.findall("[a-z]+", part):  # whole words: `latest` is no test
-            if (known := word.removesuffix("set")) in SPLIT_WORDS:
-                return SPLIT_WORDS[known]
-    return default
-
-
-def split_of_file(root: Path, path: Path, default: str = "train") -> str:
-    """The split that the name of a file, or of a folder between it and the root, says."""
-    return split_of(path.stem if path == root else str(path.relative_to(root).with_suffix("")), default)
+    return paths

@@ -10,28 +10,26 @@ from unival.data.sources import safe_pickle
 from unival.data.sources.captions import image_key
 from unival.data.sources.formats import Row, by_id, changed, json_rows, numbered, unpacked_bytes, value
 from unival.data.sources.json_stream import json_values
-from unival.data.sources.reader import File, Item, read_rows, reader, rows, split_of
+from unival.data.sources.reader import File, Item, read_rows, reader, rows
+from unival.data.sources.splits import said_split
 from unival.errors import UserError
 
 NUMBER = (int, float)
 OFFICIAL_SPLITS = ("train", "val", "test", "testA", "testB")
 
 
-def corners(box: Any, sizes: tuple[float, float] | None = None) -> tuple[float, float, float, float]:
-    """x0, y0, x1, y1 from COCO's x, y, width, height; cut at the image's width and height where given.
+def corners(box: Any) -> tuple[float, float, float, float]:
+    """x0, y0, x1, y1 from COCO's x, y, width, height.
 
     Raises:
-        UserError: not four numbers, or nothing of it is inside the image.
+        UserError: not four numbers, or the box is empty.
     """
     if not isinstance(box, list | tuple) or len(box) != 4 or not all(isinstance(n, NUMBER) for n in box):
         raise UserError(f"field 'bbox' should be [x, y, width, height], found {str(box)[:60]}")
     x, y, width, height = map(float, box)
-    x0, y0, x1, y1 = max(x, 0.0), max(y, 0.0), x + width, y + height
-    if sizes:
-        x1, y1 = min(x1, sizes[0]), min(y1, sizes[1])
-    if not (x0 < x1 and y0 < y1):
-        raise UserError(f"box {list(box)} is empty or outside the image")
-    return x0, y0, x1, y1
+    if not (width > 0 and height > 0):
+        raise UserError(f"box {list(box)} is empty")
+    return x, y, x + width, y + height
 
 
 def _refs(path: Path) -> Iterator[Row]:
@@ -48,7 +46,7 @@ def _refs(path: Path) -> Iterator[Row]:
     ending = path.stem.removeprefix("refs_derived_")
     found = [*path.parent.glob("instances.json"), *sorted(path.parents[1].glob(f"*/instances_{ending}.json"))]
     ids = {"images": "image_id", "annotations": "ann_id", "categories": "category_id"}
-    fields = ("width", "height", "file_name", "bbox", "name")
+    fields = ("file_name", "bbox", "name")
     find = by_id(found[0], dict.fromkeys(ids, "id"), fields) if found else lambda name, row_id: None
 
     def joined(ref: Any) -> tuple[Any, Any, Any, str | None]:
@@ -65,8 +63,7 @@ def _refcoco(row: tuple[Any, Any, Any, str | None], file: File) -> Iterator[Item
     """One row per expression; all expressions of its box are references."""
     ref, image, box, category = row
     image_id, split = value(ref, "image_id", int), value(ref, "split")
-    split = split if split in OFFICIAL_SPLITS else split_of(split)
-    place = corners(box, (image["width"], image["height"]) if {"width", "height"} <= set(image) else None)
+    split = split if split in OFFICIAL_SPLITS else said_split(split)
     name = image.get("file_name") or value(ref, "file_name")
     sentences = [value(sentence, "sent").strip() for sentence in value(ref, "sentences", list)]
     if not sentences:
@@ -75,7 +72,7 @@ def _refcoco(row: tuple[Any, Any, Any, str | None], file: File) -> Iterator[Item
         row_id = f"{image_id}-{value(ref, 'ref_id', int)}-{value(sentence, 'sent_id', int)}"
         for task in ("grounding", "grounded_caption"):
             yield from file.row(
-                task, row_id, "image", image_key(image_id), name, split, text=text, box=place,
+                task, row_id, "image", image_key(image_id), name, split, text=text, box=corners(box),
                 references=tuple(dict.fromkeys((text, *sentences))), objects=(category,) if category else (),
                 extra={"ref_id": str(ref["ref_id"]), "image_id": str(image_id)},
             )  # fmt: skip
@@ -93,7 +90,13 @@ for _name, _file in (("refcoco", "refs(unc).p"), ("refcoco+", "refs(unc).p"), ("
     reader(_name)(partial(_read_refs, name=_name, refs=_file))
 
 
-@rows("visual_genome", "region_descriptions.json", "question_answers.json", load=json_rows("image {}"))
+@rows(
+    "visual_genome",
+    "region_descriptions.json",
+    "question_answers.json",
+    load=json_rows("image {}"),
+    split="train",
+)
 def _visual_genome(image: Any, file: File) -> Iterator[Item]:
     """One grounding row per region, one question row per question; all in the train split."""
     kind = "regions" if "region" in file.path.stem else "qas"

@@ -80,5 +80,5 @@ def _table(row: Any, file: File) -> Iterator[Item]:
     for medium in MEDIA:
         key = getattr(record, medium)
         if key is not None:
-            yield from file.media.item(split, medium, key, key)
+            yield from file.medium(split, medium, key, key)
     yield file.item(split, task, record)

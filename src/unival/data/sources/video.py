@@ -1,5 +1,6 @@
 """Video captions and questions: MSR-VTT, MSVD, ActivityNet Captions, VATEX, WebVid, TGIF-QA."""
 
+import math
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -18,9 +19,13 @@ from unival.data.sources.formats import (
     value,
 )
 from unival.data.sources.json_stream import json_keys
-from unival.data.sources.reader import File, Item, rows, split_of
+from unival.data.sources.reader import File, Item, rows
+from unival.data.sources.splits import listed, listed_split, said_split
+from unival.data.spool import Spool
 from unival.errors import UserError
 
+MSVD_SPLITS = {1200: "train", 1300: "val", math.inf: "test"}
+"""Last clip number -> its split (Venugopalan et al. 2015)."""
 GIFS = ("gif_name", "question", "answer")
 
 
@@ -34,7 +39,7 @@ def _msrvtt_json(path: Path) -> Iterator[Row]:
 def _msrvtt(row: tuple[Any, list[str]], file: File) -> Iterator[Item]:
     """One row per clip with its captions."""
     video, captions = row
-    split, extra = split_of(value(video, "split")), {"category": str(video.get("category", ""))}
+    split, extra = said_split(value(video, "split")), {"category": str(video.get("category", ""))}
     yield from file.captions("video", value(video, "video_id"), captions, split=split, extra=extra)
 
 
@@ -51,15 +56,21 @@ def _msrvtt_qa(row: Any, file: File) -> Iterator[Item]:
     yield from _answered(row, f"video{video}" if isinstance(video, int) else video, file)
 
 
+def _mapping(path: Path) -> Iterator[tuple[str, str] | BadItem]:
+    """(number, name) of every clip in youtube_mapping.txt beside a file, as ("vid1", "mv89psg6zh4_33_46")."""
+    for mapping in sorted(path.parent.glob("youtube_mapping.txt")):
+        for item in csv_rows(delimiter=" ", names=("name", "number"))(mapping):
+            yield item if isinstance(item, BadItem) else (item[1]["number"], item[1]["name"])
+
+
 def _mapped(path: Path) -> Iterator[Row]:
     """(question, file name of its clip); clip numbers become names by youtube_mapping.txt."""
     names = dict[str, str]()
-    for mapping in sorted(path.parent.glob("youtube_mapping.txt")):
-        for item in csv_rows(delimiter=" ", names=("name", "number"))(mapping):
-            if isinstance(item, BadItem):
-                yield item
-            else:
-                names[item[1]["number"]] = item[1]["name"]
+    for item in _mapping(path):
+        if isinstance(item, BadItem):
+            yield item
+        else:
+            names[item[0]] = item[1]
 
     def named(row: Any) -> tuple[Any, str]:
         video = value(row, "video_id", ID)
@@ -88,10 +99,30 @@ def _descriptions(path: Path) -> Iterator[Row]:
     return changed(path, lines(path), lambda row: (row[0].split(" ")[0], row[1]))
 
 
-@rows("msvd", "AllVideoDescriptions.txt", "*label*.json", load=_descriptions)
-def _msvd(row: tuple[str, list[str]], file: File) -> Iterator[Item]:
+def _divided(path: Path) -> Iterator[Row]:
+    """(clip, captions, split) by the lists {train,val,test}_list.txt, else by youtube_mapping.txt."""
+    splits = listed(sorted(path.parent.glob("*_list.txt")))
+    if splits is None and any(path.parent.glob("youtube_mapping.txt")):
+        splits = Spool()
+        for item in _mapping(path):
+            if isinstance(item, BadItem):
+                yield item
+            elif (number := item[0].removeprefix("vid")).isdecimal():
+                last = next(last for last in MSVD_SPLITS if int(number) <= last)
+                splits.add(item[1], MSVD_SPLITS[last])
+
+    def divided(row: tuple[str, list[str]]) -> tuple[str, list[str], str]:
+        name = row[0].removesuffix(".avi")
+        return name, row[1], listed_split(splits, name, "youtube_mapping.txt or *_list.txt")
+
+    yield from changed(path, _descriptions(path), divided)
+
+
+@rows("msvd", "AllVideoDescriptions.txt", "*label*.json", load=_divided)
+def _msvd(row: tuple[str, list[str], str], file: File) -> Iterator[Item]:
     """One row per clip with its captions."""
-    yield from file.captions("video", row[0].removesuffix(".avi"), row[1])
+    name, captions, split = row
+    yield from file.captions("video", name, captions, split=split)
 
 
 @rows("activitynet", "train.json", "val_1.json", load=json_pairs)

@@ -12,6 +12,9 @@ from unival.data.sources.formats import Row, by_id, changed, json_pairs, json_ro
 from unival.data.sources.reader import File, Item, rows
 from unival.errors import UserError
 
+COCO_FOLDERS = {"train": "train2014", "val": "val2014", "test": "test2015"}
+"""Folders of the photos that VQAv2 asks about; their names begin with it."""
+
 
 def _given(row: Any) -> list[str]:
     return [value(answer, "answer") for answer in value(row, "answers", list)]
@@ -41,7 +44,8 @@ def _annotated(path: Path) -> Iterator[Row]:
 def _official(row: tuple[Any, Any], file: File) -> Iterator[Item]:
     question, annotation = row
     image_id, given = value(question, "image_id", int), _given(annotation)
-    name = file.media.first(f"{image_id:012d}", f"COCO_{file.split}2014_{image_id:012d}")
+    folder = COCO_FOLDERS.get(file.split, "")
+    name = file.media.first("image", f"COCO_{folder}_{image_id:012d}.jpg", f"{image_id:012d}.jpg")
     extra = {"answers": json.dumps(given), "answer_type": str(annotation.get("answer_type", ""))}
     yield from file.question(
         "image", image_key(image_id), str(question["question_id"]), value(question, "question"),
@@ -69,7 +73,7 @@ def _gqa(item: tuple[str, Any], file: File) -> Iterator[Item]:
     """One row per question, one answer each."""
     question_id, row = item
     image, question = value(row, "imageId"), value(row, "question")
-    yield from file.question("image", image, question_id, question, value(row, "answer"))
+    yield from file.question("image", image, question_id, question, value(row, "answer"), f"{image}.jpg")
 
 
 @rows("easy_vqa", "questions.json", load=json_rows(), beside=True)

@@ -17,8 +17,8 @@ from unival.data.sources.reader import (
     reader,
     require,
     rows,
-    split_of_file,
 )
+from unival.data.sources.splits import split_of_file
 from unival.errors import UserError
 from unival.record import Record
 
@@ -33,7 +33,7 @@ def read_tars(root: Path) -> Iterator[Item]:
             with tarfile.open(path, "r|*") as archive:
                 for stem, members in groupby(_members(archive), lambda member: member[0]):
                     parts = {suffix: data for _, suffix, data in members}
-                    yield from _sample(path, split_of_file(root, path), stem, parts)
+                    yield from _sample(path, split_of_file(root, path) or "train", stem, parts)
         except (tarfile.TarError, EOFError, OSError) as error:
             yield BadItem(str(path), "file", "shard", f"cannot read on: {error}: get it again")
 
@@ -68,7 +68,7 @@ def _sample(path: Path, split: str, stem: str, parts: dict[str, bytes]) -> Itera
 def _photo(row: dict[str, str], file: File) -> Iterator[Item]:
     """A photo that was fetched under its row number (`000000012.jpg`) or the last part of its address."""
     key, url = f"{file.number:09d}", row["url"]
-    name = key if key in file.media else url.rsplit("/", 1)[-1]
+    name = file.media.first("image", f"{key}.jpg", key, url.rsplit("/", 1)[-1])
     yield from file.captions("image", key, [filled(row["caption"])], name, extra={"url": url})
 
 
@@ -87,7 +87,7 @@ def _photo_list(*names: str) -> Load:
     return load
 
 
-rows("cc3m", "*.tsv", load=_photo_list("caption", "url"), beside=True)(_photo)
+rows("cc3m", "*.tsv", load=_photo_list("caption", "url"), split="train", beside=True)(_photo)
 
 
 @reader("cc12m")
@@ -96,7 +96,7 @@ def read_cc12m(root: Path) -> Iterator[Item]:
     if any(root.glob("*.tar")) or any(root.glob("*/*.tar")):
         yield from read_tars(root)
     else:
-        yield from read_rows(root, ["*.tsv"], _photo_list("url", "caption"), _photo, beside=True)
+        yield from read_rows(root, ["*.tsv"], _photo_list("url", "caption"), _photo, "train", beside=True)
 
 
 def _sbu(path: Path) -> Iterator[Row]:
@@ -109,4 +109,4 @@ def _sbu(path: Path) -> Iterator[Row]:
         raise UserError(f"{path}: captions and image_urls are not equally many") from error
 
 
-rows("sbu", "*sbu*.json", load=_sbu)(_photo)
+rows("sbu", "*sbu*.json", load=_sbu, split="train")(_photo)

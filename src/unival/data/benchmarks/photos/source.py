@@ -20,7 +20,6 @@ from random import Random
 from typing import Any
 
 from unival import config
-from unival.data import media
 from unival.data.benchmarks import shrink
 from unival.data.source import SOURCES, BadItem, MediaItem, RowItem, Source
 from unival.data.sources.reader import READERS, Item, data_folder
@@ -142,7 +141,7 @@ class _State:
         self.seen.add(item.key)
         split = split_of_medium(part, item.key, item.split, self.options.seed)
         try:
-            kind = media.kind_of(item.ending, item.origin)
+            kind = item.medium
             limit = self.options.sizes[self.options.size][split]
             if limit is not None and self.counts[split, f"{part} {kind}"] >= limit:
                 return
