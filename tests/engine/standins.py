@@ -192,15 +192,15 @@ class TinyProcessor(Processor):
         return np.tile(wave, 96)
 
 
-def tiny(seed=0):
-    """The real model at its smallest, with seeded weights."""
+def tiny(seed=0, **changes):
+    """The real model at its smallest, with seeded weights; `changes`: fields of its configuration."""
     from unival import config
     from unival.model.configuration import UnivalConfig
     from unival.model.modeling import UnivalForConditionalGeneration
 
     values = config.load(Path(__file__).parents[2] / "conf/model/tiny.yaml")["config"]
     torch.manual_seed(seed)
-    return UnivalForConditionalGeneration(UnivalConfig(vocab_size=len(WORDS), **values))
+    return UnivalForConditionalGeneration(UnivalConfig(vocab_size=len(WORDS), **(values | changes)))
 
 
 def records(kind, count):
