@@ -6,6 +6,7 @@ import importlib
 import os
 import sys
 import time
+from functools import partial
 from pathlib import Path
 
 from unival.errors import UserError, nearest, told
@@ -93,18 +94,19 @@ def _run(options: argparse.Namespace) -> None:
     module(options.stage)  # a typo is told before anything else is looked at
     if "RANK" not in os.environ or base.STARTED not in os.environ:  # a rank's is that of the command
         os.environ[base.STARTED] = started
-    if options.stage in TRAINING:
-        from unival.engine.machine import runtime
+    launch = partial(_launch, options) if options.stage in TRAINING else None
+    base.run(options.stage, options.config, options.out, launch)
 
-        base.read(options.stage, options.config)  # one message about it, not one of each rank
-        machine = runtime.load()
-        if machine.cores() > 1:
-            importlib.import_module("unival.study.train")  # once, for all ranks that are forked
-        words = [options.stage, "--config", str(options.config), "--out", str(options.out)]
-        status = machine.launch(["run", *words], main)
-        if status is not None:
-            sys.exit(status)
-    base.run(options.stage, options.config, options.out)
+
+def _launch(options: argparse.Namespace) -> int | None:
+    """Run the stage on all ranks, if there are several; their exit status."""
+    from unival.engine.machine import runtime
+
+    machine = runtime.load()
+    if machine.cores() > 1:
+        importlib.import_module("unival.study.train")  # once, for all ranks that are forked
+    words = [options.stage, "--config", str(options.config), "--out", str(options.out)]
+    return machine.launch(["run", *words], main)
 
 
 def _list(options: argparse.Namespace) -> None:

@@ -5,10 +5,11 @@ import fcntl
 import hashlib
 import json
 import os
+import sys
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path, PurePosixPath, PureWindowsPath
-from typing import Any
+from typing import IO, Any
 
 from unival.errors import UserError
 
@@ -37,12 +38,50 @@ def atomic(path: Path | str) -> Iterator[Path]:
 
 
 @contextmanager
-def locked(path: Path | str) -> Iterator[None]:
-    """Hold the lock of a file, which is made; waits for another process that holds it."""
-    Path(path).parent.mkdir(parents=True, exist_ok=True)
-    with Path(path).open("w") as handle:
-        fcntl.flock(handle, fcntl.LOCK_EX)
-        yield
+def locked(path: Path | str, waiting: str = "", wait: bool = True) -> Iterator[bool]:
+    """Hold the lock of a file, which is made; yields whether another process had to be waited for.
+
+    Forked processes hold it too, until this one leaves it or all have ended.
+
+    Args:
+        waiting: what a person is told when another process holds it.
+        wait: false: raise BlockingIOError then.
+
+    Raises:
+        UserError: the file cannot be made.
+    """
+    path, waited = Path(path), False
+    while True:
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            handle = path.open("a")
+        except OSError as error:
+            raise UserError(f"{path.parent}: cannot write here: {error.strerror}") from error
+        with handle:
+            try:
+                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                if not wait:
+                    raise
+                if waiting and not waited:
+                    print(waiting, file=sys.stderr, flush=True)
+                waited = True
+                fcntl.flock(handle, fcntl.LOCK_EX)
+            if not _is(handle, path):  # removed by the one that held it
+                continue
+            try:
+                yield waited
+            finally:
+                fcntl.flock(handle, fcntl.LOCK_UN)
+            return
+
+
+def _is(handle: IO[str], path: Path) -> bool:
+    """Whether the open file is the one of this name."""
+    try:
+        return os.path.samestat(os.fstat(handle.fileno()), path.stat())
+    except FileNotFoundError:
+        return False
 
 
 def write_text(path: Path | str, text: str) -> None:

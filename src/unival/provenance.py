@@ -1,14 +1,22 @@
-"""Where a result comes from: commit, versions, machine, and what DVC says of the run."""
+"""Where a result comes from: commit, code, versions, machine, and what DVC says of the run."""
 
+import ast
 import importlib.metadata
 import os
 import platform
 import subprocess
 import sys
+from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 from typing import Any
 
+from unival import files
+
 PACKAGES = ("torch", "transformers", "timm", "numpy", "mlflow", "dvc", "hydra-core")
+SOURCE = Path(__file__).parent
+SERVICES = frozenset({"unival.errors", "unival.provenance", "unival.scratch", "unival.tracking"})
+"""Modules that no figure depends on: no part of `code_digest`, nor what they alone import."""
 
 
 def root() -> Path:
@@ -23,6 +31,63 @@ def git(*arguments: str) -> str:
     except OSError:
         return ""
     return done.stdout.strip() if done.returncode == 0 else ""
+
+
+@cache
+def code_digest(*modules: str) -> str:
+    """Digest of what modules of this package compute: of their code and of all they import of the package.
+
+    Comments, docstrings, formatting and what is imported for types alone do not count.
+    """
+    found: dict[str, str] = {}
+    waiting = list(modules)
+    while waiting:
+        name = waiting.pop()
+        path = _source(name)
+        if name not in found and path is not None:
+            tree = _Bare().visit(ast.parse(path.read_bytes()))
+            found[name] = ast.unparse(tree)
+            waiting += sorted(set(_imported(tree, name)) - SERVICES)
+    return files.digest(found)
+
+
+class _Bare(ast.NodeTransformer):
+    """Leaves out what has no effect."""
+
+    def visit_Expr(self, node: ast.Expr) -> ast.AST | None:
+        literal = isinstance(node.value, ast.Constant) and isinstance(node.value.value, str)
+        return None if literal else node
+
+    def visit_If(self, node: ast.If) -> ast.AST | None:
+        types = isinstance(node.test, ast.Name) and node.test.id == "TYPE_CHECKING"
+        return None if types else self.generic_visit(node)
+
+
+def _source(module: str) -> Path | None:
+    """The file of a module of this package; None for other names."""
+    place = SOURCE.parent / module.replace(".", "/")
+    for path in (place / "__init__.py", place.with_suffix(".py")):
+        if module.split(".")[0] == SOURCE.name and path.is_file():
+            return path
+    return None
+
+
+def _imported(tree: ast.AST, module: str) -> Iterator[str]:
+    """Names that may be modules of this package which the module imports, at whatever moment."""
+    names = {module}
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            names |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            names |= {node.module, *(f"{node.module}.{alias.name}" for alias in node.names)}
+    for name in names:
+        parts = name.split(".")
+        yield from (".".join(parts[:length]) for length in range(1, len(parts) + 1))
+        path = _source(name)
+        if "pkgutil" in names and path is not None and path.name == "__init__.py":  # it imports all of it
+            for file in path.parent.rglob("*.py"):
+                below = file.relative_to(path.parent).with_suffix("").parts
+                yield ".".join([name, *(part for part in below if part != "__init__")])
 
 
 def tags() -> dict[str, str]:

@@ -14,8 +14,19 @@ from unival.errors import UserError
 from unival.files import atomic
 
 ORIGIN = ".origin"
+CACHE = Path("scratch/cache")
+"""Where the pipeline mirrors benchmarks."""
 WAITS = (1, 2, 5, 10, 30, 60, 120)
 """Seconds before each further attempt."""
+
+
+def local(place: str | Path) -> Path:
+    """The folder of prepared data: `place`, or a mirror of the object store that it names.
+
+    Raises:
+        UserError: the store cannot be reached, or holds no benchmark there.
+    """
+    return mirror(place, CACHE) if "://" in str(place) else Path(place)
 
 
 def mirror(url: str | Path, cache: Path) -> Path:

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from unival import files
+from unival.data.remote import local
 from unival.errors import nearest
 from unival.stages.base import StageIO, rounded
 from unival.study.variants import Laboratory, Study
@@ -56,6 +57,12 @@ class Config:
         for name in self.only:
             if name not in known:
                 raise ValueError(f"only: '{name}' is no variant: {nearest(name, known)}")
+
+
+def inputs(config: Config) -> list[Path]:
+    """What the stage reads."""
+    variants = [variant for study in config.definitions.values() for variant in study.variants.values()]
+    return [local(config.data), *(Path(variant.init) for variant in variants if variant.init)]
 
 
 def run(config: Config, io: StageIO) -> None:

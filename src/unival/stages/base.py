@@ -1,8 +1,8 @@
 """What every stage gets beside its configuration, and how a stage is run.
 
-A stage reads inputs relative to the working directory, keeps whatever it needs to go on after a crash in
-`io.scratch` (anchored at the main repository, named by the configuration's hash, outside DVC's outs, which
-DVC deletes before a rerun), and writes each out once, at the end, with `io.publish` or a file of `io.out`.
+A stage reads inputs relative to the working directory, and names them with `inputs`. It keeps whatever it
+needs to go on after a crash in `io.scratch` (outside DVC's outs, which DVC deletes before a rerun), and
+writes each out once, at the end, with `io.publish` or a file of `io.out`.
 """
 
 import dataclasses
@@ -10,13 +10,14 @@ import os
 import resource
 import shutil
 import signal
+import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import FrameType
 from typing import Any
 
-from unival import config, files, provenance, tracking
+from unival import config, files, provenance, scratch, tracking
 from unival.errors import UserError
 from unival.stages import module
 
@@ -33,7 +34,7 @@ class StageIO:
     resolved: dict[str, Any]
     """The resolved configuration as it was read."""
     scratch: Path
-    """Survives a crash; emptied when the stage has ended well."""
+    """Survives a crash; goes when the stage has ended well and DVC has its outs."""
     shared_scratch: Path
     """Survives reruns with another configuration: caches keyed by digests."""
     out_root: Path
@@ -42,6 +43,8 @@ class StageIO:
 
     main: bool = True
     """Rank 0: the one that writes outs."""
+    outs: list[str] = dataclasses.field(default_factory=list)
+    """What was written, relative to `out_root`."""
 
     @property
     def name(self) -> str:
@@ -59,17 +62,21 @@ class StageIO:
             target.parent.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise UserError(f"{target.parent}: cannot write here: {error.strerror}") from error
+        self.outs.append(str(path))
         return target
 
     def publish(self, folder: Path, path: str | Path) -> Path:
-        """Copy a finished folder to its out, whole or not at all."""
+        """Copy a finished folder to its out, whole or not at all; what was there goes last."""
         target = self.out(path)
-        part = target.with_name(f".{target.name}.part")
+        part, old = (target.with_name(f".{target.name}.{os.getpid()}.{end}") for end in ("part", "old"))
         try:
-            shutil.rmtree(part, ignore_errors=True)
+            for left in target.parent.glob(f".{target.name}.*.*"):  # of a run that was killed here
+                shutil.rmtree(left, ignore_errors=True)
             shutil.copytree(folder, part)
-            shutil.rmtree(target, ignore_errors=True)
-            part.replace(target)
+            if target.exists():
+                target.rename(old)
+            part.rename(target)
+            shutil.rmtree(old, ignore_errors=True)
         except OSError as error:
             raise UserError(f"{target}: cannot write here: {error.strerror}") from error
         return target
@@ -85,25 +92,37 @@ def read(stage: str, config_path: Path) -> tuple[dict[str, Any], Any]:
     return resolved, config.build(module(stage).Config, resolved, str(config_path))
 
 
-def run(stage: str, config_path: Path, out_root: Path) -> None:
-    """Run one stage from its resolved file.
+def run(
+    stage: str, config_path: Path, out_root: Path, launch: Callable[[], int | None] | None = None
+) -> None:
+    """Run one stage from its resolved file, alone in its scratch folder.
+
+    Args:
+        launch: runs the stage on several ranks and returns their exit status; None when there are none.
 
     Raises:
         UserError: bad configuration, input or place.
+        SystemExit: the ranks have ended.
     """
     resolved, stage_config = read(stage, config_path)
-    config_hash = files.digest(resolved)
-    shared = provenance.root() / "scratch" / stage
-    # equal jobs of two sweeps, or of a sweep and the pipeline, never go on with each other's run
-    scratch = shared / "-".join([config_hash, *filter(None, [os.environ.get("UNIVAL_SWEEP")])])
-    try:
-        scratch.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise UserError(f"{scratch}: cannot write here: {error.strerror}") from error
-    item = resolved.get("item")
-    tracker = _tracker(stage, item, scratch, config_hash, resolved)
+    item, code = resolved.get("item"), provenance.code_digest(f"unival.stages.{stage}")
+    folder = scratch.folder_of(stage, resolved, module(stage).inputs(stage_config), code)
+    with scratch.held(folder, out_root, f"{stage}-{item}" if item else stage):
+        status = launch() if launch else None
+        if status is not None:
+            sys.exit(status)
+        _work(stage, resolved, stage_config, folder, out_root)
+
+
+def _work(stage: str, resolved: dict[str, Any], stage_config: Any, folder: Path, out_root: Path) -> None:
+    """The stage itself, and what is noted about it."""
+    config_hash, ended = files.digest(resolved), scratch.ended(folder)
+    # an ended run is complete in MLflow: it only gives its outs again
+    tracker = (
+        tracking.Tracker() if ended else _tracker(stage, resolved.get("item"), folder, config_hash, resolved)
+    )
     main = os.environ.get("RANK", "0") == "0"
-    io = StageIO(stage, item, resolved, scratch, shared, out_root, tracker, main)
+    io = StageIO(stage, resolved.get("item"), resolved, folder, folder.parent, out_root, tracker, main)
     _end_on_sigterm()
     try:
         module(stage).run(stage_config, io)
@@ -111,9 +130,10 @@ def run(stage: str, config_path: Path, out_root: Path) -> None:
         tracker.end("KILLED" if _is_signal(error) else "FAILED")
         raise
     if main:
-        _write_pointer(io, config_hash)
+        pointer = io.out(f"reports/runs/{io.name}.json")
+        files.write_json(pointer, ended["pointer"] if ended else _pointer(io, config_hash))
         tracker.end("FINISHED")
-        shutil.rmtree(scratch, ignore_errors=True)
+        scratch.end(folder, io.outs, pointer, out_root)
 
 
 def _is_signal(error: BaseException) -> bool:
@@ -165,10 +185,10 @@ def peak_mib() -> int:
     return max(own, children) // 1024
 
 
-def _write_pointer(io: StageIO, config_hash: str) -> None:
+def _pointer(io: StageIO, config_hash: str) -> dict[str, Any]:
     """`reports/runs/<name>.json`: nothing depends on it, so a run id may stand in it."""
     started = float(os.environ.get(STARTED) or time.time())
-    pointer = {
+    return {
         "stage": io.stage,
         "item": io.item,
         "config_hash": config_hash,
@@ -176,4 +196,3 @@ def _write_pointer(io: StageIO, config_hash: str) -> None:
         "seconds": round(time.time() - started, 1),
         "peak_mib": peak_mib(),
     }
-    files.write_json(io.out(f"reports/runs/{io.name}.json"), pointer)

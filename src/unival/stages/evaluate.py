@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from unival import files
+from unival.data.remote import local
 from unival.stages.base import StageIO, rounded
 from unival.study import leaderboard
 from unival.tasks import TaskConfig
@@ -90,6 +91,12 @@ class Config:
     """Merges that are evaluated out of distribution too; models that were finetuned again always are."""
     shifted_pretrained: bool = False
     """Whether the pretrained model is, on the experts' tasks."""
+
+
+def inputs(config: Config) -> list[Path]:
+    """What the stage reads."""
+    experts = [Path("models/finetune") / task for task in config.experts]
+    return [local(config.data), Path(config.pretrained), *experts, Path("models/merged")]
 
 
 def run(config: Config, io: StageIO) -> None:

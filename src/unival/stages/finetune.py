@@ -1,8 +1,10 @@
 """Finetune the pretrained model on one task; the weights that are best on validation rows are kept."""
 
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
+from unival.data.remote import local
 from unival.engine.settings import TrainConfig
 from unival.stages.base import StageIO
 from unival.tasks import TaskConfig
@@ -24,6 +26,11 @@ class Config:
     """The task alone."""
     processor: dict[str, Any] = field(default_factory=dict)
     """Settings of UnivalProcessor that differ from those of `init`."""
+
+
+def inputs(config: Config) -> list[Path]:
+    """What the stage reads."""
+    return [local(config.data), Path(config.init)]
 
 
 def run(config: Config, io: StageIO) -> None:

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from unival import files
+from unival.data.remote import local
 from unival.errors import UserError, nearest
 from unival.merging import Recipe
 from unival.merging.canonical import canonical_form
@@ -73,6 +74,12 @@ class Config:
         for key in search.over:
             if key not in known:
                 raise ValueError(f"search: {name}: '{key}' is no model and no option: {nearest(key, known)}")
+
+
+def inputs(config: Config) -> list[Path]:
+    """What the stage reads."""
+    experts = [Path(config.experts) / task for task in config.finetuned]
+    return [local(config.data), Path(config.base), *experts]
 
 
 def run(config: Config, io: StageIO) -> None:

@@ -1,6 +1,7 @@
 """Build the benchmark: manifests, media shards, tokenizer, table of rejected rows."""
 
 from dataclasses import dataclass
+from pathlib import Path
 
 from unival.data.prepare import PrepareConfig
 from unival.data.prepare import prepare as build
@@ -14,6 +15,11 @@ class Config:
     stage: str
     item: None
     benchmark: PrepareConfig
+
+
+def inputs(config: Config) -> list[Path]:
+    """None that a run could go on from: media are read once, and what they gave is an out."""
+    return []
 
 
 def run(config: Config, io: StageIO) -> None:

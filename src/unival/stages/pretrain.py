@@ -1,8 +1,10 @@
 """One phase of the curriculum: many tasks at once, from new weights or from the phase before."""
 
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
+from unival.data.remote import local
 from unival.engine.settings import TrainConfig
 from unival.stages.base import StageIO
 from unival.tasks import TaskConfig
@@ -26,6 +28,11 @@ class Config:
     train: TrainConfig
     tasks: dict[str, TaskConfig]
     """Those of the mixture."""
+
+
+def inputs(config: Config) -> list[Path]:
+    """What the stage reads."""
+    return [local(config.data), *([Path(config.init)] if config.init else [])]
 
 
 def run(config: Config, io: StageIO) -> None:

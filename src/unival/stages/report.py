@@ -2,8 +2,10 @@
 
 import shutil
 from dataclasses import dataclass
+from pathlib import Path
 
 from unival import files, provenance
+from unival.data.remote import local
 from unival.stages.base import StageIO
 
 
@@ -16,6 +18,12 @@ class Config:
     data: str
     """The prepared benchmark."""
     edition: str
+
+
+def inputs(config: Config) -> list[Path]:
+    """What the stage reads."""
+    reports = ("curves", "metrics", "predictions", "ablations", "runs")
+    return [local(config.data), *(Path("reports") / name for name in reports)]
 
 
 def run(config: Config, io: StageIO) -> None:

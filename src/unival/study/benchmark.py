@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from unival.data.manifest import Records, read_records
-from unival.data.remote import mirror
+from unival.data.remote import local
 from unival.data.store import MediaStore
 from unival.engine.batches.collate import MediaCache, Source
 from unival.engine.inference.candidates import continuations
@@ -42,7 +42,7 @@ class Benchmark:
     """A prepared benchmark: its description, splits and tasks (`tasks`: those that may read others' rows)."""
 
     def __init__(self, folder: str | Path, tasks: Mapping[str, TaskConfig]) -> None:
-        self.folder = mirror(folder, Path("scratch/cache")) if "://" in str(folder) else Path(folder)
+        self.folder = local(folder)
         self.rows = {name: config.rows for name, config in tasks.items() if config.rows}
         path = self.folder / "benchmark.json"
         try:

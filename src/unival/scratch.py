@@ -1,0 +1,159 @@
+"""The scratch folder of a run: whose it is, who works in it, and when it goes.
+
+`scratch/<stage>/<name>` of the main repository is named by all that the run depends on: its configuration,
+the contents of what it reads and the code. So two experiments meet in one folder only where they would do
+the same, and they do it one after the other: a run holds the folder, and the place of its outs, for its whole
+time. A run that was killed leaves the folder for the next one to go on in. One that ended leaves it too, for
+DVC may be killed before it has taken the outs: it goes when DVC has them.
+"""
+
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import Any
+
+from unival import files, provenance
+from unival.errors import UserError
+
+HELD = "UNIVAL_SCRATCH"
+"""The folder that the command which started this rank holds."""
+ENDED = "ended.json"
+"""Of a run that ended: its pointer, its outs and the workspace they are in."""
+
+
+def folder_of(stage: str, resolved: Mapping[str, Any], inputs: Iterable[Path], code: str) -> Path:
+    """The folder of a run with this configuration, these files and folders to read, and this code."""
+    if "RANK" in os.environ and HELD in os.environ:
+        return Path(os.environ[HELD])
+    name = files.digest([resolved, {str(path): _content(path) for path in inputs}, code])
+    # equal jobs of two sweeps, or of a sweep and the pipeline, are runs of their own
+    name = "-".join([name, *filter(None, [os.environ.get("UNIVAL_SWEEP")])])
+    return provenance.root() / "scratch" / stage / name
+
+
+def _content(path: Path) -> Any:
+    """Digest of a file, or of all files of a folder; None where there is neither.
+
+    Of prepared data the description alone is read: it holds the digest of every split.
+    """
+    if path.is_file():
+        return files.file_digest(path)
+    if (path / "benchmark.json").is_file():
+        return files.file_digest(path / "benchmark.json")
+    found = sorted(file for file in path.rglob("*") if file.is_file() and not file.name.startswith("."))
+    return {str(file.relative_to(path)): files.file_digest(file) for file in found} or None
+
+
+@contextmanager
+def held(folder: Path, outs: Path, title: str) -> Iterator[None]:
+    """Work in `folder` alone, and alone write the outs of `title` below `outs`; waits for another process.
+
+    Ranks work in the folder that their command holds. They may outlive it, so that the first of them has a
+    lock too, which the next command waits for.
+
+    Raises:
+        UserError: the place cannot be written to.
+    """
+    waiting = f"{title}: another process works in {folder}: waiting for its end"
+    rank = os.environ.get("RANK")
+    with ExitStack() as locks:
+        if rank is not None and HELD in os.environ:
+            if rank == "0":
+                locks.enter_context(files.locked(_lock_of_ranks(folder), waiting))
+        elif rank in (None, "0"):
+            place = folder.with_name(f".{files.digest([title, str(outs.resolve())])}.lock")
+            waited = [locks.enter_context(files.locked(lock, waiting)) for lock in (place, _lock(folder))]
+            with files.locked(_lock_of_ranks(folder), waiting) as ranks:
+                _begin(folder, outs, any([*waited, ranks]))
+            os.environ[HELD] = str(folder)
+        yield
+    os.environ.pop(HELD, None)
+
+
+def _lock(folder: Path) -> Path:
+    return folder.with_name(f".{folder.name}.lock")
+
+
+def _lock_of_ranks(folder: Path) -> Path:
+    return folder.with_name(f".{folder.name}.ranks.lock")
+
+
+def _begin(folder: Path, outs: Path, waited: bool) -> None:
+    """Make the folder. What a run that ended left in it is of use where its outs are gone, or just came."""
+    tidy(folder.parent.parent)
+    found = ended(folder)
+    if (
+        found
+        and not waited
+        and (_taken(found, Path()) or all((outs / out).exists() for out in found["outs"]))
+    ):
+        discard(folder)  # asked for again
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"{folder}: cannot write here: {error.strerror}") from error
+
+
+def ended(folder: Path) -> dict[str, Any] | None:
+    """What `end` noted in a folder."""
+    try:
+        found = json.loads((folder / ENDED).read_text(encoding="utf-8"))
+        return {"pointer": dict(found["pointer"]), "md5": str(found["md5"]), "place": str(found["place"]),
+                "outs": [str(out) for out in found["outs"]]}  # fmt: skip
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+
+
+def end(folder: Path, outs: Iterable[str], pointer: Path, out_root: Path) -> None:
+    """Note that the run has ended well, its outs and its pointer written."""
+    if out_root.resolve() != Path.cwd():  # not DVC's
+        discard(folder)
+        return
+    data = pointer.read_bytes()
+    files.write_json(
+        folder / ENDED,
+        {
+            "pointer": json.loads(data),
+            "md5": hashlib.md5(data, usedforsecurity=False).hexdigest(),
+            "outs": sorted(set(outs)),
+            "place": str(Path.cwd()),
+        },
+    )
+
+
+def _taken(found: Mapping[str, Any], workspace: Path) -> bool:
+    """Whether DVC has the outs: no two runs have the same pointer, and dvc.lock has its digest."""
+    try:
+        return found["md5"] in (workspace / "dvc.lock").read_text(encoding="utf-8")
+    except (OSError, ValueError):
+        return False
+
+
+def tidy(scratch: Path) -> None:
+    """Remove the folders of all runs whose outs DVC has, or whose workspace is gone."""
+    for path in scratch.glob("*/.*.gone"):
+        shutil.rmtree(path, ignore_errors=True)
+    for note in scratch.glob(f"*/*/{ENDED}"):
+        folder, found = note.parent, ended(note.parent)
+        if found and (_taken(found, Path(found["place"])) or not Path(found["place"]).is_dir()):
+            try:
+                with files.locked(_lock(folder), wait=False):
+                    discard(folder)
+                    _lock(folder).unlink(missing_ok=True)
+                    _lock_of_ranks(folder).unlink(missing_ok=True)
+            except BlockingIOError:  # a run is at work there
+                continue
+
+
+def discard(folder: Path) -> None:
+    """Remove a folder; a kill in between leaves nothing that looks like one that is whole."""
+    gone = folder.with_name(f".{folder.name}.{os.getpid()}.gone")
+    try:
+        folder.rename(gone)
+    except FileNotFoundError:
+        return
+    shutil.rmtree(gone, ignore_errors=True)
