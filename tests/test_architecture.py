@@ -16,7 +16,7 @@ LAYERS = (
     ("files", "registry", "record", "config", "vocab", "answers", "device"),
     ("data", "model", "metrics", "merging"),
     ("tasks", "engine"),
-    ("provenance", "tracking"),
+    ("provenance", "scratch", "tracking"),
     ("study",),
     ("stages", "report"),
     ("compose", "sweep", "commands", "cli", "__main__"),

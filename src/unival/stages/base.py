@@ -79,6 +79,8 @@ class StageIO:
             shutil.rmtree(old, ignore_errors=True)
         except OSError as error:
             raise UserError(f"{target}: cannot write here: {error.strerror}") from error
+        finally:
+            shutil.rmtree(part, ignore_errors=True)
         return target
 
 
