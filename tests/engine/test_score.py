@@ -1,9 +1,11 @@
 """`unival score`: official metrics of a predictions file, submission files."""
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from tests.tasks import world
@@ -11,9 +13,11 @@ from unival.cli import main
 from unival.data import media
 from unival.data.manifest import ManifestWriter
 from unival.data.store import ShardWriter
+from unival.engine.inference import predictions
 from unival.engine.inference import score as scoring
 from unival.errors import UserError
 from unival.metrics import java
+from unival.record import Record
 
 
 def score(tmp_path: Path, capsys: Any, rows: list[dict[str, Any]], *options: str) -> dict[str, list[str]]:
@@ -122,18 +126,155 @@ def test_an_edition_changes_the_decoding() -> None:
     assert paper.prompt == plain.prompt
 
 
+def submitted(tmp_path: Path, capsys: Any, rows: list[dict[str, Any]]) -> Any:
+    """The submission file of rows, and what was printed beside it."""
+    printed = score(tmp_path, capsys, rows, "--submission", str(tmp_path / "results.json"))
+    return json.loads((tmp_path / "results.json").read_text()), printed
+
+
+@pytest.mark.parametrize(
+    ("row", "result"),
+    [
+        ({"id": "7", "text": "?", "extra": {"question_id": "7"}}, {"question_id": 7, "answer": "red"}),
+        # GQA: ids are texts, whether they start with a zero or not
+        ({"id": "x", "text": "?", "extra": {"questionId": "07"}}, {"questionId": "07", "prediction": "red"}),
+        ({"id": "x", "text": "?", "extra": {"questionId": "7"}}, {"questionId": "7", "prediction": "red"}),
+        ({"id": "v1", "text": "?", "extra": {"image": "v1.jpg"}}, {"image": "v1.jpg", "answer": "red"}),
+        ({"id": "k", "references": ["a"], "extra": {"image_id": 9}}, {"image_id": 9, "caption": "red"}),
+        ({"id": "c", "extra": {"image_id": "9"}}, {"image_id": 9, "caption": "red"}),
+        # of no known data set
+        ({"id": "12", "answers": {"red": 1.0}}, {"question_id": 12, "answer": "red"}),
+        ({"id": "012", "answers": {"red": 1.0}}, {"question_id": "012", "answer": "red"}),
+        ({"id": "clip-1"}, {"image_id": "clip-1", "caption": "red"}),
+    ],
+)  # fmt: skip
+def test_each_data_set_has_its_results_file(
+    row: dict[str, Any], result: Any, tmp_path: Path, capsys: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(java, "available", lambda: False)
+    found, printed = submitted(tmp_path, capsys, [{**row, "prediction": "red"}])
+    assert found == [result]
+    labelled = "answers" in row or "references" in row
+    assert ("note:" in printed) == (not labelled or "references" in row)  # the latter: there is no Java
+
+
+def test_ids_of_a_file_are_all_numbers_or_none(tmp_path: Path, capsys: Any) -> None:
+    rows = [{"id": name, "answers": {"a": 1.0}, "prediction": "a"} for name in ("12", "012")]
+    assert [row["question_id"] for row in submitted(tmp_path, capsys, rows)[0]] == ["12", "012"]
+
+
+def test_a_results_file_is_compared_with_the_rows_of_a_split(
+    tmp_path: Path, capsys: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(java, "available", lambda: False)
+    with ManifestWriter(tmp_path / "set" / "test", "caption") as writer:
+        for number in (1, 2):
+            writer.add(Record(f"coco-{number}", references=("a dog runs",), extra={"image_id": str(number)}))
+    split = ["--split", str(tmp_path / "set" / "test"), "--task", "caption"]
+    results = tmp_path / "results.json"
+    entries = [{"image_id": number, "caption": "a dog runs"} for number in (2, 1)]
+    results.write_text(json.dumps(entries))
+    main(["score", str(results), *split])
+    assert "rouge_l          1.000000" in capsys.readouterr().out
+    faults = {
+        "1 rows have no prediction, first 'coco-1'": entries[:1],
+        "entry 3: id '3' is none": [*entries, {"image_id": 3, "caption": "a"}],
+        "entry 3: id 'coco-2' comes twice, first in .*entry 1": [*entries, entries[0]],
+    }
+    for reason, found in faults.items():
+        results.write_text(json.dumps(found))
+        with pytest.raises(SystemExit):
+            main(["score", str(results), *split])
+        assert re.search(reason, capsys.readouterr().err)
+    results.write_text(json.dumps(entries))
+    with pytest.raises(SystemExit):
+        main(["score", str(results)])
+    assert "give --split and --task" in capsys.readouterr().err
+
+
+A = {"id": "a", "references": ["a dog"], "prediction": "a dog"}
+Q = {"id": "q", "answers": {"yes": 1.0}, "prediction": "yes"}
+B = {"id": "b", "box": [0, 0, 4, 4], "prediction": [0, 0, 4, 4]}
+
+
 @pytest.mark.fault
 @pytest.mark.parametrize(
-    ("text", "reason"),
+    ("lines", "reason"),
     [
-        ("", "no rows"),
-        ("[1]\n", "line 1: no row"),
-        ("{\n", "not a readable"),
-        ('{"id": "1", "prediction": "x"}\n', "neither"),
+        ([], "x.jsonl: no rows"),
+        (["", "1"], "line 2: expected an object with id and prediction, found int"),
+        (["{"], "line 1: not JSON"),
+        (['{"id": 1}'], "line 1: no row of a predictions file: no field 'prediction'"),
+        (["[" * 100_000], "not JSON"),
+        (['{"id": "1", "prediction": NaN}'], "line 1: not JSON: NaN is no number"),
+        ([b"\xff"], "line 1: not JSON"),
+        ([{"id": "1", "prediction": "x"}], "line 1: neither references nor answers nor box"),
+        ([A, "", A], r"line 3: id 'a' comes twice, first in .*x.jsonl: line 1"),
+        ([{**A, "id": 1}, {**A, "id": "1"}], "line 2: id '1' comes twice"),
+        ([A, Q], "line 2: is compared with answers, and .*line 1 with captions"),
+        ([A, {"id": "1", "prediction": "x"}], "line 2: is compared with nothing"),
+        ([A, {**A, "id": "b", "prediction": [1, 2, 3, 4]}], "line 2: prediction: expected a text .*a box"),
+        ([{**Q, "prediction": None}], "line 1: prediction: expected a text .*null"),
+        ([{**Q, "prediction": 2}], "line 1: prediction: expected text, found int"),
+        ([{**Q, "prediction": "\ud800"}], "line 1: prediction: holds half of a character"),
+        ([{**Q, "answers": ["yes"]}], r"line 1: answers: expected {answer: weight}"),
+        ([{**Q, "answers": {"yes": "1"}}], "line 1: answers: expected a number"),
+        ([{**Q, "answers": {"yes": 3}}], "line 1: answers: answer weight 3.0 is outside"),
+        ([{**Q, "answers": {"yes": 10**400}}], "line 1: answers: not a number of a sensible size"),
+        ([{**Q, "extra": {"answers": '["yes", 1]'}}], r"line 1: extra.answers: expected the annotators'"),
+        ([{**Q, "extra": {"answers": "[" * 100_000}}], "line 1: extra.answers"),
+        ([{**Q, "probability": 95}], r"line 1: probability: 95.0 is outside \[0, 1\]"),
+        ([{**Q, "probability": "high"}], "line 1: probability: expected a number"),
+        ([{**Q, "media": ["a"]}], "line 1: media: expected"),
+        ([{**A, "references": "a dog"}], "line 1: references: expected a list of texts"),
+        ([{**A, "references": ["a", None]}], "line 1: references: expected text"),
+        ([{**A, "objects": [1]}], "line 1: objects: expected text"),
+        ([{**B, "box": [4, 0, 0, 4]}], "line 1: box: not a box"),
+        ([B, {**B, "id": "c", "prediction": "a dog"}], "line 2: prediction: expected a box .* found a text"),
+        ([{**B, "prediction": [0, 0, 4]}], r"line 1: prediction: expected text, found list .*a box \[x0"),
+        ([{**B, "prediction": [0, 0, 1e300, 4]}], "line 1: prediction: not a number of a sensible size"),
     ],
 )
-def test_other_files_are_refused(text: str, reason: str, tmp_path: Path) -> None:
+def test_what_cannot_be_scored_is_named_by_line(lines: list[Any], reason: str, tmp_path: Path) -> None:
     path = tmp_path / "x.jsonl"
-    path.write_text(text)
+    written = [json.dumps(line) if isinstance(line, dict) else line for line in lines]
+    path.write_bytes(b"\n".join(line if isinstance(line, bytes) else line.encode() for line in written))
     with pytest.raises(UserError, match=reason):
-        list(scoring.scores(scoring.read(path)))
+        list(scoring.scores(predictions.read(path)))
+
+
+FULL = {"media": {"image": "k"}, "text": "what?", "form": "f", "probability": 0.5, "objects": ["dog"]}
+EXTRA = {"answers": '["yes", "no"]', "question_id": "1"}
+ODD: list[Any] = [
+    None, True, 0, -1, 3.5, 10**400, 1e308, "", " ", "\ud800", "\x00", "[", [], {}, [[]], [1], [1, 2, 3, 4],
+    ["a", ""], [None], {"a": {}}, {"": 1}, {"a": -1}, {"image": 1}, {"answers": "{"}, {"answers": []},
+]  # fmt: skip
+
+
+@pytest.mark.fault
+@pytest.mark.parametrize("row", [A, Q, B], ids=["caption", "question", "box"])
+def test_a_row_of_any_form_is_scored_or_refused(
+    row: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Every field with every odd value: scores that are numbers, or one line that names file and line."""
+    monkeypatch.setattr(java, "available", lambda: False)
+    path, whole = tmp_path / "x.jsonl", {**row, **FULL, "extra": EXTRA}
+    for name in whole:
+        for value in ODD:
+            path.write_text(json.dumps({**whole, name: value}))
+            try:
+                rows = predictions.read(path)
+                found = [value for _, value, _ in scoring.scores(rows, {"dog": "dog"})]
+                scoring.submitted(rows)
+            except UserError as error:
+                assert str(error).startswith(f"{path}: line 1: ") and "\n" not in str(error)
+            else:
+                assert np.isfinite([value[0] if isinstance(value, tuple) else value for value in found]).all()
+
+
+@pytest.mark.fault
+def test_boxes_are_no_captions_to_submit(tmp_path: Path, capsys: Any) -> None:
+    with pytest.raises(SystemExit):
+        submitted(tmp_path, capsys, [{**B, "references": ["a dog"]}])
+    assert "no server takes boxes" in capsys.readouterr().err
+    assert not (tmp_path / "results.json").exists()

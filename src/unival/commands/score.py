@@ -2,19 +2,24 @@
 
     unival score reports/predictions/merged/average/caption/test.jsonl --submission captions.json
     unival score made.jsonl --model models/base --split data/processed/coco/test --task caption
+    unival score results.json --split data/processed/coco/test --task caption
 
-With a model, its predictions for an imported split are written first.
+With a model, its predictions for an imported split are written first. With a split alone, predictions are
+compared with its rows, since a results file (of COCO's form, say) has no references.
 
 Captions get the official tokeniser's metrics and METEOR where there is a Java (names with `_ptb`), and CHAIR
 with a list of objects; questions the official VQA accuracy and the calibration of the answers' probabilities;
-boxes Acc@IoU by size. Intervals by bootstrap.
+boxes Acc@IoU by size. Intervals by bootstrap. Rows without references are not scored: they are for
+--submission.
 """
 
 import argparse
+from collections.abc import Iterable
 from pathlib import Path
 
 from unival import files
-from unival.engine.inference import score, submission
+from unival.data.manifest import read_records
+from unival.engine.inference import predictions, score
 from unival.metrics import java
 from unival.metrics.bootstrap import Interval
 
@@ -24,11 +29,11 @@ def main(arguments: list[str]) -> None:
     parser = argparse.ArgumentParser(
         prog="unival score", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("predictions", type=Path, metavar="<file>", help="JSON lines, as of `evaluate`")
+    parser.add_argument("predictions", type=Path, metavar="<file>", help="of `evaluate`, or a results file")
     parser.add_argument(
         "--objects", type=Path, metavar="<file>", help="for CHAIR: synonyms, a line an object"
     )
-    parser.add_argument("--submission", type=Path, metavar="<file>", help="COCO or EvalAI VQA results")
+    parser.add_argument("--submission", type=Path, metavar="<file>", help="results, as a server reads them")
     parser.add_argument("--model", type=Path, metavar="<folder>", help="write the file, with this model")
     parser.add_argument("--split", type=Path, metavar="<folder>", help="as data/processed/coco/test")
     parser.add_argument("--task", metavar="<task>", help="one of `unival list task`")
@@ -36,20 +41,29 @@ def main(arguments: list[str]) -> None:
         "--edition", default="", metavar="<edition>", help="its decoding, as of `paper`; none: conf/task"
     )
     options = parser.parse_args(arguments)
-    wanted = (options.model, options.split, options.task)
-    if any(wanted):
-        if not all(wanted):
-            parser.error("--model, --split and --task go together")
-        score.make(options.predictions, *wanted, options.edition)
-    rows = score.read(options.predictions)
-    objects = score.read_objects(options.objects) if options.objects else None
-    for name, value, count in score.scores(rows, objects):
+    if bool(options.split) != bool(options.task) or (options.model and not options.split):
+        parser.error("--split and --task go together, and --model needs them")
+    if options.model:
+        score.make(options.predictions, options.model, options.split, options.task, options.edition)
+    known = None
+    if options.split:
+        known = read_records(
+            options.split, score.settings(options.task, options.edition).rows or options.task
+        )
+    rows = predictions.read(options.predictions, known)
+    if options.submission and rows[0].kind == "nothing":
+        print("note: nothing to compare with: not scored")
+    else:
+        _print(score.scores(rows, score.read_objects(options.objects) if options.objects else None))
+    if rows[0].kind == "captions" and not java.available():
+        print("note: no Java: the official tokeniser, METEOR and SPICE (names with _ptb) are left out")
+    if options.submission:
+        files.write_json(options.submission, score.submitted(rows))
+        print(f"wrote {options.submission}")
+
+
+def _print(found: Iterable[score.Score]) -> None:
+    for name, value, count in found:
         point = value.value if isinstance(value, Interval) else value
         limits = f"  [{value.low:.6f}, {value.high:.6f}]" if isinstance(value, Interval) else ""
         print(f"{name:16} {point:.6f}{limits}  n={count}")
-    if "references" in rows[0] and not java.available():
-        print("note: no Java: the official tokeniser, METEOR and SPICE (names with _ptb) are left out")
-    if options.submission:
-        write = submission.vqa_answers if "answers" in rows[0] else submission.coco_captions
-        files.write_json(options.submission, write(rows))
-        print(f"wrote {options.submission}")

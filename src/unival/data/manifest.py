@@ -5,7 +5,6 @@ row from anywhere (a generator, a file of the user) becomes a `Record` or a list
 """
 
 import json
-import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import fields
 from pathlib import Path
@@ -40,6 +39,8 @@ FIELDS = tuple(field.name for field in fields(Record))
 assert tuple(SCHEMA.names) == FIELDS
 _STRINGS = ("id", "text", "form", "facts")
 _STRING_LISTS = ("references", "objects")
+MAX_NUMBER = 1e9
+"""Nothing in a row is larger; areas of such boxes still are finite."""
 
 
 def manifest_path(split_dir: Path | str, task: str) -> Path:
@@ -111,7 +112,7 @@ def _answers(value: Any) -> tuple[Answer, ...]:
             item = Answer(item.get("text", None), item.get("weight", 1.0))  # type: ignore[arg-type]
         if not isinstance(item, Answer):
             raise TypeError(f"expected {{text, weight}}, found {type(item).__name__} {str(item)[:40]!r}")
-        weight = _number(item.weight)
+        weight = check_number(item.weight)
         if not 0 < weight <= 1:
             raise ValueError(f"answer weight {weight} is outside (0, 1]")
         answers.append(Answer(check_text(item.text), weight))
@@ -124,17 +125,22 @@ def _answers(value: Any) -> tuple[Answer, ...]:
 def _box(value: Any) -> tuple[float, float, float, float]:
     if isinstance(value, str) or not isinstance(value, Sequence) or len(value) != 4:
         raise TypeError(f"expected [x0, y0, x1, y1], found {str(value)[:60]!r}")
-    x0, y0, x1, y1 = map(_number, value)
+    x0, y0, x1, y1 = map(check_number, value)
     if not (x0 < x1 and y0 < y1):
         raise ValueError(f"not a box: [{x0}, {y0}, {x1}, {y1}] needs x0 < x1 and y0 < y1")
     return x0, y0, x1, y1
 
 
-def _number(value: Any) -> float:
+def check_number(value: Any) -> float:
+    """The value as a float where it is a number that a float can hold.
+
+    Raises:
+        TypeError, ValueError: it is none, and why.
+    """
     if isinstance(value, bool) or not isinstance(value, int | float):
         raise TypeError(f"expected a number, found {type(value).__name__} {str(value)[:40]!r}")
-    if not math.isfinite(value):
-        raise ValueError(f"not a finite number: {value}")
+    if not abs(value) <= MAX_NUMBER:
+        raise ValueError(f"not a number of a sensible size: {str(value)[:40]}")
     return float(value)
 
 

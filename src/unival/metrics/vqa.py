@@ -18,7 +18,7 @@ def annotators(extra: Mapping[str, str]) -> list[str]:
     """The annotators' answers that the readers of VQA sets keep as JSON in `extra.answers`, else none."""
     try:
         found = json.loads(extra.get("answers", "[]"))
-    except ValueError:
+    except (ValueError, RecursionError):
         return []
     return found if isinstance(found, list) and all(isinstance(answer, str) for answer in found) else []
 

@@ -39,9 +39,10 @@ def _karpathy(row: Any, file: File) -> Iterator[Item]:
         raise UserError(f"unknown split '{row['split']}': splits: {', '.join(KARPATHY_SPLITS)}")
     texts = [value(sentence, "raw") for sentence in value(row, "sentences", list)]
     file_name = value(row, "filename")
-    key = image_key(value(row, "cocoid", int)) if "cocoid" in row else Path(file_name).stem
+    official = {"image_id": str(value(row, "cocoid", int))} if "cocoid" in row else {}
+    key = image_key(official["image_id"]) if official else Path(file_name).stem
     name = file.media.first("image", f"{row.get('filepath', '.')}/{file_name}", file_name)
-    yield from file.captions("image", key, texts, name, split=split)
+    yield from file.captions("image", key, texts, name, split=split, extra=official)
 
 
 def _read_karpathy(root: Path, name: str) -> Iterator[Item]:

@@ -46,9 +46,10 @@ def _official(row: tuple[Any, Any], file: File) -> Iterator[Item]:
     image_id, given = value(question, "image_id", int), _given(annotation)
     folder = COCO_FOLDERS.get(file.split, "")
     name = file.media.first("image", f"COCO_{folder}_{image_id:012d}.jpg", f"{image_id:012d}.jpg")
-    extra = {"answers": json.dumps(given), "answer_type": str(annotation.get("answer_type", ""))}
+    question_id, answer_type = str(question["question_id"]), str(annotation.get("answer_type", ""))
+    extra = {"answers": json.dumps(given), "answer_type": answer_type, "question_id": question_id}
     yield from file.question(
-        "image", image_key(image_id), str(question["question_id"]), value(question, "question"),
+        "image", image_key(image_id), question_id, value(question, "question"),
         soft_answers(given), name, form=str(annotation.get("question_type", "")), extra=extra,
     )  # fmt: skip
 
@@ -61,7 +62,7 @@ rows("okvqa", "*questions*.json", load=_annotated)(_official)
 def _vizwiz(row: Any, file: File) -> Iterator[Item]:
     """One row per photo and question; whether it can be answered is in `extra`."""
     name, given = value(row, "image"), _given(row)
-    extra = {"answers": json.dumps(given), "answerable": str(row.get("answerable", ""))}
+    extra = {"answers": json.dumps(given), "answerable": str(row.get("answerable", "")), "image": name}
     yield from file.question(
         "image", Path(name).stem, Path(name).stem, value(row, "question"), soft_answers(given), name,
         form=str(row.get("answer_type", "")), extra=extra,
@@ -73,7 +74,10 @@ def _gqa(item: tuple[str, Any], file: File) -> Iterator[Item]:
     """One row per question, one answer each."""
     question_id, row = item
     image, question = value(row, "imageId"), value(row, "question")
-    yield from file.question("image", image, question_id, question, value(row, "answer"), f"{image}.jpg")
+    yield from file.question(
+        "image", image, question_id, question, value(row, "answer"), f"{image}.jpg",
+        extra={"questionId": question_id},
+    )  # fmt: skip
 
 
 @rows("easy_vqa", "questions.json", load=json_rows(), beside=True)

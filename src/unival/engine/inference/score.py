@@ -1,7 +1,6 @@
-"""Official metrics of the rows of a predictions file, and such a file made by a model."""
+"""Official metrics of predictions, their results file for a server, and predictions made by a model."""
 
-import json
-from collections.abc import Hashable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +9,9 @@ import numpy as np
 from unival import config
 from unival.data.manifest import manifest_path, read_records
 from unival.data.store import MediaStore
-from unival.engine.inference.evaluate import evaluate_cell, write_predictions
+from unival.engine.inference import submission
+from unival.engine.inference.evaluate import evaluate_cell, media_of, write_predictions
+from unival.engine.inference.predictions import Predicted
 from unival.engine.inference.predictor import TASKS, Predictor
 from unival.engine.machine import runtime
 from unival.errors import UserError, nearest
@@ -20,76 +21,57 @@ from unival.metrics.chair import chair, instance, mentioned
 from unival.metrics.classification import brier, expected_calibration_error
 from unival.record import LABELS, Answer, Record
 from unival.tasks import TaskConfig, build
+from unival.tasks.base import likeliest
 
-Rows = Sequence[Mapping[str, Any]]
+Rows = Sequence[Predicted]
 Score = tuple[str, Interval | float, int]
 """Name, value (with its interval where rows can be drawn), number of rows."""
 
 
-def read(path: Path) -> list[dict[str, Any]]:
-    """The rows of a predictions file.
-
-    Raises:
-        UserError: not such a file; the message names the line.
-    """
-    rows = []
-    try:
-        with path.open(encoding="utf-8") as handle:
-            for number, line in enumerate(handle, 1):
-                row = json.loads(line)
-                if not isinstance(row, dict) or not {"id", "prediction"} <= set(row):
-                    raise UserError(f"{path}: line {number}: no row of a predictions file (id, prediction)")
-                rows.append(row)
-    except (OSError, ValueError) as error:
-        raise UserError(f"{path}: not a readable predictions file: {error}") from error
-    if not rows:
-        raise UserError(f"{path}: no rows")
-    return rows
-
-
 def scores(rows: Rows, objects: Mapping[str, str] | None = None) -> Iterator[Score]:
-    """The metrics that the rows allow. `objects`: word -> object it names, for CHAIR.
+    """The metrics of rows of one kind. `objects`: word -> object it names, for CHAIR.
 
     Raises:
-        UserError: the rows have neither references nor answers nor boxes.
+        UserError: there is nothing to compare with, or a prediction is of another kind than its reference.
     """
-    if all("answers" in row for row in rows):
-        yield from _answers(rows)
-    elif all("references" in row for row in rows) and any(isinstance(row["prediction"], str) for row in rows):
-        yield from _captions(rows)
-        if objects:
-            yield from _hallucination(rows, objects)
-    elif all("box" in row for row in rows):
-        yield from _boxes(rows)
-    else:
-        raise UserError("the rows have neither references nor answers nor boxes: nothing to compare with")
-
-
-def _media(rows: Rows) -> list[Hashable]:
-    """What each row is about: resamples draw the rows about one medium together."""
-    return [tuple(sorted((row.get("media") or {}).items())) or row["id"] for row in rows]
+    match rows[0].kind:
+        case "answers":
+            yield from _answers(rows)
+        case "captions":
+            yield from _captions(rows)
+            if objects:
+                yield from _hallucination(rows, objects)
+        case "boxes":
+            yield from _boxes(rows)
+        case _:
+            raise UserError(
+                f"{rows[0].place}: neither references nor answers nor box to compare with: give --split and "
+                "--task of the rows that have them, or write the --submission of a test split"
+            )
 
 
 def _answers(rows: Rows) -> Iterator[Score]:
-    media = _media(rows)
+    media = media_of([row.record for row in rows])
+    weights = [{answer.text: answer.weight for answer in row.record.answers} for row in rows]
     right_N = np.array(
         [
-            vqa.accuracy(str(row["prediction"]), row["answers"], vqa.annotators(row.get("extra", {})))
-            for row in rows
+            vqa.accuracy(row.text, answers, vqa.annotators(row.record.extra))
+            for row, answers in zip(rows, weights, strict=True)
         ]
     )
     yield "vqa_accuracy", interval(right_N, groups=media), len(rows)
-    exact = [str(row["prediction"]) == max(row["answers"], key=row["answers"].get) for row in rows]
+    exact = [row.text == likeliest(row.record.answers).text for row in rows]
     yield "accuracy", interval(np.array(exact, dtype=np.float64), groups=media), len(rows)
-    if all(isinstance(row.get("probability"), float | int) for row in rows):
-        confidence_N = np.array([row["probability"] for row in rows], dtype=np.float64).clip(0.0, 1.0)
+    confidence = [row.probability for row in rows if row.probability is not None]
+    if len(confidence) == len(rows):
+        confidence_N = np.array(confidence)
         yield "ece", expected_calibration_error(confidence_N, right_N), len(rows)
         yield "brier", interval(brier(confidence_N, right_N), groups=media), len(rows)
 
 
 def _captions(rows: Rows) -> Iterator[Score]:
-    candidates = [str(row["prediction"]) for row in rows]
-    references, media = [row["references"] for row in rows], _media(rows)
+    candidates, references = [row.text for row in rows], [row.record.references for row in rows]
+    media = media_of([row.record for row in rows])
     for name, score_N in caption.row_scores(candidates, references).items():
         yield name, interval(score_N, groups=media), len(rows)
     statistics_NS = caption.bleu_statistics(candidates, references)
@@ -106,20 +88,23 @@ def _captions(rows: Rows) -> Iterator[Score]:
 def _hallucination(rows: Rows, objects: Mapping[str, str]) -> Iterator[Score]:
     """What an image holds: its labels, and what its reference captions name."""
     present = [
-        {*row.get("objects", ()), *(name for text in row["references"] for name in mentioned(text, objects))}
+        {
+            *row.record.objects,
+            *(name for text in row.record.references for name in mentioned(text, objects)),
+        }
         for row in rows
     ]
-    found = chair([str(row["prediction"]) for row in rows], present, objects)
-    media = _media(rows)
+    found = chair([row.text for row in rows], present, objects)
+    media = media_of([row.record for row in rows])
     yield "chair_s", interval(found.sentence_N, groups=media), len(rows)
     yield "chair_i", statistic(found.counts_N2, instance, groups=media), len(rows)
 
 
 def _boxes(rows: Rows) -> Iterator[Score]:
-    truth_N4 = np.array([row["box"] for row in rows], dtype=np.float64)
-    guess_N4 = np.array([row["prediction"] or (0.0,) * 4 for row in rows], dtype=np.float64)
+    truth_N4 = np.array([row.record.box for row in rows], dtype=np.float64)
+    guess_N4 = np.array([row.box for row in rows], dtype=np.float64)
     iou_N = boxes.iou(guess_N4, truth_N4)
-    media = _media(rows)
+    media = media_of([row.record for row in rows])
     yield "iou", interval(iou_N, groups=media), len(rows)
     classes = {"": np.ones(len(rows), bool)} | {
         f"/{name}": mask_N for name, mask_N in boxes.size_classes(truth_N4).items()
@@ -129,6 +114,19 @@ def _boxes(rows: Rows) -> Iterator[Score]:
         for threshold in (0.5, 0.7, 0.9) if chosen else ():
             right_N = boxes.accuracy(iou_N[mask_N], threshold)
             yield f"acc@{threshold}{name}", interval(right_N, groups=chosen), len(chosen)
+
+
+def submitted(rows: Rows) -> list[dict[str, Any]]:
+    """The entries of the data set's results file.
+
+    Raises:
+        UserError: a prediction is no text.
+    """
+    if any(isinstance(row.value, tuple) for row in rows):
+        raise UserError(f"{rows[0].place}: no server takes boxes: leave --submission out")
+    asked = rows[0].kind == "answers" or (rows[0].kind == "nothing" and bool(rows[0].record.text))
+    forms = submission.ANSWERS if asked else submission.CAPTIONS
+    return submission.results([(row.place, row.record, row.text) for row in rows], forms)
 
 
 def read_objects(path: Path) -> dict[str, str]:

@@ -1,25 +1,58 @@
-"""Prediction files in the formats that official evaluation servers read.
+"""Results files, in the form that each data set's evaluation server reads.
 
-They are made of the rows of a predictions file (`unival.engine.inference.evaluate.prediction_rows`).
+A reader keeps the official id of a row in `extra`, under the name that it has in the results file.
 """
 
-from collections.abc import Iterable, Mapping
-from typing import Any
+import re
+from collections.abc import Sequence
+from typing import Any, NamedTuple
 
-Row = Mapping[str, Any]
+from unival.errors import UserError
+from unival.record import Record
 
-
-def coco_captions(rows: Iterable[Row]) -> list[dict[str, Any]]:
-    """COCO caption results: `[{image_id, caption}]`, with `extra.image_id`, else the row's id."""
-    return [{"image_id": _number(row, "image_id"), "caption": str(row["prediction"])} for row in rows]
-
-
-def vqa_answers(rows: Iterable[Row]) -> list[dict[str, Any]]:
-    """EvalAI's VQA results: `[{question_id, answer}]`, with `extra.question_id`, else the row's id."""
-    return [{"question_id": _number(row, "question_id"), "answer": str(row["prediction"])} for row in rows]
+_WHOLE = re.compile("0|[1-9][0-9]{0,17}")
 
 
-def _number(row: Row, name: str) -> int | str:
-    """Official ids are numbers; others stay as they are."""
-    identity = str(row.get("extra", {}).get(name, row["id"]))
-    return int(identity) if identity.isdigit() else identity
+class Form(NamedTuple):
+    """An entry of a results file, and which data sets have it."""
+
+    row: str
+    """Name of the row's official id."""
+    text: str
+    """Name of the predicted text."""
+    numbers: bool
+    """Whether official ids are numbers; text otherwise, as it is: 01827492 is not 1827492."""
+
+
+VQA = Form("question_id", "answer", numbers=True)
+"""VQAv2, OK-VQA (visualqa.org, "Results Format")."""
+GQA = Form("questionId", "prediction", numbers=False)
+"""GQA (its `eval.py`)."""
+VIZWIZ = Form("image", "answer", numbers=False)
+"""VizWiz-VQA (vizwiz.org, "Submission"): the photo's file name."""
+COCO = Form("image_id", "caption", numbers=True)
+"""COCO captions (cocodataset.org, "Results Format"), NoCaps."""
+ANSWERS, CAPTIONS = (VQA, GQA, VIZWIZ), (COCO,)
+FORMS = ANSWERS + CAPTIONS
+
+
+def results(rows: Sequence[tuple[str, Record, str]], forms: Sequence[Form]) -> list[dict[str, Any]]:
+    """The entries of (place, row, predicted text), in the first form whose id rows have in `extra`.
+
+    Where none has, in the first of all, with the rows' own ids: numbers if every one is written as one.
+
+    Raises:
+        UserError: two rows with one id; the message names both.
+    """
+    own = next((form for form in forms for _, record, _ in rows if form.row in record.extra), None)
+    form = own or forms[0]
+    places: dict[str, str] = {}
+    for place, record, _ in rows:
+        identity = record.extra.get(form.row, record.id)
+        if places.setdefault(identity, place) != place:
+            raise UserError(f"{place}: {form.row} '{identity}' comes twice, first in {places[identity]}")
+    numbers = form.numbers and (own is not None or all(map(_WHOLE.fullmatch, places)))
+    return [
+        {form.row: int(identity) if numbers and _WHOLE.fullmatch(identity) else identity, form.text: text}
+        for identity, (_, _, text) in zip(places, rows, strict=True)
+    ]
