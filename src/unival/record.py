@@ -7,6 +7,8 @@ Medium = Literal["image", "video", "audio"]
 MEDIA: tuple[Medium, ...] = ("image", "video", "audio")
 LABELS = {"entailment": ("yes", "no", "maybe"), "matching": ("yes", "no"), "video_matching": ("yes", "no")}
 """The only answers of the paper's tasks that have few."""
+NUMBERS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
+"""Names of handwritten, spoken or dialed digits, of counts too: one set of words for all media."""
 
 
 @dataclass(frozen=True, slots=True)

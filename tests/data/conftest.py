@@ -3,6 +3,7 @@ from typing import Any
 
 import pytest
 
+from unival.data.catalog import source_of
 from unival.data.prepare import PrepareConfig, prepare
 
 AMOUNTS = {
@@ -32,5 +33,6 @@ def world_options(**changes: Any) -> dict[str, Any]:
 def world_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A small world, prepared once."""
     out = tmp_path_factory.mktemp("world") / "world"
-    prepare(PrepareConfig("world", "world", world_options(), 0.0), out)
+    config = PrepareConfig("world", "world", world_options(), 0.0)
+    prepare(config, source_of(config), out)
     return out

@@ -13,6 +13,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from unival.data import media
+from unival.data.catalog import source_of
 from unival.data.intake import REJECTED
 from unival.data.manifest import read_records
 from unival.data.overlap import overlap, overlaps
@@ -44,7 +45,7 @@ def caption(number: int, **changes: Any) -> RowItem:
 
 def run(out: Path, items: list[Any], config: PrepareConfig = CONFIG) -> dict[str, Any]:
     ITEMS[:] = items
-    return prepare(config, out, "here.yaml")
+    return prepare(config, source_of(config), out)
 
 
 def rejected(out: Path) -> list[dict[str, str]]:
@@ -208,11 +209,11 @@ def test_an_empty_source_and_an_unwritable_folder_are_named(tmp_path: Path) -> N
 
 
 @pytest.mark.fault
-def test_unknown_source_and_options_name_the_nearest(tmp_path: Path) -> None:
+def test_unknown_source_and_options_name_the_nearest() -> None:
     with pytest.raises(UserError, match="unknown data source 'wrld': did you mean 'world'"):
-        prepare(replace(CONFIG, source="wrld"), tmp_path / "p")
+        source_of(replace(CONFIG, source="wrld"))
     with pytest.raises(UserError, match=r"here\.yaml: options: unknown key 'sed': did you mean 'seed'"):
-        prepare(replace(CONFIG, source="world", options={"sed": 1}), tmp_path / "p", "here.yaml")
+        source_of(replace(CONFIG, source="world", options={"sed": 1}), "here.yaml")
 
 
 def test_a_source_that_fails_leaves_nothing_behind(tmp_path: Path) -> None:
@@ -229,12 +230,11 @@ def test_a_source_that_fails_leaves_nothing_behind(tmp_path: Path) -> None:
 def test_two_preparations_of_one_folder_do_not_meet(tmp_path: Path) -> None:
     def another() -> Iterator[Any]:
         with pytest.raises(UserError, match="another process is at work here"):
-            prepare(CONFIG, tmp_path / "p", resume=True)
+            prepare(CONFIG, source_of(CONFIG), tmp_path / "p", resume=True)
         yield from GOOD
 
     ITEMS[:] = []
-    SOURCES.register("at once")(lambda options, where: Source(another(), "none"))
-    description = prepare(replace(CONFIG, source="at once"), tmp_path / "p")
+    description = prepare(CONFIG, Source(another(), "none"), tmp_path / "p")
     assert description["splits"]["train"]["rows"] == {"caption": 2}
     run(tmp_path / "p", GOOD)  # it is free again
 

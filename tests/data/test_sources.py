@@ -17,10 +17,10 @@ import pytest
 from official import BOXES, JPG, PIXELS, PNG, REFS, archive, make, write
 
 from unival.data import media
-from unival.data.catalog import load_sources
+from unival.data.catalog import load_sources, source_of
 from unival.data.importing import import_dataset
 from unival.data.manifest import read_records
-from unival.data.prepare import PrepareConfig, prepare
+from unival.data.prepare import PrepareConfig
 from unival.data.sources import safe_pickle
 from unival.data.sources.ofa_tsv import write_tsv
 from unival.data.sources.reader import READERS, data_folder
@@ -437,7 +437,7 @@ def test_missing_things_are_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     options: dict[str, Any] = {"root": None}
     monkeypatch.delenv("UNIVAL_DATA", raising=False)
     with pytest.raises(UserError, match="UNIVAL_DATA is not set"):
-        prepare(PrepareConfig("x", "mnist", options, 0.0), tmp_path / "out")
+        source_of(PrepareConfig("x", "mnist", options, 0.0))
     monkeypatch.setenv("UNIVAL_DATA", str(tmp_path / "nowhere"))
     with pytest.raises(UserError, match="no such folder"):
         data_folder()

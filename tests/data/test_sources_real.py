@@ -11,7 +11,7 @@ import yaml
 
 from unival import config
 from unival.data.benchmarks.world.handwriting import other_handwriting
-from unival.data.catalog import load_sources
+from unival.data.catalog import load_sources, source_of
 from unival.data.importing import import_dataset
 from unival.data.manifest import read_records
 from unival.data.media import SUFFIXES
@@ -144,7 +144,8 @@ def benchmark(name: str, out: Path) -> dict[str, Any]:
     values = yaml.safe_load((BENCHMARKS / f"{name}.yaml").read_text())
     values.pop("set", None)
     values["options"]["size"] = "smoke"
-    return prepare(config.build(PrepareConfig, values, name), out / name)
+    settings = config.build(PrepareConfig, values, name)
+    return prepare(settings, source_of(settings), out / name)
 
 
 @pytest.fixture(scope="module")

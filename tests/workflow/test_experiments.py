@@ -144,6 +144,7 @@ def test_nothing_comes_from_the_small_study(name, another_study):
 @pytest.fixture(scope="module")
 def small_world(tmp_path_factory):
     """A prepared benchmark with rows of every task, of CC12M too."""
+    from unival.data.catalog import source_of
     from unival.data.prepare import PrepareConfig, prepare
 
     values = config.load(ROOT / "conf/benchmark/world.yaml")
@@ -154,7 +155,8 @@ def small_world(tmp_path_factory):
     }
     values.pop("set", None)
     out = tmp_path_factory.mktemp("world")
-    prepare(config.build(PrepareConfig, values, "world"), out, "world")
+    settings = config.build(PrepareConfig, values, "world")
+    prepare(settings, source_of(settings), out)
     shutil.copy(out / "train/caption.parquet", out / "train/cc12m.parquet")
     return out
 

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from unival.data.catalog import load_sources
+from unival.data.catalog import load_sources, source_of
 from unival.data.intake import REJECTED
 from unival.data.prepare import PrepareConfig, prepare
 from unival.data.sources.reader import READERS
@@ -51,7 +51,7 @@ def import_dataset(
     config = PrepareConfig(
         name, name, {"root": str(root), "text_only": text_only, "split": split}, max_rejected
     )
-    description = prepare(config, out, f"import {name}", resume=True, progress=progress)
+    description = prepare(config, source_of(config, f"import {name}"), out, resume=True, progress=progress)
     rows = {
         f"{split}/{task}": number
         for split, facts in description["splits"].items()

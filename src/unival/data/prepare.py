@@ -14,10 +14,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from unival.data.catalog import load_sources
 from unival.data.intake import REJECTED, Intake
 from unival.data.overlap import overlaps
-from unival.data.source import SOURCES, Source
+from unival.data.source import Source
 from unival.errors import UserError
 from unival.files import digest, file_digest, write_json
 
@@ -57,24 +56,22 @@ class PrepareConfig:
 
 def prepare(
     config: PrepareConfig,
+    source: Source,
     out: Path | str,
-    where: str = "benchmark",
     resume: bool = False,
     progress: bool = False,
 ) -> dict[str, Any]:
     """Build the folder `out`; returns the description that is also written as benchmark.json.
 
     Args:
-        where: file and key of the configuration, for messages.
+        source: what the configuration names (`unival.data.catalog.source_of`).
         resume: go on where an interrupted run with the same configuration stopped: media in its finished
             shards are neither read nor decoded again. The bytes are those of an undisturbed run.
         progress: show on a terminal how many items are done.
 
     Raises:
-        UserError: too many bad rows, an unusable option, a folder that cannot be written.
+        UserError: too many bad rows, a folder that cannot be written.
     """
-    load_sources()
-    source = SOURCES[config.source](config.options, f"{where}: options")
     out = Path(out)
     part = out.with_name(f".{out.name}.part")
     with _alone_in(part):

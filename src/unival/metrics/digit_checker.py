@@ -3,7 +3,8 @@
 import re
 from typing import Any
 
-NUMBERS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
+from unival.record import NUMBERS
+
 MOTIONS = {
     "left": "left", "right": "right", "up": "up", "down": "down",
     "grows": "grow", "growing": "grow", "shrinks": "shrink", "shrinking": "shrink",

@@ -14,7 +14,8 @@ from dataclasses import dataclass
 from itertools import permutations
 from typing import Any
 
-from unival.metrics.digit_checker import NUMBERS, check_digits
+from unival.metrics.digit_checker import check_digits
+from unival.record import NUMBERS
 
 COLORS = ("red", "blue", "green", "yellow", "purple", "orange")
 SHAPES = ("circle", "square", "triangle", "star")

@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 from pathlib import Path
 
+from unival.data.catalog import source_of
 from unival.data.prepare import PrepareConfig
 from unival.data.prepare import prepare as build
 from unival.stages.base import StageIO
@@ -25,7 +26,8 @@ def inputs(config: Config) -> list[Path]:
 def run(config: Config, io: StageIO) -> None:
     """Write `data/processed/<benchmark>`."""
     out = io.out(f"data/processed/{config.benchmark.name}")
-    description = build(config.benchmark, out, "build/config/prepare.yaml: benchmark")
+    source = source_of(config.benchmark, "build/config/prepare.yaml: benchmark")
+    description = build(config.benchmark, source, out)
     for split, facts in description["splits"].items():
         io.tracker.dataset(f"{config.benchmark.name}-{split}", facts["digest"], str(out / split), split)
         io.tracker.metrics({f"rows/{split}/{task}": rows for task, rows in facts["rows"].items()})

@@ -9,13 +9,12 @@ from pathlib import Path
 import numpy as np
 
 from unival.data import media
-from unival.data.benchmarks.world.concepts import NUMBERS
 from unival.data.media import SUFFIXES
 from unival.data.source import BadItem, MediaItem, RowItem, rows_about
 from unival.data.sources.formats import unpacked_bytes
 from unival.data.sources.reader import Item, reader, require
 from unival.errors import UserError
-from unival.record import Answer
+from unival.record import NUMBERS, Answer
 
 PARTS = {"train": "train", "test": "t10k"}
 RECORDING = re.compile(r"([0-9])_([a-z]+)_([0-9]+)\.wav")

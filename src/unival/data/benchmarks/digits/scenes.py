@@ -8,9 +8,9 @@ from dataclasses import dataclass
 from random import Random
 
 import numpy as np
-from PIL import Image
 
-from unival.data.sources.digit_sets import NUMBERS
+from unival.data.benchmarks.strokes import ink, resized, shape_at
+from unival.record import NUMBERS
 
 Box = tuple[float, float, float, float]
 MOTIONS = ("left", "right", "up", "down", "grow", "shrink")
@@ -75,26 +75,6 @@ class Scene:
         return [thing for thing in self.things if self.words.count(thing.word) == 1]
 
 
-def ink(image_HW: np.ndarray) -> np.ndarray:
-    """The part of a sample that holds strokes, so that collections with other margins look alike."""
-    rows, columns = np.flatnonzero(image_HW.max(1) > 32), np.flatnonzero(image_HW.max(0) > 32)
-    if not len(rows):
-        return image_HW
-    return image_HW[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1]
-
-
-def resized(image_HW: np.ndarray, height: int) -> np.ndarray:
-    """The strokes at another height, width in proportion (at least 3 pixels, at most the height)."""
-    size = _shape(image_HW, height)[::-1]
-    return np.asarray(Image.fromarray(image_HW).resize(size, Image.Resampling.BOX))
-
-
-def _shape(image_HW: np.ndarray, height: int) -> tuple[int, int]:
-    """Height and width after resizing."""
-    width = round(image_HW.shape[1] * height / image_HW.shape[0])
-    return height, min(max(width, 3), height)
-
-
 def _share(rng: Random, shares: tuple[float, float], side: float) -> int:
     """A number of pixels between two shares of the side."""
     return round((shares[0] + (shares[1] - shares[0]) * rng.random()) * side)
@@ -112,7 +92,7 @@ def make_scene(
     strokes = [ink(hand.images[row]) for row in samples]
     room = side * (CROWDED if len(samples) + patch > 2 else 1.0)
     while True:
-        shapes = [_shape(image_HW, _share(rng, HEIGHT_SHARE, room)) for image_HW in strokes]
+        shapes = [shape_at(image_HW, _share(rng, HEIGHT_SHARE, room)) for image_HW in strokes]
         if patch:
             shapes.append((_share(rng, PATCH_SHARE, room), _share(rng, PATCH_SHARE, room)))
         corners = _place(rng, side, shapes)

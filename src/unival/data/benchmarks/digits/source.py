@@ -24,12 +24,11 @@ from unival.data.benchmarks.digits.scenes import Hand, Scene, make_clip, make_sc
 from unival.data.benchmarks.world.splits import Amount
 from unival.data.source import SOURCES, BadItem, MediaItem, RowItem, Source, rows_about
 from unival.data.sources import digit_sets
-from unival.data.sources.digit_sets import NUMBERS
 from unival.data.sources.formats import csv_rows
 from unival.data.sources.reader import Item, data_folder, require
 from unival.errors import UserError
 from unival.files import read_bytes
-from unival.record import Answer, Medium
+from unival.record import NUMBERS, Answer, Medium
 
 HANDWRITING, SPEAKERS = "ood-handwriting", "ood-speakers"
 DIGITS_PER_PICTURE = (1, 1, 1, 1, 1, 2, 2, 2, 3, 3)

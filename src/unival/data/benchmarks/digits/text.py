@@ -7,7 +7,8 @@ from collections.abc import Sequence
 from random import Random
 
 from unival.data.benchmarks.digits.scenes import MOTIONS, Scene, Thing
-from unival.data.benchmarks.world.concepts import NUMBERS, joined, pick
+from unival.data.benchmarks.world.concepts import joined, pick
+from unival.record import NUMBERS
 
 MOVES = {
     "left": "moves to the left",

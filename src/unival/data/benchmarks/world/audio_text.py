@@ -3,9 +3,10 @@
 from itertools import islice
 from random import Random
 
-from unival.data.benchmarks.world.concepts import NUMBERS, any_of, pick
+from unival.data.benchmarks.world.concepts import any_of, pick
 from unival.data.benchmarks.world.questions import Question, Templates, Voice, ask, different, in_turn
 from unival.data.benchmarks.world.sounds import Event, Sound
+from unival.record import NUMBERS
 
 _EVENTS: dict[str, tuple[str, ...]] = {
     "tone": ("a {pitch} tone", "a steady {pitch} tone", "a {pitch} steady tone"),

@@ -4,6 +4,8 @@ from collections.abc import Sequence
 from random import Random
 from typing import TypeVar
 
+from unival.record import NUMBERS
+
 T = TypeVar("T")
 Pairs = tuple[tuple[str, str], ...]
 """Combinations of colour and kind."""
@@ -17,8 +19,6 @@ COLORS: dict[str, tuple[int, int, int]] = {
     "orange": (242, 126, 22),
 }
 SHAPES = ("circle", "square", "triangle", "star")
-NUMBERS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
-"""Names of handwritten and dialed digits, and of counts: one set of words for all media."""
 SIZES = ("small", "large")
 DIRECTIONS = ("left", "right", "up", "down")
 PLURALS = {shape: f"{shape}s" for shape in SHAPES}

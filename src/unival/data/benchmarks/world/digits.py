@@ -7,9 +7,9 @@ from random import Random
 
 import numpy as np
 
-from unival.data.benchmarks.world.concepts import NUMBERS
 from unival.data.benchmarks.world.drawing import tight
 from unival.errors import UserError
+from unival.record import NUMBERS
 
 PORTIONS = {"train": (0, 7), "val": (7, 8), "test": (8, 10)}
 """Tenths of the samples for each split; evaluation shifts draw from the test portion."""

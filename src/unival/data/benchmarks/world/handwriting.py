@@ -5,7 +5,7 @@ from pathlib import Path
 
 import numpy as np
 
-from unival.data.benchmarks.digits.scenes import ink, resized
+from unival.data.benchmarks.strokes import ink, resized
 from unival.data.sources.digit_sets import read_groups, read_part
 from unival.data.sources.reader import require
 from unival.registry import Registry

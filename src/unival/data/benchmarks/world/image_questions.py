@@ -5,7 +5,6 @@ from random import Random
 from unival.data.benchmarks.world.concepts import (
     ALLOWED_PAIRS,
     COLORS,
-    NUMBERS,
     PLURALS,
     SHAPES,
     Pairs,
@@ -16,6 +15,7 @@ from unival.data.benchmarks.world.concepts import (
 )
 from unival.data.benchmarks.world.questions import Question, Templates, Voice, ask
 from unival.data.benchmarks.world.scenes import OPPOSITE, RELATIONS, Scene, absent_pair, holds
+from unival.record import NUMBERS
 
 _TEMPLATES: Templates = {
     "usual": {

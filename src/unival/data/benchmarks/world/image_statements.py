@@ -3,9 +3,10 @@
 from dataclasses import dataclass
 from random import Random
 
-from unival.data.benchmarks.world.concepts import ALLOWED_PAIRS, NUMBERS, Pairs, any_of, is_digit, noun, pick
+from unival.data.benchmarks.world.concepts import ALLOWED_PAIRS, Pairs, any_of, is_digit, noun, pick
 from unival.data.benchmarks.world.questions import Templates, Voice
 from unival.data.benchmarks.world.scenes import OPPOSITE, RELATIONS, Scene, Thing, absent_pair, holds
+from unival.record import NUMBERS
 
 _TEMPLATES: Templates = {
     "usual": {

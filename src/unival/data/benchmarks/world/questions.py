@@ -11,7 +11,6 @@ from unival.data.benchmarks.world.concepts import (
     ALLOWED_PAIRS,
     COLORS,
     DIRECTIONS,
-    NUMBERS,
     SHAPES,
     SIZES,
     SYNONYMS,
@@ -20,7 +19,7 @@ from unival.data.benchmarks.world.concepts import (
     pick,
     shuffled,
 )
-from unival.record import Answer
+from unival.record import NUMBERS, Answer
 
 Templates = Mapping[str, Mapping[str, tuple[str, ...]]]
 """Phrasing -> form -> templates. "unseen" are those of `ood-phrasing`: they occur in no other split."""

@@ -6,7 +6,8 @@ from random import Random
 
 import numpy as np
 
-from unival.data.benchmarks.world.concepts import NUMBERS, pick
+from unival.data.benchmarks.world.concepts import pick
+from unival.record import NUMBERS
 
 RATE = 8000
 SECONDS = 1.2
