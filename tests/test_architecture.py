@@ -22,6 +22,12 @@ LAYERS = (
     ("compose", "sweep", "commands", "cli", "__main__"),
 )
 """A layer imports the layers before it, and within itself except for the siblings of the third."""
+ROOMS = (
+    ("data/sources", "data/benchmarks"),
+    ("engine/machine", "engine/batches", "engine"),
+    ("engine/machine", "engine/batches", "engine/inference"),
+)
+"""Folders of one package: each imports the ones before it in its line, none after it."""
 SIBLINGS = set(LAYERS[2])
 HOMES = {
     "mlflow": {"tracking"},
@@ -101,6 +107,23 @@ def test_no_circle_of_files() -> None:
     except CycleError as error:
         circle = [str(path.relative_to(SOURCE)) for path in reversed(error.args[1])]
         pytest.fail(" imports ".join(circle))
+
+
+@pytest.mark.parametrize("line", ROOMS, ids=" < ".join)
+def test_rooms_of_a_package_import_down(line: tuple[str, ...]) -> None:
+    for number, room in enumerate(line):
+        above = {SOURCE / name for name in line[number + 1 :]}
+        for path in (SOURCE / room).glob("*.py"):
+            wrong = [file for file in files_imported(path) if file.parent in above]
+            assert not wrong, f"{path}: imports {wrong[0]} from a room above"
+
+
+def test_a_room_has_one_subject() -> None:
+    """Its first line is one sentence, and needs no "and"."""
+    for path in SOURCE.glob("*/**/__init__.py"):
+        first = (ast.get_docstring(ast.parse(path.read_text())) or "").split("\n\n")[0]
+        assert first.endswith(".") and "\n" not in first, f"{path}: start with one sentence on one line"
+        assert " and " not in first, f"{path}: more than one subject: {first}"
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(SOURCE)))

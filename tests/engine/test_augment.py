@@ -7,11 +7,17 @@ import numpy as np
 import pytest
 import torch
 
-from unival.engine.batches.augment import OPERATIONS, image_window, shown_in, view_image, view_video
+from unival.engine.batches.augment import (
+    OPERATIONS,
+    AugmentConfig,
+    image_window,
+    shown_in,
+    view_image,
+    view_video,
+)
 from unival.engine.batches.collate import Collator
 from unival.engine.batches.mixture import Mixture
 from unival.engine.batches.sampler import Sampler
-from unival.engine.settings import AugmentConfig
 from unival.engine.train import Trainer
 from unival.errors import UserError
 from unival.record import Record

@@ -1,4 +1,4 @@
-"""Data on disk and in memory: manifests, media shards, preparation, the embedded benchmark, shifts.
+"""The data of a study: checked rows about media that are read at random.
 
 Reading order: `manifest` (rows), `media` (decoding), `store` (random access), `prepare` (source -> checked
 folder), `sources/` (readers), `benchmarks/`, `shifts` (corruptions at evaluation).

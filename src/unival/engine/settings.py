@@ -3,6 +3,7 @@
 from dataclasses import dataclass, field
 from typing import Literal
 
+from unival.engine.batches.augment import AugmentConfig
 from unival.engine.batches.mixture import MixtureConfig
 from unival.engine.optim import OptimizerConfig
 
@@ -28,29 +29,6 @@ class LossConfig:
         for name in ("smoothing", "drop_worst"):
             if not 0 <= getattr(self, name) < 1:
                 raise ValueError(f"{name} is {getattr(self, name)}: it must be at least 0 and below 1")
-
-
-@dataclass(frozen=True)
-class AugmentConfig:
-    """Random views of training media (reference 2.7); evaluation never has them."""
-
-    shorter: float = 1.25
-    """Images: the shorter side is resized to 1 to this many times the model's image size, then a square of
-    that size is cut from the middle; around the object where the row has a box."""
-    longer: float = 1.75
-    """Images: limit of the longer side."""
-    operations: int = 2
-    """Random changes of colour and shape per medium (RandAugment); rows with a box have none."""
-    magnitude: float = 0.7
-    """Their strength, 0 to 1."""
-    video_area: float = 0.5
-    """Videos: least share of a frame's area that is shown; also flipped left to right at random."""
-
-    def __post_init__(self) -> None:
-        if not 1 <= self.shorter <= self.longer:
-            raise ValueError(f"shorter {self.shorter}, longer {self.longer}: need 1 <= shorter <= longer")
-        if not 0 < self.video_area <= 1 or not 0 <= self.magnitude <= 1:
-            raise ValueError("video_area and magnitude are shares, between 0 and 1")
 
 
 @dataclass(frozen=True)

@@ -1,1 +1,4 @@
-"""Metrics: per-row scores, so that every metric has an interval and two models are compared row by row."""
+"""Metrics as scores of single rows.
+
+So every metric has an interval, and two models are compared row by row.
+"""

@@ -1,4 +1,4 @@
-"""The model: text, images, video and audio in, text out."""
+"""The model: media or text in, text out."""
 
 from unival.model.configuration import UnivalConfig
 from unival.model.modeling import UnivalForConditionalGeneration

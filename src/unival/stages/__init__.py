@@ -1,7 +1,8 @@
-"""One file per stage of the pipeline, each with a `Config` dataclass and one `run(config, io)`.
+"""The stages of the pipeline, a file each.
 
-A stage has one name everywhere: the DVC stage, the argument of `unival run`, the file here, the file in
-`conf/stage/` and the MLflow experiment.
+A file has a `Config` dataclass and one `run(config, io)`: read, call, write. A stage has one name everywhere:
+the DVC stage, the argument of `unival run`, the file here, the file in `conf/stage/` and the MLflow
+experiment.
 """
 
 import importlib

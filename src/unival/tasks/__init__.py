@@ -1,6 +1,7 @@
-"""Tasks: see `base.py` for what one is, `conf/task/` for those there are.
+"""What a model is asked: the kinds of tasks.
 
-`build` makes one from its configuration. A new kind is one file with a registered class, imported here.
+See `base.py` for what one is, `conf/task/` for those there are. `build` makes one from its configuration. A
+new kind is one file with a registered class, imported here.
 """
 
 from collections.abc import Sequence

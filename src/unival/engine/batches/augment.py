@@ -13,7 +13,6 @@ from collections.abc import Callable, Sequence
 import numpy as np
 from PIL import Image, ImageEnhance, ImageOps
 
-from unival.engine.settings import AugmentConfig
 from unival.record import Record
 
 Window = tuple[float, float, float, float]
@@ -23,6 +22,29 @@ PROBABILITY = 0.5
 """Of each chosen operation to be applied."""
 ASPECT = 4 / 3
 """Widest and narrowest crop of a video."""
+
+
+@dataclasses.dataclass(frozen=True)
+class AugmentConfig:
+    """Random views of training media (reference 2.7); evaluation never has them."""
+
+    shorter: float = 1.25
+    """Images: the shorter side is resized to 1 to this many times the model's image size, then a square of
+    that size is cut from the middle; around the object where the row has a box."""
+    longer: float = 1.75
+    """Images: limit of the longer side."""
+    operations: int = 2
+    """Random changes of colour and shape per medium (RandAugment); rows with a box have none."""
+    magnitude: float = 0.7
+    """Their strength, 0 to 1."""
+    video_area: float = 0.5
+    """Videos: least share of a frame's area that is shown; also flipped left to right at random."""
+
+    def __post_init__(self) -> None:
+        if not 1 <= self.shorter <= self.longer:
+            raise ValueError(f"shorter {self.shorter}, longer {self.longer}: need 1 <= shorter <= longer")
+        if not 0 < self.video_area <= 1 or not 0 <= self.magnitude <= 1:
+            raise ValueError("video_area and magnitude are shares, between 0 and 1")
 
 
 def image_window(

@@ -21,9 +21,15 @@ from torch import Tensor
 
 from unival.data.media import segment_frames
 from unival.device import sent
-from unival.engine.batches.augment import Window, image_window, shown_in, view_image, view_video
+from unival.engine.batches.augment import (
+    AugmentConfig,
+    Window,
+    image_window,
+    shown_in,
+    view_image,
+    view_video,
+)
 from unival.engine.batches.sampler import RowRef
-from unival.engine.settings import AugmentConfig
 from unival.errors import UserError
 from unival.record import MEDIA, Medium, Record
 

@@ -1,4 +1,4 @@
-"""From the checkpoints of the original, of BART and of public encoders to a model folder, and back.
+"""Model folders made of other projects' checkpoints.
 
 `convert` reads a `.pt` of UnIVAL or OFA; `initialise` makes a fresh model that starts from BART and public
 encoders; `export` writes a model folder under the original's names. Nothing in a checkpoint is executed (see

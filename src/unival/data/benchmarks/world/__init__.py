@@ -1,4 +1,4 @@
-"""The embedded benchmark: scenes, clips and sounds that are generated offline from a seed.
+"""The embedded benchmark `world`, generated offline from a seed.
 
 Every item is a pure function of (seed, split, medium, index), so any part can be generated alone and again.
 Reading order: `concepts` (the words), `digits` (real handwriting), `drawing`, `scenes`, `clips`, `sounds`
