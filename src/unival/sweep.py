@@ -21,15 +21,12 @@ from unival.errors import UserError, nearest
 from unival.stages import STAGES
 
 
-def main(arguments: Sequence[str]) -> None:
-    """Run a sweep from the command line's arguments.
+def run(arguments: Sequence[str]) -> None:
+    """Run a sweep of these overrides.
 
     Raises:
         UserError: bad override, or a job failed.
     """
-    if {"-h", "--help"} & set(arguments):
-        print(__doc__)
-        return
     import hydra
 
     params = compose.read_params()
@@ -44,11 +41,11 @@ def main(arguments: Sequence[str]) -> None:
     compose.store(params)
     places = [f"hydra.sweep.dir=multirun/{sweep_id}", f"hydra.run.dir=multirun/{sweep_id}/0"]
     sys.argv = ["unival sweep", *given, *places]
-    run = hydra.main(
+    multirun = hydra.main(
         version_base="1.3", config_path=str(compose.CONF.resolve()), config_name=compose.PRIMARY
     )(_job)
     try:
-        run()
+        multirun()
     except BaseException as error:
         _end_parent(stage, parent, "FAILED")
         if isinstance(error, UserError | subprocess.CalledProcessError):

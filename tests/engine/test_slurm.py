@@ -81,7 +81,7 @@ def test_the_runtime_submits(monkeypatch):
     monkeypatch.delenv("RANK", raising=False)
     chosen = Runtime(launcher="slurm", processes=8, slurm={"nodes": 2})
     words = ["run", "pretrain", "--config", "x.yaml"]
-    assert chosen.launch(words, lambda arguments: None) == 7
+    assert chosen.launch(words, lambda: None) == 7
     assert calls == [(words, 8, {"nodes": 2}, "unival-pretrain")]
 
 

@@ -1,5 +1,6 @@
 """`unival doctor`: what this machine has, and the fix for what is missing."""
 
+import argparse
 import importlib.util
 import os
 import shutil
@@ -11,12 +12,14 @@ from unival.errors import UserError
 PACKAGES = ("torch", "torchvision", "torchaudio", "timm", "transformers", "mlflow", "dvc", "hydra", "av")
 
 
-def main() -> None:
+def main(arguments: list[str]) -> None:
     """Print one line per check.
 
     Raises:
         UserError: something that every run needs is missing.
     """
+    description = "Check this machine, with the fix for what is missing."
+    argparse.ArgumentParser(prog="unival doctor", description=description).parse_args(arguments)
     failed = 0
     for name, good, needed, text in _checks():
         print(f"{'ok  ' if good else 'FAIL' if needed else 'none'} {name}: {text}")

@@ -67,8 +67,8 @@ class Runtime:
         there = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
         return min(self.processes or 2, there)
 
-    def launch(self, arguments: Sequence[str], main: Callable[[list[str]], None]) -> int | None:
-        """Run `unival <arguments>`, which is `main(arguments)`, on all ranks and wait, if there are several.
+    def launch(self, arguments: Sequence[str], work: Callable[[], None]) -> int | None:
+        """Run `unival <arguments>`, which does `work`, on all ranks and wait, if there are several.
 
         Returns its exit status; None when this process is to do the work itself.
         """
@@ -76,7 +76,7 @@ class Runtime:
             return None
         if self.launcher == "fork":
             processes = self.cores()
-            return fork(processes, lambda: main(list(arguments))) if processes > 1 else None
+            return fork(processes, work) if processes > 1 else None
         processes = self.processes or (torch.cuda.device_count() if self.device != "cpu" else 0) or 2
         if self.launcher == "slurm":
             from unival.engine.machine import slurm

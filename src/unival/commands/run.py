@@ -1,0 +1,41 @@
+"""`unival run`: one stage, from its resolved file."""
+
+import argparse
+import importlib
+import os
+import time
+from functools import partial
+from pathlib import Path
+
+from unival.stages import STAGES
+
+TRAINING = ("pretrain", "finetune")
+"""Stages that may run on several ranks."""
+
+
+def main(arguments: list[str]) -> None:
+    """Run the stage."""
+    started = str(time.time())
+    parser = argparse.ArgumentParser(prog="unival run", description="Run one stage from its resolved file.")
+    parser.add_argument("stage", metavar="<stage>", help=", ".join(STAGES))
+    parser.add_argument("--config", type=Path, required=True, metavar="<file>", help="from build/config/")
+    parser.add_argument("--out", type=Path, default=Path(), metavar="<folder>", help="outs go below it")
+    options = parser.parse_args(arguments)
+    from unival.stages import base, module
+
+    module(options.stage)  # a typo is told before anything else is looked at
+    if "RANK" not in os.environ or base.STARTED not in os.environ:  # a rank's is that of the command
+        os.environ[base.STARTED] = started
+    launch = partial(_launch, options) if options.stage in TRAINING else None
+    base.run(options.stage, options.config, options.out, launch)
+
+
+def _launch(options: argparse.Namespace) -> int | None:
+    """Run the stage on all ranks, if there are several; their exit status."""
+    from unival.engine.machine import runtime
+
+    machine = runtime.load()
+    if machine.cores() > 1:
+        importlib.import_module("unival.study.train")  # once, for all ranks that are forked
+    words = [options.stage, "--config", str(options.config), "--out", str(options.out)]
+    return machine.launch(["run", *words], lambda: main(words))
