@@ -13,6 +13,9 @@ from typing import IO, Any
 
 from unival.errors import UserError
 
+SEAL = "digest"
+"""Key of a JSON object's digest of its other keys."""
+
 
 @contextmanager
 def atomic(path: Path | str) -> Iterator[Path]:
@@ -107,6 +110,20 @@ def read_json(path: Path | str) -> Any:
         raise UserError(f"{path}: cannot read: {error.strerror}") from error
     except ValueError as error:
         raise UserError(f"{path}: not JSON: {error}: it is damaged: make it anew") from error
+
+
+def write_sealed(path: Path | str, content: dict[str, Any]) -> None:
+    """Write a JSON object with a digest of itself, for `read_sealed`."""
+    write_json(path, {**content, SEAL: digest(content)})
+
+
+def read_sealed(path: Path | str) -> dict[str, Any] | None:
+    """What `write_sealed` wrote; None where there is nothing, or where it is not as it was written."""
+    try:
+        content = json.loads(Path(path).read_text(encoding="utf-8"))
+        return content if content.pop(SEAL) == digest(content) else None
+    except (OSError, ValueError, LookupError, AttributeError, TypeError, RecursionError):
+        return None
 
 
 def write_csv(path: Path | str, columns: Sequence[str], rows: Iterable[Iterable[Any]]) -> None:

@@ -45,9 +45,19 @@ class Objective:
     history: list[tuple[Coefficients, float]] = field(default_factory=list)
 
     def __post_init__(self) -> None:
-        self._known: dict[str, float] = {}
-        if self.cache is not None and self.cache.is_file():
-            self._known = files.read_json(self.cache)
+        self._known = self._stored()
+
+    def _stored(self) -> dict[str, float]:
+        """What is remembered; nothing where the file is damaged."""
+        found = files.read_sealed(self.cache) if self.cache is not None else None
+        return dict(found["scores"]) if found else {}
+
+    def _store(self) -> None:
+        """Add to what other searches have stored meanwhile."""
+        if self.cache is not None:
+            with files.locked(self.cache.with_name(f".{self.cache.name}.lock")):
+                self._known = {**self._stored(), **self._known}
+                files.write_sealed(self.cache, {"scores": self._known})
 
     def __call__(self, coefficients: Mapping[str, float]) -> float:
         """The score; raises `BudgetSpentError` when it would need one evaluation too many."""
@@ -58,8 +68,7 @@ class Objective:
                 raise BudgetSpentError
             self.evaluations += 1
             self._known[key] = float(self.evaluate(point))
-            if self.cache is not None:
-                files.write_json(self.cache, self._known)
+            self._store()
         self.history.append((point, self._known[key]))
         return self._known[key]
 

@@ -19,7 +19,7 @@ from functools import cache, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from unival import files
+from unival import files, provenance
 from unival.data.remote import local
 from unival.stages.base import StageIO, rounded
 from unival.study import leaderboard
@@ -214,7 +214,7 @@ def _of_pair(
     cells, last = _cells(config, scratch), config.interpolation.points + 1
     ends = [_end(config, name) for name in (first, second)]
     tasks = dict.fromkeys(task for _, its in ends for task in its)
-    digests = [_digest(folder) for folder, _ in ends]
+    weights = [*(_digest(folder) for folder, _ in ends), provenance.code_digest("unival.merging.live"), last]
     name, rows = f"{first}-{second}", config.interpolation.rows
     specs = [Spec(name, "interpolated", task, TEST, rows) for task in tasks]
 
@@ -230,7 +230,7 @@ def _of_pair(
 
     found = []
     for number in range(last + 1):
-        results = cells.run(specs, [*digests, number, last], partial(moved, number / last))
+        results = cells.run(specs, [*weights, number], partial(moved, number / last))
         found += [(first, second, number / last, result) for result in results]
     return found
 

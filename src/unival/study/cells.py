@@ -1,7 +1,8 @@
 """Cells of the results table: model x task x split x shift, each computed once.
 
-A cell is kept in the scratch folder under the digest of all it depends on (weights, task, data, rows, shift),
-so a killed evaluation goes on where it was, and a new expert makes only its own cells run again. `Cells.run`
+A cell is kept in the scratch folder under the digest of all it depends on (weights, task, data, rows, shift,
+the code that computes it), so a killed evaluation goes on where it was, a new expert makes only its own cells
+run again, and a changed metric all that have it. A cell that is damaged there is computed again. `Cells.run`
 takes the cells of one model after the other: a model is loaded once, and decoded media are shared.
 """
 
@@ -13,7 +14,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from unival import files
+from unival import files, provenance
 from unival.engine.batches.collate import MediaCache
 from unival.engine.inference.evaluate import (
     blind_baselines,
@@ -25,9 +26,6 @@ from unival.engine.inference.evaluate import (
 from unival.metrics.bootstrap import Interval, difference
 from unival.study.benchmark import Benchmark
 from unival.tasks import Task, TaskConfig
-
-FORMAT = 2
-"""Of the stored cells: raise it when what a cell computes changes."""
 
 
 @dataclass(frozen=True)
@@ -101,19 +99,21 @@ class Cells:
         results = []
         for spec in specs:
             path = self.folder / f"{self._key(spec, weights)}.json"
-            if not path.is_file():
+            content = _stored(path)
+            if content is None:
                 model, processor = load()
-                self._compute(spec, model, processor, path)
-            results.append(self._read(spec, path))
+                content = self._compute(spec, model, processor, path)
+            results.append(_result(spec, content, path))
         return results
 
     def _key(self, spec: Spec, weights: Any) -> str:
         data = [self.benchmark.digest(spec.split), self.benchmark.digest("train")]
         what = [spec.rows, spec.shift, spec.severity, spec.blind, self.resamples]
         task = asdict(self.tasks[spec.task])
-        return files.digest([FORMAT, weights, spec.task, task, spec.split, data, what])
+        code = provenance.code_digest("unival.study.cells", "unival.study.models")
+        return files.digest([code, weights, spec.task, task, spec.split, data, what])
 
-    def _compute(self, spec: Spec, model: Any, processor: Any, path: Path) -> None:
+    def _compute(self, spec: Spec, model: Any, processor: Any, path: Path) -> dict[str, Any]:
         split = self.benchmark.split(spec.split)
         task = self.benchmark.task(spec.task, self.tasks[spec.task], processor, spec.split)
         rows = split.records(spec.task)[: spec.rows]
@@ -124,15 +124,17 @@ class Cells:
             cache=cache, resamples=self.resamples,
         )  # fmt: skip
         write_predictions(path.with_suffix(".jsonl"), cell, rows)
-        content = {
+        content: dict[str, Any] = {
             "primary": cell.primary,
             "n": cell.n,
             "metrics": cell.metrics,
             "scores": cell.scores[cell.primary].tolist(),
             "groups": _numbers(media_of(rows)),
             "baselines": self._blind(task, rows, model, processor, split.store, cache) if spec.blind else {},
+            "predictions": files.file_digest(path.with_suffix(".jsonl")),
         }
-        files.write_json(path, content)
+        files.write_sealed(path, content)
+        return content
 
     def _blind(
         self, task: Task, rows: list[Any], model: Any, processor: Any, store: Any, cache: MediaCache
@@ -150,18 +152,26 @@ class Cells:
         )
         return {name: baseline.metrics[task.primary] for name, baseline in found.items()}
 
-    def _read(self, spec: Spec, path: Path) -> Result:
-        content = files.read_json(path)
-        return Result(
-            spec,
-            content["primary"],
-            {name: Interval(*values) for name, values in content["metrics"].items()},
-            content["n"],
-            np.array(content["scores"]),
-            content["groups"],
-            {name: Interval(*values) for name, values in content["baselines"].items()},
-            path.with_suffix(".jsonl"),
-        )
+
+def _stored(path: Path) -> dict[str, Any] | None:
+    """A cell that is whole, with its predictions."""
+    content, predictions = files.read_sealed(path), path.with_suffix(".jsonl")
+    if content is None or not predictions.is_file():
+        return None
+    return content if files.file_digest(predictions) == content["predictions"] else None
+
+
+def _result(spec: Spec, content: dict[str, Any], path: Path) -> Result:
+    return Result(
+        spec,
+        content["primary"],
+        {name: Interval(*values) for name, values in content["metrics"].items()},
+        content["n"],
+        np.array(content["scores"]),
+        content["groups"],
+        {name: Interval(*values) for name, values in content["baselines"].items()},
+        path.with_suffix(".jsonl"),
+    )
 
 
 def _numbers(keys: Iterable[Hashable]) -> list[int]:

@@ -12,7 +12,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from unival import files
+from unival import files, provenance
 from unival.merging import ModuleRule, Recipe, collect, search
 from unival.merging.adamerging import adamerging, entropy
 from unival.merging.canonical import recipe_digest
@@ -105,6 +105,7 @@ class Fit:
             "models": [_weights_digest(folder) for folder in (self.base, *folders.values())],
             "tasks": {task: asdict(self.tasks[task]) for task in recipe.models},
             "statistics": {model: files.file_digest(path) for model, path in statistics.items()},
+            "code": _code(),
         }  # fmt: skip
         objective = search.Objective(score, "val", context, settings.budget, self.folder / "searches.json")
         point, best = _run(objective, recipe, settings)
@@ -142,7 +143,7 @@ class Fit:
         from unival.study.models import load_model
 
         weights, data = _weights_digest(folder), self.benchmark.digest(TRAIN)
-        known = [weights, data, asdict(self.tasks[task]), rows, "row by row"]
+        known = [weights, data, asdict(self.tasks[task]), rows, _code()]
         out = self.folder / "statistics" / f"{kind}-{task}-{files.digest(known)}.safetensors"
         if out.is_file():
             return out
@@ -305,6 +306,11 @@ def log_likelihood(model: Any, batch: Any) -> "Tensor":
 
 def _moved(state: Mapping[str, "Tensor"], device: Any) -> "dict[str, Tensor]":
     return {name: value.to(device) for name, value in state.items()}
+
+
+def _code() -> str:
+    """Digest of what is behind a search and behind statistics."""
+    return provenance.code_digest("unival.study.coefficients")
 
 
 def _weights_digest(folder: Path) -> str:
