@@ -5,12 +5,14 @@ import fcntl
 import hashlib
 import json
 import os
+import stat
 import sys
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import IO, Any
 
+from unival import limits
 from unival.errors import UserError
 
 SEAL = "digest"
@@ -135,12 +137,17 @@ def write_csv(path: Path | str, columns: Sequence[str], rows: Iterable[Iterable[
 
 
 def read_bytes(path: Path) -> bytes:
-    """The bytes of a file.
+    """The bytes of a medium's file.
 
     Raises:
-        UserError: it cannot be read.
+        UserError: it cannot be read, is no regular file (a pipe or a device has no end), or is too large.
     """
     try:
+        status = path.stat()
+        if not stat.S_ISREG(status.st_mode):
+            raise UserError(f"{path}: not a regular file")
+        if status.st_size > limits.MEDIUM_BYTES:
+            raise UserError(f"{path}: more than {limits.MEDIUM_BYTES} bytes: cut it")
         return path.read_bytes()
     except (OSError, ValueError) as error:  # ValueError: no name that a file can have
         raise UserError(f"{path}: cannot read: {getattr(error, 'strerror', None) or error}") from error

@@ -51,7 +51,7 @@ def test_a_folder(predictor, photos):
 def test_mistakes_are_named(predictor, photos):
     for arguments, message in (
         ((photos / "0.txt",), "neither image, video nor sound"),
-        ((photos / "9.png",), "cannot read the file"),
+        ((photos / "9.png",), "cannot read: No such file"),
         ((photos / "0.png", "q", "vqqa"), "did you mean 'vqa'"),
         ((photos / "0.png", "q", "video_qa"), "needs video"),
         ((photos / "0.png", "", "grounding"), "needs a text"),

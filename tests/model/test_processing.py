@@ -259,12 +259,88 @@ def test_audio_is_filled_or_cropped() -> None:
     assert np.allclose(processor().audio(long), long[100:600])
     starts = {float(processor().audio(long, np.random.default_rng(seed))[0]) for seed in range(20)}
     assert len(starts) > 5
-    stereo = np.stack([short, -short], axis=1)
-    assert processor().audio(stereo).abs().max() == 0
-    wrong: list[Any] = [np.zeros(0), np.zeros((2, 500)), np.zeros(500, np.int16), "sound.wav"]
-    for samples in wrong:  # the second has its channels first, as torchaudio gives them
+    wrong: list[Any] = [
+        np.zeros(0),
+        np.zeros((2, 0)),
+        np.zeros((1, 2, 500)),
+        np.zeros(500, np.int16),
+        "sound.wav",
+    ]
+    for samples in wrong:
         with pytest.raises(UserError, match="audio: expected samples"):
             processor().audio(samples)
+
+
+@pytest.mark.parametrize("channels", [1, 2, 6])
+def test_one_array_is_one_sound_whose_channels_are_averaged(channels: int) -> None:
+    sound = np.random.default_rng(channels).uniform(-1, 1, (500, channels)).astype(np.float32)
+    mean = processor().audio(sound.mean(1))
+    for layout in (sound, sound.T, torch.from_numpy(sound), torch.from_numpy(sound.T)):
+        assert torch.allclose(processor().audio(layout), mean, atol=1e-4)
+    assert torch.allclose(processor()(audio=sound)["audio_values"], mean[None], atol=1e-4)
+    told = processor()(audio=sound.T, text=" what")  # one text: one sound
+    assert torch.allclose(told["audio_values"], mean[None], atol=1e-4) and told["audio_index"].tolist() == [
+        [0]
+    ]
+    several = processor()(audio=[sound, sound.T], text=[" what", " this"])
+    assert several["audio_index"].tolist() == [[0], [1]]
+    batch = processor()(audio=np.stack([sound, sound]))
+    assert batch["audio_values"].shape == (2, 500)
+
+
+def test_sounds_and_channels_that_cannot_be_told_are_refused() -> None:
+    for samples in (np.zeros((2, 500)), torch.zeros(2, 500)):
+        for text in (None, [" what", " this"]):
+            with pytest.raises(
+                UserError, match=r"is 2 channels or several sounds: .*\(S, channels\).*a list"
+            ):
+                processor()(audio=samples, text=text)
+    for shape in ((500, 500), (70, 500), (500, 70)):
+        with pytest.raises(UserError, match=r"cannot tell the channels.*\(S, channels\).*list"):
+            processor().audio(np.zeros(shape))
+
+
+@pytest.mark.fault
+@pytest.mark.parametrize("sample", [np.nan, np.inf, -np.inf, 1e30, -30000.0])
+def test_samples_beyond_any_sound_are_refused(sample: float) -> None:
+    with pytest.raises(UserError, match=r"^audio: .*(NaN|full scale is 1)"):
+        processor().audio(np.array([0.0, sample, 0.5]))
+
+
+def turned(image: Image.Image, orientation: int) -> Image.Image:
+    """As a camera stores it that was held so: with EXIF."""
+    image.getexif()[0x0112] = orientation
+    return image
+
+
+def test_a_picture_in_hand_is_turned_by_its_exif_as_a_file_is() -> None:
+    stored = noise(16, 16, 3)
+    upright = np.rot90(stored, -1)  # orientation 6: a quarter to the right
+    assert np.array_equal(processor().fit_image(turned(Image.fromarray(stored), 6)), upright)
+    frames = processor(video_frames=1, video_size=16).fit_video([turned(Image.fromarray(stored), 6)])
+    assert np.array_equal(frames[0], upright)
+
+
+@pytest.mark.parametrize("mode", ["I;16", "I", "F"])
+def test_a_deep_picture_in_hand_is_scaled_not_clipped(mode: str) -> None:
+    grey = np.arange(256, dtype=np.uint8).reshape(16, 16)
+    deep = {
+        "I;16": grey.astype(np.uint16) * 257,
+        "I": grey.astype(np.int32) * 257,
+        "F": grey.astype(np.float32) / 255,
+    }
+    image = Image.fromarray(deep[mode])
+    assert image.mode == mode and np.array_equal(processor().fit_image(image)[..., 0], grey)
+
+
+@pytest.mark.fault
+def test_a_deep_picture_whose_white_cannot_be_told_is_refused() -> None:
+    grey = np.arange(256).reshape(16, 16)
+    levels = [grey.astype(np.float32), np.full((16, 16), np.nan, np.float32), -grey.astype(np.float32)]
+    levels += [grey.astype(np.int32), grey.astype(np.int32) * 1000, -grey.astype(np.int32)]
+    for deep in levels:
+        with pytest.raises(UserError, match=r"^image: grey levels .* 8"):
+            processor().image(Image.fromarray(deep))
 
 
 def test_batch_of_any_media() -> None:

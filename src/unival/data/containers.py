@@ -5,8 +5,8 @@ frames: one that was cut between two of them is noticed where its first frame te
 Where it does not, a cut file is a valid shorter one: nothing in it says otherwise.
 """
 
-_UNKNOWN_RIFF = 0x7FFF0000
-"""Writers that cannot go back put a size from here on."""
+_UNKNOWN_RIFF = 2_000_000_000
+"""Writers that cannot go back put 0, or a size from here on (SoX 0x7FFFF000, FFmpeg 0xFFFFFFFF)."""
 _BOXES = (b"ftyp", b"moov", b"mdat", b"free", b"skip", b"wide")
 _KBITS = {
     1: (0, 32, 40, 48, 56, 64, 80, 96, 112, 128, 160, 192, 224, 256, 320),

@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 from transformers import AutoProcessor, AutoTokenizer, BatchFeature, ProcessorMixin
 
-from unival import config, files
+from unival import canonical, config, files, limits
 from unival.errors import UserError
 from unival.model.configuration import UnivalConfig
 from unival.vocab import UnivalTokenizer
@@ -90,7 +90,10 @@ class UnivalProcessor(ProcessorMixin):
     # Media
 
     def image(self, pixels: Any) -> Tensor:
-        """An image, uint8 (H, W, 3) or PIL, to float (3, image_size, image_size)."""
+        """An image, uint8 (H, W, 3) or PIL, to float (3, image_size, image_size).
+
+        A PIL image is turned as its EXIF says and scaled to 8 bits, as a file is; an array is taken as it is.
+        """
         return self.normalise([self.fit_image(pixels)])[0]
 
     def video(self, frames: Any) -> Tensor:
@@ -104,10 +107,7 @@ class UnivalProcessor(ProcessorMixin):
         """An image, uint8 (H, W, 3) or PIL, at the model's size, uint8."""
         from PIL import Image
 
-        if not isinstance(pixels, Image.Image):
-            pixels = Image.fromarray(_rgb(pixels))
-        elif pixels.mode != "RGB":
-            pixels = pixels.convert("RGB")
+        pixels = canonical.rgb(pixels, "image") if _is_picture(pixels) else Image.fromarray(_rgb(pixels))
         if pixels.size != (self.image_size, self.image_size):
             pixels = pixels.resize((self.image_size, self.image_size), Image.Resampling.BICUBIC)
         return np.asarray(pixels)
@@ -141,22 +141,26 @@ class UnivalProcessor(ProcessorMixin):
         return torch.from_numpy(batch)
 
     def audio(self, samples: Any, rng: np.random.Generator | None = None) -> Tensor:
-        """A waveform, (S,) or (S, channels), at `sampling_rate`, to float (audio_samples,).
+        """A waveform, (S,), (S, channels) or (channels, S), at `sampling_rate`, to float (audio_samples,).
 
         Channels are averaged, samples rounded to 16 bits. Of a longer sound the middle is taken, or a random
         part where `rng` is given; a shorter one is filled as the settings say.
+
+        Raises:
+            UserError: no floats around -1..1, or channels that cannot be told from samples.
         """
         return torch.from_numpy(self.fit_audio(samples, rng))
 
     def fit_audio(self, samples: Any, rng: np.random.Generator | None = None) -> np.ndarray:
         """A waveform at the model's length, float32; see `audio`."""
         waveform = np.asarray(samples)
-        if waveform.ndim == 2 and waveform.shape[0] >= waveform.shape[1]:
-            waveform = waveform.mean(axis=1)
-        if waveform.ndim != 1 or not len(waveform) or waveform.dtype.kind != "f":
+        if waveform.ndim not in (1, 2) or not waveform.size or waveform.dtype.kind != "f":
             raise UserError(
                 f"audio: expected samples (S,) or (S, channels), floats in -1..1, found {_described(samples)}"
             )
+        if waveform.ndim == 2:
+            waveform = canonical.mono(_channels(waveform))
+        canonical.check_level(waveform, "audio")
         return self._fill(_through_int16(waveform), rng)
 
     def _fill(self, waveform: np.ndarray, rng: np.random.Generator | None) -> np.ndarray:
@@ -230,7 +234,7 @@ class UnivalProcessor(ProcessorMixin):
 
         Args:
             images: one image, or for each row an image, a list of images or None; likewise `videos` (arrays
-                of frames) and `audio` (waveforms).
+                of frames) and `audio` (waveforms; an array of two axes is one sound with its channels).
             text: one prompt or one for each row.
             sampling_rate: of `audio`; checked against the processor's.
 
@@ -246,19 +250,24 @@ class UnivalProcessor(ProcessorMixin):
             )
         if sampling_rate is not None and sampling_rate != self.sampling_rate:
             raise UserError(f"audio: {sampling_rate} Hz: resample to {self.sampling_rate} Hz first")
+        texts = [text] if isinstance(text, str) else text
+        if texts is None or len(texts) > 1:
+            _check_one_sound(audio)
         batch: dict[str, Tensor] = {}
-        if text is not None:
-            batch |= self.text([text] if isinstance(text, str) else text)
+        if texts is not None:
+            batch |= self.text(texts)
         for name, values, transform, rank in (
             ("pixel", images, self.image, 3),
             ("video", videos, self.video, 4),
-            ("audio", audio, self.audio, 1),
+            ("audio", audio, self.audio, 2),
         ):
             if values is not None:
                 batch |= _stack_media(name, values, transform, rank)
         rows = {key: len(batch[key]) for key in batch if key == "input_ids" or key.endswith("_index")}
         if len(set(rows.values())) > 1:
-            raise UserError(f"processor: texts and media for different numbers of rows: {rows}")
+            raise UserError(
+                f"processor: texts and media for different numbers of rows: {rows}: pass several as a list"
+            )
         return BatchFeature(batch)
 
     def batch_decode(self, ids_BT: Any, **unused: Any) -> list[str]:
@@ -306,9 +315,7 @@ class UnivalProcessor(ProcessorMixin):
 
 def _rgb(pixels: Any) -> np.ndarray:
     """uint8 (H, W, 3) of an array or PIL image."""
-    if hasattr(pixels, "convert"):
-        pixels = np.asarray(pixels.convert("RGB"))
-    rgb = np.asarray(pixels)
+    rgb = np.asarray(canonical.rgb(pixels, "image") if _is_picture(pixels) else pixels)
     if rgb.ndim == 2:
         rgb = np.repeat(rgb[:, :, None], 3, axis=2)
     if rgb.dtype != np.uint8 or rgb.ndim != 3 or rgb.shape[2] != 3:
@@ -316,6 +323,12 @@ def _rgb(pixels: Any) -> np.ndarray:
             f"image: expected a PIL image or uint8 (height, width, 3), found {_described(pixels)}"
         )
     return rgb
+
+
+def _is_picture(pixels: Any) -> bool:
+    from PIL import Image
+
+    return isinstance(pixels, Image.Image)
 
 
 def _described(value: Any) -> str:
@@ -342,6 +355,31 @@ def _centre_crop(frames_THWC: np.ndarray, size: int) -> np.ndarray:
         height, width = frames_THWC.shape[1:3]
     top, left = round((height - size) / 2), round((width - size) / 2)
     return frames_THWC[:, top : top + size, left : left + size]
+
+
+def _check_one_sound(audio: Any) -> None:
+    """Refuse an array that may be one sound, channels first, or a batch; beside one text it is one sound."""
+    if getattr(audio, "ndim", 0) == 2 and 1 < audio.shape[0] < audio.shape[1]:
+        raise UserError(
+            f"audio: cannot tell whether {_described(audio)} is {audio.shape[0]} channels or several sounds: "
+            "pass one sound as (S, channels), several as a list"
+        )
+
+
+def _channels(waveform: np.ndarray) -> np.ndarray:
+    """One sound as (channels, S). A second axis of a few entries is the channels, as soundfile and SciPy give
+    them; a first one, as torchaudio does.
+
+    Raises:
+        UserError: both axes are short, or neither is: it may be a batch.
+    """
+    short, long = sorted(waveform.shape)
+    if short > limits.SOUND_CHANNELS or short == long:
+        raise UserError(
+            f"audio: cannot tell the channels of {_described(waveform)}: pass one sound as (S, channels), "
+            "several as a list"
+        )
+    return waveform if waveform.shape[0] == short else waveform.T
 
 
 def _through_int16(waveform: np.ndarray) -> np.ndarray:

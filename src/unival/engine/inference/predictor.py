@@ -62,10 +62,7 @@ class Files:
         return media.decode_audio(self._bytes(key), key, sampling_rate)
 
     def _bytes(self, key: str) -> bytes:
-        try:
-            return Path(key).read_bytes()
-        except OSError as error:
-            raise UserError(f"{key}: cannot read the file: {error.strerror}") from error
+        return files.read_bytes(Path(key))
 
 
 class Predictor:

@@ -1,0 +1,60 @@
+"""Decode and encode images (Pillow), video and audio (PyAV, which carries its own FFmpeg).
+
+Every decoder takes bytes and a name for messages, and raises UserError with that name and the reason.
+Axes: H height, W width, T time, C = 3 channels (RGB). Pixels are uint8, sound is float32 in [-1, 1].
+"""
+
+from unival.data.containers import cut_short
+from unival.data.media.clip import decode_video, encode_video, segment_frames, video_size
+from unival.data.media.picture import decode_image, encode_image, image_size, image_turn, open_image
+from unival.data.media.sound import decode_audio, encode_wav
+from unival.errors import UserError
+from unival.record import Medium
+
+__all__ = [
+    "SUFFIXES",
+    "decode_audio",
+    "decode_image",
+    "decode_video",
+    "describe",
+    "encode_image",
+    "encode_video",
+    "encode_wav",
+    "image_size",
+    "image_turn",
+    "kind_of",
+    "open_image",
+    "segment_frames",
+]
+
+SUFFIXES: dict[str, Medium] = {
+    **dict.fromkeys((".png", ".jpg", ".jpeg", ".bmp", ".webp"), "image"),
+    **dict.fromkeys((".mp4", ".avi", ".mkv", ".webm", ".mov", ".gif"), "video"),
+    **dict.fromkeys((".wav", ".flac", ".ogg", ".mp3", ".m4a", ".opus"), "audio"),
+}
+
+
+def describe(kind: Medium, data: bytes, name: str) -> tuple[int, int]:
+    """Decode fully and return (width, height) as shown; (0, 0) for sound.
+
+    Raises:
+        UserError: it cannot be read.
+    """
+    if cut_short(data):
+        raise UserError(f"{name}: the file is cut short: get it again")
+    if kind == "image":
+        return open_image(data, name).size
+    if kind == "video":
+        return video_size(data, name)
+    samples = len(decode_audio(data, name))
+    if data[:4] == b"fLaC" and samples < int.from_bytes(data[21:26], "big") & (2**36 - 1):
+        raise UserError(f"{name}: the file is cut short: get it again")
+    return 0, 0
+
+
+def kind_of(suffix: str, name: str) -> Medium:
+    """The medium that a file suffix stands for."""
+    kind = SUFFIXES.get(suffix.lower())
+    if kind is None:
+        raise UserError(f"{name}: unknown media suffix '{suffix}': known: {', '.join(sorted(SUFFIXES))}")
+    return kind

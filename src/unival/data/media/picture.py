@@ -1,0 +1,47 @@
+"""Images, by Pillow. H height, W width, C = 3 colours; pixels are uint8."""
+
+import io
+
+import numpy as np
+from PIL import Image
+
+from unival import canonical, limits
+from unival.data.media.reading import reading
+from unival.errors import UserError
+
+
+def open_image(data: bytes, name: str) -> Image.Image:
+    """Decode one image to RGB, turned and scaled as `canonical.rgb` says."""
+    with reading(name, "a readable image"), Image.open(io.BytesIO(data)) as image:
+        if image.width * image.height > limits.PICTURE_PIXELS:
+            size = f"{image.width}x{image.height}"
+            raise UserError(f"{name}: {size}: more than {limits.PICTURE_PIXELS} pixels")
+        image.load()
+        return canonical.rgb(image, name)
+
+
+def decode_image(data: bytes, name: str) -> np.ndarray:
+    """The pixels of `open_image`, uint8 HWC."""
+    return np.asarray(open_image(data, name))
+
+
+def image_turn(data: bytes, name: str) -> canonical.Turn:
+    """How `decode_image` turns the stored pixels, from the header alone."""
+    with reading(name, "a readable image"), Image.open(io.BytesIO(data)) as image:
+        return canonical.turn_of(image)
+
+
+def image_size(data: bytes, name: str) -> tuple[int, int]:
+    """(width, height) that `decode_image` will give, from the header alone."""
+    with reading(name, "a readable image"), Image.open(io.BytesIO(data)) as image:
+        return canonical.turn_of(image).size(image.size)
+
+
+def encode_image(image_HWC: np.ndarray, suffix: str = ".png", quality: int = 95) -> bytes:
+    """Encode uint8 HWC RGB as PNG (lossless) or JPEG. Equal pixels give equal bytes."""
+    buffer = io.BytesIO()
+    if suffix == ".png":
+        Image.fromarray(image_HWC).save(buffer, "PNG", compress_level=1)
+    else:
+        Image.fromarray(image_HWC).save(buffer, "JPEG", quality=quality)
+    return buffer.getvalue()
