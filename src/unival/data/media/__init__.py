@@ -1,4 +1,4 @@
-"""Decode and encode images (Pillow), video and audio (PyAV, which carries its own FFmpeg).
+"""Media from bytes to arrays: images (Pillow), video, audio (PyAV, which carries its own FFmpeg).
 
 Every decoder takes bytes and a name for messages, and raises UserError with that name and the reason.
 Axes: H height, W width, T time, C = 3 channels (RGB). Pixels are uint8, sound is float32 in [-1, 1].
