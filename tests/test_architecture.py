@@ -19,7 +19,9 @@ LAYERS = (
     ("provenance", "scratch", "tracking"),
     ("study",),
     ("stages", "report"),
-    ("compose", "sweep", "commands", "cli", "__main__"),
+    ("compose", "sweep"),
+    ("commands",),
+    ("cli", "__main__"),
 )
 """A layer imports the layers before it, and within itself except for the siblings of the third."""
 ROOMS = (

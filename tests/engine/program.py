@@ -19,8 +19,7 @@ from torch.distributed import _functional_collectives as funcol
 
 from unival.engine import checkpoint, train
 from unival.engine.machine.runtime import Runtime
-from unival.engine.optim import OptimizerConfig
-from unival.engine.settings import SelectionConfig
+from unival.engine.settings import OptimizerConfig, SelectionConfig
 
 from . import standins
 

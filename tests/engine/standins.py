@@ -10,8 +10,7 @@ from torch import nn
 
 from unival.engine.batches.collate import Source
 from unival.engine.batches.mixture import MixtureConfig, StreamConfig
-from unival.engine.optim import OptimizerConfig
-from unival.engine.settings import TrainConfig
+from unival.engine.settings import OptimizerConfig, TrainConfig
 from unival.record import Record
 
 COLOURS = ("red", "green", "blue", "grey")

@@ -7,7 +7,7 @@ import time
 import pytest
 from safetensors.torch import load_file
 
-from unival.engine.optim import OptimizerConfig
+from unival.engine.settings import OptimizerConfig
 
 from .program import finish, start, told
 from .test_train import same

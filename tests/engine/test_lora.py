@@ -4,8 +4,7 @@ import pytest
 import torch
 
 from unival.engine import lora
-from unival.engine.optim import OptimizerConfig
-from unival.engine.settings import LoraConfig
+from unival.engine.settings import LoraConfig, OptimizerConfig
 from unival.errors import UserError
 
 from . import standins

@@ -6,7 +6,8 @@ import torch
 from torch import nn
 
 from unival.engine.muon import Muon, orthogonal
-from unival.engine.optim import OptimizerConfig, build_optimizer
+from unival.engine.optim import build_optimizer
+from unival.engine.settings import OptimizerConfig
 
 
 def stack():

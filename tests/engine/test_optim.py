@@ -7,7 +7,8 @@ import torch
 from torch import nn
 
 from unival import config
-from unival.engine.optim import Ema, OptimizerConfig, build_optimizer, freeze, learning_rate, set_rate
+from unival.engine.optim import Ema, build_optimizer, freeze, learning_rate, set_rate
+from unival.engine.settings import OptimizerConfig
 from unival.errors import UserError
 
 from . import standins

@@ -17,8 +17,7 @@ from unival.engine.batches.sampler import Sampler
 from unival.engine.inference.candidates import continuations
 from unival.engine.machine.runtime import Runtime
 from unival.engine.monitor import Monitor
-from unival.engine.optim import OptimizerConfig
-from unival.engine.settings import LossConfig, SelectionConfig
+from unival.engine.settings import LossConfig, OptimizerConfig, SelectionConfig
 from unival.engine.train import Trainer, train
 from unival.errors import UserError
 from unival.model.modeling import UnivalForConditionalGeneration

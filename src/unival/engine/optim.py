@@ -7,51 +7,16 @@ the global norm, linear decay after a warm-up. The learning rate is a pure funct
 import math
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
-from typing import Literal
 
 import torch
 from torch import Tensor, nn
 
 from unival.engine.muon import Muon
+from unival.engine.settings import OptimizerConfig
 from unival.errors import UserError
 
 BATCH_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm)
-
-
-@dataclass(frozen=True)
-class OptimizerConfig:
-    """One optimiser for all phases and tasks; defaults of reference 2.2."""
-
-    lr: float
-    """Peak learning rate."""
-    name: Literal["adamw", "muon", "sgd"] = "adamw"
-    """muon: AdamW, but Muon for the linear maps and convolutions of layers and media encoders, which then
-    learn from fewer examples."""
-    weight_decay: float = 0.01
-    """Decoupled; on all parameters, as in the original."""
-    betas: tuple[float, ...] = (0.9, 0.999)
-    eps: float = 1e-8
-    clip: float = 5.0
-    """Largest global gradient norm; 0: no clipping."""
-    schedule: Literal["polynomial", "cosine", "constant"] = "polynomial"
-    power: float = 1.0
-    """Exponent of the polynomial decay; 1 is linear."""
-    warmup: float = 0.01
-    """Share of the horizon in which the rate rises linearly."""
-    horizon: int | None = None
-    """Step at which the rate would reach 0; None: the length of training."""
-    lr_scale: dict[str, float] = field(default_factory=dict)
-    """Pattern of parameter names -> factor on the rate; the first that matches counts."""
-
-    def __post_init__(self) -> None:
-        if self.lr <= 0:
-            raise ValueError(f"lr is {self.lr}: it must be above 0")
-        if not 0 <= self.warmup <= 1:
-            raise ValueError(f"warmup is {self.warmup}: it is a share of the horizon, between 0 and 1")
-        if len(self.betas) != 2:
-            raise ValueError(f"betas has {len(self.betas)} numbers: give two")
 
 
 def learning_rate(config: OptimizerConfig, step: int, steps: int) -> float:
