@@ -35,6 +35,19 @@ def test_help_imports_nothing_heavy() -> None:
     assert "compose" in done.stdout and "sweep" in done.stdout
 
 
+def test_settings_are_read_without_torch() -> None:
+    """What a stage computes with is imported when it runs, not when its configuration is read."""
+    stages = ("prepare", "pretrain", "finetune", "ablate", "report")
+    code = (
+        "import sys\nfrom unival.stages import module\n"
+        f"for name in {stages}: assert module(name).Config\n"
+        "heavy = {'torch', 'transformers', 'mlflow', 'hydra', 'dvc', 'timm', 'pandas'} & set(sys.modules)\n"
+        "assert not heavy, heavy"
+    )
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, env={"PYTHONPATH": "src"}, text=True)
+    assert done.returncode == 0
+
+
 @pytest.mark.fault
 def test_a_full_disk_is_one_line_wherever_it_is_met(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]

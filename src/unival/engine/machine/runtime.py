@@ -16,6 +16,7 @@ from torch import multiprocessing
 from tqdm import tqdm
 
 from unival import config
+from unival.engine.machine import slurm
 from unival.engine.machine.launch import fork, run_forked, torchrun, wait_for, worker
 from unival.errors import UserError, nearest
 
@@ -79,8 +80,6 @@ class Runtime:
             return fork(processes, work) if processes > 1 else None
         processes = self.processes or (torch.cuda.device_count() if self.device != "cpu" else 0) or 2
         if self.launcher == "slurm":
-            from unival.engine.machine import slurm
-
             return slurm.submit(arguments, processes, self.slurm, f"unival-{arguments[1]}")
         os.environ.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // processes)))
         return wait_for([*torchrun(processes), "--standalone", "-m", "unival", *arguments])
