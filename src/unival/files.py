@@ -89,6 +89,13 @@ def _is(handle: IO[str], path: Path) -> bool:
         return False
 
 
+def share(path: Path) -> None:
+    """Give a file the mode that `open` gives: some libraries write files that are private."""
+    mask = os.umask(0)
+    os.umask(mask)
+    path.chmod(0o666 & ~mask)
+
+
 def write_text(path: Path | str, text: str) -> None:
     """Write a text file atomically."""
     with atomic(path) as part:
@@ -110,7 +117,7 @@ def read_json(path: Path | str) -> Any:
         return json.loads(Path(path).read_text(encoding="utf-8"))
     except OSError as error:
         raise UserError(f"{path}: cannot read: {error.strerror}") from error
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise UserError(f"{path}: not JSON: {error}: it is damaged: make it anew") from error
 
 

@@ -187,6 +187,66 @@ def test_optuna_finds_the_top():
     assert best > 78 and objective.evaluations <= 40
 
 
+NAN = float("nan")
+
+
+@pytest.mark.parametrize("bad", [NAN, float("inf"), -float("inf")])
+def test_a_point_without_a_score_never_wins(bad, tmp_path):
+    """NaN is neither more nor less than anything: the first of a list, or all after it, would win."""
+
+    def score(point):
+        return bad if point["x"] < 0.4 else -((point["x"] - 0.7) ** 2)
+
+    def objective(**fields):
+        return search.Objective(score, "val", **fields)
+
+    ends = {"x": (0.0, 1.0)}
+    cache = tmp_path / "cache.json"
+    for _ in range(2):  # the second from memory
+        point, best = search.grid(objective(cache=cache), {"x": [0.0, 0.3, 0.6, 0.9]})
+        assert point == {"x": 0.6} and best == pytest.approx(-0.01)
+    point, best = search.coordinate(objective(), ends, start={"x": 0.1})
+    assert best > -0.05 and point["x"] > 0.4
+    alone = {"a": bad, "b": 0.5, "c": bad, "d": 0.4}
+    soup = search.Objective(
+        lambda w: 0.6 if w["b"] == w["d"] == 0.5 else max(alone[k] for k in w if w[k] == max(w.values())),
+        "val",
+    )
+    weights, best = search.greedy_soup(soup, list(alone))
+    assert best == 0.6 and {name for name, weight in weights.items() if weight} == {"b", "d"}
+
+
+def test_optuna_never_takes_a_point_without_a_score():
+    pytest.importorskip("optuna")
+    objective = search.Objective(lambda point: NAN if point["x"] < 0.5 else point["x"], "val")
+    point, best = search.optuna_search(objective, {"x": (0.0, 1.0)}, trials=20)
+    assert point["x"] == best >= 0.5
+
+
+def test_a_search_without_any_score_says_so():
+    for run in (
+        lambda found: search.grid(found, {"x": [0, 1]}),
+        lambda found: search.coordinate(found, {"x": (0, 1)}),
+        lambda found: search.greedy_soup(found, ["a", "b"]),
+    ):
+        with pytest.raises(UserError, match=r"none of .* points has a finite score on 'val'"):
+            run(search.Objective(lambda point: NAN, "val"))
+
+
+@pytest.mark.parametrize(
+    "text", ["[]", "null", "5", "{", '"x"', '{"k": "high"}', '{"k": [1]}', "[" * 100_000]
+)
+def test_a_damaged_memory_of_a_search_is_as_good_as_none(tmp_path, text):
+    (tmp_path / "cache.json").write_text(text)
+    objective = search.Objective(lambda point: point["x"], "val", cache=tmp_path / "cache.json")
+    assert search.grid(objective, {"x": [1, 2]}) == ({"x": 2.0}, 2.0)
+    assert len(json.loads((tmp_path / "cache.json").read_text())) == 2
+
+
+def test_a_point_with_nan_is_on_no_front():
+    assert curves.pareto_front([(NAN, 9), (1, 1), (0, 0), (2, NAN), (NAN, NAN)]) == [1]
+
+
 def test_the_report_split_is_read_once_and_is_not_the_selection_split():
     objective = search.Objective(bump, "val")
     with pytest.raises(UserError, match="'val' chose the coefficients"):
@@ -236,6 +296,16 @@ def test_batch_norm_is_estimated_anew_and_modes_come_back():
     assert torch.equal(found["1.running_var"], net[1].running_var)
     torch.testing.assert_close(net[1].running_mean, hidden.mean(0), rtol=1e-4, atol=1e-4)
     assert not net[1].training and net[1].momentum == 0.1
+
+
+def test_batches_count_as_their_rows_in_batch_norm():
+    """Statistics of a short last batch weigh as much as its rows."""
+    net, rows = nn.Sequential(nn.BatchNorm1d(3)), torch.randn(11, 3) * torch.arange(1.0, 12)[:, None]
+    found = collect.reestimate_batch_norm(net, rows.split([5, 4, 2]), lambda m, x: m(x))
+    assert torch.allclose(found["0.running_mean"], rows.mean(0), atol=1e-5)
+    spreads = [len(part) / 11 * part.var(0) for part in rows.split([5, 4, 2])]
+    assert torch.allclose(found["0.running_var"], sum(spreads), rtol=1e-5)
+    assert not net[0]._forward_pre_hooks and net[0].momentum == 0.1
 
 
 def test_batch_norm_that_no_batch_reaches_keeps_its_statistics():

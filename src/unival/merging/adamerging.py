@@ -75,7 +75,10 @@ def adamerging(
             return functional_call(model, dict(_merged), args, kwargs)
 
         optimizer.zero_grad()
-        loss(call, batch).backward()
+        value = loss(call, batch)
+        if not torch.isfinite(value):  # a step on it would make every coefficient NaN
+            raise UserError(f"adamerging: the loss is {float(value)}: look at the models' outputs")
+        value.backward()
         optimizer.step()
         if clamp:
             with torch.no_grad():

@@ -11,8 +11,9 @@ from dataclasses import dataclass
 import torch
 
 from unival.errors import UserError
-from unival.merging.checkpoint import Source, Spec
+from unival.merging.checkpoint import Source
 from unival.merging.recipe import AlignRule, Recipe
+from unival.weights import Spec
 
 CHUNK = 1 << 20
 ESTIMATED = "(estimated)"
@@ -119,6 +120,8 @@ def _assign(
     first = sources[0].specs[name]
     if not first.dtype.is_floating_point:
         return _integer(name, owners, models, recipe, kind)
+    if not first.count:
+        return _copied(name, owners[0], models[owners[0]], recipe, kind)
     if kind != "exact" and len(owners) == 1 and len(models) > 1:
         return _copied(name, owners[0], models[owners[0]], recipe, kind)
     if kind == "owners" and needs_base and not in_base:

@@ -1,9 +1,8 @@
 """Safetensors in and out by chunks: memory is independent of the size of the model.
 
-The format (https://github.com/huggingface/safetensors): eight bytes with the length of a JSON header, the
-header {name: {dtype, shape, data_offsets}}, the bytes of the tensors. `Checkpoint` reads parts of tensors
-from one file or a folder (sharded or not) with `pread`; `Memory` does the same for a state dict; `Writer`
-knows every shape ahead, so it writes the header first and then each chunk at its place.
+`Checkpoint` reads parts of tensors from one file or a folder (sharded or not) with `pread`; `Memory` does the
+same for a state dict; `Writer` knows every shape ahead, so it writes the header first and then each chunk at
+its place.
 """
 
 import errno
@@ -15,44 +14,14 @@ import shutil
 import threading
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
-import numpy as np
 import torch
 from torch import Tensor
 
-from unival import files
 from unival.errors import UserError
-
-SAFE_TO_TORCH = {
-    "F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16,
-    "I64": torch.int64, "I32": torch.int32, "I16": torch.int16, "I8": torch.int8, "U8": torch.uint8,
-    "U16": torch.uint16, "U32": torch.uint32, "U64": torch.uint64, "BOOL": torch.bool,
-    "F8_E4M3": torch.float8_e4m3fn, "F8_E5M2": torch.float8_e5m2,
-}  # fmt: skip
-TORCH_TO_SAFE = {dtype: name for name, dtype in SAFE_TO_TORCH.items()}
-INDEX = "model.safetensors.index.json"
-WEIGHTS = "model.safetensors"
-
-
-@dataclass(frozen=True)
-class Spec:
-    """Shape and type of a tensor; `file` and `offset` (bytes from the start of the file) where it has any."""
-
-    shape: tuple[int, ...]
-    dtype: torch.dtype
-    file: int = -1
-    offset: int = 0
-
-    @property
-    def count(self) -> int:
-        return int(np.prod(self.shape, dtype=np.int64))
-
-    @property
-    def nbytes(self) -> int:
-        return self.count * self.dtype.itemsize
+from unival.weights import TORCH_TO_SAFE, Spec, read_specs, refuse_adapter
 
 
 class Source(Protocol):
@@ -67,9 +36,14 @@ class Source(Protocol):
 
 
 class Memory:
-    """A state dict as a source. Tensors that share memory are kept under every name."""
+    """A state dict as a source. Tensors that share memory are kept under every name.
+
+    Raises:
+        UserError: tensors of an adapter.
+    """
 
     def __init__(self, state: Mapping[str, Tensor], label: str = "state dict") -> None:
+        refuse_adapter(state, label)
         self.label = label
         self.state = {name: tensor.detach() for name, tensor in state.items()}
         self.specs = {name: Spec(tuple(tensor.shape), tensor.dtype) for name, tensor in self.state.items()}
@@ -82,20 +56,14 @@ class Checkpoint:
     """One safetensors file, or a folder with model.safetensors, an index with shards, or one such file.
 
     Raises:
-        UserError: nothing to read, a damaged header, a file that is cut short.
+        UserError: as `read_specs`.
     """
 
     def __init__(self, path: Path | str) -> None:
         self.path = Path(path)
         self.label = str(path)
-        self.files = weight_files(self.path)
-        self.specs: dict[str, Spec] = {}
         self._handles: list[int] = []
-        for number, file in enumerate(self.files):
-            for name, spec in read_header(file, number).items():
-                if name in self.specs:
-                    raise UserError(f"{file}: '{name}' is in two files of {self.path}: remove one")
-                self.specs[name] = spec
+        self.files, self.specs = read_specs(self.path)
         try:
             self._handles = [os.open(file, os.O_RDONLY) for file in self.files]
         except OSError as error:
@@ -139,66 +107,6 @@ def opened(states: Mapping[str, State]) -> Iterator[dict[str, Source]]:
             else Memory(state, name or "the base")
             for name, state in states.items()
         }
-
-
-def weight_files(path: Path) -> list[Path]:
-    """The safetensors files that make up the model at `path`, in the order of their names."""
-    if path.is_file():
-        return [path]
-    if not path.is_dir():
-        raise UserError(f"{path}: no such file or folder: give a model folder or a .safetensors file")
-    if (path / INDEX).is_file():
-        index = files.read_json(path / INDEX)
-        if not isinstance(index, dict) or not isinstance(index.get("weight_map"), dict):
-            raise UserError(f"{path / INDEX}: has no 'weight_map' from tensors to files: write it again")
-        found = sorted({path / file for file in index["weight_map"].values()})
-        for file in found:
-            if not file.is_file():
-                raise UserError(
-                    f"{path / INDEX}: names '{file.name}', which is not there: copy the missing shard"
-                )
-        return found
-    found = [path / WEIGHTS] if (path / WEIGHTS).is_file() else sorted(path.glob("*.safetensors"))
-    if len(found) != 1:
-        raise UserError(f"{path}: {len(found)} .safetensors files and no {INDEX}: expected one model")
-    return found
-
-
-def read_header(file: Path, number: int = 0) -> dict[str, Spec]:
-    """Names, shapes, types and offsets of one safetensors file, checked against the size of the file."""
-    try:
-        with file.open("rb") as handle:
-            size = os.fstat(handle.fileno()).st_size
-            length = int.from_bytes(handle.read(8), "little")
-            if length > size - 8:
-                raise ValueError("its header is longer than the file")
-            header = json.loads(handle.read(length))
-            header.pop("__metadata__", None)
-            specs = {name: _spec(name, value, number, 8 + length) for name, value in header.items()}
-    except OSError as error:
-        raise UserError(f"{file}: cannot read: {error.strerror}") from error
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise UserError(f"{file}: not a safetensors file: {error}") from error
-    for name, spec in specs.items():
-        if spec.offset + spec.nbytes > size:
-            raise UserError(f"{file}: ends inside '{name}': the file was cut short")
-    return specs
-
-
-def read_metadata(file: Path) -> dict[str, str]:
-    """The `__metadata__` of a safetensors file."""
-    with file.open("rb") as handle:
-        return dict(json.loads(handle.read(int.from_bytes(handle.read(8), "little"))).get("__metadata__", {}))
-
-
-def _spec(name: str, value: dict[str, Any], number: int, start: int) -> Spec:
-    if value["dtype"] not in SAFE_TO_TORCH:
-        raise ValueError(f"'{name}' has the unknown type {value['dtype']}")
-    begin, end = value["data_offsets"]
-    spec = Spec(tuple(value["shape"]), SAFE_TO_TORCH[value["dtype"]], number, start + begin)
-    if spec.nbytes != end - begin:
-        raise ValueError(f"'{name}' has {end - begin} bytes for shape {value['shape']} of {value['dtype']}")
-    return spec
 
 
 def layout(specs: Mapping[str, Spec]) -> list[str]:

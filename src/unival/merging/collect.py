@@ -10,10 +10,9 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from unival import files
+from unival import files, weights
 from unival.errors import UserError
 
 
@@ -91,8 +90,9 @@ def reestimate_batch_norm(
     """Replace the running statistics of every BatchNorm layer by their means over `batches`.
 
     Averaged weights see other activations than the averaged statistics describe (Izmailov et al. 2018,
-    arXiv 1803.05407). Only BatchNorm layers are put in train mode; modes are restored afterwards, and the
-    statistics of layers that no batch reached.
+    arXiv 1803.05407). A batch counts as the rows that the layer gets of it, so that a short last one counts
+    less. Only BatchNorm layers are put in train mode; modes are restored afterwards, and the statistics of
+    layers that no batch reached.
 
     Returns:
         The new statistics by their names in the state dict.
@@ -103,14 +103,22 @@ def reestimate_batch_norm(
     old = {
         name: {key: value.clone() for key, value in layer.named_buffers()} for name, layer in layers.items()
     }
+    rows: dict[nn.Module, int] = dict.fromkeys(layers.values(), 0)
+
+    def weigh(layer: nn.Module, inputs: tuple[Tensor, ...]) -> None:
+        rows[layer] += len(inputs[0])
+        layer.momentum = len(inputs[0]) / rows[layer]  # type: ignore[assignment]
+
     for layer in layers.values():
         layer.reset_running_stats()
         layer.train()
-        layer.momentum = None  # a plain mean over the batches
+    handles = [layer.register_forward_pre_hook(weigh) for layer in layers.values()]
     try:
         for batch in batches:
             run(model, batch)
     finally:
+        for handle in handles:
+            handle.remove()
         for name, layer in layers.items():
             layer.training, layer.momentum = before[name]
             if layer.num_batches_tracked == 0:
@@ -122,5 +130,4 @@ def reestimate_batch_norm(
 def save(path: Path | str, tensors: Mapping[str, Tensor], provenance: Mapping[str, Any]) -> None:
     """Write statistics as safetensors, with what they were computed from in the metadata."""
     with files.atomic(path) as part:
-        metadata = {"unival_statistics": json.dumps(provenance, sort_keys=True)}
-        save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, part, metadata)
+        weights.save(tensors, part, {"unival_statistics": json.dumps(provenance, sort_keys=True)})

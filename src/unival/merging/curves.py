@@ -42,10 +42,15 @@ def holm(p_values: Sequence[float]) -> list[float]:
 
 
 def pareto_front(points: Sequence[Sequence[float]]) -> list[int]:
-    """Indices of the points that no other point beats in all objectives (more is better), in input order."""
+    """Indices of the points that no other point beats in all objectives (more is better), in input order.
+
+    A point with NaN is on no front: it can be compared with none.
+    """
     values = np.asarray(points, dtype=float)
     kept = []
     for i, point in enumerate(values):
+        if np.isnan(point).any():
+            continue
         no_worse, better = (values >= point).all(axis=1), (values > point).any(axis=1)
         if not (no_worse & better).any():
             kept.append(i)

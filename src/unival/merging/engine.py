@@ -24,6 +24,7 @@ from unival.merging.job import Job, Scratch, Settings, finite
 from unival.merging.method import Method, NoOptions
 from unival.merging.methods import METHODS
 from unival.merging.recipe import Recipe, coefficients
+from unival.weights import cast
 
 
 @dataclass
@@ -122,7 +123,7 @@ class Plan:
         for found in self.assignments:
             job = self.jobs.get(self.tied.get(found.name, found.name))
             state = self._method(job).start(job) if job else None
-            for start in range(0, found.spec.count, self.settings.chunk):
+            for start in range(0, max(found.spec.count, 1), self.settings.chunk):  # an empty tensor, too
                 yield Part(found, start, min(start + self.settings.chunk, found.spec.count), job, state)
 
     def _pooled(self) -> Iterator[tuple[Assignment, int, Tensor]]:
@@ -155,14 +156,21 @@ class Plan:
             source = {"": self.base, ESTIMATED: self.estimated, **self.models}[found.copy_from or ""]
             assert source is not None
             buffer = scratch.buffer(0, len(out), source.specs[found.name].dtype)
-            return out.copy_(source.read(found.name, start, len(out), buffer))
+            values = source.read(found.name, start, len(out), buffer)
+            return out.copy_(cast(values, found.dtype, f"{source.label}: {found.name}"))
         method = self._method(job)
         checked = not method.propagates
         for first, models, base in job.blocks(start, part.end, scratch, checked):
             merged = method.block(job, part.state, first, models, base)  # type: ignore[arg-type]
-            if not checked and not finite(merged):
-                job.require_finite([*models, *([base] if base is not None else [])], first)
-            out[first - start : first - start + len(merged)] = merged
+            if not finite(merged):
+                if not checked:
+                    job.require_finite([*models, *([base] if base is not None else [])], first)
+                raise UserError(
+                    f"{found.name}: merged values leave the range of {str(merged.dtype)[6:]}, the type of "
+                    "the arithmetic: lower scale or weights, or set the recipe's accumulate"
+                )
+            kept = cast(merged, found.dtype, f"{found.name}: merged")
+            out[first - start : first - start + len(merged)] = kept
         return out
 
 
@@ -206,7 +214,4 @@ def merge_states(
         if start == 0:
             merged[found.name] = torch.empty(found.spec.count, dtype=found.dtype)
         merged[found.name][start : start + len(block)] = block
-    for found in plan.assignments:
-        merged.setdefault(found.name, torch.empty(0, dtype=found.dtype))
-        merged[found.name] = merged[found.name].view(found.shape)
-    return merged
+    return {found.name: merged[found.name].view(found.shape) for found in plan.assignments}

@@ -15,6 +15,7 @@ from unival.merging.checkpoint import Source, State, opened
 from unival.merging.elementwise import interpolate
 from unival.merging.engine import Plan
 from unival.merging.recipe import AlignRule, Recipe
+from unival.weights import cast
 
 
 class Interpolation:
@@ -63,10 +64,10 @@ class Interpolation:
         """Put the model at (1 - t) first + t second and return it; t = 0 and t = 1 are the exact ends."""
         exact = {**self.copied, **(self.ends[int(t)] if t in (0, 1) else {})}
         for item in self.found:
-            value = exact.get(item.name)
+            value, target = exact.get(item.name), self.targets[item.name]
             if value is None:
                 value = _between(self.ends[0][item.name], self.ends[1][item.name], t)
-            self.targets[item.name].copy_(value)
+            target.copy_(cast(value, target.dtype, f"{item.name}: interpolated"))
         return self.model
 
     def points(self, ts: Sequence[float]) -> Iterator[tuple[float, nn.Module]]:
@@ -106,7 +107,8 @@ def merge_into(
         plan = Plan(recipe, sources, bases.get(""), statistics=extra)
         check_targets(places, plan.assignments, "merge")
         for found, start, block in plan.stream():
-            places[found.name].view(-1)[start : start + len(block)].copy_(block)
+            place = places[found.name].view(-1)[start : start + len(block)]
+            place.copy_(cast(block, place.dtype, f"{found.name}: merged"))
     return model
 
 
@@ -116,7 +118,7 @@ def targets(model: nn.Module) -> dict[str, Tensor]:
 
 
 def check_targets(places: Mapping[str, Tensor], found: Sequence[Assignment], what: str) -> None:
-    """Raise UserError for a tensor that the live model lacks or has in another shape."""
+    """Raise UserError for a tensor that the live model lacks, has in another shape, or as integers."""
     for item in found:
         if item.name not in places:
             raise UserError(
@@ -126,6 +128,11 @@ def check_targets(places: Mapping[str, Tensor], found: Sequence[Assignment], wha
             raise UserError(
                 f"{what}: '{item.name}' is {list(places[item.name].shape)} in the live model and "
                 f"{list(item.shape)} in the checkpoints: it has another architecture"
+            )
+        if places[item.name].is_floating_point() != item.dtype.is_floating_point:
+            types = f"{str(places[item.name].dtype)[6:]} in the live model and {str(item.dtype)[6:]}"
+            raise UserError(
+                f"{what}: '{item.name}' is {types} in the checkpoints: it has another architecture"
             )
 
 

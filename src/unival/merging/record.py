@@ -25,11 +25,12 @@ from unival.errors import UserError, nearest
 from unival.merging import hashing
 from unival.merging.align import ESTIMATED, Assignment
 from unival.merging.canonical import canonical_form, recipe_digest
-from unival.merging.checkpoint import INDEX, WEIGHTS, Source, Spec, Writer, layout, opened, weight_files
+from unival.merging.checkpoint import Source, Writer, layout, opened
 from unival.merging.engine import Plan
 from unival.merging.job import CHUNK, Settings
 from unival.merging.recipe import Recipe, as_recipe
 from unival.merging.vocabulary import RowAligned, read_tokens, reference_of
+from unival.weights import INDEX, WEIGHTS, Spec, weight_files
 
 RECORD = "merge.json"
 NOT_COPIED = {RECORD, INDEX, "training.json", "README.md"}

@@ -7,6 +7,7 @@ split is a different object: `report_once` refuses the selection split and a sec
 
 import contextlib
 import itertools
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -18,6 +19,8 @@ from unival import files
 from unival.errors import UserError
 
 Coefficients = dict[str, float]
+NO_SCORE = -math.inf
+"""Of a point whose evaluation gave NaN or infinity: every other point is better."""
 
 
 class BudgetSpentError(Exception):
@@ -47,7 +50,7 @@ class Objective:
     def __post_init__(self) -> None:
         self._known = self._stored()
 
-    def _stored(self) -> dict[str, float]:
+    def _stored(self) -> dict[str, float | None]:
         """What is remembered; nothing where the file is damaged."""
         found = files.read_sealed(self.cache) if self.cache is not None else None
         return dict(found["scores"]) if found else {}
@@ -60,23 +63,39 @@ class Objective:
                 files.write_sealed(self.cache, {"scores": self._known})
 
     def __call__(self, coefficients: Mapping[str, float]) -> float:
-        """The score; raises `BudgetSpentError` when it would need one evaluation too many."""
+        """The score, or NO_SCORE; raises `BudgetSpentError` when it would need one evaluation too many."""
         point = {name: float(value) for name, value in sorted(coefficients.items())}
         key = files.digest({"at": point, "split": self.split, "context": self.context})
         if key not in self._known:
             if self.budget is not None and self.evaluations >= self.budget:
                 raise BudgetSpentError
             self.evaluations += 1
-            self._known[key] = float(self.evaluate(point))
+            score = float(self.evaluate(point))
+            self._known[key] = score if math.isfinite(score) else None
             self._store()
-        self.history.append((point, self._known[key]))
-        return self._known[key]
+        known = self._known[key]
+        self.history.append((point, NO_SCORE if known is None else known))
+        return self.history[-1][1]
 
     @property
     def best(self) -> tuple[Coefficients, float]:
-        """The best point so far; of equal ones the first."""
+        """The best point so far; of equal ones the first.
+
+        Raises:
+            UserError: nothing was evaluated, or no score is a finite number.
+        """
         if not self.history:
             raise UserError("search: the budget allows no evaluation: raise it")
+        if self.leader[1] == NO_SCORE:
+            raise UserError(
+                f"search: none of {len(self.history)} points has a finite score on '{self.split}': look at "
+                "the models' predictions there"
+            )
+        return self.leader
+
+    @property
+    def leader(self) -> tuple[Coefficients, float]:
+        """The best point so far, even where none has a score."""
         return max(self.history, key=lambda entry: entry[1])
 
 
@@ -108,7 +127,7 @@ def greedy_soup(
             found = objective(_uniform([*soup, model], models))
             if found > score or (not strict and found == score):
                 soup, score = [*soup, model], found
-    return (_uniform(soup, models), score) if soup else objective.best
+    return (_uniform(soup, models), score) if score > NO_SCORE else objective.best
 
 
 def _uniform(soup: Sequence[str], models: Sequence[str]) -> Coefficients:
@@ -139,7 +158,7 @@ def coordinate(
         for _ in range(rounds):
             for axis in range(len(names)):
                 for side in (-1, 1):
-                    centre = _vector(objective.best[0], names)
+                    centre = _vector(objective.leader[0], names)
                     move = np.zeros(len(names))
                     move[axis] = side * step[axis]
                     at(np.clip(centre + move, low, high))
@@ -164,9 +183,11 @@ def _surrogate_best(
 ) -> np.ndarray:
     """The best of many places under a ridge fit of a quadratic to the history."""
     width = np.where(high > low, high - low, 1)
-    points = np.array([_vector(point, names) for point, _ in history])
-    scaled = 2 * (points - low) / width - 1
-    values = np.array([score for _, score in history])
+    known = [(_vector(point, names), score) for point, score in history if score > NO_SCORE]
+    if not known:
+        return (low + high) / 2
+    scaled = 2 * (np.array([point for point, _ in known]) - low) / width - 1
+    values = np.array([score for _, score in known])
     design = _features(scaled)
     spread = values.std() or 1.0
     weights = np.exp((values - values.max()) / spread)  # near the top the fit matters most
@@ -197,7 +218,9 @@ def optuna_search(
         for _ in range(trials):
             trial = study.ask()
             point = {name: trial.suggest_float(name, *bounds[name]) for name in sorted(bounds)}
-            study.tell(trial, objective(point))
+            score = objective(point)
+            failed = optuna.trial.TrialState.FAIL if score == NO_SCORE else None
+            study.tell(trial, None if failed else score, state=failed)
 
     return _spend(objective, run)
 

@@ -15,7 +15,8 @@ import torch
 from torch import Tensor
 
 from unival.errors import UserError
-from unival.merging.checkpoint import Source, Spec
+from unival.merging.checkpoint import Source
+from unival.weights import Spec, cast
 
 
 def read_tokens(folder: Path) -> list[str]:
@@ -98,7 +99,8 @@ class RowAligned:
                     values, has = self._gather(other, name, first, last, width)
                     total += values.float() * has[:, None]
                     owners += has[:, None]
-            rows[~known] = (total / owners.clamp_min(1))[~known].to(rows.dtype)
+            mean = cast(total / owners.clamp_min(1), rows.dtype, f"{self.label}: {name}: mean of the others")
+            rows[~known] = mean[~known]
         return rows.reshape(-1)[start - first * width : start - first * width + count]
 
     def _gather(self, model: str, name: str, first: int, last: int, width: int) -> tuple[Tensor, Tensor]:

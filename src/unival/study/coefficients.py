@@ -110,7 +110,8 @@ class Fit:
         objective = search.Objective(score, "val", context, settings.budget, self.folder / "searches.json")
         point, best = _run(objective, recipe, settings)
         for number, (_, value) in enumerate(objective.history):
-            self.tracker.metrics({f"search/{name}": value}, number)
+            if value > search.NO_SCORE:
+                self.tracker.metrics({f"search/{name}": value}, number)
         found = {f"best/{name}_{key}": value for key, value in point.items()}
         self.tracker.metrics({**found, f"best/{name}_share": best})
         return applied(recipe, point, settings)
