@@ -1,11 +1,14 @@
 """Low-rank adaptation: the base stays, the merged model computes what the adapted one computed."""
 
+import re
+
 import pytest
 import torch
 
 from unival.engine import lora
 from unival.engine.settings import LoraConfig, OptimizerConfig
 from unival.errors import UserError
+from unival.model import UnivalConfig, UnivalForConditionalGeneration
 
 from . import standins
 from .test_train import run
@@ -41,3 +44,21 @@ def test_only_the_adapted_layers_change(tmp_path):
 def test_names_that_fit_no_layer():
     with pytest.raises(UserError, match=r"train.lora: targets 'hiden'"):
         lora.add(standins.model(), LoraConfig(targets="hiden"))
+
+
+@pytest.mark.fault
+@pytest.mark.parametrize("target", ["shared", "encoder.embed_tokens", "lm_head", "encoder.positions"])
+def test_layers_whose_weights_are_used_elsewhere_too_are_refused(target):
+    sizes = {"d_model": 16, "encoder_layers": 1, "decoder_layers": 1, "encoder_ffn_dim": 16}
+    heads = {"encoder_attention_heads": 2, "decoder_attention_heads": 2, "decoder_ffn_dim": 16}
+    model = UnivalForConditionalGeneration(UnivalConfig(vocab_size=50, **sizes, **heads))
+    name = re.escape(target)  # the embedding's other names are none to peft
+    why = f"'{name}' (shares its weight with|is an embedding)|modules {re.escape(name)} not found"
+    with pytest.raises(UserError, match=f"train.lora: targets .*({why})"):
+        lora.add(model, LoraConfig(targets=target.replace(".", r"\.")))
+    tied = torch.nn.ModuleDict(
+        {"a": torch.nn.Linear(4, 4), "b": torch.nn.Linear(4, 4), "c": torch.nn.Linear(4, 4)}
+    )
+    tied["b"].weight = tied["a"].weight
+    with pytest.raises(UserError, match="'b' shares its weight with 'a'"):
+        lora.add(tied, LoraConfig(targets="b|c"))
