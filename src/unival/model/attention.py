@@ -1,4 +1,4 @@
-"""Attention, feed-forward and drop path: the parts that encoder and decoder layers share.
+"""Attention, feed-forward, norm and drop path: the parts that encoder and decoder layers share.
 
 B rows, T queries, S keys, H heads, D width.
 """
@@ -50,13 +50,25 @@ class Attention(nn.Module):
         )
 
 
+class LayerNorm(nn.LayerNorm):
+    """In float32 under autocast, as PyTorch has it on a GPU only: on a CPU it would stay in bfloat16, and sum
+    the gradients of weight and bias over all rows in that type."""
+
+    def forward(self, input: Tensor) -> Tensor:
+        """(..., D) -> (..., D)."""
+        if not torch.is_autocast_enabled(input.device.type):
+            return super().forward(input)
+        with torch.autocast(input.device.type, enabled=False):
+            return super().forward(input.float())
+
+
 class FeedForward(nn.Module):
     """Two linear maps with exact GELU and a LayerNorm between them (NormFormer)."""
 
     def __init__(self, width: int, inner: int, eps: float) -> None:
         super().__init__()
         self.fc1, self.fc2 = nn.Linear(width, inner), nn.Linear(inner, width)
-        self.norm = nn.LayerNorm(inner, eps=eps)
+        self.norm = LayerNorm(inner, eps=eps)
 
     def forward(self, states: Tensor) -> Tensor:
         """(..., D) -> (..., D)."""

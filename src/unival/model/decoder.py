@@ -13,7 +13,14 @@ from transformers.cache_utils import EncoderDecoderCache
 from transformers.modeling_layers import GradientCheckpointingLayer
 
 from unival.device import sent
-from unival.model.attention import Attention, FeedForward, Residual, attention_scale, drop_path_rates
+from unival.model.attention import (
+    Attention,
+    FeedForward,
+    LayerNorm,
+    Residual,
+    attention_scale,
+    drop_path_rates,
+)
 from unival.model.configuration import UnivalConfig
 from unival.model.encoder import EncoderPositions, UnivalEncoderOutput
 from unival.model.positions import (
@@ -38,13 +45,13 @@ class DecoderLayer(GradientCheckpointingLayer):
         width, heads, eps = config.d_model, config.decoder_attention_heads, config.layer_norm_eps
         scale, dropout = attention_scale(config, heads), config.attention_dropout
         self.index = index
-        self.self_attn_norm = nn.LayerNorm(width, eps=eps)
+        self.self_attn_norm = LayerNorm(width, eps=eps)
         self.self_attn = Attention(width, heads, scale, dropout)
-        self.self_attn_out_norm = nn.LayerNorm(width, eps=eps)
-        self.cross_attn_norm = nn.LayerNorm(width, eps=eps)
+        self.self_attn_out_norm = LayerNorm(width, eps=eps)
+        self.cross_attn_norm = LayerNorm(width, eps=eps)
         self.cross_attn = Attention(width, heads, scale, dropout)
-        self.cross_attn_out_norm = nn.LayerNorm(width, eps=eps)
-        self.ffn_norm = nn.LayerNorm(width, eps=eps)
+        self.cross_attn_out_norm = LayerNorm(width, eps=eps)
+        self.ffn_norm = LayerNorm(width, eps=eps)
         self.ffn = FeedForward(width, config.decoder_ffn_dim, eps)
         self.residual = Residual(config.dropout, drop_path)
 
@@ -88,19 +95,19 @@ class UnivalDecoder(nn.Module):
         width, heads, eps = config.d_model, config.decoder_attention_heads, config.layer_norm_eps
         self.config = config
         self.embed_tokens = embed_tokens
-        self.embed_norm, self.code_embed_norm = nn.LayerNorm(width, eps=eps), nn.LayerNorm(width, eps=eps)
+        self.embed_norm, self.code_embed_norm = LayerNorm(width, eps=eps), LayerNorm(width, eps=eps)
         self.positions = Table(config.max_target_positions + 2, width)
         self.code_positions = Table(config.image_bucket_size**2 + 1, width)
         self.position_norm, self.code_position_norm = (
-            nn.LayerNorm(width, eps=eps),
-            nn.LayerNorm(width, eps=eps),
+            LayerNorm(width, eps=eps),
+            LayerNorm(width, eps=eps),
         )
         self.self_bias = AbsoluteBias(width, heads, attention_scale(config, heads))
         self.cross_bias = AbsoluteBias(width, heads, attention_scale(config, heads))
         self.relative_bias = RelativeTables(config, config.decoder_layers, heads)
         rates = drop_path_rates(config.decoder_drop_path, config.decoder_layers)
         self.layers = nn.ModuleList(DecoderLayer(config, index, rate) for index, rate in enumerate(rates))
-        self.final_norm = nn.LayerNorm(width, eps=eps)
+        self.final_norm = LayerNorm(width, eps=eps)
         self.bias_cache = BiasCache()
         self.gradient_checkpointing = False
 

@@ -19,7 +19,14 @@ from transformers.modeling_outputs import ModelOutput
 
 from unival.device import sent
 from unival.errors import UserError, nearest
-from unival.model.attention import Attention, FeedForward, Residual, attention_scale, drop_path_rates
+from unival.model.attention import (
+    Attention,
+    FeedForward,
+    LayerNorm,
+    Residual,
+    attention_scale,
+    drop_path_rates,
+)
 from unival.model.cnn14 import build_audio_encoder
 from unival.model.configuration import UnivalConfig
 from unival.model.positions import (
@@ -138,10 +145,10 @@ class EncoderLayer(GradientCheckpointingLayer):
     def __init__(self, config: UnivalConfig, drop_path: float) -> None:
         super().__init__()
         width, heads, eps = config.d_model, config.encoder_attention_heads, config.layer_norm_eps
-        self.self_attn_norm = nn.LayerNorm(width, eps=eps)
+        self.self_attn_norm = LayerNorm(width, eps=eps)
         self.self_attn = Attention(width, heads, attention_scale(config, heads), config.attention_dropout)
-        self.self_attn_out_norm = nn.LayerNorm(width, eps=eps)
-        self.ffn_norm = nn.LayerNorm(width, eps=eps)
+        self.self_attn_out_norm = LayerNorm(width, eps=eps)
+        self.ffn_norm = LayerNorm(width, eps=eps)
         self.ffn = FeedForward(width, config.encoder_ffn_dim, eps)
         self.residual = Residual(config.dropout, drop_path)
 
@@ -163,18 +170,18 @@ class UnivalEncoder(nn.Module):
         width, heads, eps = config.d_model, config.encoder_attention_heads, config.layer_norm_eps
         self.config = config
         self.embed_tokens = embed_tokens
-        self.embed_norm = nn.LayerNorm(width, eps=eps)
-        self.media_norm = nn.LayerNorm(width, eps=eps)
+        self.embed_norm = LayerNorm(width, eps=eps)
+        self.media_norm = LayerNorm(width, eps=eps)
         self.type_embedding = Table(2, width)  # 0 text, 1 any other modality
         self.media = nn.ModuleDict({name: MediaEmbedding(config, name) for name in config.media})
         self.positions = Table(config.max_source_positions + 2, width)
-        self.position_norm = nn.LayerNorm(width, eps=eps)
-        self.media_position_norm = nn.LayerNorm(width, eps=eps)
+        self.position_norm = LayerNorm(width, eps=eps)
+        self.media_position_norm = LayerNorm(width, eps=eps)
         self.absolute_bias = AbsoluteBias(width, heads, attention_scale(config, heads))
         self.relative_bias = RelativeTables(config, config.encoder_layers, heads)
         rates = drop_path_rates(config.encoder_drop_path, config.encoder_layers)
         self.layers = nn.ModuleList(EncoderLayer(config, rate) for rate in rates)
-        self.final_norm = nn.LayerNorm(width, eps=eps)
+        self.final_norm = LayerNorm(width, eps=eps)
         self.bias_cache = BiasCache()
         self.gradient_checkpointing = False
 
