@@ -92,6 +92,25 @@ class UnivalTokenizer(PreTrainedTokenizerFast):
         return count
 
     @classmethod
+    def from_folder(cls, folder: Path | str) -> "UnivalTokenizer":
+        """Read what `save_pretrained` wrote.
+
+        Raises:
+            UserError: it is missing or damaged, or lacks a token that every vocabulary has.
+        """
+        path = Path(folder) / "tokenizer.json"
+        for file in (path, path.with_name("tokenizer_config.json")):
+            _read_json(file)
+        try:
+            found = cls.from_pretrained(folder)
+        except Exception as error:  # tokenizers raises this very class
+            raise UserError(f"{path}: not a tokenizer of this model: {error}: make it anew") from error
+        lacking = [token for token in (*SPECIALS, MASK) if found.backend_tokenizer.token_to_id(token) is None]
+        if lacking:
+            raise UserError(f"{path}: not a tokenizer of this model: it lacks {lacking[0]}")
+        return found
+
+    @classmethod
     def from_original(
         cls, folder: Path | str, num_codes: int = 8192, num_bins: int = 1000
     ) -> "UnivalTokenizer":
@@ -201,7 +220,7 @@ def _read(path: Path) -> str:
 def _read_json(path: Path) -> dict[str, Any]:
     try:
         content = json.loads(_read(path))
-    except json.JSONDecodeError as error:
+    except (ValueError, RecursionError) as error:
         raise UserError(f"{path}: not a JSON file: {error}") from error
     if not isinstance(content, dict):
         raise UserError(f"{path}: expected a JSON object, found {type(content).__name__}")

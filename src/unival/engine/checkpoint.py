@@ -18,10 +18,10 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from unival import files
+from unival import files, weights
 from unival.errors import UserError
 
 WEIGHTS, STATE, META = "model.safetensors", "state.pt", "meta.json"
@@ -166,7 +166,7 @@ class Checkpoints:
         """Write the checkpoint after `step` updates, then drop the oldest."""
         path = self.path(step)
         with atomic_folder(path) as part:
-            save_file(unique_tensors(model), part / WEIGHTS)
+            weights.save(unique_tensors(model), part / WEIGHTS)
             save_state(state, part / STATE)
             if self.describe:
                 self.describe(part)
@@ -183,7 +183,7 @@ class Checkpoints:
             UserError: no space; the ones before stay.
         """
         with told_of_disk(self.best), files.atomic(self.best) as part:
-            save_file(unique_tensors(model), part)
+            weights.save(unique_tensors(model), part)
 
     def latest(self) -> tuple[Path, dict[str, Any]] | None:
         """The newest whole checkpoint and its meta; None when there is none."""

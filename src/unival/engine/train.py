@@ -36,6 +36,7 @@ from unival.engine.objective import LossModule
 from unival.engine.optim import Ema, build_optimizer, freeze, learning_rate, set_rate, train_only
 from unival.engine.settings import TrainConfig
 from unival.errors import UserError
+from unival.model.folder import write_model
 from unival.record import MEDIA
 
 FAIL_AT = "UNIVAL_FAIL_AT_STEP"
@@ -486,7 +487,7 @@ class Trainer:
                 "damaged": self.damaged,
             }
             with atomic_folder(out_dir) as part:
-                model.save_pretrained(part)  # type: ignore[operator]
+                write_model(model, part)  # type: ignore[arg-type]
                 self.processor.save_pretrained(part)
                 files.write_json(part / "training.json", summary)
             self.checkpoints.clear()

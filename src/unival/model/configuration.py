@@ -1,5 +1,6 @@
 """Every size of the model in one configuration, stored as config.json in a model folder."""
 
+import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -68,6 +69,13 @@ class UnivalConfig(PreTrainedConfig):
         for heads in (self.encoder_attention_heads, self.decoder_attention_heads):
             if heads < 1 or self.d_model % heads:
                 raise ValueError(f"d_model {self.d_model} is not a multiple of the {heads} attention heads")
+        for name, hint in UnivalConfig.__annotations__.items():
+            value = getattr(self, name)
+            least = 0 if hint is float or name.endswith(("_layers", "_id")) else 1
+            if hint in (int, float) and not least <= value < math.inf:
+                raise ValueError(f"{name} is {value}, less than {least} or not finite")
+            if name.endswith("_id") and value >= self.vocab_size:
+                raise ValueError(f"{name} is {value}, beyond the vocabulary of {self.vocab_size}")
 
     @classmethod
     def from_settings(cls, settings: Mapping[str, Any], vocab_size: int, where: Path | str) -> "UnivalConfig":
@@ -83,7 +91,7 @@ class UnivalConfig(PreTrainedConfig):
                 raise UserError(f"{where}: unknown field '{name}': {nearest(name, fields)}")
             values[name] = convert(fields[name], value, f"{where}: {name}")
         try:
-            return cls(vocab_size=vocab_size, **values)
+            return cls(vocab_size=convert(int, vocab_size, f"{where}: vocab_size"), **values)
         except ValueError as error:
             raise UserError(f"{where}: {error}") from error
 

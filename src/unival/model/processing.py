@@ -6,10 +6,9 @@ evaluation (crops of long sounds), the processor takes the middle unless it is g
 M media, T frames, H, W pixels, C colours, S samples, B rows, L tokens, K media of a row.
 """
 
-import json
 import math
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -305,12 +304,12 @@ class UnivalProcessor(ProcessorMixin):
         path = Path(pretrained_model_name_or_path) / SETTINGS_FILE
         for key in ("trust_remote_code", "_from_auto", "cache_dir", "local_files_only", "token", "revision"):
             settings.pop(key, None)
-        try:
-            saved: Mapping[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-            tokenizer = UnivalTokenizer.from_pretrained(path.parent)
-        except (OSError, ValueError) as error:
-            raise UserError(f"{path.parent}: no processor there: {error}") from error
-        return cls(tokenizer, **{**saved, **settings})
+        if not path.is_file():
+            raise UserError(f"{path.parent}: no processor there: it lacks {path.name}")
+        saved = files.read_json(path)
+        if not isinstance(saved, dict):
+            raise UserError(f"{path}: expected settings by name, found {type(saved).__name__}")
+        return cls(UnivalTokenizer.from_folder(path.parent), **{**saved, **settings})
 
 
 def _rgb(pixels: Any) -> np.ndarray:

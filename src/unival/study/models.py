@@ -10,6 +10,7 @@ from transformers.utils import logging
 from unival.engine.machine.runtime import load as load_runtime
 from unival.errors import UserError
 from unival.model.configuration import UnivalConfig
+from unival.model.folder import read
 from unival.model.modeling import UnivalForConditionalGeneration
 from unival.model.processing import UnivalProcessor
 from unival.vocab import UnivalTokenizer
@@ -23,14 +24,13 @@ def load_model(
     """Model, on the device of the runtime, and processor of a model folder; `processor` changes settings.
 
     Raises:
-        UserError: the folder is missing or incomplete.
+        UserError: the folder is missing, incomplete or damaged.
     """
-    folder = Path(folder)
-    if not (folder / "config.json").is_file():
+    if not (Path(folder) / "config.json").is_file():
         raise UserError(f"{folder}: no model there: run the stage that makes it, or `dvc repro`")
-    model = UnivalForConditionalGeneration.from_pretrained(folder)
+    model, found = read(folder, processor)
     model.to(load_runtime().apply())  # type: ignore[arg-type]
-    return model, UnivalProcessor.from_pretrained(folder, **(processor or {}))
+    return model, found
 
 
 def new_model(
@@ -41,7 +41,7 @@ def new_model(
     Raises:
         UserError: an unknown field or a value that does not fit.
     """
-    vocabulary = UnivalTokenizer.from_pretrained(tokenizer)
+    vocabulary = UnivalTokenizer.from_folder(tokenizer)
     settings = UnivalConfig.from_settings(model, len(vocabulary), "model")
     torch.manual_seed(seed)
     return UnivalForConditionalGeneration(settings), UnivalProcessor(vocabulary, **processor)

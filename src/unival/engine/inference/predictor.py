@@ -20,6 +20,7 @@ from unival import config, files
 from unival.data import media
 from unival.engine.inference.predict import Prediction, predict
 from unival.errors import UserError, nearest
+from unival.model import folder as model_folder
 from unival.model.modeling import UnivalForConditionalGeneration
 from unival.model.processing import UnivalProcessor
 from unival.record import LABELS, Answer, Medium, Record
@@ -90,19 +91,16 @@ class Predictor:
         """Read a model folder, and the tasks from `conf/task`.
 
         Raises:
-            UserError: no model or no tasks there.
+            UserError: no whole model or no tasks there.
         """
-        folder = Path(folder)
-        if not (folder / "config.json").is_file():
-            raise UserError(f"{folder}: no model there: give a folder that holds config.json")
         configs = {
             path.stem: config.build(TaskConfig, config.load(path), str(path)) for path in tasks.glob("*.yaml")
         }
         if not configs:
             raise UserError(f"{tasks}: no tasks there: run in the repository or give their folder")
-        model = UnivalForConditionalGeneration.from_pretrained(folder)
+        model, processor = model_folder.read(folder)
         model.to(torch.device(device))  # type: ignore[arg-type]
-        return cls(model, UnivalProcessor.from_pretrained(folder), configs, answers)
+        return cls(model, processor, configs, answers)
 
     def __call__(
         self, path: Path | str, text: str = "", task: str | None = None, alternatives: int = 3

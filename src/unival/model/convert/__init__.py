@@ -8,6 +8,7 @@ unpickler.py), and nothing is written unless all of it was read.
 import shutil
 import tempfile
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -55,6 +56,7 @@ def convert(
         UserError: refused or unfitting content, or `out` holds something.
     """
     from unival.model.convert import official
+    from unival.model.folder import write_model
 
     _check_empty(out)
     if vocab is None and (image_size is not None or grounding_scale is not None):
@@ -85,7 +87,7 @@ def convert(
         "settings_of_tasks": prompts if model_config.audio_encoder else {},
         "configuration_in_the_file": opened.configuration,
     }
-    _publish(out, [model.save_pretrained, *writers], facts)
+    _publish(out, [partial(write_model, model), *writers], facts)
     return facts
 
 
@@ -94,28 +96,30 @@ def export(folder: Path | str, out: Path | str, half: bool = False) -> int:
 
     Returns:
         The number of tensors.
+
+    Raises:
+        UserError: not a whole model; values that float16 does not hold.
     """
     import torch
-    from safetensors.torch import save_file
 
+    from unival import weights
     from unival.model.convert import official
-    from unival.model.modeling import UnivalForConditionalGeneration
+    from unival.model.folder import read_model
 
     out = Path(out)
     if out.suffix not in (".pt", ".safetensors"):
         raise UserError(f"{out}: give the file the suffix .pt or .safetensors")
-    if not (Path(folder) / "config.json").is_file():
-        raise UserError(f"{folder}: no model there")
-    state = official.to_official(UnivalForConditionalGeneration.from_pretrained(folder))
+    state = official.to_official(read_model(folder))
     if half:
         state = {
-            name: tensor.half() if tensor.is_floating_point() else tensor for name, tensor in state.items()
+            name: weights.cast(tensor, torch.float16, name) if tensor.is_floating_point() else tensor
+            for name, tensor in state.items()
         }
     with files.atomic(out) as part:
         if out.suffix == ".pt":
             torch.save({"model": state}, part)
         else:
-            save_file({name: tensor.contiguous().clone() for name, tensor in state.items()}, part)
+            weights.save({name: tensor.contiguous().clone() for name, tensor in state.items()}, part)
     return len(state)
 
 
@@ -146,6 +150,7 @@ def initialise(
 
     from unival.model.configuration import UnivalConfig
     from unival.model.convert.public import start_encoder, start_from_bart
+    from unival.model.folder import write_model
     from unival.model.modeling import UnivalForConditionalGeneration
 
     _check_empty(out)
@@ -160,7 +165,7 @@ def initialise(
     for modality, path in (encoders or {}).items():
         started[modality] = {"file": Path(path).name, "tensors": start_encoder(model, modality, path)}
     facts = {"model": Path(settings).name, "seed": seed, "started_from": started}
-    _publish(out, [model.save_pretrained, processor.save_pretrained], facts)
+    _publish(out, [partial(write_model, model), processor.save_pretrained], facts)
     return facts
 
 
@@ -173,7 +178,7 @@ def _processor(vocab: Path | str, num_codes: int, num_bins: int, settings: dict[
     if (vocab / "encoder.json").exists():
         tokenizer = UnivalTokenizer.from_original(vocab, num_codes, num_bins)
     elif own.exists() and "UnivalTokenizer" in own.read_text(encoding="utf-8"):
-        tokenizer = UnivalTokenizer.from_pretrained(vocab)
+        tokenizer = UnivalTokenizer.from_folder(vocab)
     else:
         tokenizer = UnivalTokenizer.from_bart(vocab, num_codes, num_bins)
     return UnivalProcessor(tokenizer, **settings)
