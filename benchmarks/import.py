@@ -130,7 +130,7 @@ def main() -> None:
     parser.add_argument("--child", type=Path, help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.child:
-        import_dataset("webdataset", options.child, options.child / "out")
+        import_dataset("webdataset", options.child, options.child.with_name("out"))
         print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)
         return
     with tempfile.TemporaryDirectory() as place:

@@ -13,7 +13,19 @@ ROOT = Path(__file__).parents[1]
 SOURCE = ROOT / "src/unival"
 LAYERS = (
     ("errors", "compat"),
-    ("limits", "canonical", "files", "registry", "record", "config", "vocab", "answers", "device", "weights"),
+    (
+        "limits",
+        "canonical",
+        "files",
+        "folders",
+        "registry",
+        "record",
+        "config",
+        "vocab",
+        "answers",
+        "device",
+        "weights",
+    ),
     ("data", "model", "metrics", "merging"),
     ("tasks", "engine"),
     ("provenance", "scratch", "tracking"),

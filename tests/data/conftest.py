@@ -36,3 +36,9 @@ def world_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
     config = PrepareConfig("world", "world", world_options(), 0.0)
     prepare(config, source_of(config), out)
     return out
+
+
+@pytest.fixture
+def beside(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder beside `tmp_path`, where that is read: nothing is written below what is read."""
+    return tmp_path_factory.mktemp("beside")

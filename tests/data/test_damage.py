@@ -174,7 +174,7 @@ def test_damage_is_reported(name: str, file: str, damage: Damage, tmp_path: Path
         pytest.fail("it passed")
     finally:
         signal.alarm(0)
-    table = tmp_path / "out" / "rejected.parquet"
+    table = tmp_path / "out.rejected.parquet"
     if not table.is_file():  # nothing at all could be read: the message names the file
         assert path.name in reason
         return

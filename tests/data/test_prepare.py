@@ -98,8 +98,9 @@ def test_all_bad_rows_are_listed_in_one_go(tmp_path: Path) -> None:
     ]
     with pytest.raises(UserError, match=r"rejected\.parquet: 16 of 19 rows and media are bad \(84\.2%"):
         run(out, [*GOOD, *bad])
-    assert [path.name for path in out.iterdir()] == [REJECTED]
-    table = {(row["row"], row["field"]): row for row in rejected(out)}
+    assert not out.exists()  # an earlier import would still be there
+    faults = pq.read_table(tmp_path / f"p.{REJECTED}").to_pylist()
+    table = {(row["row"], row["field"]): row for row in faults}
     for number, field, reason in [
         (3, "image", "was rejected"),
         (4, "image", "no medium with key 'nowhere'"),
@@ -116,7 +117,7 @@ def test_all_bad_rows_are_listed_in_one_go(tmp_path: Path) -> None:
         (13, "json", "not JSON"),
     ]:
         assert reason in table[f"line {number}", field]["reason"], (number, field)
-    by_file = {row["file"]: row for row in rejected(out)}
+    by_file = {row["file"]: row for row in faults}
     assert by_file[str(broken)]["reason"].startswith("not a readable image")
     assert by_file[str(missing)]["reason"].startswith("cannot read")
     assert "unknown media suffix" in by_file["file.xyz"]["reason"]
@@ -300,10 +301,10 @@ def test_threads_change_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
 
 def test_the_old_folder_is_replaced_whole(tmp_path: Path) -> None:
     out = tmp_path / "p"
-    out.mkdir()
-    (out / "stale").write_text("")
+    run(out, [*GOOD, MediaItem("val", "k", PNG, ".png"), replace(caption(1), split="val")])
     run(out, GOOD)
-    assert not (out / "stale").exists()
+    assert not (out / "val").exists()
+    assert [path.name for path in tmp_path.iterdir()] == ["p"]
 
 
 def test_the_vocabulary_knows_the_training_text(tmp_path: Path) -> None:

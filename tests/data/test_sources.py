@@ -52,13 +52,13 @@ def test_coco_captions_keep_bytes_and_captions(tmp_path: Path) -> None:
     assert MediaStore(tmp_path / "out" / "train").bytes("coco-1") == JPG
 
 
-def test_karpathy_split_puts_restval_into_train(tmp_path: Path) -> None:
+def test_karpathy_split_puts_restval_into_train(tmp_path: Path, beside: Path) -> None:
     write(tmp_path / "val2014" / "a.jpg", JPG)
     image = {"filename": "a.jpg", "cocoid": 5, "split": "restval", "sentences": [{"raw": "A dog. "}]}
     write(tmp_path / "dataset_coco.json", {"images": [image, {**image, "cocoid": 6, "split": "nowhere"}]})
-    import_dataset("coco_captions", tmp_path, tmp_path / "out", max_rejected=0.5)
-    assert read_records(tmp_path / "out" / "train", "caption")[0].references == ("A dog.",)
-    assert "unknown split 'nowhere'" in faults(tmp_path / "out")[0][2]
+    import_dataset("coco_captions", tmp_path, beside / "out", max_rejected=0.5)
+    assert read_records(beside / "out" / "train", "caption")[0].references == ("A dog.",)
+    assert "unknown split 'nowhere'" in faults(beside / "out")[0][2]
 
 
 def refs(**changes: Any) -> list[dict[str, Any]]:
@@ -155,7 +155,7 @@ def test_every_reader_cuts_boxes_at_the_border(name: str, over: float, tmp_path:
         assert bool(description["cut_boxes"]) == (over > 0) and not description["rejected"]
 
 
-def test_vqav2_joins_questions_and_annotations(tmp_path: Path) -> None:
+def test_vqav2_joins_questions_and_annotations(tmp_path: Path, beside: Path) -> None:
     write(tmp_path / "val2014" / "COCO_val2014_000000000042.jpg", JPG)
     question = {"image_id": 42, "question": "Is it?", "question_id": 420}
     given = [{"answer": "yes", "answer_confidence": "yes", "answer_id": n} for n in range(10)]
@@ -165,15 +165,15 @@ def test_vqav2_joins_questions_and_annotations(tmp_path: Path) -> None:
         {"questions": [question, {**question, "question_id": 1}]},
     )
     write(tmp_path / "v2_mscoco_val2014_annotations.json", {"annotations": [annotation]})
-    import_dataset("vqav2", tmp_path, tmp_path / "out", max_rejected=0.5)
-    record = read_records(tmp_path / "out" / "val", "vqa")[0]
+    import_dataset("vqav2", tmp_path, beside / "out", max_rejected=0.5)
+    record = read_records(beside / "out" / "val", "vqa")[0]
     assert (record.text, record.answers[0].text, record.form) == ("Is it?", "yes", "is it")
     assert len(json.loads(record.extra["answers"])) == 10
-    assert "question 1 is not in" in faults(tmp_path / "out")[0][2]
+    assert "question 1 is not in" in faults(beside / "out")[0][2]
 
 
 @pytest.mark.parametrize("name", ["vqav2", "vizwiz"])
-def test_a_blank_answer_among_many_keeps_the_question(name: str, tmp_path: Path) -> None:
+def test_a_blank_answer_among_many_keeps_the_question(name: str, tmp_path: Path, beside: Path) -> None:
     """As in the official evaluation: the blank one agrees with no answer, and no one is taught to give it."""
     given = {1: ["red"] * 8 + ["", "  "], 2: ["the"] * 2 + ["Left"] * 8, 3: [""] * 10}
     write(tmp_path / "val2014" / "COCO_val2014_000000000042.jpg", JPG)
@@ -191,12 +191,12 @@ def test_a_blank_answer_among_many_keeps_the_question(name: str, tmp_path: Path)
         for number in rows:
             write(tmp_path / "val" / f"{number}.jpg", JPG)
         write(tmp_path / "val.json", list(rows.values()))
-    import_dataset(name, tmp_path, tmp_path / "out", max_rejected=0.5)
-    records = list(read_records(tmp_path / "out" / "val", "vqa"))
+    import_dataset(name, tmp_path, beside / "out", max_rejected=0.5)
+    records = list(read_records(beside / "out" / "val", "vqa"))
     answers = [[(answer.text, answer.weight) for answer in record.answers] for record in records]
     assert answers == [[("red", 1.0)], [("left", 1.0), ("the", 0.6)]]
     assert json.loads(records[0].extra["answers"]) == given[1]
-    assert [reason for _, _, reason in faults(tmp_path / "out")] == ["empty, and task 'vqa' needs it"]
+    assert [reason for _, _, reason in faults(beside / "out")] == ["empty, and task 'vqa' needs it"]
 
 
 def test_blank_answers_of_tables_are_left_out(tmp_path: Path) -> None:
@@ -208,7 +208,7 @@ def test_blank_answers_of_tables_are_left_out(tmp_path: Path) -> None:
     assert [reason for _, _, reason in faults(tmp_path / "out")] == ["an empty answer"]
 
 
-def test_snli_ve_labels_and_premise(tmp_path: Path) -> None:
+def test_snli_ve_labels_and_premise(tmp_path: Path, beside: Path) -> None:
     write(tmp_path / "flickr30k" / "12.jpg", JPG)
     row = {
         "gold_label": "neutral",
@@ -219,33 +219,33 @@ def test_snli_ve_labels_and_premise(tmp_path: Path) -> None:
     }
     rows = [row, {**row, "gold_label": "-", "pairID": "2"}]
     write(tmp_path / "snli_ve_dev.jsonl", "\n".join(map(json.dumps, rows)) + "\nnot json\n")
-    import_dataset("snli_ve", tmp_path, tmp_path / "out", max_rejected=0.6)
-    record = read_records(tmp_path / "out" / "val", "entailment")[0]
+    import_dataset("snli_ve", tmp_path, beside / "out", max_rejected=0.6)
+    record = read_records(beside / "out" / "val", "entailment")[0]
     assert (record.answers[0].text, record.text, record.extra["premise"]) == ("maybe", "B.", "A.")
-    assert [row for _, row, _ in faults(tmp_path / "out")] == ["line 2", "line 3"]
+    assert [row for _, row, _ in faults(beside / "out")] == ["line 2", "line 3"]
 
 
-def test_msvd_qa_maps_numbers_to_clips(tmp_path: Path) -> None:
+def test_msvd_qa_maps_numbers_to_clips(tmp_path: Path, beside: Path) -> None:
     clip = media.encode_video(np.zeros((4, 16, 16, 3), np.uint8))
     write(tmp_path / "clips" / "abc_1_2.mp4", clip)
     write(tmp_path / "youtube_mapping.txt", "abc_1_2 vid7\n")
     row = {"id": 3, "video_id": 7, "question": "what?", "answer": "cat"}
     write(tmp_path / "test_qa.json", [row, {**row, "video_id": 8, "id": 4}])
-    import_dataset("msvd_qa", tmp_path, tmp_path / "out", max_rejected=0.5)
-    assert read_records(tmp_path / "out" / "test", "video_qa")[0].video == "abc_1_2"
-    assert "vid8 is not in" in faults(tmp_path / "out")[0][2]
+    import_dataset("msvd_qa", tmp_path, beside / "out", max_rejected=0.5)
+    assert read_records(beside / "out" / "test", "video_qa")[0].video == "abc_1_2"
+    assert "vid8 is not in" in faults(beside / "out")[0][2]
 
 
-def test_audiocaps_groups_captions_and_finds_sounds(tmp_path: Path) -> None:
+def test_audiocaps_groups_captions_and_finds_sounds(tmp_path: Path, beside: Path) -> None:
     write(tmp_path / "val" / "Yxyz.wav", media.encode_wav(np.zeros(800, np.float32) + 0.1, 8000))
     lines = ["audiocap_id,youtube_id,start_time,caption", *(f'{n},xyz,30,"a, {n}"' for n in range(5))]
     write(tmp_path / "val.csv", "\n".join(lines))
-    import_dataset("audiocaps", tmp_path, tmp_path / "out")
-    assert read_records(tmp_path / "out" / "val", "audio_caption")[0].references[4] == "a, 4"
-    import_dataset("audiocaps", tmp_path, tmp_path / "text", text_only=True, expect={"val/text": 5})
+    import_dataset("audiocaps", tmp_path, beside / "out")
+    assert read_records(beside / "out" / "val", "audio_caption")[0].references[4] == "a, 4"
+    import_dataset("audiocaps", tmp_path, beside / "text", text_only=True, expect={"val/text": 5})
 
 
-def test_media_are_read_from_zips(tmp_path: Path) -> None:
+def test_media_are_read_from_zips(tmp_path: Path, beside: Path) -> None:
     buffer = io.BytesIO()
     with zipfile.ZipFile(buffer, "w") as archive:
         archive.writestr("images/0.png", PNG)
@@ -254,20 +254,20 @@ def test_media_are_read_from_zips(tmp_path: Path) -> None:
         tmp_path / "train" / "questions.json",
         [["what?", "circle", 0], ["what?", 3, 0], ["what?", "circle", 1]],
     )
-    import_dataset("easy_vqa", tmp_path, tmp_path / "out", max_rejected=0.9)
-    assert MediaStore(tmp_path / "out" / "train").bytes("easy-0") == PNG
-    assert len(faults(tmp_path / "out")) == 3  # a wrong type, a missing image, and the row that needs it
+    import_dataset("easy_vqa", tmp_path, beside / "out", max_rejected=0.9)
+    assert MediaStore(beside / "out" / "train").bytes("easy-0") == PNG
+    assert len(faults(beside / "out")) == 3  # a wrong type, a missing image, and the row that needs it
 
 
-def test_webdataset(tmp_path: Path) -> None:
+def test_webdataset(tmp_path: Path, beside: Path) -> None:
     members = {"1.jpg": JPG, "1.txt": b"a dog", "2.txt": b"alone", "3.jpg": JPG, "3.txt": b"b"}
     write(tmp_path / "cc-train-0.tar", archive(**members))
-    import_dataset("webdataset", tmp_path, tmp_path / "out", max_rejected=0.5)
-    assert len(read_records(tmp_path / "out" / "train", "caption")) == 2
-    assert faults(tmp_path / "out")[0][1] == "2"
+    import_dataset("webdataset", tmp_path, beside / "out", max_rejected=0.5)
+    assert len(read_records(beside / "out" / "train", "caption")) == 2
+    assert faults(beside / "out")[0][1] == "2"
     (tmp_path / "val").mkdir()
     (tmp_path / "cc-train-0.tar").rename(tmp_path / "val" / "00000.tar")  # the folder tells the split
-    import_dataset("webdataset", tmp_path, tmp_path / "out", max_rejected=0.5, expect={"val/caption": 2})
+    import_dataset("webdataset", tmp_path, beside / "out", max_rejected=0.5, expect={"val/caption": 2})
 
 
 def mnist(root: Path, count: int = 3, cut: int = 0, label: int = 4) -> Path:
@@ -293,7 +293,7 @@ ROWS = [
 
 
 @pytest.mark.parametrize("suffix", ["jsonl", "csv", "parquet"])
-def test_tables(tmp_path: Path, suffix: str) -> None:
+def test_tables(tmp_path: Path, beside: Path, suffix: str) -> None:
     import pyarrow as pa
 
     write(tmp_path / "media" / "a.png", PNG)
@@ -305,14 +305,14 @@ def test_tables(tmp_path: Path, suffix: str) -> None:
     else:
         path.parent.mkdir()
         pq.write_table(pa.Table.from_pylist(ROWS), path)
-    import_dataset("table", tmp_path, tmp_path / "out", expect={"val/caption": 2})
-    assert read_records(tmp_path / "out" / "val", "caption")[0].references == ("a dog", "one dog")
+    import_dataset("table", tmp_path, beside / "out", expect={"val/caption": 2})
+    assert read_records(beside / "out" / "val", "caption")[0].references == ("a dog", "one dog")
 
 
-def test_a_table_says_its_split(tmp_path: Path) -> None:
+def test_a_table_says_its_split(tmp_path: Path, beside: Path) -> None:
     write(tmp_path / "mine" / "caption.jsonl", "\n".join(map(json.dumps, ROWS)))
     with pytest.raises(UserError, match=r"mine/caption\.jsonl: name it <split>/<task>"):
-        import_dataset("table", tmp_path, tmp_path / "out")
+        import_dataset("table", tmp_path, beside / "out")
 
 
 def test_ofa_tsv_both_ways(tmp_path: Path) -> None:
@@ -332,7 +332,7 @@ def test_ofa_tsv_both_ways(tmp_path: Path) -> None:
         assert (tmp_path / name).read_text() == "\t".join(columns) + "\n"
 
 
-def test_ofa_pretraining_tsv(tmp_path: Path) -> None:
+def test_ofa_pretraining_tsv(tmp_path: Path, beside: Path) -> None:
     write(tmp_path / "img" / "x.jpg", JPG)
     rows = [
         ["1", "img/x.jpg", "a dog", "", "", "dog", "coco", "caption"],
@@ -345,11 +345,11 @@ def test_ofa_pretraining_tsv(tmp_path: Path) -> None:
         ["8", "k", "a dog", "", "%%%not base64"],
     ]
     write(tmp_path / "vision_language_train.tsv", "\n".join("\t".join(row) for row in rows) + "\n")
-    import_dataset("ofa_tsv", tmp_path, tmp_path / "out", max_rejected=0.6)
-    found = faults(tmp_path / "out")
+    import_dataset("ofa_tsv", tmp_path, beside / "out", max_rejected=0.6)
+    found = faults(beside / "out")
     assert [row for _, row, _ in found] == ["line 4", "line 5", "line 6", "line 7", "line 8"]
     assert "did you mean 'caption'" in found[2][2]
-    assert read_records(tmp_path / "out" / "train", "grounding")[0].box == (1.0, 2.0, 30.0, 20.0)
+    assert read_records(beside / "out" / "train", "grounding")[0].box == (1.0, 2.0, 30.0, 20.0)
 
 
 DAMAGE: dict[str, Any] = {
@@ -426,13 +426,13 @@ def test_counts_are_checked(tmp_path: Path) -> None:
         )
 
 
-def test_missing_things_are_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_missing_things_are_named(tmp_path: Path, beside: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(UserError, match="did you mean 'coco_captions'"):
-        import_dataset("coco_caption", tmp_path, tmp_path / "out")
+        import_dataset("coco_caption", tmp_path, beside / "out")
     with pytest.raises(UserError, match="no such folder"):
-        import_dataset("coco_captions", tmp_path / "nothing", tmp_path / "out")
+        import_dataset("coco_captions", tmp_path / "nothing", beside / "out")
     with pytest.raises(UserError, match=r"no file .*captions_\*\.json"):
-        import_dataset("coco_captions", tmp_path, tmp_path / "out")
+        import_dataset("coco_captions", tmp_path, beside / "out")
     load_sources()
     options: dict[str, Any] = {"root": None}
     monkeypatch.delenv("UNIVAL_DATA", raising=False)
@@ -478,29 +478,29 @@ def test_coco_of_two_years_is_refused(tmp_path: Path) -> None:
     import_dataset("coco_captions", root, tmp_path / "out", expect={"val/caption": 2})
 
 
-def test_quotes_in_tab_separated_files_are_text(tmp_path: Path) -> None:
+def test_quotes_in_tab_separated_files_are_text(tmp_path: Path, beside: Path) -> None:
     """An inch sign at the start of a caption is no CSV quote that swallows the lines after it."""
     for name in ("a.jpg", "b.jpg", "c.jpg"):
         write(tmp_path / name, JPG)
     captions = ('"a dog', 'a "cat"', '24" screen')
     lines = [f"{text}\thttp://x/{name}.jpg\n" for text, name in zip(captions, "abc", strict=True)]
     write(tmp_path / "train.tsv", "".join(lines))
-    import_dataset("cc3m", tmp_path, tmp_path / "out", max_rejected=0.0)
-    records = read_records(tmp_path / "out" / "train", "caption")
+    import_dataset("cc3m", tmp_path, beside / "out", max_rejected=0.0)
+    records = read_records(beside / "out" / "train", "caption")
     assert [record.references for record in records] == [(text,) for text in captions]
 
 
-def test_two_lists_of_numbered_photos_have_folders_of_their_own(tmp_path: Path) -> None:
+def test_two_lists_of_numbered_photos_have_folders_of_their_own(tmp_path: Path, beside: Path) -> None:
     colors = {"train": 10, "val": 200}
     for split, color in colors.items():
         write(tmp_path / split / f"{split}.tsv", f"a {split} photo\thttp://x/a.jpg\n")
         write(tmp_path / split / "000000000.jpg", media.encode_image(np.full((8, 8, 3), color, np.uint8)))
-    import_dataset("cc3m", tmp_path, tmp_path / "out", max_rejected=0.0)
+    import_dataset("cc3m", tmp_path, beside / "out", max_rejected=0.0)
     for split, color in colors.items():
-        assert MediaStore(tmp_path / "out" / split).image("000000000")[0, 0, 0] == color
+        assert MediaStore(beside / "out" / split).image("000000000")[0, 0, 0] == color
     (tmp_path / "val" / "val.tsv").rename(tmp_path / "train" / "val.tsv")
     with pytest.raises(UserError, match="give each list a folder of its own"):
-        import_dataset("cc3m", tmp_path, tmp_path / "out")
+        import_dataset("cc3m", tmp_path, beside / "out")
 
 
 def test_photo_folders_may_be_links(tmp_path: Path) -> None:
@@ -547,3 +547,26 @@ def test_a_stopped_import_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     assert again["splits"] == whole["splits"]  # with the digests of all files
     assert len(decoded) < 25 + 40 - 15
     assert not list(tmp_path.glob(".out*"))
+
+
+def test_nothing_but_an_earlier_import_is_replaced(tmp_path: Path) -> None:
+    root = coco(tmp_path / "shelf" / "coco")
+    notes = write(tmp_path / "shelf" / "thesis.txt", "mine")
+    before = sorted(tmp_path.rglob("*"))
+    for out in (root, root.parent, root / "imported", root / "photos"):
+        with pytest.raises(UserError):
+            import_dataset("coco_captions", root, out)
+    assert sorted(tmp_path.rglob("*")) == before and notes.read_text() == "mine"
+
+
+def test_a_good_import_outlives_those_that_fail(tmp_path: Path) -> None:
+    root = coco(tmp_path / "coco")
+    import_dataset("coco_captions", root, tmp_path / "out")
+    before = {path: path.stat().st_mtime_ns for path in (tmp_path / "out").rglob("*")}
+    with pytest.raises(UserError, match="train/caption: 2 rows, expected 3"):
+        import_dataset("coco_captions", root, tmp_path / "out", expect={"train/caption": 3})
+    (root / "photos").rename(tmp_path / "elsewhere")
+    with pytest.raises(UserError, match=r"out\.rejected\.parquet: 4 of 4 rows and media are bad"):
+        import_dataset("coco_captions", root, tmp_path / "out")
+    assert {path: path.stat().st_mtime_ns for path in (tmp_path / "out").rglob("*")} == before
+    assert pq.read_table(tmp_path / "out.rejected.parquet").num_rows == 4

@@ -207,7 +207,7 @@ def test_a_broken_configuration_is_named(pair, tmp_path):
 def test_a_folder_that_is_no_merge_is_left_alone(pair, tmp_path):
     (tmp_path / "out").mkdir()
     (tmp_path / "out" / "notes.txt").write_text("mine")
-    with pytest.raises(UserError, match="exists and is not a merge"):
+    with pytest.raises(UserError, match=r"holds notes\.txt, and no merge\.json"):
         merge(Recipe("average", ("a", "b")), pair, None, tmp_path / "out")
     assert (tmp_path / "out" / "notes.txt").read_text() == "mine"
 

@@ -270,10 +270,10 @@ def test_what_cannot_be_done_is_told_first(tmp_path: Path) -> None:
     torch.save(official.to_official(small_model()), tmp_path / "a.pt")
     (tmp_path / "out").mkdir()
     (tmp_path / "out" / "notes.txt").write_text("mine")
-    with pytest.raises(UserError, match="exists already"):
+    with pytest.raises(UserError, match=r"holds notes\.txt, and no conversion\.json"):
         convert.convert(tmp_path / "a.pt", tmp_path / "out")
     assert [path.name for path in (tmp_path / "out").iterdir()] == ["notes.txt"]
-    with pytest.raises(UserError, match="exists already"):  # before the checkpoint is looked at
+    with pytest.raises(UserError, match=r"holds notes\.txt"):  # before the checkpoint is looked at
         convert.convert(tmp_path / "missing.pt", tmp_path / "out")
     for ignored in ({"image_size": 480}, {"grounding_scale": "image"}):
         with pytest.raises(UserError, match="give --vocab"):

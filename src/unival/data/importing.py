@@ -9,11 +9,9 @@ from pathlib import Path
 from typing import Any
 
 from unival.data.catalog import load_sources, source_of
-from unival.data.intake import REJECTED
 from unival.data.prepare import PrepareConfig, prepare
 from unival.data.sources.reader import READERS
 from unival.errors import UserError
-from unival.files import write_json
 
 MAX_REJECTED = 0.05
 
@@ -36,7 +34,7 @@ def import_dataset(
     Args:
         name: a registered reader.
         root: the folder of the original files.
-        out: the folder to write; what is there is replaced.
+        out: the folder to write; an earlier import there is replaced when this one is whole.
         max_rejected: largest share of bad rows and media that is accepted.
         text_only: take the captions alone, as rows of the task `text`; no medium is looked for.
         split: split of the rows whose official one is not told; where empty, such rows are an error.
@@ -51,20 +49,24 @@ def import_dataset(
     config = PrepareConfig(
         name, name, {"root": str(root), "text_only": text_only, "split": split}, max_rejected
     )
-    description = prepare(config, source_of(config, f"import {name}"), out, resume=True, progress=progress)
-    rows = {
-        f"{split}/{task}": number
-        for split, facts in description["splits"].items()
-        for task, number in facts["rows"].items()
-    }
-    for cell, number in (expect or {}).items():
-        if rows.get(cell, 0) != number:
-            raise UserError(
-                f"{out}: {cell}: {rows.get(cell, 0)} rows, expected {number}: files are missing or too many"
-                f" ({description['rejected']} faults in {REJECTED})"
-            )
-    description["complete"] = {
-        cell: {"rows": rows.get(cell, 0), "complete_set": number} for cell, number in reader.counts.items()
-    }
-    write_json(Path(out) / "benchmark.json", description)
-    return description
+
+    def compared(description: dict[str, Any]) -> dict[str, Any]:
+        rows = {
+            f"{split}/{task}": number
+            for split, facts in description["splits"].items()
+            for task, number in facts["rows"].items()
+        }
+        for cell, number in (expect or {}).items():
+            if rows.get(cell, 0) != number:
+                raise UserError(
+                    f"{out}: {cell}: {rows.get(cell, 0)} rows, expected {number}: files are missing or too "
+                    f"many ({description['rejected']} faults)"
+                )
+        complete = {
+            cell: {"rows": rows.get(cell, 0), "complete_set": number}
+            for cell, number in reader.counts.items()
+        }
+        return {**description, "complete": complete}
+
+    source = source_of(config, f"import {name}")
+    return prepare(config, source, out, resume=True, progress=progress, complete=compared)

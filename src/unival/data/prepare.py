@@ -8,7 +8,7 @@ import fcntl
 import json
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -19,9 +19,11 @@ from unival.data.overlap import overlaps
 from unival.data.source import Source
 from unival.errors import UserError
 from unival.files import digest, file_digest, write_json
+from unival.folders import check_output, contents, publish
 
 FORMAT = 1
 RUN = "run.json"
+RECORD = "benchmark.json"
 MAX_TOKENIZER_TEXTS = 500_000
 
 
@@ -60,6 +62,7 @@ def prepare(
     out: Path | str,
     resume: bool = False,
     progress: bool = False,
+    complete: Callable[[dict[str, Any]], dict[str, Any]] = dict,
 ) -> dict[str, Any]:
     """Build the folder `out`; returns the description that is also written as benchmark.json.
 
@@ -68,11 +71,15 @@ def prepare(
         resume: go on where an interrupted run with the same configuration stopped: media in its finished
             shards are neither read nor decoded again. The bytes are those of an undisturbed run.
         progress: show on a terminal how many items are done.
+        complete: checks the description before the folder appears, and gives what is written of it.
 
     Raises:
-        UserError: too many bad rows, a folder that cannot be written.
+        UserError: too many bad rows (the table of them then lies beside `out`, which stays as it was), a
+            folder that cannot be written or replaced.
     """
     out = Path(out)
+    root = config.options.get("root")
+    check_output(out, RECORD, [root] if root else [])
     part = out.with_name(f".{out.name}.part")
     with _alone_in(part):
         if not (resume and _same_run(part, config)):
@@ -85,15 +92,17 @@ def prepare(
             stopped = False
             (part / RUN).unlink()
             if writer.rejected_share > config.max_rejected:
-                reason = writer.failure(out / REJECTED, config.max_rejected)
-                _replace_folder(part, out, only=REJECTED)
+                table = out.with_name(f"{out.name}.{REJECTED}")
+                reason = writer.failure(table, config.max_rejected)
+                (part / REJECTED).replace(table)
                 raise UserError(reason)
             if config.tokenizer is not None:
                 _refuse_overlap(part)
                 _train_tokenizer(config.tokenizer, writer.texts, part / "tokenizer")
-            description = _describe(config, source, writer, part)
-            write_json(part / "benchmark.json", description)
-            _replace_folder(part, out)
+            description = complete(_describe(config, source, writer, part))
+            description |= contents(part, RECORD)
+            write_json(part / RECORD, description)
+            publish(part, out)
         finally:
             if not stopped:
                 shutil.rmtree(part, ignore_errors=True)
@@ -144,20 +153,6 @@ def _empty(folder: Path) -> None:
             shutil.rmtree(path)
         else:
             path.unlink()
-
-
-def _replace_folder(part: Path, out: Path, only: str | None = None) -> None:
-    """Put `part` (or one file of it) in the place of `out`."""
-    try:
-        if out.exists():
-            shutil.rmtree(out)
-        if only is None:
-            part.rename(out)
-        else:
-            out.mkdir()
-            (part / only).rename(out / only)
-    except OSError as error:
-        raise UserError(f"{out}: cannot replace the folder: {error.strerror}") from error
 
 
 def _refuse_overlap(folder: Path) -> None:

@@ -5,14 +5,13 @@ leaves nothing that looks finished. merge.json holds the canonical recipe, the S
 output file, versions and counts; the same record (without the output) is in the metadata of the weights.
 """
 
-import contextlib
 import json
 import os
 import platform
 import re
 import shutil
 import tempfile
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -22,6 +21,7 @@ import torch
 import unival
 from unival import files
 from unival.errors import UserError, nearest
+from unival.folders import contents, new_folder
 from unival.merging import hashing
 from unival.merging.align import ESTIMATED, Assignment
 from unival.merging.canonical import canonical_form, recipe_digest
@@ -87,7 +87,8 @@ def merge(
             given.get(ESTIMATED), by_token=recipe.vocabulary is not None,
         )  # fmt: skip
         record = _origin(recipe, each)
-        with new_folder(out) as folder:
+        read = [*paths.values(), *extra.values(), *filter(None, (origin, anew))]
+        with new_folder(out, RECORD, read) as folder:
             metadata = {"format": "pt", "unival_merge": json.dumps(record, sort_keys=True)}
             record |= {
                 "outputs": _write(plan, folder, metadata, shard_bytes),
@@ -97,6 +98,7 @@ def merge(
                 "notes": plan.method.notes,
                 "config_differences": copy_side_files(folder, folders, reference),
             }
+            record |= contents(folder, RECORD)
             files.write_json(folder / RECORD, record)
     return record
 
@@ -191,46 +193,6 @@ def verify(
             f"{out}: the repeated merge gives other bytes{versions}: the output or the code was changed"
         )
     return again
-
-
-@contextlib.contextmanager
-def new_folder(out: Path) -> Iterator[Path]:
-    """A folder that appears as `out` when the block ends well. An earlier merge there is replaced.
-
-    Raises:
-        UserError: `out` holds something that is not a merge, or cannot be written.
-    """
-    if out.exists() and not (out.is_dir() and ((out / RECORD).is_file() or not any(out.iterdir()))):
-        raise UserError(f"{out}: exists and is not a merge: remove it or choose another folder")
-    try:
-        out.parent.mkdir(parents=True, exist_ok=True)
-        for stale in out.parent.glob(f".{out.name}.*.part"):
-            if not _alive(int(stale.name.split(".")[-2])):
-                shutil.rmtree(stale, ignore_errors=True)
-        folder = out.with_name(f".{out.name}.{os.getpid()}.part")
-        shutil.rmtree(folder, ignore_errors=True)
-        folder.mkdir()
-    except OSError as error:
-        raise UserError(f"{out.parent}: cannot write here: {error.strerror}") from error
-    try:
-        yield folder
-        old = out.with_name(f".{out.name}.old.{os.getpid()}.part")
-        if out.exists():
-            out.rename(old)
-        folder.rename(out)
-        shutil.rmtree(old, ignore_errors=True)
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
-
-
-def _alive(process: int) -> bool:
-    try:
-        os.kill(process, 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:
-        return True
-    return True
 
 
 def _write(plan: Plan, folder: Path, metadata: Mapping[str, str], shard_bytes: int | None) -> dict[str, str]:

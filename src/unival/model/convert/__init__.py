@@ -5,14 +5,12 @@ encoders; `export` writes a model folder under the original's names. Nothing in 
 unpickler.py), and nothing is written unless all of it was read.
 """
 
-import shutil
-import tempfile
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
-from unival import config, files
+from unival import config, files, folders
 from unival.errors import UserError
 
 CONVERSION_FILE = "conversion.json"
@@ -58,7 +56,8 @@ def convert(
     from unival.model.convert import official
     from unival.model.folder import write_model
 
-    _check_empty(out)
+    inputs = [source, *([vocab] if vocab is not None else [])]
+    folders.check_output(Path(out), CONVERSION_FILE, inputs)
     if vocab is None and (image_size is not None or grounding_scale is not None):
         raise UserError("an image size or grounding scale is kept by the processor: give --vocab, too")
     opened = official.read_source(source, weights)
@@ -87,7 +86,7 @@ def convert(
         "settings_of_tasks": prompts if model_config.audio_encoder else {},
         "configuration_in_the_file": opened.configuration,
     }
-    _publish(out, [partial(write_model, model), *writers], facts)
+    _publish(out, inputs, [partial(write_model, model), *writers], facts)
     return facts
 
 
@@ -153,7 +152,8 @@ def initialise(
     from unival.model.folder import write_model
     from unival.model.modeling import UnivalForConditionalGeneration
 
-    _check_empty(out)
+    inputs = [settings, vocab, *([bart] if bart is not None else []), *(encoders or {}).values()]
+    folders.check_output(Path(out), CONVERSION_FILE, inputs)
     content = config.load(settings)
     processor = _processor(vocab, num_codes, num_bins, content.get("processor", {}))
     model_config = UnivalConfig.from_settings(content.get("config", {}), len(processor.tokenizer), settings)
@@ -165,7 +165,7 @@ def initialise(
     for modality, path in (encoders or {}).items():
         started[modality] = {"file": Path(path).name, "tensors": start_encoder(model, modality, path)}
     facts = {"model": Path(settings).name, "seed": seed, "started_from": started}
-    _publish(out, [partial(write_model, model), processor.save_pretrained], facts)
+    _publish(out, inputs, [partial(write_model, model), processor.save_pretrained], facts)
     return facts
 
 
@@ -184,25 +184,12 @@ def _processor(vocab: Path | str, num_codes: int, num_bins: int, settings: dict[
     return UnivalProcessor(tokenizer, **settings)
 
 
-def _check_empty(out: Path | str) -> None:
-    out = Path(out)
-    if out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise UserError(f"{out}: exists already: give another folder or remove it")
-
-
-def _publish(out: Path | str, writers: list[Callable[[Path], Any]], facts: dict[str, Any]) -> None:
+def _publish(
+    out: Path | str, inputs: list[Path | str], writers: list[Callable[[Path], Any]], facts: dict[str, Any]
+) -> None:
     """All files of a model folder, or none."""
-    out = Path(out)
-    try:
-        out.parent.mkdir(parents=True, exist_ok=True)
-        part = Path(tempfile.mkdtemp(prefix=f".{out.name}.", dir=out.parent))
-    except OSError as error:
-        raise UserError(f"{out.parent}: cannot write here: {error.strerror}") from error
-    try:
+    with folders.new_folder(out, CONVERSION_FILE, inputs) as part:
         for write in writers:
             write(part)
+        facts |= folders.contents(part, CONVERSION_FILE)
         files.write_json(part / CONVERSION_FILE, facts)
-        part.chmod(0o755)
-        part.replace(out)
-    finally:
-        shutil.rmtree(part, ignore_errors=True)

@@ -1,0 +1,106 @@
+"""Folders that commands write: only over their own, and the old one stays until the new one is whole."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from unival import folders
+from unival.errors import UserError
+from unival.folders import contents, new_folder
+
+RECORD = "record.json"
+
+
+def write(out: Path, *names: str, inputs: tuple[Path, ...] = ()) -> None:
+    """What a command does."""
+    with new_folder(out, RECORD, inputs) as folder:
+        for name in names:
+            (folder / name).parent.mkdir(parents=True, exist_ok=True)
+            (folder / name).write_text(name)
+        (folder / RECORD).write_text(json.dumps(contents(folder, RECORD)))
+
+
+def files(folder: Path) -> list[str]:
+    return sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file())
+
+
+def test_an_earlier_output_is_replaced(tmp_path: Path) -> None:
+    out = tmp_path / "deep" / "out"
+    write(out, "a", "part/b")
+    write(out, "c")
+    assert files(out) == ["c", RECORD]
+    assert [path.name for path in out.parent.iterdir()] == ["out"]
+
+
+@pytest.mark.parametrize("record", [None, "{}", '{"files": ["a"]}', "no JSON", "[1]", '{"files": 5}'])
+def test_a_file_that_no_run_wrote_stays(record: str | None, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    (out / "papers").mkdir(parents=True)
+    (out / "papers" / "thesis.txt").write_text("mine")
+    if record is not None:
+        (out / RECORD).write_text(record)
+    before = files(out)
+    with pytest.raises(UserError, match=r"out: holds .* earlier run wrote it"):
+        write(out, "a")
+    assert files(out) == before
+
+
+def test_a_file_added_to_an_output_stays(tmp_path: Path) -> None:
+    write(tmp_path / "out", "a")
+    (tmp_path / "out" / "notes.txt").write_text("mine")
+    with pytest.raises(UserError, match=r"holds notes\.txt"):
+        write(tmp_path / "out", "a")
+    assert files(tmp_path / "out") == ["a", "notes.txt", RECORD]
+
+
+def test_an_empty_folder_may_be_filled_and_a_file_is_none(tmp_path: Path) -> None:
+    (tmp_path / "out").mkdir()
+    write(tmp_path / "out", "a")
+    (tmp_path / "file").write_text("mine")
+    with pytest.raises(UserError, match="is no folder"):
+        write(tmp_path / "file", "a")
+
+
+@pytest.mark.parametrize("out", ["in", ".", "in/out", "in/photos", "link", "link/out"])
+def test_inputs_and_outputs_are_apart(out: str, tmp_path: Path) -> None:
+    (tmp_path / "in" / "photos").mkdir(parents=True)
+    (tmp_path / "in" / "photos" / "a.jpg").write_text("mine")
+    (tmp_path / "link").symlink_to(tmp_path / "in")
+    with pytest.raises(UserError, match="is read, and one of the two is in the other"):
+        write(tmp_path / out, "a", inputs=(tmp_path / "in",))
+    assert files(tmp_path / "in") == ["photos/a.jpg"]
+    write(tmp_path / "in-imported", "a", inputs=(tmp_path / "in",))  # only its name begins alike
+
+
+def test_a_run_that_fails_leaves_the_old_output(tmp_path: Path) -> None:
+    write(tmp_path / "out", "a")
+    with pytest.raises(KeyError), new_folder(tmp_path / "out", RECORD) as folder:
+        (folder / "b").write_text("half")
+        raise KeyError
+    assert files(tmp_path / "out") == ["a", RECORD]
+    assert [path.name for path in tmp_path.iterdir()] == ["out"]
+
+
+def test_a_kill_between_the_two_renames_loses_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out = tmp_path / "out"
+    write(out, "a")
+    rename, done = Path.rename, []
+
+    def killed(path: Path, target: Path) -> Path:
+        done.append(path)
+        if len(done) == 2:
+            raise KeyboardInterrupt
+        return rename(path, target)
+
+    monkeypatch.setattr(Path, "rename", killed)
+    monkeypatch.setattr(folders.shutil, "rmtree", lambda *_, **__: None)  # a killed process cleans nothing up
+    with pytest.raises(KeyboardInterrupt):
+        write(out, "b")
+    monkeypatch.undo()
+    assert not out.exists()
+    with pytest.raises(KeyError), new_folder(out, RECORD):
+        raise KeyError
+    assert files(out) == ["a", RECORD]
