@@ -31,7 +31,7 @@ LAYERS = (
     ("provenance", "scratch", "tracking"),
     ("study",),
     ("stages", "report"),
-    ("compose", "sweep"),
+    ("compose", "explain", "sweep"),
     ("commands",),
     ("cli", "__main__"),
 )
@@ -46,7 +46,7 @@ SIBLINGS = set(LAYERS[2])
 HOMES = {
     "mlflow": {"tracking"},
     "hydra": {"compose", "sweep"},
-    "omegaconf": {"compose", "sweep"},
+    "omegaconf": {"compose", "explain", "sweep"},
     "dvc": set(),
     "dvclive": set(),
 }

@@ -24,7 +24,7 @@ TEXTS = ("1e", "e5", "1-e5", "5e-05x", "1.2.3", "v1e5", "'5e-05'", "slerp")
 
 @pytest.mark.parametrize("text", [*NUMBERS, *TEXTS])
 def test_scalars_are_those_of_hydra_and_dvc(text: str) -> None:
-    ours = config.parse(f"a: {text}\n")
+    ours = config.parse(f"a: {text}\n", "test")
     assert repr(ours) == repr(OmegaConf.to_container(OmegaConf.create(f"a: {text}\n")))
     assert repr(ours) == repr(dict(YAML(typ="safe").load(f"a: {text}\n")))
     assert isinstance(ours["a"], str) is (text in TEXTS)
@@ -38,14 +38,14 @@ def test_scalars_are_those_of_hydra_and_dvc(text: str) -> None:
 )
 def test_what_is_written_is_read_back(values: dict) -> None:
     text = config.dump(values)
-    assert repr(config.parse(text) or {}) == repr(values)
+    assert repr(config.parse(text, "test") or {}) == repr(values)
     assert repr(OmegaConf.to_container(OmegaConf.create(text))) == repr(values)
 
 
 def test_dates_are_texts_for_all_readers() -> None:
     text = config.dump({"version": "2026-01-01"})
-    assert config.parse(text) == YAML(typ="safe").load(text) == {"version": "2026-01-01"}
-    assert config.parse("version: 2026-01-01") == {"version": "2026-01-01"}
+    assert config.parse(text, "test") == YAML(typ="safe").load(text) == {"version": "2026-01-01"}
+    assert config.parse("version: 2026-01-01", "test") == {"version": "2026-01-01"}
 
 
 @pytest.mark.parametrize("text", ["a: 1\nb: 2\na: 3\n", "a: {b: 1, b: 2}\n"])
@@ -57,7 +57,7 @@ def test_a_key_that_comes_twice_is_named_in_one_line(text: str, tmp_path: Path) 
 
 
 def test_anchors_may_be_overridden() -> None:
-    assert config.parse("x: &x {a: 1, b: 1}\ny: {<<: *x, a: 2}\n")["y"] == {"a": 2, "b": 1}
+    assert config.parse("x: &x {a: 1, b: 1}\ny: {<<: *x, a: 2}\n", "test")["y"] == {"a": 2, "b": 1}
 
 
 def test_nothing_else_reads_or_writes_yaml() -> None:

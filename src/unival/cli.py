@@ -8,7 +8,7 @@ import sys
 from unival.errors import UserError, nearest, told
 
 COMMANDS = {
-    "compose": ("compose", "write build/config/ from params.yaml and conf/"),
+    "compose": ("compose", "write build/config/ from params.yaml and conf/; --explain a value"),
     "run": ("run", "run one stage from its resolved file"),
     "sweep": ("sweep", "Hydra multirun: unival sweep +sweep=<preset> | -m stage=... key=a,b"),
     "convert": ("convert", "original .pt checkpoints and public weights to a model folder, and back"),

@@ -1,18 +1,19 @@
 """From `params.yaml` and `conf/` to one resolved file per stage and item in `build/config/`.
 
-Reading order: `write_all` (the DVC stage `compose`) -> `resolve` (one file) -> `compose` (Hydra).
+Reading order: `write_all` (the DVC stage `compose`) -> `resolve` (one file) -> `compose` (Hydra). Which file
+set a value, and over which others: `unival.explain`.
 
 `conf/stage/<stage>.yaml` is the shape of the resolved file: it takes its parts from the groups (model, task,
 phase, ...) by interpolation. Overlays follow: the edition's budgets (`conf/edition/`), what the benchmark
-needs (`set` in `conf/benchmark/`), and `set` of `params.yaml` or of a sweep's command line. An overlay is
-`{<stage>: {values...}}`, with values for one item (for a stage without items: for one benchmark) under
-`{<stage>: {items: {<item>: {values...}}}}`. The result is built into the stage's dataclass, which refuses
-unknown keys and wrong types, and is written back from it, so that defaults of the code show in the file too.
-Settings of the machine (`conf/runtime/`) never enter.
+needs (`set` in `conf/benchmark/`), `set` of `params.yaml`, and `set` of a sweep (its command line, preset or
+experiment). An overlay is `{<stage>: {values...}}`, with values for one item (for a stage without items: for
+one benchmark) under `{<stage>: {items: {<item>: {values...}}}}`. The result is built into the stage's
+dataclass, which refuses unknown keys and wrong types, and is written back from it, so that defaults of the
+code show in the file too. Settings of the machine (`conf/runtime/`) never enter.
 """
 
 import dataclasses
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +35,8 @@ COLLECTED = {
     "phase": "phases",
 }
 """Groups of which every file enters the tree, under `<plural>.<file name>`."""
+ITEMS = {"pretrain": "phases", "finetune": "tasks"}
+"""Stages that run once for each item: where the items stand, in `params.yaml` and in the tree."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -64,9 +67,7 @@ class Params:
 
     def items(self, stage: str) -> list[str | None]:
         """The items of a stage that has one process per item, else [None]."""
-        if stage == "pretrain":
-            return list(self.phases)
-        return list(self.tasks) if stage == "finetune" else [None]
+        return list(getattr(self, ITEMS[stage])) if stage in ITEMS else [None]
 
     def starts(self) -> dict[str, str | None]:
         """For every phase the model folder it starts from, None for new weights."""
@@ -115,7 +116,7 @@ def primary(params: Params) -> dict[str, Any]:
         "pretrained": params.pretrained,
         "starts": params.starts(),
         "chosen_tasks": params.tasks,
-        "set": params.set,
+        "params_set": params.set,
     }
 
 
@@ -150,47 +151,95 @@ def resolve(tree: Any, stage: str, item: str | None) -> dict[str, Any]:
     """The resolved mapping of a stage and item of a composed tree, with the overlays applied.
 
     Raises:
-        UserError: an unknown key or value, with the nearest valid one.
+        UserError: an unknown key, value or item, with the nearest valid one.
     """
-    from omegaconf import OmegaConf
-    from omegaconf.errors import OmegaConfBaseException
-
-    OmegaConf.set_readonly(tree, False)
-    OmegaConf.set_struct(tree, False)
-    tree.stage_name, tree.item = stage, item
-    try:
-        values: Any = OmegaConf.to_container(tree.stages[stage], resolve=True)
-        layers: dict[str, Any] = {
-            f"{CONF}/edition": OmegaConf.to_container(tree.edition),
-            f"{CONF}/benchmark: set": OmegaConf.to_container(tree.benchmark).get("set", {}),  # type: ignore[union-attr]
-            "set": OmegaConf.to_container(tree.set, resolve=True),
-        }
-    except OmegaConfBaseException as error:
-        raise UserError(f"{CONF}/stage/{stage}.yaml: {_one_line(error)}") from error
-    if "processor" in (values.get("train") or {}):  # a phase may have media of other sizes than the model's
-        merge(values.setdefault("processor", {}), values["train"].pop("processor"))
-    for source, layer in layers.items():
-        for name in layer:
-            if name not in STAGES:
-                raise UserError(f"{source}: unknown stage '{name}': {nearest(name, STAGES)}")
-        for part in _layers(layer.get(stage) or {}, item or tree.benchmark.name):
-            merge(values, part)
+    values = shape(tree, stage, item)
+    for overlay in overlays(tree, stage, item):
+        merge(values, overlay.values)
     if isinstance(values.get("benchmark"), dict):
         values["benchmark"].pop("set", None)
     if stage == "evaluate":
         made = dict(tree.merges)
-        for layer in layers.values():
-            over = layer.get("merge") or {}
-            made |= {**(over.get("recipes") or {}), **(over.get("again") or {})}
+        for overlay in overlays(tree, "merge", None):
+            made |= {**(overlay.values.get("recipes") or {}), **(overlay.values.get("again") or {})}
         _known({"merges": made}, "merges", [*values["merges"], *values["shifted_merges"]])
     _prune(values)
     name = f"{stage}@{item}" if item else stage
     return to_plain(config.build(module(stage).Config, values, f"configuration of {name}"))
 
 
-def _layers(values: Mapping[str, Any], item: str) -> Iterator[Mapping[str, Any]]:
-    yield {key: value for key, value in values.items() if key != "items"}
-    yield (values.get("items") or {}).get(item) or {}
+def shape(tree: Any, stage: str, item: str | None) -> dict[str, Any]:
+    """`conf/stage/<stage>.yaml` with the parts it takes from the groups, before any overlay.
+
+    Raises:
+        UserError: the stage has no such item, or a reference leads nowhere.
+    """
+    from omegaconf import OmegaConf
+    from omegaconf.errors import OmegaConfBaseException
+
+    _check_item(tree, stage, item)
+    OmegaConf.set_readonly(tree, False)
+    OmegaConf.set_struct(tree, False)
+    tree.stage_name, tree.item = stage, item
+    try:
+        values: Any = OmegaConf.to_container(tree.stages[stage], resolve=True)
+    except OmegaConfBaseException as error:
+        raise UserError(f"{CONF}/stage/{stage}.yaml: {_one_line(error)}") from error
+    if "processor" in (values.get("train") or {}):  # a phase may have media of other sizes than the model's
+        merge(values.setdefault("processor", {}), values["train"].pop("processor"))
+    return dict(values)
+
+
+def _check_item(tree: Any, stage: str, item: str | None) -> None:
+    names = list(tree[ITEMS[stage]]) if stage in ITEMS else []
+    if item is None and names:
+        raise UserError(f"{stage}: no item is chosen: item=<name>, one of {', '.join(names)}")
+    if item is not None and item not in names:
+        hint = nearest(item, names) if names else f"{stage} has no items, leave out item={item}"
+        raise UserError(f"{stage}: unknown item '{item}': {hint}")
+
+
+@dataclasses.dataclass(frozen=True)
+class Overlay:
+    """Values of a stage and item that one place lays over the shape."""
+
+    source: str
+    """The file, or the command line."""
+    key: str
+    """Dotted key in it under which they stand."""
+    values: Mapping[str, Any]
+
+
+def overlays(tree: Any, stage: str, item: str | None) -> list[Overlay]:
+    """All overlays in the order in which they are merged: a later one counts.
+
+    Raises:
+        UserError: an overlay names a stage that is none.
+    """
+    from omegaconf import OmegaConf
+    from omegaconf.errors import OmegaConfBaseException
+
+    places = [
+        (f"{CONF}/edition/{tree.edition_name}.yaml", "", tree.edition),
+        (f"{CONF}/benchmark/{tree.benchmark.name}.yaml", "set.", tree.benchmark.get("set") or {}),
+        (str(PARAMS), "set.", tree.params_set),
+        ("command line", "set.", tree.set),
+    ]
+    made = []
+    for source, start, node in places:
+        try:
+            stages: Any = OmegaConf.to_container(node, resolve=True) if node else {}
+        except OmegaConfBaseException as error:
+            raise UserError(f"{source}: {_one_line(error)}") from error
+        for name in stages:
+            if name not in STAGES:
+                raise UserError(f"{source}: unknown stage '{name}': {nearest(name, STAGES)}")
+        of_all = dict(stages.get(stage) or {})
+        of_items = of_all.pop("items", None) or {}
+        made.append(Overlay(source, f"{start}{stage}", of_all))
+        own = item or tree.benchmark.name
+        made.append(Overlay(source, f"{start}{stage}.items.{own}", of_items.get(own) or {}))
+    return made
 
 
 def merge(values: dict[str, Any], over: Mapping[str, Any]) -> None:
@@ -254,15 +303,19 @@ def file_of(stage: str, item: str | None) -> Path:
     return BUILD / stage / f"{item}.yaml" if item else BUILD / f"{stage}.yaml"
 
 
-def write_all() -> list[Path]:
-    """Write every resolved file and remove those of earlier choices; nothing changes when one is wrong."""
-    params, written = read_params(), {}
+def write_all() -> dict[Path, bool]:
+    """Write every resolved file and remove those of earlier choices; nothing changes when one is wrong.
+
+    Returns the files, and whether each has changed.
+    """
+    params, texts = read_params(), {}
     tree = compose(params)
     for stage in STAGES:
         for item in params.items(stage):
-            written[file_of(stage, item)] = config.dump(resolve(tree, stage, item))
-    for path in {*BUILD.rglob("*.yaml")} - {*written}:
+            texts[file_of(stage, item)] = config.dump(resolve(tree, stage, item))
+    changed = {path: not path.exists() or path.read_text("utf-8") != text for path, text in texts.items()}
+    for path in {*BUILD.rglob("*.yaml")} - {*texts}:
         path.unlink()
-    for path, text in written.items():
+    for path, text in texts.items():
         files.write_text(path, text)
-    return list(written)
+    return changed

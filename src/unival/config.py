@@ -49,13 +49,16 @@ for _kind in (_Loader, _Dumper):
     _kind.add_implicit_resolver("tag:yaml.org,2002:float", _FLOAT, list("-+0123456789"))
 
 
-def parse(text: str) -> Any:
+def parse(text: str, where: str) -> Any:
     """What a YAML text holds.
 
     Raises:
-        yaml.YAMLError: it is none, or a mapping has a key twice.
+        UserError: it is none, or a mapping has a key twice; `where` starts the message.
     """
-    return yaml.load(text, _Loader)
+    try:
+        return yaml.load(text, _Loader)
+    except yaml.YAMLError as error:
+        raise UserError(f"{where}: not a YAML file: {' '.join(str(error).split())}") from error
 
 
 def dump(values: Mapping[str, Any]) -> str:
@@ -71,11 +74,11 @@ def load(path: Path | str) -> dict[str, Any]:
     """
     path = Path(path)
     try:
-        content = parse(path.read_text(encoding="utf-8"))
+        content = parse(path.read_text(encoding="utf-8"), str(path))
     except OSError as error:
         raise UserError(f"{path}: cannot read the configuration: {error.strerror}") from error
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise UserError(f"{path}: not a YAML file: {' '.join(str(error).split())}") from error
+    except UnicodeDecodeError as error:
+        raise UserError(f"{path}: not a YAML file: {error}") from error
     if not isinstance(content, dict):
         raise UserError(f"{path}: expected a mapping at the top level, found {type(content).__name__}")
     return content

@@ -12,7 +12,7 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -28,9 +28,12 @@ def run(arguments: Sequence[str]) -> None:
         UserError: bad override, or a job failed.
     """
     import hydra
+    from hydra.errors import HydraException
+    from omegaconf.errors import OmegaConfBaseException
 
     params = compose.read_params()
     given = [_word(word) for word in arguments]
+    _check_several(given)
     stage = _stage(params, given)
     name = _preset(given) or "sweep"
     sweep_id = _new_id(f"{name}-{time.strftime('%Y%m%d-%H%M%S')}")
@@ -48,7 +51,9 @@ def run(arguments: Sequence[str]) -> None:
         multirun()
     except BaseException as error:
         _end_parent(stage, parent, "FAILED")
-        if isinstance(error, UserError | subprocess.CalledProcessError):
+        if isinstance(error, HydraException | OmegaConfBaseException):
+            raise UserError(f"sweep: {' '.join(str(error).split())}") from error
+        if isinstance(error, UserError):
             raise UserError(f"sweep {sweep_id}: a job failed: see multirun/{sweep_id}: {error}") from error
         raise
     _end_parent(stage, parent, "FINISHED")
@@ -88,19 +93,41 @@ def _words(given: Sequence[str]) -> list[Any]:
 
 
 def _stage(params: compose.Params, given: Sequence[str]) -> str:
-    """The stage that is swept."""
-    fixed = [
-        word.input_line
-        for word in _words(given)
-        if not word.is_sweep_override() and not str(word.key_or_group).startswith("hydra")
-    ]
-    tree = compose.compose(params, fixed)
+    """The stage that is swept; what is wrong with its first job is told before anything is made."""
+    tree = compose.compose(params, [*_first_job(given)])
     stage = tree.get("stage_name")
     if stage is None:
         raise UserError("sweep: no stage is chosen: add stage=finetune, or a preset: +sweep=<name>")
     if stage not in STAGES:
         raise UserError(f"sweep: unknown stage '{stage}': {nearest(str(stage), STAGES)}")
+    if _preset(given) is None:  # its own lists of values are Hydra's to read
+        compose.resolve(tree, str(stage), tree.item)
     return str(stage)
+
+
+def _first_job(given: Sequence[str]) -> Iterator[str]:
+    """The overrides of the first job: of a list or a range the first value. Others are Hydra's to know."""
+    from hydra.core.override_parser.types import Glob
+
+    for word in _words(given):
+        if word.is_hydra_override() or isinstance(word.value(), Glob):
+            continue
+        if word.is_discrete_sweep():
+            yield f"{word.get_key_element()}={next(iter(word.sweep_string_iterator()))}"
+        elif not word.is_sweep_override():
+            yield str(word.input_line)
+
+
+def _check_several(given: Sequence[str]) -> None:
+    """Several values need Hydra's multirun, which a preset chooses itself.
+
+    Raises:
+        UserError: a list of values, and neither `-m` nor a preset.
+    """
+    several = next((word.input_line for word in _words(given) if word.is_sweep_override()), None)
+    if several and not {"-m", "--multirun"} & set(given) and _preset(given) is None:
+        shown = str(several).lstrip("+").replace("stage_name=", "stage=")
+        raise UserError(f"sweep: {shown} has several values: add -m, and each of them is a job")
 
 
 def _preset(given: Sequence[str]) -> str | None:

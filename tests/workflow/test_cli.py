@@ -2,6 +2,7 @@
 
 import errno
 import os
+import shutil
 import subprocess
 import sys
 import time
@@ -74,17 +75,42 @@ def test_a_full_disk_is_one_line_wherever_it_is_met(
         (["list", "tasc"], "did you mean 'task'"),
         (["run", "finetun", "--config", "nothing.yaml"], "unknown stage 'finetun': did you mean 'finetune'"),
         (["sweep", "-m", "stage=finetun"], "unknown stage 'finetun': did you mean 'finetune'"),
+        (
+            ["sweep", "-m", "stage=finetune", "set.finetune.train.steps=5"],
+            "one of audio_caption, audio_qa, capt",
+        ),
+        (["sweep", "-m", "stage=finetune", "item=vqs"], "unknown item 'vqs': did you mean 'vqa'"),
+        (["sweep", "-m", "stage=pretrain", "item=imagetext"], "did you mean 'image_text'"),
+        (["sweep", "-m", "stage=merge", "item=vqa"], "merge has no items, leave out item=vqa"),
+        (["sweep", "stage=finetune", "item=vqa,caption"], "item=vqa,caption has several values: add -m"),
+        (["sweep", "stage=finetune", "item=vqa", "set.finetune.train.steps=range(1,3)"], "add -m"),
+        (
+            ["sweep", "-m", "stage=finetune", "item=vqa", "set.finetune.train.stepz=1,2"],
+            "did you mean 'steps'",
+        ),
+        (["sweep", "-m", "stage=finetune", "item=vqa", "sed=1,2"], "Could not override 'sed'"),
+        (["sweep", "-m", "stage=finetune", "item=vqa", "seed=range(1"], "sweep: "),
+        (["compose", "--explain", "finetun"], "did you mean 'finetune'"),
+        (["compose", "--explain", "finetune"], "no item is chosen"),
+        (["compose", "--explain", "finetune", "vqa", "train.stepz"], "did you mean 'train.steps'"),
         (["mrege", "run"], "unknown command 'mrege': did you mean 'merge'"),
     ],
 )
 def test_mistakes_are_one_line_and_status_2(
-    arguments: list[str], message: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    arguments: list[str],
+    message: str,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.chdir(ROOT)
+    shutil.copytree(ROOT / "conf", tmp_path / "conf")
+    shutil.copy(ROOT / "params.yaml", tmp_path)
+    monkeypatch.chdir(tmp_path)
     with pytest.raises(SystemExit) as left:
         main(arguments)
     error = capsys.readouterr().err
     assert left.value.code == 2 and message in error and len(error.strip().splitlines()) == 1
+    assert not Path("multirun").exists() and not Path("mlflow.db").exists(), "told before anything is made"
 
 
 def test_an_unknown_key_in_a_resolved_file_names_the_nearest(

@@ -81,6 +81,15 @@ def test_dvc_takes_the_changed_values_again_and_again(page: Path, tmp_path: Path
             apply_overrides(tmp_path / "params.yaml", [word])
 
 
+@pytest.mark.parametrize("page", PAGES, ids=lambda path: path.name)
+def test_files_that_a_page_quotes_are_as_quoted(page: Path) -> None:
+    """A block that opens with the name of a file we have holds what the file holds."""
+    for block in blocks(TEXTS[page], "yaml"):
+        name = re.match(r"# (conf/[\w/]+\.yaml)", block)
+        if name and (ROOT / name[1]).exists():
+            assert config.parse(block, str(page)) == config.load(ROOT / name[1])
+
+
 def test_the_table_of_merge_methods_is_the_registry() -> None:
     """Every method, with its options and their defaults; `matrices` and `exclude` are told below it."""
     told = {}
