@@ -49,7 +49,7 @@ def test_full_disk_leaves_the_old_one(tmp_path, monkeypatch):
     def full(*_):
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr(checkpoint, "save_file", full)
+    monkeypatch.setattr(checkpoint.weights, "save", full)
     with pytest.raises(UserError, match="step-00000006: cannot write: No space left on device"):
         folder.save(6, model, {}, {"identity": "x"})
     assert folder.latest()[1]["step"] == 3
