@@ -17,6 +17,8 @@ from unival.errors import UserError
 
 EXIF_ORIENTATION = 0x0112
 Box = tuple[float, float, float, float]
+Size = tuple[int, int]
+"""Width and height in pixels."""
 
 
 class Turn(NamedTuple):
@@ -26,7 +28,7 @@ class Turn(NamedTuple):
     mirror_x: bool
     mirror_y: bool
 
-    def size(self, size: tuple[int, int]) -> tuple[int, int]:
+    def size(self, size: Size) -> Size:
         """(width, height) as shown of the stored one, and the other way round."""
         return (size[1], size[0]) if self.transposed else size
 
@@ -35,7 +37,7 @@ class Turn(NamedTuple):
         shown = stored_HWC.swapaxes(0, 1) if self.transposed else stored_HWC
         return shown[:: -1 if self.mirror_y else 1, :: -1 if self.mirror_x else 1]
 
-    def box(self, box: Box, shown: tuple[int, int]) -> Box:
+    def box(self, box: Box, shown: Size) -> Box:
         """x0, y0, x1, y1 in the picture as shown, whose size is `shown`, from those in the stored one."""
         x0, y0, x1, y1 = (box[1], box[0], box[3], box[2]) if self.transposed else box
         if self.mirror_x:
@@ -59,9 +61,31 @@ TURNS: Mapping[int, Turn] = {
 """By EXIF orientation (EXIF 2.32, tag 0x0112); readers take any other number for 1."""
 
 
-def turn_of(image: Image.Image) -> Turn:
-    """How the pixels of an image that is not decoded yet will be turned."""
-    return TURNS.get(image.getexif().get(EXIF_ORIENTATION, 1), UPRIGHT)
+def orientation_of(image: Image.Image) -> int:
+    """A key of TURNS: how the pixels of an image are to be turned."""
+    orientation = image.getexif().get(EXIF_ORIENTATION, 1)
+    return orientation if orientation in TURNS else 1
+
+
+def box_as_shown(box: Box, orientation: int, shown: Size, declared: Size | None) -> Box:
+    """The box in a picture as shown, of `shown` size, whose annotation may speak of its stored pixels.
+
+    Tools that heed EXIF annotate the picture as shown, others the stored pixels: the size that the annotation
+    declares is one or the other.
+
+    Raises:
+        UserError: it declares none, or both are equal.
+    """
+    turn = TURNS[orientation]
+    stored = turn.size(shown)
+    if turn == UPRIGHT or declared == shown != stored:
+        return box
+    if declared == stored != shown:
+        return turn.box(box, shown)
+    raise UserError(
+        f"the picture is turned (EXIF orientation {orientation}), but its annotation's size does not tell "
+        "whether the box is: store the picture upright"
+    )
 
 
 def rgb(image: Image.Image, name: str) -> Image.Image:
@@ -72,7 +96,7 @@ def rgb(image: Image.Image, name: str) -> Image.Image:
     Raises:
         UserError: it cannot be told which value is white.
     """
-    if turn_of(image) != UPRIGHT:
+    if orientation_of(image) != 1:
         image = ImageOps.exif_transpose(image)
     if image.mode == "RGB":
         return image

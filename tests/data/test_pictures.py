@@ -41,7 +41,7 @@ def test_exif_orientation_turns_pixels_and_size(orientation: int) -> None:
 @pytest.mark.parametrize("orientation", EXIF)
 def test_a_turn_takes_pixels_sizes_and_boxes_the_same_way(orientation: int) -> None:
     data = lying(orientation)
-    turn = media.image_turn(data, "x")
+    turn = canonical.TURNS[media.image_orientation(data, "x")]
     shown_HWC = media.decode_image(data, "x")
     assert np.array_equal(turn.pixels(PIXELS), shown_HWC)
     shown = shown_HWC.shape[1], shown_HWC.shape[0]

@@ -20,6 +20,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from tqdm import tqdm
 
+from unival.canonical import box_as_shown
 from unival.data import media
 from unival.data.manifest import ManifestWriter, check_row, check_text
 from unival.data.source import BadItem, MediaItem, RowItem, Source
@@ -153,7 +154,7 @@ class Intake:
         record, found = check_row(item.row)
         problems += found
         if record is not None and not problems:
-            record, found = self._inside(item.split, record)
+            record, found = self._placed(item, record)
             problems += found or self._problems(item, record)
         place = f"{item.split}\0{item.task}\0"
         file = item.file.rpartition("/")[2]
@@ -174,19 +175,21 @@ class Intake:
             answers = (answer.text for answer in record.answers[:1])
             self.texts += [text for text in (record.text, *record.references, *answers) if text]
 
-    def _inside(self, split: str, record: Record) -> tuple[Record, list[tuple[str, str]]]:
-        """The row with its box cut at the border of its medium, and why that cannot be."""
-        known = record.media() and split in self.shards and self.shards[split].known(record.media()[0][1])
-        if record.box is None or not known:  # a medium that is not there is another fault
+    def _placed(self, item: RowItem, record: Record) -> tuple[Record, list[tuple[str, str]]]:
+        """The row with its box turned with its picture and cut at the border, and why that cannot be."""
+        shard = self.shards.get(item.split)
+        known = shard.known(record.media()[0][1]) if shard and record.media() else None
+        if record.box is None or known is None:  # a medium that is not there is another fault
             return record, []
-        kind, width, height = known
-        limits = np.array([width, height, width, height], np.float64)
-        cut = np.clip(record.box, 0.0, limits)
-        if np.abs(cut - record.box).max() > BORDER or (cut[:2] >= cut[2:]).any():
-            return record, [("box", f"{list(record.box)} reaches outside the {width}x{height} {kind}")]
-        if (cut == record.box).all():
-            return record, []
-        self.cut_boxes += 1
+        kind, *size, orientation = known
+        try:
+            box = box_as_shown(record.box, orientation, (size[0], size[1]), item.size)
+        except UserError as error:
+            return record, [("box", str(error))]
+        cut = np.clip(box, 0.0, np.array([*size, *size], np.float64))
+        if np.abs(cut - box).max() > BORDER or (cut[:2] >= cut[2:]).any():
+            return record, [("box", f"{list(box)} reaches outside the {size[0]}x{size[1]} {kind}")]
+        self.cut_boxes += bool((cut != box).any())
         return replace(record, box=tuple(cut.tolist())), []
 
     def _problems(self, item: RowItem, record: Record) -> Iterator[tuple[str, str]]:
@@ -253,6 +256,7 @@ class _Medium(NamedTuple):
     width: int
     height: int
     sha256: str
+    orientation: int
 
 
 Inspect = Callable[[], _Medium]
@@ -267,4 +271,5 @@ def _inspect(item: MediaItem) -> _Medium:
     kind = item.medium
     data = item.read()
     width, height = media.describe(kind, data, item.origin)
-    return _Medium(kind, item.ending, data, width, height, hashlib.sha256(data).hexdigest())
+    orientation = media.image_orientation(data, item.origin) if kind == "image" else 1
+    return _Medium(kind, item.ending, data, width, height, hashlib.sha256(data).hexdigest(), orientation)

@@ -70,6 +70,8 @@ class RowItem:
     """The file that the row was read from, for messages."""
     number: str = ""
     """Its line, index or id in that file."""
+    size: tuple[int, int] | None = None
+    """Width and height, by the annotation, of the picture that its box lies in; None where it tells none."""
 
 
 def rows_about(split: str, medium: Medium, key: str, file: str = "", **shared: Any) -> Callable[..., RowItem]:

@@ -71,13 +71,13 @@ class ShardWriter:
             self._shard += 1
             self._finished.append(path)
 
-    def known(self, key: str) -> tuple[str, int, int] | None:
-        """Kind, width and height of a medium that was entered; None where none was."""
+    def known(self, key: str) -> tuple[str, int, int, int] | None:
+        """Kind, width, height and orientation of a medium that was entered; None where none was."""
         found = self._seen.get(key)
         if found is None:
             return None
-        kind, width, height = found.split()
-        return kind, int(width), int(height)
+        kind, width, height, orientation = found.split()
+        return kind, int(width), int(height), int(orientation)
 
     def keep(self, key: str) -> bool:
         """Take over a medium of an earlier, interrupted run, where the next finished shard has it.
@@ -89,8 +89,8 @@ class ShardWriter:
             self._kept = {row[0]: row for row in rows}
         if key not in self._kept:
             return False
-        *row, width, height = self._kept.pop(key)
-        self._enter(row, width, height)
+        *row, width, height, orientation = self._kept.pop(key)
+        self._enter(row, width, height, orientation)
         return True
 
     def add(
@@ -102,8 +102,9 @@ class ShardWriter:
         width: int = 0,
         height: int = 0,
         sha256: str = "",
+        orientation: int = 1,
     ) -> None:
-        """Append one medium.
+        """Append one medium; `width` and `height` are those as shown, turned by `orientation`.
 
         Raises:
             UserError: the key was used before in this split.
@@ -122,15 +123,15 @@ class ShardWriter:
         row = (key, kind, suffix, self._shard, handle.tell(), len(data), sha256)
         handle.write(data)
         handle.write(b"\0" * (-len(data) % BLOCK))
-        self._enter(row, width, height)
+        self._enter(row, width, height, orientation)
         self._members += 1
         if self._journal is not None:
-            self._journal.append([*row, width, height])
+            self._journal.append([*row, width, height, orientation])
 
-    def _enter(self, row: Sequence[Any], width: int, height: int) -> None:
+    def _enter(self, row: Sequence[Any], width: int, height: int, orientation: int) -> None:
         self._index.write(dict(zip(INDEX_SCHEMA.names, row, strict=True)))
         self.counts[row[1]] += 1
-        self._seen.add(row[0], f"{row[1]} {width} {height}")
+        self._seen.add(row[0], f"{row[1]} {width} {height} {orientation}")
 
     def _next_shard(self) -> None:
         self._finish_shard()

@@ -3,15 +3,36 @@
 Axes: T frames, H height, W width, C channels (RGB, uint8); S samples.
 """
 
+from typing import NamedTuple
+
 import numpy as np
 from PIL import Image
 
+from unival.canonical import Box, box_as_shown
 from unival.data import media
 from unival.errors import UserError
 
 
-def image(data: bytes, name: str, longest: int) -> tuple[bytes, tuple[float, float]]:
-    """A JPEG of at most `longest` pixels a side, and what x and y of its boxes are multiplied with.
+class View(NamedTuple):
+    """How a photo became a smaller one."""
+
+    orientation: int
+    shown: tuple[int, int]
+    """Width and height, turned by the orientation."""
+    smaller: tuple[int, int]
+
+    def box(self, box: Box, declared: tuple[int, int] | None) -> Box:
+        """A box of the photo in the smaller one; `declared`: see `box_as_shown`, which raises."""
+        factors = (self.smaller[0] / self.shown[0], self.smaller[1] / self.shown[1]) * 2
+        box = box_as_shown(box, self.orientation, self.shown, declared)
+        x0, y0, x1, y1 = (  # 84.00000000000001 would be outside
+            round(side * factor, 3) for side, factor in zip(box, factors, strict=True)
+        )
+        return x0, y0, x1, y1
+
+
+def image(data: bytes, name: str, longest: int) -> tuple[bytes, View]:
+    """A JPEG of at most `longest` pixels a side, and what becomes of boxes.
 
     Raises:
         UserError: it cannot be decoded.
@@ -21,7 +42,8 @@ def image(data: bytes, name: str, longest: int) -> tuple[bytes, tuple[float, flo
     factor = min(1.0, longest / max(height, width))
     size = (max(round(width * factor), 1), max(round(height * factor), 1))
     smaller = Image.fromarray(pixels_HWC).resize(size, Image.Resampling.BICUBIC)
-    return media.encode_image(np.asarray(smaller), ".jpg", quality=92), (size[0] / width, size[1] / height)
+    view = View(media.image_orientation(data, name), (width, height), size)
+    return media.encode_image(np.asarray(smaller), ".jpg", quality=92), view
 
 
 def frames(clip_THWC: np.ndarray, width: int, height: int) -> np.ndarray:

@@ -6,7 +6,7 @@ Axes: H height, W width, T time, C = 3 channels (RGB). Pixels are uint8, sound i
 
 from unival.data.containers import cut_short
 from unival.data.media.clip import decode_video, encode_video, segment_frames, video_size
-from unival.data.media.picture import decode_image, encode_image, image_size, image_turn, open_image
+from unival.data.media.picture import decode_image, encode_image, image_orientation, image_size, open_image
 from unival.data.media.sound import decode_audio, encode_wav
 from unival.errors import UserError
 from unival.record import Medium
@@ -20,8 +20,8 @@ __all__ = [
     "encode_image",
     "encode_video",
     "encode_wav",
+    "image_orientation",
     "image_size",
-    "image_turn",
     "kind_of",
     "open_image",
     "segment_frames",

@@ -25,16 +25,16 @@ def decode_image(data: bytes, name: str) -> np.ndarray:
     return np.asarray(open_image(data, name))
 
 
-def image_turn(data: bytes, name: str) -> canonical.Turn:
-    """How `decode_image` turns the stored pixels, from the header alone."""
+def image_orientation(data: bytes, name: str) -> int:
+    """By which of `canonical.TURNS` `decode_image` turns the stored pixels, from the header alone."""
     with reading(name, "a readable image"), Image.open(io.BytesIO(data)) as image:
-        return canonical.turn_of(image)
+        return canonical.orientation_of(image)
 
 
 def image_size(data: bytes, name: str) -> tuple[int, int]:
     """(width, height) that `decode_image` will give, from the header alone."""
     with reading(name, "a readable image"), Image.open(io.BytesIO(data)) as image:
-        return canonical.turn_of(image).size(image.size)
+        return canonical.TURNS[canonical.orientation_of(image)].size(image.size)
 
 
 def encode_image(image_HWC: np.ndarray, suffix: str = ".png", quality: int = 95) -> bytes:

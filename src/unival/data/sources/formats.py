@@ -206,6 +206,12 @@ def captioned(one: str, one_id: str, many: str, many_id: str, required: bool = F
     return load
 
 
+def size_of(image: Mapping[str, Any]) -> tuple[int, int] | None:
+    """Width and height of a picture by its annotation, None where it does not tell both."""
+    width, height = image.get("width"), image.get("height")
+    return (width, height) if isinstance(width, int) and isinstance(height, int) else None
+
+
 def by_id(path: Path, lists: Mapping[str, str], fields: Sequence[str] = ()) -> Callable[[str, Any], Any]:
     """Rows of lists in a JSON object, kept on disk: a function (list, id) -> the row, or None.
 

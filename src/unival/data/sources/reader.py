@@ -70,21 +70,22 @@ class File:
     name: str = ""
     """Of the row, for messages."""
 
-    def item(self, split: str, task: str, record: Record) -> RowItem:
-        """A row as it is."""
-        return RowItem(split, task, record, str(self.path), self.name)
+    def item(self, split: str, task: str, record: Record, size: tuple[int, int] | None = None) -> RowItem:
+        """A row as it is; `size`: width and height of its picture by the annotation."""
+        return RowItem(split, task, record, str(self.path), self.name, size)
 
     def medium(self, split: str, medium: Medium, key: str, name: str) -> Iterator[MediaItem | BadItem]:
         """A medium by its file name or the stem of it, once per split."""
         yield from self.media.item(split, medium, key, name, self.path.parent)
 
     def row(
-        self, task: str, row_id: str, medium: Medium, key: str, name: str = "", split: str = "", **fields: Any
-    ) -> Iterator[Item]:
-        """A row and its medium: `name` (else `key`) is its file name or the stem of it."""
+        self, task: str, row_id: str, medium: Medium, key: str, name: str = "", split: str = "",
+        size: tuple[int, int] | None = None, **fields: Any,
+    ) -> Iterator[Item]:  # fmt: skip
+        """A row and its medium: `name` (else `key`) is its file name or the stem; `size`: see `item`."""
         split = split or self.split
         yield from self.medium(split, medium, key, name or key)
-        yield self.item(split, task, Record.about(medium, key, row_id, **fields))
+        yield self.item(split, task, Record.about(medium, key, row_id, **fields), size)
 
     def captions(
         self, medium: Medium, key: str, texts: Sequence[Any], name: str = "", row_id: str = "", **fields: Any

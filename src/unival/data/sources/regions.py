@@ -8,7 +8,16 @@ from typing import Any
 from unival.data.source import BadItem
 from unival.data.sources import safe_pickle
 from unival.data.sources.captions import image_key
-from unival.data.sources.formats import Row, by_id, changed, json_rows, numbered, unpacked_bytes, value
+from unival.data.sources.formats import (
+    Row,
+    by_id,
+    changed,
+    json_rows,
+    numbered,
+    size_of,
+    unpacked_bytes,
+    value,
+)
 from unival.data.sources.json_stream import json_values
 from unival.data.sources.reader import File, Item, read_rows, reader, rows
 from unival.data.sources.splits import said_split
@@ -46,7 +55,7 @@ def _refs(path: Path) -> Iterator[Row]:
     ending = path.stem.removeprefix("refs_derived_")
     found = [*path.parent.glob("instances.json"), *sorted(path.parents[1].glob(f"*/instances_{ending}.json"))]
     ids = {"images": "image_id", "annotations": "ann_id", "categories": "category_id"}
-    fields = ("file_name", "bbox", "name")
+    fields = ("file_name", "width", "height", "bbox", "name")
     find = by_id(found[0], dict.fromkeys(ids, "id"), fields) if found else lambda name, row_id: None
 
     def joined(ref: Any) -> tuple[Any, Any, Any, str | None]:
@@ -72,7 +81,8 @@ def _refcoco(row: tuple[Any, Any, Any, str | None], file: File) -> Iterator[Item
         row_id = f"{image_id}-{value(ref, 'ref_id', int)}-{value(sentence, 'sent_id', int)}"
         for task in ("grounding", "grounded_caption"):
             yield from file.row(
-                task, row_id, "image", image_key(image_id), name, split, text=text, box=corners(box),
+                task, row_id, "image", image_key(image_id), name, split, size_of(image),
+                text=text, box=corners(box),
                 references=tuple(dict.fromkeys((text, *sentences))), objects=(category,) if category else (),
                 extra={"ref_id": str(ref["ref_id"]), "image_id": str(image_id)},
             )  # fmt: skip

@@ -7,12 +7,14 @@ from pathlib import Path
 from typing import Any
 
 from unival.data.manifest import check_row
-from unival.data.sources.formats import Row, changed, csv_rows, jsonl_rows
+from unival.data.sources.formats import Row, changed, csv_rows, jsonl_rows, size_of
 from unival.data.sources.reader import File, Item, rows
 from unival.errors import UserError
 from unival.record import MEDIA
 
-LISTS = ("references", "answers", "box", "objects", "extra")
+SIZE = ("width", "height")
+"""Of the picture that a box was drawn in."""
+LISTS = ("references", "answers", "box", "objects", "extra", *SIZE)
 """Fields that a CSV holds as JSON."""
 
 
@@ -73,7 +75,8 @@ def _table(row: Any, file: File) -> Iterator[Item]:
         raise UserError(f"expected an object, found {type(row).__name__}")
     if isinstance(row.get("extra"), str):
         row = {**row, "extra": json.loads(row["extra"] or "{}")}
-    record, problems = check_row({key: cell for key, cell in row.items() if cell is not None})
+    fields = {key: cell for key, cell in row.items() if cell is not None and key not in SIZE}
+    record, problems = check_row(fields)
     if record is None:
         raise UserError("; ".join(f"{name}: {reason}" for name, reason in problems))
     split, task = _place(file.path)
@@ -81,4 +84,4 @@ def _table(row: Any, file: File) -> Iterator[Item]:
         key = getattr(record, medium)
         if key is not None:
             yield from file.medium(split, medium, key, key)
-    yield file.item(split, task, record)
+    yield file.item(split, task, record, size_of(row))

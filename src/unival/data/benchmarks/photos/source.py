@@ -129,7 +129,7 @@ class _State:
         self.splits: dict[str, str] = {}
         """Split of each medium that was taken."""
         self.seen: set[str] = set()
-        self.factors: dict[str, tuple[float, float]] = {}
+        self.views: dict[str, shrink.View] = {}
         self.counts: Counter[tuple[str, str]] = Counter()
         self.captions: dict[tuple[str, str], str] = {}
         """(split, task) -> caption of the row before: a false one for the next."""
@@ -156,23 +156,25 @@ class _State:
     def _smaller(self, kind: Medium, key: str, data: bytes, file: str) -> tuple[bytes, str]:
         options = self.options
         if kind == "image":
-            smaller, self.factors[key] = shrink.image(data, file, options.image_size)
+            smaller, self.views[key] = shrink.image(data, file, options.image_size)
             return smaller, ".jpg"
         if kind == "video":
             return shrink.video(data, file, options.video_size, options.video_frames, CLIP_RATE), ".mp4"
         return shrink.audio(data, file, options.sampling_rate, options.audio_seconds), ".wav"
 
-    def rows(self, item: RowItem, record: Record) -> Iterator[RowItem]:
+    def rows(self, item: RowItem, record: Record) -> Iterator[RowItem | BadItem]:
         """The row in its medium's split, and the rows that follow from it."""
         key = record.media()[0][1]
         split = self.splits.get(key)
         if split is None:  # the medium is damaged, which is reported, or its split is full
             return
         if record.box is not None:
-            (x0, y0, x1, y1), (across, down) = record.box, self.factors[key]
-            scaled = (x0 * across, y0 * down, x1 * across, y1 * down)
-            x0, y0, x1, y1 = (round(side, 3) for side in scaled)  # 84.00000000000001 would be outside
-            record = dataclasses.replace(record, box=(x0, y0, x1, y1))
+            try:
+                box = self.views[key].box(record.box, item.size)
+            except UserError as error:
+                yield BadItem(item.file, item.number, "box", str(error))
+                return
+            record = dataclasses.replace(record, box=box)
         if item.task == "vqa":
             record = dataclasses.replace(record, id=f"{item.split}-{record.id}")
         yield RowItem(split, item.task, record, item.file, item.number)
