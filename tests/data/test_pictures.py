@@ -23,17 +23,19 @@ def encoded(image: Image.Image, form: str = "PNG", **more: Any) -> bytes:
     return buffer.getvalue()
 
 
-def lying(orientation: int) -> bytes:
-    """PIXELS as a PNG that its EXIF turns."""
+def lying(orientation: int, form: str = "PNG") -> bytes:
+    """PIXELS as a picture that its EXIF turns."""
     exif = Image.Exif()
     exif[0x0112] = orientation
-    return encoded(Image.fromarray(PIXELS), exif=exif)
+    return encoded(Image.fromarray(PIXELS), form, exif=exif, **({"lossless": True} if form == "WEBP" else {}))
 
 
+@pytest.mark.parametrize("form", ["PNG", "WEBP", "TIFF"])
 @pytest.mark.parametrize("orientation", [*EXIF, 0, 9])
-def test_exif_orientation_turns_pixels_and_size(orientation: int) -> None:
-    data = lying(orientation)
+def test_exif_orientation_turns_pixels_and_size(orientation: int, form: str) -> None:
+    data = lying(orientation, form)
     shown = media.decode_image(data, "x")
+    assert np.array_equal(shown, canonical.TURNS.get(orientation, canonical.UPRIGHT).pixels(PIXELS))
     assert np.array_equal(shown, np.asarray(ImageOps.exif_transpose(Image.open(io.BytesIO(data)))))
     assert media.image_size(data, "x") == media.describe("image", data, "x") == shown.shape[1::-1]
 

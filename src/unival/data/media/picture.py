@@ -34,6 +34,8 @@ def image_orientation(data: bytes, name: str) -> int:
 def image_size(data: bytes, name: str) -> tuple[int, int]:
     """(width, height) that `decode_image` will give, from the header alone."""
     with reading(name, "a readable image"), Image.open(io.BytesIO(data)) as image:
+        if image.format == "TIFF":  # its size is turned when it is opened, its EXIF when it is decoded
+            image.load()
         return canonical.TURNS[canonical.orientation_of(image)].size(image.size)
 
 
