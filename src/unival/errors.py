@@ -3,6 +3,7 @@
 import difflib
 import errno
 import os
+import signal
 import sys
 import time
 from collections.abc import Iterable, Iterator
@@ -13,19 +14,42 @@ class UserError(Exception):
     """Bad input, configuration or environment. The command line prints the message alone and exits with 2."""
 
 
+FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+"""No space left on the disk, in the user's quota, or under the limit on a file's size."""
+
+
 @contextmanager
-def told() -> Iterator[None]:
-    """A UserError or a full disk inside ends the process with one line and status 2, but for UNIVAL_DEBUG."""
+def told(of_many: bool = False) -> Iterator[None]:
+    """What ends the work inside ends the process with one line at most, as a shell expects; no traceback.
+
+    A UserError or a full disk: status 2. Ctrl-C: 130. Output that nobody reads any more, as under `head`:
+    141. UNIVAL_DEBUG lets errors and Ctrl-C through. `of_many`: one of several processes, whose parent tells
+    of Ctrl-C; so does rank 0 for the other ranks.
+    """
+    debug = bool(os.environ.get("UNIVAL_DEBUG"))
+    other = os.environ.get("RANK", "0") != "0"
     try:
-        yield
+        try:
+            yield
+        finally:
+            sys.stdout.flush()
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # for what is flushed at exit
+        sys.exit(128 + signal.SIGPIPE)
     except (UserError, OSError) as error:
-        full = isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT)
-        if os.environ.get("UNIVAL_DEBUG") or not (full or isinstance(error, UserError)):
+        full = isinstance(error, OSError) and error.errno in FULL
+        if debug or not (full or isinstance(error, UserError)):
             raise
-        if os.environ.get("RANK", "0") != "0":
+        if other:
             time.sleep(2)  # mostly rank 0 has the same to tell, and its end ends this process
         print(f"unival: {error}{': make room and run again' if full else ''}", file=sys.stderr)
         sys.exit(2)
+    except KeyboardInterrupt:
+        if debug:
+            raise
+        if not (of_many or other):
+            print("unival: stopped: run the same command again to go on", file=sys.stderr)
+        sys.exit(128 + signal.SIGINT)
 
 
 def nearest(name: str, valid: Iterable[str]) -> str:

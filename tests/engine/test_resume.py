@@ -90,18 +90,20 @@ def test_killed_in_a_checkpoint_write(tmp_path, undisturbed, file):
     assert weights(tmp_path) == undisturbed
 
 
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 @pytest.mark.parametrize("workers", [0, 2])
-def test_sigterm_saves_and_leaves(tmp_path, undisturbed, workers):
+def test_a_signal_saves_and_leaves(tmp_path, undisturbed, workers, number):
     (process,) = start(tmp_path, {**OPTIONS, "workers": workers}, slow=0.05)
     while not checkpoints(tmp_path):
         assert process.is_alive(), told(tmp_path)
         time.sleep(0.01)
     loading = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
     assert len(loading) == workers
-    for pid in (*loading, process.pid):  # as SLURM does, which tells all processes of a job
-        os.kill(int(pid), signal.SIGTERM)
+    for pid in (*loading, process.pid):  # as SLURM and terminals do, which tell all processes of a job
+        os.kill(int(pid), number)
     status, error = finish([process], tmp_path)
-    assert status == 128 + signal.SIGTERM and "SIGTERM: saved step" in error
+    assert status == 128 + number and f"{number.name}: saved step" in error
+    assert "Traceback" not in error
     last = int(checkpoints(tmp_path)[-1].removeprefix("step-"))
     assert f"goes on from step {last}" in complete(tmp_path)
     assert weights(tmp_path) == undisturbed

@@ -6,12 +6,13 @@ import signal
 import subprocess
 import sys
 import time
+from datetime import timedelta
 from pathlib import Path
 
 import pytest
 import torch
 
-from unival.engine.machine import launch, runtime
+from unival.engine.machine import distributed, launch, runtime
 from unival.errors import UserError
 
 FOLDER = Path(__file__).parents[2] / "conf/runtime"
@@ -44,7 +45,7 @@ def test_torchrun_unless_this_is_a_rank(monkeypatch):
     calls = []
 
     class Done:
-        def __init__(self, command):
+        def __init__(self, command, **options):
             calls.append(command)
 
         def wait(self):
@@ -56,7 +57,7 @@ def test_torchrun_unless_this_is_a_rank(monkeypatch):
     several = runtime.Runtime(device="cpu", launcher="torchrun", processes=3)
     assert runtime.Runtime().launch(["run", "pretrain"], print) is None
     assert several.launch(["run", "pretrain", "--config", "x.yaml"], print) == 7
-    assert calls[0][:3] == [sys.executable, "-m", "torch.distributed.run"]
+    assert calls[0][:3] == [sys.executable, "-m", "unival.engine.machine.torchrun"]
     assert calls[0][-6:] == ["-m", "unival", "run", "pretrain", "--config", "x.yaml"]
     assert "--nproc-per-node=3" in calls[0], json.dumps(calls)
     monkeypatch.setenv("RANK", "0")
@@ -145,11 +146,76 @@ def test_forked_ranks_end_with_their_parent(tmp_path, number):
             time.sleep(0.05)
 
 
+MEETING = """
+import os, sys, time
+from pathlib import Path
+import torch
+from unival.engine.machine import launch
+from unival.engine.machine.distributed import world
+from unival.errors import told
+
+def work():
+    rank = os.environ["RANK"]
+    late = {late} if rank == "1" else 0
+    Path("up" + rank).write_text(str(os.getpid()))
+    time.sleep(late)
+    with world(torch.device("cpu")):
+        Path("met" + rank).touch()
+        time.sleep(60)
+
+with told():
+    sys.exit(launch.fork(2, work))
+"""
+
+
+@pytest.mark.fault
+@pytest.mark.distributed
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("to", ["all", "parent"])
+@pytest.mark.parametrize("met", [False, True], ids=["before they met", "after they met"])
+def test_ranks_end_at_once_wherever_they_are(tmp_path, number, to, met):
+    """A terminal sends Ctrl-C to all, others to the command alone: a line at most, and its status."""
+    process = subprocess.Popen(
+        [sys.executable, "-c", MEETING.format(late=0 if met else 60)],
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": str(Path(runtime.__file__).parents[3])},
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+    there = [tmp_path / f"{'met' if met else 'up'}{rank}" for rank in "01"]
+    while not all(path.exists() for path in there):
+        assert process.poll() is None
+        time.sleep(0.05)
+    time.sleep(0.3)
+    (os.killpg if to == "all" else os.kill)(process.pid, number)
+    error = process.communicate(timeout=15)[1]
+    assert process.returncode == 128 + number
+    lines = error.splitlines()
+    assert not lines or lines == ["unival: stopped: run the same command again to go on"]
+    assert not [rank for rank in "01" if Path(f"/proc/{(tmp_path / f'up{rank}').read_text()}").exists()]
+
+
+@pytest.mark.fault
+@pytest.mark.distributed
+def test_ranks_do_not_wait_for_one_that_never_comes(tmp_path, monkeypatch):
+    monkeypatch.setattr(distributed, "PATIENCE", timedelta(seconds=1))
+    monkeypatch.setenv("MASTER_ADDR", "127.0.0.1")
+    monkeypatch.setenv("MASTER_PORT", "29999")
+    for name, value in {"RANK": "1", "WORLD_SIZE": "2"}.items():
+        monkeypatch.setenv(name, value)
+    with (
+        pytest.raises(UserError, match=r"rank 1: waited 0:00:01 for the other 1 at 127.0.0.1:29999"),
+        distributed.world(torch.device("cpu")),
+    ):
+        pass
+
+
 PARALLEL = """
 import os, sys, time
 from functools import partial
 from pathlib import Path
-from unival.engine.machine import launch, runtime
+from unival.engine.machine import distributed, launch, runtime
 from unival.errors import UserError
 
 def job(number):

@@ -3,6 +3,7 @@
 import errno
 import os
 import shutil
+import signal
 import subprocess
 import sys
 import time
@@ -49,23 +50,59 @@ def test_settings_are_read_without_torch() -> None:
 
 
 @pytest.mark.fault
+@pytest.mark.parametrize("full", [errno.ENOSPC, errno.EDQUOT, errno.EFBIG])
 def test_a_full_disk_is_one_line_wherever_it_is_met(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    full: int, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
+    """The disk, the user's quota or the limit of a file's size."""
+
     def write(group: str) -> None:
         raise OSError(number, os.strerror(number), "curve.jsonl")
 
     monkeypatch.chdir(ROOT)
     monkeypatch.setattr("unival.compose.options", write)
-    number = errno.ENOSPC
+    number = full
     with pytest.raises(SystemExit, match="2"):
         main(["list", "task"])
     assert capsys.readouterr().err == (
-        "unival: [Errno 28] No space left on device: 'curve.jsonl': make room and run again\n"
+        f"unival: [Errno {full}] {os.strerror(full)}: 'curve.jsonl': make room and run again\n"
     )
     number = errno.EIO
     with pytest.raises(OSError, match="Input/output error"):
         main(["list", "task"])
+
+
+@pytest.mark.fault
+@pytest.mark.parametrize("arguments", [["list"], ["score", "caption"], ["merge", "verify", "x"], ["sweep"]])
+def test_ctrl_c_is_one_line_in_any_command(
+    arguments: list[str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def interrupted(*given: object) -> None:
+        raise KeyboardInterrupt
+
+    for place in ("unival.compose.options", "unival.compose.read_params"):
+        monkeypatch.setattr(place, interrupted)
+    for module in ("score", "merge"):
+        monkeypatch.setattr(f"unival.commands.{module}.main", interrupted)
+    monkeypatch.chdir(ROOT)
+    with pytest.raises(SystemExit, match="130"):
+        main(arguments)
+    assert capsys.readouterr().err == "unival: stopped: run the same command again to go on\n"
+
+
+@pytest.mark.fault
+@pytest.mark.parametrize("arguments", [["list"], ["--help"], ["sweep", "--help"], ["merge", "--help"]])
+def test_output_that_nobody_reads_ends_in_silence(arguments: list[str]) -> None:
+    reader, writer = os.pipe()
+    os.close(reader)
+    environment = {**os.environ, "PYTHONPATH": "src"}
+    done = subprocess.run(
+        [sys.executable, "-m", "unival", *arguments],
+        cwd=ROOT, env=environment, stdout=writer, stderr=subprocess.PIPE, text=True,
+    )  # fmt: skip
+    os.close(writer)
+    assert done.returncode in (0, 128 + signal.SIGPIPE)  # argparse itself passes over it
+    assert done.stderr == ""
 
 
 @pytest.mark.parametrize(

@@ -30,6 +30,7 @@ from unival.engine.batches.mixture import Mixture
 from unival.engine.batches.sampler import Sampler
 from unival.engine.checkpoint import Checkpoints, atomic_folder, load_weights, weights_digest
 from unival.engine.machine.distributed import World, replicated, synchronised, world
+from unival.engine.machine.launch import ASKS
 from unival.engine.machine.runtime import Runtime
 from unival.engine.monitor import Callback, Monitor, SpikeAlarm, Window
 from unival.engine.objective import LossModule
@@ -43,7 +44,7 @@ FAIL_AT = "UNIVAL_FAIL_AT_STEP"
 """For tests: the process kills itself after this many updates."""
 
 AGREE_EVERY = 4
-"""Steps after which ranks ask each other whether one got SIGTERM: each time, all wait for the slowest."""
+"""Steps after which ranks ask each other whether one is to end: each time, all wait for the slowest."""
 
 Evaluate = Callable[[nn.Module], dict[str, float]]
 """Metrics of the model on validation rows; `score` is the one to maximise."""
@@ -85,7 +86,7 @@ def train(
     Raises:
         UserError: no data for a stream, a checkpoint of another run or architecture, a loss that is not
             finite, a full disk.
-        SystemExit: SIGTERM came; the checkpoint was saved.
+        SystemExit: SIGTERM or Ctrl-C came; the checkpoint was saved.
     """
     identity = _identity(config, model, data)
     with world(runtime.apply()) as ranks:
@@ -192,7 +193,7 @@ class Trainer:
         self.damaged = 0
         self.alarm = SpikeAlarm(config.spike)
         self.window = Window()
-        self.stop = threading.Event()
+        self.asked = 0  # the signal that asked for an end
 
     def _wrap(self, module: nn.Module) -> nn.Module:
         if self.config.compile:
@@ -222,7 +223,7 @@ class Trainer:
         )
         loader = Loader(batches, self.step, self.runtime.workers)
         started, examples = time.perf_counter(), 0
-        previous = self._on_sigterm()
+        previous = self._on_signals()
         try:
             self._train_mode()
             self.window = Window()
@@ -245,8 +246,8 @@ class Trainer:
             self._publish(out_dir, result)
         finally:
             monitor.close()
-            if previous is not None:
-                signal.signal(signal.SIGTERM, previous)
+            for number, handler in previous.items():
+                signal.signal(number, handler)
         monitor.tell(lambda callback: callback.on_end(result))
         return result
 
@@ -358,8 +359,9 @@ class Trainer:
         if str(step) == os.environ.get(FAIL_AT):
             os.kill(os.getpid(), signal.SIGKILL)
         if stopped and not done:
-            monitor.say(f"SIGTERM: saved step {step}, run again to go on")
-            raise SystemExit(128 + signal.SIGTERM)
+            number = signal.Signals(self.asked or signal.SIGTERM)
+            monitor.say(f"{number.name}: saved step {step}, run again to go on")
+            raise SystemExit(128 + number)
 
     def _count_damage(self) -> None:
         """Add up the rows that all ranks left out.
@@ -377,10 +379,10 @@ class Trainer:
 
     def _stop_agreed(self) -> bool:
         if self.ranks.size == 1:
-            return self.stop.is_set()
+            return self.asked != 0
         if self.step % AGREE_EVERY:
             return False
-        return self.ranks.sum([float(self.stop.is_set())])[0] > 0
+        return self.ranks.sum([float(self.asked != 0)])[0] > 0
 
     def _figures(self, waited: float) -> dict[str, float]:
         """The window's figures, over all ranks; starts the next window."""
@@ -461,10 +463,17 @@ class Trainer:
         self.alarm.mean, self.alarm.seen = meta["alarm"]
         self.damaged = meta["damaged"]
 
-    def _on_sigterm(self) -> Any:
+    def _on_signals(self) -> dict[int, Any]:
+        """SIGTERM and Ctrl-C end the run after a step, a second Ctrl-C at once. Returns the old handlers."""
+
+        def note(number: int, frame: Any) -> None:
+            if number == self.asked == signal.SIGINT:
+                raise KeyboardInterrupt
+            self.asked = self.asked or number
+
         if threading.current_thread() is not threading.main_thread():
-            return None
-        return signal.signal(signal.SIGTERM, lambda *_: self.stop.set())
+            return {}
+        return {number: signal.signal(number, note) for number in ASKS}
 
     def _publish(self, out_dir: Path, result: TrainResult) -> None:
         """Write the model folder: the best weights after a selection, else the last (or averaged)."""

@@ -16,6 +16,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from unival.engine.batches.collate import Batch, Collator
 from unival.engine.batches.sampler import Sampler
+from unival.engine.machine.launch import ASKS
 from unival.errors import UserError
 
 AHEAD = 3
@@ -82,7 +83,7 @@ class Loader:
             num_workers=self.workers,
             prefetch_factor=AHEAD,
             multiprocessing_context="fork",  # not every tokenizer can be pickled
-            worker_init_fn=_outlast_sigterm,
+            worker_init_fn=_outlast_signals,
         )
         iterator: Any = iter(made)
         try:
@@ -97,9 +98,10 @@ class Loader:
                 worker.join()
 
 
-def _outlast_sigterm(worker: int) -> None:
-    """A job's SIGTERM reaches all its processes: this one goes on until the run has saved and left."""
-    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+def _outlast_signals(worker: int) -> None:
+    """A job's SIGTERM and a terminal's Ctrl-C reach all processes: this one goes on until the run leaves."""
+    for number in ASKS:
+        signal.signal(number, signal.SIG_IGN)
 
 
 class _Told(Dataset["list[Batch] | UserError"]):

@@ -1,11 +1,13 @@
 """Ranks: torchrun starts them, PyTorch connects them. One process is a world of one, without any set-up."""
 
 import os
+import time
 import warnings
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from datetime import timedelta
+from itertools import count
 from typing import Any
 
 import torch
@@ -19,6 +21,12 @@ from unival.errors import UserError
 TIMEOUT = timedelta(
     minutes=30
 )  # others wait in a collective while rank 0 evaluates; torchrun ends them if it dies
+
+
+PATIENCE = timedelta(minutes=5)
+"""For all ranks to have imported what they need."""
+MEETINGS = count()
+"""How often this process joined others: torchrun's store outlives a meeting."""
 
 
 @dataclass(frozen=True)
@@ -77,7 +85,11 @@ def world(device: torch.device) -> Iterator[World]:
         torch.cuda.set_device(device)
     started_here = not dist.is_initialized()
     if started_here:
-        dist.init_process_group("cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo", timeout=TIMEOUT)
+        rank = int(os.environ["RANK"])
+        backend = "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo"
+        dist.init_process_group(
+            backend, store=_meeting(rank, size), rank=rank, world_size=size, timeout=TIMEOUT
+        )
     try:
         yield World(dist.get_rank(), size, device)
     except RuntimeError as error:
@@ -90,6 +102,37 @@ def world(device: torch.device) -> Iterator[World]:
     finally:
         if started_here:
             dist.destroy_process_group()
+
+
+def _meeting(rank: int, size: int) -> dist.Store:
+    """The store through which ranks find each other, once all are there.
+
+    PyTorch's own way waits where no signal is heard, and as long as for a collective: a rank that ended
+    before it came would keep the others for half an hour.
+
+    Raises:
+        UserError: some did not come.
+    """
+    host, port = os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])
+    serves = rank == 0 and os.environ.get("TORCHELASTIC_USE_AGENT_STORE") != "True"  # else torchrun does
+    deadline = time.monotonic() + PATIENCE.total_seconds()
+    key = f"unival/meeting{next(MEETINGS)}"
+    store, problem = None, "they did not come"
+    while time.monotonic() < deadline:
+        try:
+            if store is None:
+                store = dist.TCPStore(host, port, size, serves, timedelta(seconds=1), wait_for_workers=False)
+                store.add(key, 1)
+            if store.add(key, 0) == size:
+                store.set_timeout(TIMEOUT)
+                return dist.PrefixStore(key, store)
+        except dist.DistError as error:
+            problem = str(error).splitlines()[0]
+        time.sleep(0.02)
+    raise UserError(
+        f"rank {rank}: waited {PATIENCE} for the other {size - 1} at {host}:{port}: {problem}: "
+        "see what they told, and whether this node can reach that one"
+    )
 
 
 def replicated(module: nn.Module, device: torch.device) -> DistributedDataParallel:
