@@ -233,3 +233,35 @@ def test_only_regular_files_of_a_bounded_size_are_read(
     monkeypatch.setattr(limits, "MEDIUM_BYTES", 10)
     with pytest.raises(UserError, match=r"a\.png: more than 10 bytes"):
         read_bytes(tmp_path / "a.png")
+
+
+PARTS = {
+    # seconds of a clip of 16 frames, 8 a second -> its frames
+    "all": ((0.0, 2.0), list(range(16))),
+    "first half": ((0.0, 1.0), list(range(8))),
+    "second half": ((1.0, 2.0), list(range(8, 16))),
+    "between two frames": ((0.3, 0.6), [2, 3, 4]),
+    "within one frame": ((0.51, 0.52), [4]),
+    "beyond the end": ((1.75, 30.0), [14, 15]),
+    "rounded": ((0.99999, 1.25001), [8, 9]),
+}
+
+
+@pytest.mark.parametrize(("part", "frames"), PARTS.values(), ids=PARTS)
+def test_a_part_of_a_clip_is_its_own_frames(part: tuple[float, float], frames: list[int]) -> None:
+    data = media.encode_video(np.stack([np.full((32, 32, 3), 10 + 15 * t, np.uint8) for t in range(16)]), 8)
+    seen = media.decode_video(data, "x", part=part)[:, 0, 0, 0].astype(int)
+    assert np.abs(seen - [10 + 15 * t for t in frames]).max() <= 3
+    drawn = media.decode_video(data, "x", 4, np.random.default_rng(0), part)[:, 0, 0, 0].astype(int)
+    wanted = media.segment_frames(len(frames), 4, np.random.default_rng(0))
+    assert np.abs(drawn - [10 + 15 * frames[index] for index in wanted]).max() <= 3
+    assert media.describe("video", data, "x", part) == (32, 32)
+
+
+@pytest.mark.parametrize("part", [(2.0, 3.0), (1.0, 1.0), (1.5, 0.5), (-1.0, 1.0), (float("nan"), 1.0)])
+def test_what_is_no_part_of_a_clip_is_refused(part: tuple[float, float]) -> None:
+    data = media.encode_video(clip(8).repeat(2, axis=0), 8)
+    with pytest.raises(UserError, match=r"x: .* is no part of its 2\.00 s"):
+        media.decode_video(data, "x", part=part)
+    with pytest.raises(UserError, match=r"x: .* is no part of its 2\.00 s"):
+        media.describe("video", data, "x", part)

@@ -279,9 +279,9 @@ def test_threads_change_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     """Media that are decoded out of order, one bad and one twice among them, are written in order."""
     describe = media.describe
 
-    def slow(kind: Any, data: bytes, name: str) -> tuple[int, int]:
+    def slow(kind: Any, data: bytes, name: str, part: Any) -> tuple[int, int]:
         time.sleep(0.02 * (len(data) % 3))
-        return describe(kind, data, name)
+        return describe(kind, data, name, part)
 
     monkeypatch.setattr(media, "describe", slow)
     items: list[Any] = []

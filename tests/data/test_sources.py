@@ -532,11 +532,11 @@ def test_a_stopped_import_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     decoded: list[str] = []
     describe = media.describe
 
-    def failing(kind: Any, data: bytes, name: str) -> tuple[int, int]:
+    def failing(kind: Any, data: bytes, name: str, part: Any) -> tuple[int, int]:
         decoded.append(name)
         if len(decoded) == 25:
             raise KeyboardInterrupt
-        return describe(kind, data, name)
+        return describe(kind, data, name, part)
 
     monkeypatch.setattr(media, "describe", failing)
     monkeypatch.setattr(os, "sched_getaffinity", lambda _: {0})  # nothing is decoded ahead
@@ -570,3 +570,25 @@ def test_a_good_import_outlives_those_that_fail(tmp_path: Path) -> None:
         import_dataset("coco_captions", root, tmp_path / "out")
     assert {path: path.stat().st_mtime_ns for path in (tmp_path / "out").rglob("*")} == before
     assert pq.read_table(tmp_path / "out.rejected.parquet").num_rows == 4
+
+
+def test_captions_of_parts_of_a_video_are_about_these(tmp_path: Path) -> None:
+    """ActivityNet's captions describe seconds; a part that is none is a fault of its own."""
+    levels = (10, 130, 250)
+    frames = np.repeat(np.array(levels, np.uint8), 8)[:, None, None, None]
+    clip = media.encode_video(np.broadcast_to(frames, (24, 32, 32, 3)).copy(), 8)
+    write(tmp_path / "in" / "videos" / "v_one.mp4", clip)
+    times = [[0, 1], [1, 2], [2, 3], [0.5, 2.5], [7, 9], [2, 1]]
+    sentences = ["dark", "grey", "light", "all", "none", "back"]
+    notes = {"duration": 3.0, "timestamps": times, "sentences": sentences}
+    write(tmp_path / "in" / "train.json", {"v_one": notes})
+    import_dataset("activitynet", tmp_path / "in", tmp_path / "out", max_rejected=0.5)
+    out = tmp_path / "out" / "train"
+    records, store = read_records(out, "video_caption"), MediaStore(out)
+    frames_of = {record.references[0]: store.video(record.video or "", 4) for record in records}
+    seen = {name: (shown.mean((1, 2, 3)) / 10).round().tolist() for name, shown in frames_of.items()}
+    assert seen == {"dark": [1] * 4, "grey": [13] * 4, "light": [25] * 4, "all": [1, 13, 13, 25]}
+    assert records[1].extra == {"start": "1", "end": "2"} and store.bytes("v_one-1") == clip
+    assert sum(path.stat().st_size for path in out.glob("*.tar")) < 2 * len(clip) + 4096
+    reasons = [reason for _, _, reason in faults(tmp_path / "out")]
+    assert sum("is no part of its 3.00 s" in reason for reason in reasons) == 2

@@ -257,6 +257,7 @@ class _Medium(NamedTuple):
     height: int
     sha256: str
     orientation: int
+    part: media.Part | None
 
 
 Inspect = Callable[[], _Medium]
@@ -270,6 +271,7 @@ def _inspect(item: MediaItem) -> _Medium:
     """
     kind = item.medium
     data = item.read()
-    width, height = media.describe(kind, data, item.origin)
+    width, height = media.describe(kind, data, item.origin, item.part)
     orientation = media.image_orientation(data, item.origin) if kind == "image" else 1
-    return _Medium(kind, item.ending, data, width, height, hashlib.sha256(data).hexdigest(), orientation)
+    sha256 = hashlib.sha256(data).hexdigest()
+    return _Medium(kind, item.ending, data, width, height, sha256, orientation, item.part)

@@ -21,7 +21,7 @@ from unival.errors import UserError
 from unival.files import digest, file_digest, write_json
 from unival.folders import check_output, contents, publish
 
-FORMAT = 1
+FORMAT = 2
 RUN = "run.json"
 RECORD = "benchmark.json"
 MAX_TOKENIZER_TEXTS = 500_000

@@ -30,6 +30,8 @@ class MediaItem:
     row: str = ""
     kind: Medium | None = None
     """What it is read as, where its suffix alone does not say: a clip (.mp4) may be wanted as a sound."""
+    part: media.Part | None = None
+    """What of a clip is meant, in seconds; all of it where None."""
 
     @property
     def medium(self) -> Medium:

@@ -41,6 +41,8 @@ INDEX_SCHEMA = pa.schema(
         ("offset", pa.int64()),
         ("size", pa.int64()),
         ("sha256", pa.string()),
+        ("start", pa.float64()),
+        ("end", pa.float64()),
     ]
 )
 
@@ -58,6 +60,8 @@ class ShardWriter:
         self.counts: Counter[str] = Counter()
         """Media of each kind."""
         self._seen = Spool()
+        self._clips = Spool()
+        """SHA-256 of a clip that is used in parts, and its shard and offset: it is stored once."""
         self._index = TableWriter(self.split_dir / INDEX, INDEX_SCHEMA)
         self._members = 0
         self._shard = -1
@@ -103,32 +107,46 @@ class ShardWriter:
         height: int = 0,
         sha256: str = "",
         orientation: int = 1,
+        part: media.Part | None = None,
     ) -> None:
-        """Append one medium; `width` and `height` are those as shown, turned by `orientation`.
+        """Append one medium, or a part of a clip, whose bytes are stored once for all its parts.
+
+        `width` and `height` are those as shown, turned by `orientation`.
 
         Raises:
             UserError: the key was used before in this split.
         """
         if key in self._seen:
             raise UserError(f"media key '{key}' is used twice in split '{self.split_dir.name}'")
+        sha256 = sha256 or hashlib.sha256(data).hexdigest()
+        known = self._clips.get(sha256) if part else None
+        shard, offset = map(int, known.split()) if known else self._append(key + suffix, data)
+        start, end = part or (None, None)
+        row = (key, kind, suffix, shard, offset, len(data), sha256, start, end)
+        self._enter(row, width, height, orientation)
+        if self._journal is not None:
+            self._journal.append([*row, width, height, orientation])
+
+    def _append(self, name: str, data: bytes) -> tuple[int, int]:
+        """Write a member; its shard and offset."""
         full = self._members >= SHARD_MEMBERS
         if self._handle is None or full or self._handle.tell() + len(data) > self.shard_bytes:
             self._next_shard()
         handle = self._handle
         assert handle is not None
-        member = tarfile.TarInfo(key + suffix)
+        member = tarfile.TarInfo(name)
         member.size = len(data)
         handle.write(member.tobuf(tarfile.PAX_FORMAT))
-        sha256 = sha256 or hashlib.sha256(data).hexdigest()
-        row = (key, kind, suffix, self._shard, handle.tell(), len(data), sha256)
+        offset = handle.tell()
         handle.write(data)
         handle.write(b"\0" * (-len(data) % BLOCK))
-        self._enter(row, width, height, orientation)
         self._members += 1
-        if self._journal is not None:
-            self._journal.append([*row, width, height, orientation])
+        return self._shard, offset
 
     def _enter(self, row: Sequence[Any], width: int, height: int, orientation: int) -> None:
+        _, _, _, shard, offset, _, sha256, start, _ = row
+        if start is not None:
+            self._clips.add(sha256, f"{shard} {offset}")
         self._index.write(dict(zip(INDEX_SCHEMA.names, row, strict=True)))
         self.counts[row[1]] += 1
         self._seen.add(row[0], f"{row[1]} {width} {height} {orientation}")
@@ -193,12 +211,20 @@ class MediaStore:
         try:
             index = pq.read_table(path).cast(INDEX_SCHEMA)
         except (pa.ArrowException, OSError, ValueError) as error:
-            raise UserError(f"{path}: not a readable media index: {str(error).splitlines()[0]}") from error
+            raise UserError(
+                f"{path}: not a readable media index: {str(error).splitlines()[0]}: make it anew"
+            ) from error
         self._rows = {key: row for row, key in enumerate(index.column("key").to_pylist())}
         self._shard, self._offset, self._size = (
             index.column(name).to_numpy() for name in ("shard", "offset", "size")
         )
         self._kind = index.column("kind").to_pylist()
+        starts, ends = (index.column(name).to_pylist() for name in ("start", "end"))
+        self._parts = {
+            row: (start, end)
+            for row, (start, end) in enumerate(zip(starts, ends, strict=True))
+            if start is not None
+        }
         self._handles: dict[int, int] = {}
         self._image_sizes: dict[str, tuple[int, int]] = {}
 
@@ -217,7 +243,7 @@ class MediaStore:
         return self._kind[self._row(key)]
 
     def bytes(self, key: str) -> bytes:
-        """The encoded medium, as it was put in."""
+        """The encoded medium, as it was put in; of a part of a clip, the whole clip."""
         row = self._row(key)
         size = int(self._size[row])
         data = os.pread(self._descriptor(int(self._shard[row])), size, int(self._offset[row]))
@@ -243,7 +269,8 @@ class MediaStore:
         self, key: str, num_frames: int | None = None, rng: np.random.Generator | None = None
     ) -> np.ndarray:
         """Frames, uint8 THWC RGB: one per equal segment (its middle, or a random one by `rng`)."""
-        return media.decode_video(self.bytes(key), self._name(key), num_frames, rng)
+        part = self._parts.get(self._row(key))
+        return media.decode_video(self.bytes(key), self._name(key), num_frames, rng, part)
 
     def audio(self, key: str, sampling_rate: int | None = None) -> np.ndarray:
         """Mono samples, float32 (S,), at `sampling_rate` Hz."""

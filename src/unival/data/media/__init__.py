@@ -5,7 +5,7 @@ Axes: H height, W width, T time, C = 3 channels (RGB). Pixels are uint8, sound i
 """
 
 from unival.data.containers import cut_short
-from unival.data.media.clip import decode_video, encode_video, segment_frames, video_size
+from unival.data.media.clip import Part, decode_video, encode_video, segment_frames, video_size
 from unival.data.media.picture import decode_image, encode_image, image_orientation, image_size, open_image
 from unival.data.media.sound import decode_audio, encode_wav
 from unival.errors import UserError
@@ -13,6 +13,7 @@ from unival.record import Medium
 
 __all__ = [
     "SUFFIXES",
+    "Part",
     "decode_audio",
     "decode_image",
     "decode_video",
@@ -34,8 +35,11 @@ SUFFIXES: dict[str, Medium] = {
 }
 
 
-def describe(kind: Medium, data: bytes, name: str) -> tuple[int, int]:
+def describe(kind: Medium, data: bytes, name: str, part: Part | None = None) -> tuple[int, int]:
     """Decode fully and return (width, height) as shown; (0, 0) for sound.
+
+    Args:
+        part: of a clip, what is meant of it.
 
     Raises:
         UserError: it cannot be read.
@@ -45,7 +49,7 @@ def describe(kind: Medium, data: bytes, name: str) -> tuple[int, int]:
     if kind == "image":
         return open_image(data, name).size
     if kind == "video":
-        return video_size(data, name)
+        return video_size(data, name, part)
     samples = len(decode_audio(data, name))
     if data[:4] == b"fLaC" and samples < int.from_bytes(data[21:26], "big") & (2**36 - 1):
         raise UserError(f"{name}: the file is cut short: get it again")

@@ -7,9 +7,11 @@ and nobody sees, and an AVI counts frames that were dropped. So its packets are 
 T time, H height, W width, C = 3 colours; pixels are uint8.
 """
 
+import bisect
 import io
 import itertools
 from collections.abc import Collection, Iterator
+from fractions import Fraction
 from typing import Any
 
 import numpy as np
@@ -19,6 +21,10 @@ from unival.canonical import UPRIGHT, Turn
 from unival.data.media.reading import reading
 from unival.errors import UserError
 
+Part = tuple[float, float]
+"""Seconds of a clip, from its first shown frame."""
+TICK = 1e-4
+"""Seconds by which a time may be off: annotations are rounded."""
 QUARTER = 1 / 60
 """Sine of the angle, about one degree, that a display matrix may be off a quarter turn, as in FFmpeg."""
 
@@ -40,20 +46,35 @@ def segment_frames(total: int, wanted: int, rng: np.random.Generator | None = No
 
 
 def decode_video(
-    data: bytes, name: str, num_frames: int | None = None, rng: np.random.Generator | None = None
+    data: bytes,
+    name: str,
+    num_frames: int | None = None,
+    rng: np.random.Generator | None = None,
+    part: Part | None = None,
 ) -> np.ndarray:
-    """`num_frames` of the shown frames (all where None) as uint8 THWC RGB; only those are converted."""
+    """`num_frames` of the shown frames (all where None) as uint8 THWC RGB; only those are converted.
+
+    Args:
+        part: what of the clip is meant; all of it where None.
+    """
     import av
 
     with reading(name, "a readable video"), av.open(io.BytesIO(data), "r") as container:
         stream, packets = _track(container, name)
-        total = sum(not packet.is_discard for packet in packets)
-        wanted = segment_frames(total, num_frames, rng) if num_frames and total else list(range(total))
+
+        def chosen(times: list[int]) -> list[int]:
+            first, end = _within(part, times, stream.time_base, name)
+            total = end - first
+            indices = segment_frames(total, num_frames, rng) if num_frames and total else range(total)
+            return [first + index for index in indices]
+
+        times = _announced(packets)
+        wanted = chosen(times)
         if len(set(wanted)) * stream.width * stream.height > limits.CLIP_PIXELS:
             raise UserError(f"{name}: {len(set(wanted))} frames of more than {limits.CLIP_PIXELS} pixels")
         frames, shown = _convert(stream, packets, set(wanted), name)
-        if shown != total:
-            wanted = segment_frames(shown, num_frames, rng) if num_frames and shown else list(range(shown))
+        if len(shown) != len(times) or (part and shown != times):
+            wanted = chosen(shown)
             frames, _ = _convert(stream, packets, set(wanted), name)
     if not wanted:
         raise UserError(f"{name}: not a readable video: it has no frames")
@@ -62,12 +83,14 @@ def decode_video(
     return np.stack([frames[index] for index in wanted])
 
 
-def video_size(data: bytes, name: str) -> tuple[int, int]:
-    """(width, height) as shown; every frame is decoded, none converted."""
+def video_size(data: bytes, name: str, part: Part | None = None) -> tuple[int, int]:
+    """(width, height) as shown; every frame is decoded (to the end of the part), none converted."""
     import av
 
     with reading(name, "a readable video"), av.open(io.BytesIO(data), "r") as container:
-        frames = _decoded(*_track(container, name), name)
+        stream, packets = _track(container, name)
+        _, end = _within(part, _announced(packets), stream.time_base, name)
+        frames = itertools.islice(_decoded(stream, packets, name), end)
         first = next(frames, None)
         if first is None:
             raise UserError(f"{name}: not a readable video: it has no frames")
@@ -103,6 +126,31 @@ def _track(container: Any, name: str) -> tuple[Any, list[Any]]:
     return stream, found
 
 
+def _announced(packets: list[Any]) -> list[int]:
+    """When the frames are shown by their packets, in the track's time base."""
+    return sorted(packet.pts or 0 for packet in packets if not packet.is_discard)
+
+
+def _within(part: Part | None, times: list[int], time_base: Fraction, name: str) -> tuple[int, int]:
+    """First frame of a part, and the one after its last; of all where there is no part.
+
+    The frame that is shown when the part begins belongs to it, one that appears when it ends does not.
+
+    Raises:
+        UserError: the part is empty, begins after the end, or the frames have no times.
+    """
+    if part is None or not times:
+        return 0, len(times)
+    start, end = part
+    if len(set(times)) < len(times):
+        raise UserError(f"{name}: its frames have no times, so it has no parts: encode it again")
+    seconds = [float((time - times[0]) * time_base) for time in times]
+    length = seconds[-1] * len(times) / max(len(times) - 1, 1)
+    if not 0 <= start < end or start >= length - TICK:
+        raise UserError(f"{name}: {start:g} to {end:g} s is no part of its {length:.2f} s")
+    return bisect.bisect_right(seconds, start + TICK) - 1, bisect.bisect_left(seconds, end - TICK)
+
+
 def _check_size(pixels: Any, name: str) -> None:
     """Of a track or a frame."""
     if (pixels.width or 0) * (pixels.height or 0) > limits.PICTURE_PIXELS:
@@ -121,27 +169,27 @@ def _decoded(stream: Any, packets: list[Any], name: str) -> Iterator[Any]:
 
 def _convert(
     stream: Any, packets: list[Any], wanted: Collection[int], name: str
-) -> tuple[dict[int, np.ndarray], int]:
-    """The wanted ones of the shown frames, HWC, and how many are shown.
+) -> tuple[dict[int, np.ndarray], list[int]]:
+    """The wanted ones of the shown frames, HWC, and the times of all that are shown.
 
     Some packets give no frame: those at the start of a cut whose references are gone, those of pictures that
     are only referred to. Where every frame so far was the one that its packet announced, that is taken to
-    hold to the end, and decoding stops at the last wanted frame; else all are decoded and counted.
+    hold to the end, and decoding stops at the last wanted frame; else all are decoded.
     """
     from av.video.reformatter import VideoReformatter
 
     reformatter = VideoReformatter()  # one for all frames: making it costs more than a small frame
-    announced = sorted(packet.pts or 0 for packet in packets if not packet.is_discard)
+    announced, shown = _announced(packets), list[int]()
     frames: dict[int, np.ndarray] = {}
-    last, as_announced, shown = max(wanted, default=-1), True, 0
+    last, as_announced = max(wanted, default=-1), True
     for index, frame in enumerate(_decoded(stream, packets, name)):
         as_announced = as_announced and index < len(announced) and frame.pts == announced[index]
         if index in wanted:
             pixels_HWC = reformatter.reformat(frame, format="rgb24", threads=1).to_ndarray()
             frames[index] = _turn(frame, name).pixels(pixels_HWC)
         if index == last and as_announced:
-            return frames, len(announced)
-        shown = index + 1
+            return frames, announced
+        shown.append(frame.pts or 0)
     return frames, shown
 
 

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from unival import config
+from unival.data.media import Part
 from unival.data.source import SOURCES, BadItem, MediaItem, RowItem, Source
 from unival.data.sources.formats import BAD_ROW, Load, fault
 from unival.data.sources.media_folder import MediaFolder, folder
@@ -74,17 +75,20 @@ class File:
         """A row as it is; `size`: width and height of its picture by the annotation."""
         return RowItem(split, task, record, str(self.path), self.name, size)
 
-    def medium(self, split: str, medium: Medium, key: str, name: str) -> Iterator[MediaItem | BadItem]:
-        """A medium by its file name or the stem of it, once per split."""
-        yield from self.media.item(split, medium, key, name, self.path.parent)
+    def medium(
+        self, split: str, medium: Medium, key: str, name: str, part: Part | None = None
+    ) -> Iterator[MediaItem | BadItem]:
+        """A medium, or a part of a clip, by its file name or the stem of it, once per split."""
+        for item in self.media.item(split, medium, key, name, self.path.parent):
+            yield replace(item, part=part) if part and isinstance(item, MediaItem) else item
 
     def row(
         self, task: str, row_id: str, medium: Medium, key: str, name: str = "", split: str = "",
-        size: tuple[int, int] | None = None, **fields: Any,
+        size: tuple[int, int] | None = None, part: Part | None = None, **fields: Any,
     ) -> Iterator[Item]:  # fmt: skip
         """A row and its medium: `name` (else `key`) is its file name or the stem; `size`: see `item`."""
         split = split or self.split
-        yield from self.medium(split, medium, key, name or key)
+        yield from self.medium(split, medium, key, name or key, part)
         yield self.item(split, task, Record.about(medium, key, row_id, **fields), size)
 
     def captions(

@@ -127,14 +127,14 @@ def _msvd(row: tuple[str, list[str], str], file: File) -> Iterator[Item]:
 
 @rows("activitynet", "train.json", "val_1.json", load=json_pairs)
 def _activitynet(item: tuple[str, Any], file: File) -> Iterator[Item]:
-    """One row per described segment, its seconds in `extra`. val_2 repeats val_1's videos and is skipped."""
+    """One row per described part of a video, which is its medium. val_2 repeats val_1 and is skipped."""
     name, row = item
     times, sentences = value(row, "timestamps", list), value(row, "sentences", list)
     if len(times) != len(sentences):
         raise UserError(f"{len(times)} timestamps, and there are {len(sentences)} sentences")
     for position, ((start, end), sentence) in enumerate(zip(times, sentences, strict=True)):
-        extra = {"start": str(start), "end": str(end)}
-        yield from file.captions("video", name, [sentence], row_id=f"{name}-{position}", extra=extra)
+        part, extra = (float(start), float(end)), {"start": str(start), "end": str(end)}
+        yield from file.captions("video", f"{name}-{position}", [sentence], name, extra=extra, part=part)
 
 
 @rows("vatex", "*vatex*.json", load=json_rows())
