@@ -10,10 +10,17 @@ scratch folder; steps that are already stored are not stored again.
 import json
 import math
 import os
+import re
+import socket
 import time
 from collections.abc import Mapping, Sequence
+from http.client import HTTPException
 from pathlib import Path
+from threading import Thread
 from typing import TYPE_CHECKING, Any
+from urllib.error import HTTPError
+from urllib.parse import urlsplit
+from urllib.request import urlopen
 
 from unival import files, provenance
 from unival.errors import UserError
@@ -26,6 +33,8 @@ KIND = "custom_model_development"
 FLUSH_SECONDS = 5.0
 MAX_PARAM_CHARACTERS = 500
 TABLE_ROWS = 200
+PORTS = {"postgresql": 5432, "mysql": 3306, "mssql": 1433}
+"""Of the databases that a store may be in, where its address names none."""
 
 
 class Tracker:
@@ -52,6 +61,48 @@ class Tracker:
 def store_uri() -> str:
     """Where runs are stored."""
     return os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{provenance.root() / 'mlflow.db'}"
+
+
+def shown_uri() -> str:
+    """The store as messages name it: without user, password and options, which may be secrets."""
+    return _public(store_uri()).partition("?")[0]
+
+
+def _public(text: str) -> str:
+    """A message without the user and password of an address in it."""
+    return re.sub(r"://\S*@", "://", text)
+
+
+def unreachable(seconds: float) -> str:
+    """Why the store does not answer within some seconds; empty where it does. Nothing is written to it.
+
+    An MLflow server is asked for its health, a database for a connection; the folder of a file must be there.
+    """
+    answers: list[str] = []
+    asked = Thread(target=lambda: answers.append(_knock(store_uri(), seconds)), daemon=True)
+    asked.start()
+    asked.join(seconds)  # looking a name up has no limit of its own
+    return answers[0] if answers else f"no answer within {seconds:g} s"
+
+
+def _knock(text: str, seconds: float) -> str:
+    try:
+        uri = urlsplit(text)
+        kind, host = uri.scheme.partition("+")[0], uri.netloc.rpartition("@")[2]
+        if kind in ("http", "https"):
+            urlopen(f"{kind}://{host}{uri.path.rstrip('/')}/health", timeout=seconds).close()
+        elif kind in PORTS:
+            socket.create_connection((uri.hostname or "localhost", uri.port or PORTS[kind]), seconds).close()
+        else:  # sqlite:///here.db and sqlite:////there/here.db
+            folder = Path(uri.path.removeprefix("/") if kind == "sqlite" else uri.path).parent
+            return "" if folder.is_dir() else f"no folder {folder}"
+    except HTTPError as error:
+        return f"its server answers {error.code}"
+    except OSError as error:
+        return str(getattr(error, "reason", error))
+    except (ValueError, HTTPException):  # whose messages may hold a password
+        return "no address of a store, or another kind of server"
+    return ""
 
 
 def _artifact_location(experiment: str) -> str | None:
@@ -82,9 +133,9 @@ def connect(experiment: str) -> tuple["MlflowClient", str]:
             location, tags = _artifact_location(experiment), {"mlflow.experimentKind": KIND}
             return client, client.create_experiment(experiment, artifact_location=location, tags=tags)
     except (MlflowException, SQLAlchemyError, OSError) as error:
-        reason = str(error).splitlines()[0]
+        reason = _public(str(error).splitlines()[0])
         fix = "set MLFLOW_TRACKING_URI to another store, or UNIVAL_TRACKING=off to go on without"
-        raise UserError(f"MLflow store {store_uri()}: cannot be used: {reason}: {fix}") from error
+        raise UserError(f"MLflow store {shown_uri()}: cannot be used: {reason}: {fix}") from error
 
 
 class MlflowTracker(Tracker):

@@ -5,70 +5,116 @@ import importlib.util
 import os
 import shutil
 import sys
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Literal, NamedTuple
 
+from unival import provenance, tracking
 from unival.errors import UserError
 
 PACKAGES = ("torch", "torchvision", "torchaudio", "timm", "transformers", "mlflow", "dvc", "hydra", "av")
+SECONDS = 3.0
+"""A tracking server that takes longer counts as out of reach."""
+
+
+class Check(NamedTuple):
+    """One line of the answer."""
+
+    state: Literal["ok", "none", "warn", "FAIL"]
+    """none: an option that is not there. warn: something will surprise. FAIL: runs end in an error."""
+    name: str
+    text: str
+    """What there is, or the fix."""
 
 
 def main(arguments: list[str]) -> None:
     """Print one line per check.
 
     Raises:
-        UserError: something that every run needs is missing.
+        UserError: something that runs need is missing.
     """
     description = "Check this machine, with the fix for what is missing."
     argparse.ArgumentParser(prog="unival doctor", description=description).parse_args(arguments)
     failed = 0
-    for name, good, needed, text in _checks():
-        print(f"{'ok  ' if good else 'FAIL' if needed else 'none'} {name}: {text}")
-        failed += needed and not good
+    for check in checks():
+        print(f"{check.state:4} {check.name}: {check.text}")
+        failed += check.state == "FAIL"
     if failed:
         raise UserError(f"{failed} check{'s' * (failed > 1)} failed: the lines above name the fix")
 
 
-def _checks() -> list[tuple[str, bool, bool, str]]:
-    """(name, passed, needed by every run, finding or fix)."""
-    version = sys.version.split()[0]
+def checks() -> Iterator[Check]:
+    """All checks, one after the other."""
+    yield _needed("python", sys.version_info >= (3, 11), f"{sys.version.split()[0]} (3.11 or newer)")
     missing = [name for name in PACKAGES if importlib.util.find_spec(name) is None]
-    repository = Path(".git").exists() and Path("dvc.yaml").exists()
-    data = os.environ.get("UNIVAL_DATA")
+    lacking = f"missing {', '.join(missing)}: make setup"
+    yield _needed("packages", not missing, lacking if missing else "all there")
+    for name, fix in (("git", "install git"), ("dvc", "put .venv/bin first on PATH")):
+        program = shutil.which(name)
+        yield _needed(name, program is not None, program or fix)
+    here = Path(".git").exists() and Path("dvc.yaml").exists()
+    yield _needed("folder", here, str(Path.cwd()) if here else "run from the root of the repository")
     free = shutil.disk_usage(".").free // 2**30
-    return [
-        ("python", sys.version_info >= (3, 11), True, f"{version} (3.11 or newer)"),
-        (
-            "packages",
-            not missing,
-            True,
-            f"missing {', '.join(missing)}: make setup" if missing else "all there",
-        ),
-        ("git", shutil.which("git") is not None, True, shutil.which("git") or "install git"),
-        ("dvc", shutil.which("dvc") is not None, True, shutil.which("dvc") or "put .venv/bin first on PATH"),
-        (
-            "folder",
-            repository,
-            True,
-            str(Path.cwd()) if repository else "run from the root of the repository",
-        ),
-        ("disk", free >= 5, True, f"{free} GiB free (5 needed)"),
-        ("memory", True, False, f"{os.sysconf('SC_PAGE_SIZE') * os.sysconf('SC_PHYS_PAGES') // 2**30} GiB"),
-        ("gpu", *_gpu()),
-        (
-            "java",
-            shutil.which("java") is not None,
-            False,
-            shutil.which("java") or "METEOR and SPICE are left out",
-        ),
-        ("UNIVAL_DATA", bool(data), False, data or "not set: the digits and photos benchmarks need it"),
-        ("UNIVAL_RUNTIME", True, False, os.environ.get("UNIVAL_RUNTIME", "auto")),
-    ]
+    yield _needed("disk", free >= 5, f"{free} GiB free (5 needed)")
+    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 2**30
+    yield Check("ok", "memory", f"{memory} GiB")
+    if importlib.util.find_spec("torch") is not None:
+        yield _gpu()
+        yield _runtime()
+    java = shutil.which("java")
+    yield Check("ok" if java else "none", "java", java or "METEOR and SPICE are left out")
+    yield _data()
+    yield _tracking()
+    yield from _repository()
 
 
-def _gpu() -> tuple[bool, bool, str]:
-    if importlib.util.find_spec("torch") is None:
-        return False, False, "unknown without torch"
+def _needed(name: str, there: bool, text: str) -> Check:
+    return Check("ok" if there else "FAIL", name, text)
+
+
+def _gpu() -> Check:
     import torch
 
-    there = torch.cuda.is_available()
-    return there, False, torch.cuda.get_device_name() if there else "CPU only"
+    if torch.cuda.is_available():
+        return Check("ok", "gpu", torch.cuda.get_device_name())
+    return Check("none", "gpu", "CPU only")
+
+
+def _runtime() -> Check:
+    from unival.engine.machine import runtime
+
+    name = os.environ.get(runtime.VARIABLE) or "auto"
+    try:
+        runtime.load().check()
+    except UserError as error:
+        return Check("FAIL", runtime.VARIABLE, f"{name}: {error}")
+    return Check("ok", runtime.VARIABLE, name)
+
+
+def _data() -> Check:
+    folder = os.environ.get("UNIVAL_DATA")
+    if not folder:
+        return Check("none", "UNIVAL_DATA", "not set: the digits and photos benchmarks need it")
+    there = Path(folder).is_dir()
+    return Check("ok" if there else "warn", "UNIVAL_DATA", folder if there else f"{folder}: no such folder")
+
+
+def _tracking() -> Check:
+    if os.environ.get("UNIVAL_TRACKING") == "off":
+        return Check("none", "mlflow", "UNIVAL_TRACKING=off: no run is recorded")
+    reason = tracking.unreachable(SECONDS)
+    if reason:
+        fix = "start it, set MLFLOW_TRACKING_URI to another store, or UNIVAL_TRACKING=off"
+        return Check("FAIL", "mlflow", f"{tracking.shown_uri()}: {reason}: {fix}")
+    return Check("ok", "mlflow", tracking.shown_uri())
+
+
+def _repository() -> Iterator[Check]:
+    """What a queued experiment, which DVC runs in a copy of the commit, will not find."""
+    if provenance.git("rev-parse", "--is-shallow-repository") == "true":
+        fix = "queued experiments can be lost: git fetch --unshallow"
+        yield Check("warn", "history", f"a shallow clone: {fix}")
+    untracked = provenance.git("ls-files", "--others", "--exclude-standard", "--", "conf").splitlines()
+    if untracked:
+        shown = ", ".join(untracked[:3]) + (", ..." if len(untracked) > 3 else "")
+        yield Check("warn", "conf", f"{shown}: not in Git, so queued experiments lack it: git add conf")

@@ -56,6 +56,17 @@ class Runtime:
             raise UserError(f"runtime: device cuda, but PyTorch finds no GPU: set {VARIABLE}=cpu or auto")
         return torch.device("cuda" if there and self.device != "cpu" else "cpu")
 
+    def check(self) -> None:
+        """Whether this machine has what the runtime asks for. The GPU of a SLURM job is on its nodes.
+
+        Raises:
+            UserError: no GPU, no submitit or no SLURM, with the fix.
+        """
+        if self.launcher == "slurm":
+            slurm.check(self.slurm)
+        else:
+            self.torch_device()
+
     def apply(self) -> torch.device:
         """Set the number of threads; returns the device."""
         if self.threads:

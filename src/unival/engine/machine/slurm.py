@@ -5,7 +5,9 @@ nodes away or the time is up, the run saves a checkpoint and the job queues agai
 run goes on from the checkpoint.
 """
 
+import importlib.util
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -69,6 +71,18 @@ def _ignore_notice() -> None:
     signal.signal(signal.SIGUSR2, signal.SIG_IGN)
 
 
+def check(settings: Mapping[str, Any]) -> None:
+    """Whether jobs can be submitted from here.
+
+    Raises:
+        UserError: submitit is not installed, or there is no SLURM.
+    """
+    if importlib.util.find_spec("submitit") is None:
+        raise UserError("runtime: launcher slurm needs submitit: pip install 'unival[slurm]'")
+    if settings.get("cluster", "slurm") == "slurm" and shutil.which("sbatch") is None:
+        raise UserError("runtime: launcher slurm: no command sbatch here: submit from a node that has SLURM")
+
+
 def submit(arguments: Sequence[str], processes: int, settings: Mapping[str, Any], name: str) -> int:
     """Submit, wait, and return the exit status.
 
@@ -77,12 +91,11 @@ def submit(arguments: Sequence[str], processes: int, settings: Mapping[str, Any]
             ...); `folder` (shared by the nodes, for logs) and `cluster` (`local`: here, without SLURM).
 
     Raises:
-        UserError: submitit is not installed, or the job came to nothing.
+        UserError: see `check`; or the job came to nothing.
     """
-    try:
-        import submitit
-    except ImportError as error:
-        raise UserError("runtime: launcher slurm needs submitit: pip install 'unival[slurm]'") from error
+    check(settings)
+    import submitit
+
     values = {"tasks_per_node": 1, "name": name, **settings}
     folder, cluster = Path(values.pop("folder", "scratch/slurm")), values.pop("cluster", "slurm")
     try:
