@@ -46,6 +46,11 @@ class Record:
     extra: dict[str, str] = field(default_factory=dict)
     """Whatever else a source gives (original ids, annotator counts): kept, never trained on."""
 
+    @property
+    def labelled(self) -> bool:
+        """Whether the row says what a prediction is compared with; rows of some test splits do not."""
+        return bool(self.references or self.answers or self.box)
+
     @classmethod
     def about(cls, medium: Medium, key: str, row_id: str, **fields: Any) -> "Record":
         """A row about one medium."""

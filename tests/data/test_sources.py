@@ -199,6 +199,62 @@ def test_a_blank_answer_among_many_keeps_the_question(name: str, tmp_path: Path,
     assert [reason for _, _, reason in faults(beside / "out")] == ["empty, and task 'vqa' needs it"]
 
 
+ASKED = {
+    "vqav2": ("OpenEnded_mscoco_test2015_questions.json", "test2015/COCO_test2015_{:012d}.jpg"),
+    "vizwiz": ("test.json", "test/VizWiz_test_{:08d}.jpg"),
+    "nocaps": ("nocaps_test_image_info.json", "photos/{:016d}.jpg"),
+}
+"""File of a test split without answers, and how its photos are called."""
+
+
+@pytest.mark.parametrize("name", ASKED)
+@pytest.mark.parametrize("photos", [True, False])
+def test_a_test_split_without_answers_is_there_to_be_submitted(
+    name: str, photos: bool, tmp_path: Path
+) -> None:
+    root, (annotations, called) = tmp_path / "data", ASKED[name]
+    asked = [
+        {"image_id": n, "id": n, "question_id": n, "image": Path(called.format(n)).name, "question": "Which?",
+         "file_name": Path(called.format(n)).name}
+        for n in (1, 2)
+    ]  # fmt: skip
+    under = {"vqav2": {"questions": asked}, "nocaps": {"images": asked}}
+    write(root / annotations, under.get(name, asked))
+    if name == "vqav2":  # a part of the same questions
+        write(root / annotations.replace("test2015", "test-dev2015"), {"questions": asked[:1]})
+    for n in (1, 2) if photos else ():
+        write(root / called.format(n), JPG)
+    if not photos:
+        with pytest.raises(UserError, match="its first medium is not there: left out"):
+            import_dataset(name, root, tmp_path / "out", max_rejected=0.1)
+        return
+    import_dataset(name, root, tmp_path / "out", max_rejected=0.5)
+    records = list(read_records(tmp_path / "out" / "test", "caption" if name == "nocaps" else "vqa"))
+    assert len(records) == 2 and not any(record.labelled for record in records)
+    official = {
+        "vqav2": ("question_id", "1"),
+        "vizwiz": ("image", asked[0]["image"]),
+        "nocaps": ("image_id", "1"),
+    }
+    key, value = official[name]
+    assert records[0].extra[key] == value
+
+
+def test_a_test_split_has_answers_in_all_rows_or_in_none(tmp_path: Path) -> None:
+    root = tmp_path / "data"
+    write(root / "test" / "a.jpg", JPG)
+    row = {"image": "a.jpg", "text": "Which?", "answers": [{"text": "red"}]}
+    bare = {"image": "a.jpg", "text": "Which?"}
+    for first, second, reason in (
+        (row, bare, "empty, and task 'vqa' needs it"),
+        (bare, row, "has answers, and the first row of this split has none: leave such rows out"),
+    ):
+        lines = [json.dumps({"id": str(number), **fields}) for number, fields in enumerate((first, second))]
+        write(root / "test" / "vqa.jsonl", "\n".join(lines))
+        import_dataset("table", root, tmp_path / reason[:5], max_rejected=0.5)
+        assert [found for _, _, found in faults(tmp_path / reason[:5])] == [reason]
+
+
 def test_blank_answers_of_tables_are_left_out(tmp_path: Path) -> None:
     write(tmp_path / "tsv" / "x.jpg", JPG)
     lines = ["1\ti\twhat?\t0.9|!+dog&&0.3|!+\t\tx.jpg", "2\ti\twhat?\t0.9|!+ \t\tx.jpg"]

@@ -2,6 +2,8 @@
 
 import json
 import re
+from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -91,21 +93,53 @@ def test_captions_with_java(tmp_path: Path, capsys: Any) -> None:
     assert float(found["meteor_ptb"][0]) == pytest.approx(1.0, abs=1e-6)
 
 
+@pytest.fixture
+def made_set(tmp_path: Path) -> Callable[..., None]:
+    """Makes a model, and a prepared set whose test rows a function may change."""
+
+    def make(task: str, change: Callable[[Record], Record] = lambda record: record) -> None:
+        rows_of = task.removesuffix("_premise")
+        for split, start in (("train", 100), ("test", 0)):
+            folder, records = tmp_path / "set" / split, world.records(task, 6, start)
+            with ShardWriter(folder) as shards, ManifestWriter(folder, rows_of) as rows:
+                for record in records:
+                    rows.add(change(record) if split == "test" else record)
+                for key in dict.fromkeys(record.image for record in records):
+                    shards.add(str(key), "image", ".png", media.encode_image(world.Store().image(key)))
+        world.model().save_pretrained(tmp_path / "model")
+        world.processor().save_pretrained(tmp_path / "model")
+
+    return make
+
+
+@pytest.mark.parametrize("task", ["caption", "vqa"])
+def test_rows_without_answers_are_submitted_and_not_scored(
+    task: str, made_set: Callable[..., None], tmp_path: Path, capsys: Any
+) -> None:
+    made_set(task, lambda record: replace(record, references=(), answers=()))
+    made, sent, folder = tmp_path / "made.jsonl", tmp_path / "sent.json", tmp_path / "set" / "test"
+    place = ["--model", str(tmp_path / "model"), "--split", str(folder), "--task", task]
+    main(["score", str(made), *place, "--submission", str(sent)])
+    assert capsys.readouterr().out.splitlines() == [
+        "note: nothing to compare with: not scored",
+        f"wrote {sent}",
+    ]
+    names = {"caption": ("image_id", "caption"), "vqa": ("question_id", "answer")}[task]
+    predicted = [json.loads(line) for line in made.read_text().splitlines()]
+    assert json.loads(sent.read_text()) == [
+        dict(zip(names, (row["id"], row["prediction"]), strict=True)) for row in predicted
+    ]
+    with pytest.raises(SystemExit):
+        main(["score", str(made)])
+    assert "write the --submission" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize("task", ["caption", "vqa", "grounding", "entailment_premise"])
 def test_an_imported_split_is_predicted_and_scored(
-    task: str, tmp_path: Path, capsys: Any, monkeypatch: pytest.MonkeyPatch
+    task: str, made_set: Callable[..., None], tmp_path: Path, capsys: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(java, "available", lambda: False)
-    rows_of = task.removesuffix("_premise")
-    for split, start in (("train", 100), ("test", 0)):
-        folder = tmp_path / "set" / split
-        with ShardWriter(folder) as shards, ManifestWriter(folder, rows_of) as rows:
-            for record in world.records(task, 6, start):
-                rows.add(record)
-            for key in dict.fromkeys(record.image for record in world.records(task, 6, start)):
-                shards.add(str(key), "image", ".png", media.encode_image(world.Store().image(key)))
-    world.model().save_pretrained(tmp_path / "model")
-    world.processor().save_pretrained(tmp_path / "model")
+    made_set(task)
     made = tmp_path / "made.jsonl"
     place = ["--model", str(tmp_path / "model"), "--split", str(tmp_path / "set" / "test")]
     edition = ["--edition", "paper"] if task == "vqa" else []

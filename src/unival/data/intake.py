@@ -55,6 +55,8 @@ NEEDS: dict[str, tuple[str, ...]] = {
     "text": ("references",),
 }
 """Fields that a row of the paper's tasks must have; of any other: a medium and something to say of it."""
+PUBLISHED = ("references", "answers")
+"""Fields that all rows of a test split may lack: its server keeps them."""
 TASK_NAME = re.compile(r"[a-z][a-z0-9_]*")
 
 
@@ -70,6 +72,8 @@ class Intake:
         self.ids = Spool()
         """Split, task and id, and the name of the file that has it."""
         self.texts: list[str] = []
+        self.labelled: dict[tuple[str, str], bool] = {}
+        """Split and task -> whether rows have what predictions are compared with."""
         self.writers = ExitStack()
         """Left with an error they drop what is not whole, so that going on gives the same shards."""
         self.rejected = self.writers.enter_context(TableWriter(folder / REJECTED, REJECTED_SCHEMA))
@@ -193,10 +197,14 @@ class Intake:
         return replace(record, box=tuple(cut.tolist())), []
 
     def _problems(self, item: RowItem, record: Record) -> Iterator[tuple[str, str]]:
+        # the first row of a test split says whether its answers are published
+        labelled = self.labelled.setdefault((item.split, item.task), record.labelled or item.split != "test")
         for name in NEEDS.get(item.task, ()):
-            if not getattr(record, name):
+            if not getattr(record, name) and (labelled or name not in PUBLISHED):
                 yield name, f"empty, and task '{item.task}' needs it"
-        usable = record.media() and (record.references or record.answers or record.box)
+        if record.labelled and not labelled:
+            yield "row", "has answers, and the first row of this split has none: leave such rows out"
+        usable = record.media() and (record.labelled or not labelled)
         if item.task not in NEEDS and not usable:
             hint = nearest(item.task, NEEDS)
             yield "task", f"task '{item.task}' needs a medium, and references, answers or a box ({hint})"

@@ -77,7 +77,14 @@ def _refuse_two_years(files: list[Path]) -> None:
         )
 
 
-rows("nocaps", "*nocaps*.json", load=coco_json, split="val")(partial(_captions, prefix="nocaps"))
+def _nocaps_json(path: Path) -> Iterable[Row]:
+    """A file of photos alone is one of a test split; its captions are not published."""
+    if "annotations" in (json_keys(path) or ("annotations",)):
+        return coco_json(path)
+    return changed(path, json_rows("image {}", "images")(path), lambda image: (image, []))
+
+
+rows("nocaps", "*nocaps*.json", load=_nocaps_json, split="val")(partial(_captions, prefix="nocaps"))
 
 
 def _flickr_lines(path: Path) -> Iterator[Row]:

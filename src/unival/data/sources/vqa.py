@@ -10,6 +10,7 @@ from unival.data.source import BadItem
 from unival.data.sources.captions import image_key
 from unival.data.sources.formats import Row, by_id, changed, json_pairs, json_rows, value
 from unival.data.sources.reader import File, Item, rows
+from unival.data.sources.splits import split_of
 from unival.errors import UserError
 
 COCO_FOLDERS = {"train": "train2014", "val": "val2014", "test": "test2015"}
@@ -17,14 +18,21 @@ COCO_FOLDERS = {"train": "train2014", "val": "val2014", "test": "test2015"}
 
 
 def _given(row: Any) -> list[str]:
+    """The annotators' answers."""
     return [value(answer, "answer") for answer in value(row, "answers", list)]
 
 
 def _annotated(path: Path) -> Iterator[Row]:
-    """(question, annotation) of a question file and the annotation file of the same name beside it."""
+    """(question, annotation) of a question file and the annotation file of the same name beside it.
+
+    A test split has none; its part `test-dev` is in the file of the whole.
+    """
     name = path.name.replace("questions", "annotations")
     beside = [path.with_name(name), path.with_name(name.replace("OpenEnded_", ""))]
     other = next((file for file in beside if file.is_file()), None)
+    if other is None and split_of(path.stem) == "test" and "test-dev" not in path.stem:
+        yield from changed(path, json_rows("question {}", "questions")(path), lambda row: (row, None))
+        return
     if other is None:
         yield BadItem(
             str(path), "file", "answers", "no annotations file beside it: its questions are left out"
@@ -43,14 +51,16 @@ def _annotated(path: Path) -> Iterator[Row]:
 
 def _official(row: tuple[Any, Any], file: File) -> Iterator[Item]:
     question, annotation = row
-    image_id, given = value(question, "image_id", int), _given(annotation)
+    image_id = value(question, "image_id", int)
     folder = COCO_FOLDERS.get(file.split, "")
     name = file.media.first("image", f"COCO_{folder}_{image_id:012d}.jpg", f"{image_id:012d}.jpg")
-    question_id, answer_type = str(question["question_id"]), str(annotation.get("answer_type", ""))
-    extra = {"answers": json.dumps(given), "answer_type": answer_type, "question_id": question_id}
+    extra, given, form = {"question_id": str(value(question, "question_id", int))}, [], ""
+    if annotation is not None:
+        given, form = _given(annotation), str(annotation.get("question_type", ""))
+        extra |= {"answers": json.dumps(given), "answer_type": str(annotation.get("answer_type", ""))}
     yield from file.question(
-        "image", image_key(image_id), question_id, value(question, "question"),
-        soft_answers(given), name, form=str(annotation.get("question_type", "")), extra=extra,
+        "image", image_key(image_id), extra["question_id"], value(question, "question"),
+        soft_answers(given), name, form=form, extra=extra,
     )  # fmt: skip
 
 
@@ -58,11 +68,14 @@ rows("vqav2", "*questions*.json", load=_annotated)(_official)
 rows("okvqa", "*questions*.json", load=_annotated)(_official)
 
 
-@rows("vizwiz", "train.json", "val.json", load=json_rows())
+@rows("vizwiz", "train.json", "val.json", "test.json", load=json_rows())
 def _vizwiz(row: Any, file: File) -> Iterator[Item]:
     """One row per photo and question; whether it can be answered is in `extra`."""
-    name, given = value(row, "image"), _given(row)
-    extra = {"answers": json.dumps(given), "answerable": str(row.get("answerable", "")), "image": name}
+    name = value(row, "image")
+    extra, given = {"image": name}, list[str]()
+    if file.split != "test" or "answers" in row:
+        given = _given(row)
+        extra |= {"answers": json.dumps(given), "answerable": str(row.get("answerable", ""))}
     yield from file.question(
         "image", Path(name).stem, Path(name).stem, value(row, "question"), soft_answers(given), name,
         form=str(row.get("answer_type", "")), extra=extra,

@@ -63,8 +63,12 @@ def evaluate_cell(
     cache: MediaCache | None = None,
     resamples: int = RESAMPLES,
 ) -> Cell:
-    """Predict the rows and score them; see `predict` for the arguments."""
-    rows = as_list(records)
+    """Predict the rows and score them; see `predict` for the arguments.
+
+    Raises:
+        UserError: a row without what predictions are compared with.
+    """
+    rows = _labelled(task, records)
     predictions = predict(
         model, processor, task, rows, store, batch_size=batch_size, corrupt=corrupt, cache=cache
     )
@@ -77,9 +81,9 @@ def score_cell(
     """Score predictions that were made before.
 
     Raises:
-        UserError: no rows, or predictions of other rows.
+        UserError: no rows, one without what predictions are compared with, or predictions of other rows.
     """
-    rows, ids = as_list(records), [prediction.id for prediction in predictions]
+    rows, ids = _labelled(task, records), [prediction.id for prediction in predictions]
     if not rows:
         raise UserError(f"task '{task.name}': no rows to evaluate")
     if ids != [row.id for row in rows]:
@@ -130,7 +134,7 @@ def blind_baselines(task: Task, records: Sequence[Record], resamples: int = RESA
     `constant`: the best prediction on the training rows per question form (for grounding: the best box);
     `majority`: the best for all rows, where the task has one; `random`, for grounding: a training row's box.
     """
-    rows = as_list(records)
+    rows = _labelled(task, records)
     found: dict[str, Sequence[Value]] = {"constant": [task.constant(row) for row in rows]}
     if task.config.constraint == "boxes":
         rng = np.random.default_rng(SEED)
@@ -209,6 +213,17 @@ def write_predictions(path: Path | str, cell: Cell, records: Sequence[Record]) -
 def as_list(records: Sequence[Record]) -> list[Record]:
     """The rows made once: a manifest makes a Record each time it is asked."""
     return records if isinstance(records, list) else [records[index] for index in range(len(records))]
+
+
+def _labelled(task: Task, records: Sequence[Record]) -> list[Record]:
+    rows = as_list(records)
+    unlabelled = next((row.id for row in rows if not row.labelled), None)
+    if unlabelled is not None:
+        raise UserError(
+            f"task '{task.name}': row '{unlabelled}' has nothing to compare a prediction with: rows of a "
+            "test split without answers are for `unival score --model --submission`"
+        )
+    return rows
 
 
 def _baseline(task: Task, rows: Sequence[Record], values: Sequence[Value], resamples: int) -> Baseline:

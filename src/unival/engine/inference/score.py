@@ -10,7 +10,8 @@ from unival import config
 from unival.data.manifest import manifest_path, read_records
 from unival.data.store import MediaStore
 from unival.engine.inference import submission
-from unival.engine.inference.evaluate import evaluate_cell, media_of, write_predictions
+from unival.engine.inference.evaluate import Cell, as_list, evaluate_cell, media_of, write_predictions
+from unival.engine.inference.predict import predict
 from unival.engine.inference.predictions import Predicted
 from unival.engine.inference.predictor import TASKS, Predictor
 from unival.engine.machine import runtime
@@ -168,11 +169,15 @@ def make(path: Path, model: Path, split: Path, name: str, edition: str) -> None:
     machine = runtime.load() if runtime.FOLDER.is_dir() else runtime.Runtime()
     predictor = Predictor.load(model, device=machine.torch_device())
     chosen = settings(name, edition)
-    rows = chosen.rows or name
-    records, store = read_records(split, rows), MediaStore(split)
-    known: Sequence[Record] = [Record(label, answers=(Answer(label),)) for label in LABELS.get(rows, ())]
-    if not known and manifest_path(split.parent / "train", rows).is_file():
-        known = read_records(split.parent / "train", rows)
+    kind = chosen.rows or name
+    rows, store = as_list(read_records(split, kind)), MediaStore(split)
+    known: Sequence[Record] = [Record(label, answers=(Answer(label),)) for label in LABELS.get(kind, ())]
+    if not known and manifest_path(split.parent / "train", kind).is_file():
+        known = read_records(split.parent / "train", kind)
     task = build(name, chosen, predictor.processor, store, known)
-    cell = evaluate_cell(predictor.model, predictor.processor, task, records, store)
-    write_predictions(path, cell, records)
+    if all(row.labelled for row in rows):
+        cell = evaluate_cell(predictor.model, predictor.processor, task, rows, store)
+    else:  # to be submitted: written without scores
+        made = predict(predictor.model, predictor.processor, task, rows, store)
+        cell = Cell(task.name, task.primary, {}, {}, [row.id for row in rows], made)
+    write_predictions(path, cell, rows)
