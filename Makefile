@@ -48,7 +48,7 @@ clean: ## Remove scratch folders and sweep outputs
 	rm -rf scratch multirun outputs
 
 clean-runs: clean ## Remove every MLflow run too
-	rm -rf mlflow.db mlartifacts
+	rm -rf mlflow.db mlartifacts mlspool
 
 clean-exps: setup ## Forget all DVC experiments
 	dvc exp remove --all-commits

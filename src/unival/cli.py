@@ -18,6 +18,7 @@ COMMANDS = {
     "import": ("importing", "an official data set as shards and manifests"),
     "export": ("export", "prepared rows as OFA's TSV"),
     "overlap": ("overlap", "media that training and evaluated splits share"),
+    "sync": ("sync", "send to MLflow what it could not take when it was logged"),
     "list": ("listing", "what can be chosen"),
     "doctor": ("doctor", "check this machine, with the fix for what is missing"),
 }

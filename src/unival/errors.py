@@ -3,11 +3,15 @@
 import difflib
 import errno
 import os
+import re
 import signal
 import sys
 import time
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+
+SIGNED_IN = re.compile(r"(?<=://)[^\s\"']+(?=@)")
+"""Name and password, or a token, in the address of a server: any character may stand in a password."""
 
 
 class UserError(Exception):
@@ -42,7 +46,8 @@ def told(of_many: bool = False) -> Iterator[None]:
             raise
         if other:
             time.sleep(2)  # mostly rank 0 has the same to tell, and its end ends this process
-        print(f"unival: {error}{': make room and run again' if full else ''}", file=sys.stderr)
+        what = without_password(str(error))
+        print(f"unival: {what}{': make room and run again' if full else ''}", file=sys.stderr)
         sys.exit(2)
     except KeyboardInterrupt:
         if debug:
@@ -50,6 +55,11 @@ def told(of_many: bool = False) -> Iterator[None]:
         if not (of_many or other):
             print("unival: stopped: run the same command again to go on", file=sys.stderr)
         sys.exit(128 + signal.SIGINT)
+
+
+def without_password(text: str) -> str:
+    """The text without who signs in, and how, in every address of a server."""
+    return SIGNED_IN.sub("***", text)
 
 
 def nearest(name: str, valid: Iterable[str]) -> str:

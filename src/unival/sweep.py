@@ -37,10 +37,10 @@ def run(arguments: Sequence[str]) -> None:
     stage = _stage(params, given)
     name = _preset(given) or "sweep"
     sweep_id = _new_id(f"{name}-{time.strftime('%Y%m%d-%H%M%S')}")
-    parent = _start_parent(stage, sweep_id, given)
+    parent = _parent(stage, sweep_id, given)
     os.environ |= {"UNIVAL_SWEEP": sweep_id, "HYDRA_FULL_ERROR": "1"}
-    if parent is not None:
-        os.environ["UNIVAL_PARENT_RUN"] = parent
+    if parent.run_id is not None:
+        os.environ["UNIVAL_PARENT_RUN"] = parent.run_id
     compose.store(params)
     places = [f"hydra.sweep.dir=multirun/{sweep_id}", f"hydra.run.dir=multirun/{sweep_id}/0"]
     sys.argv = ["unival sweep", *given, *places]
@@ -50,13 +50,13 @@ def run(arguments: Sequence[str]) -> None:
     try:
         multirun()
     except BaseException as error:
-        _end_parent(stage, parent, "FAILED")
+        _end(parent, "FAILED")
         if isinstance(error, HydraException | OmegaConfBaseException):
             raise UserError(f"sweep: {' '.join(str(error).split())}") from error
         if isinstance(error, UserError):
             raise UserError(f"sweep {sweep_id}: a job failed: see multirun/{sweep_id}: {error}") from error
         raise
-    _end_parent(stage, parent, "FINISHED")
+    _end(parent, "FINISHED")
 
 
 def _new_id(start: str) -> str:
@@ -156,36 +156,25 @@ def _job(tree: Any) -> None:
         raise UserError(f"{folder}: {''.join(tail) or f'exit status {done.returncode}'}")
 
 
-def _start_parent(stage: str, sweep_id: str, given: Sequence[str]) -> str | None:
+def _parent(stage: str, sweep_id: str, given: Sequence[str]) -> tracking.Tracker:
+    """The run above those of the jobs."""
     if os.environ.get("UNIVAL_TRACKING") == "off":
-        return None
-    client, experiment = tracking.connect(stage)
-    tags = {
-        **provenance.tags(),
-        "unival.stage": stage,
-        "sweep.id": sweep_id,
-        "hydra.overrides": " ".join(given),
-    }
-    return str(client.create_run(experiment, run_name=sweep_id, tags=tags).info.run_id)
+        return tracking.Tracker()
+    tags = {**provenance.tags(), "unival.stage": stage, "sweep.id": sweep_id}
+    tags["hydra.overrides"] = " ".join(given)
+    return tracking.MlflowTracker(stage, sweep_id, Path("multirun") / sweep_id / "run.json", tags)
 
 
-def _end_parent(stage: str, parent: str | None, status: str) -> None:
+def _end(parent: tracking.Tracker, status: str) -> None:
     """Close the parent with a table of its children, printed too."""
-    if parent is None:
-        return
-    client, experiment = tracking.connect(stage)
-    children = client.search_runs(
-        [experiment], f"tags.mlflow.parentRunId = '{parent}'", order_by=["start_time"]
-    )
     rows = [
-        {"run": child.info.run_name, "status": child.info.status}
-        | {k: v for k, v in sorted(child.data.metrics.items()) if k.startswith(("best/", "summary/"))}
-        for child in children
+        {"run": name, "status": ended}
+        | {key: value for key, value in figures.items() if key.startswith(("best/", "summary/"))}
+        for name, ended, figures in parent.children()
     ]
     columns = sorted({key for row in rows for key in row})
-    if rows:
-        client.log_table(parent, {key: [row.get(key) for row in rows] for key in columns}, "children.json")
-    client.set_terminated(parent, status)
+    parent.table([{key: row.get(key) for key in columns} for row in rows], "children")
+    parent.end(status)
     for row in rows:
         print("  ".join(f"{key}={_short(value)}" for key, value in row.items()))
 

@@ -1,29 +1,111 @@
-"""The MLflow store: parallel writers on a fresh one, resuming, batches, what never reaches it."""
+"""The MLflow store and the way there: nothing is lost, nothing is stored twice, nothing holds a run up."""
 
 import fcntl
 import json
 import math
 import multiprocessing
 import os
+import shutil
+import sqlite3
+import time
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from unival import files, tracking
-from unival.errors import UserError
+from unival import cli, files, tracking
+from unival.errors import UserError, without_password
+from unival.tracking import spool, store, tracker
+from unival.tracking.spool import Spool
+from unival.tracking.store import Delivery
 
 
 @pytest.fixture
-def store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    for name in ("MLFLOW_TRACKING_URI", "UNIVAL_PARENT_RUN"):
+        monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("DVC_ROOT", str(tmp_path))
-    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
     monkeypatch.chdir(tmp_path)
-    return tmp_path
+    started: list[Any] = []
+    start = tracker._Sender.start
+    monkeypatch.setattr(tracker._Sender, "start", lambda self: started.append(self) or start(self))
+    yield tmp_path
+    for sender in started:
+        sender.stop()
+        sender.join(30)
 
 
-def history(tracker: tracking.MlflowTracker, key: str) -> list[tuple[int, float]]:
-    found = tracker.client.get_metric_history(tracker.run_id, key)
-    return sorted((point.step, point.value) for point in found)
+@pytest.fixture
+def by_hand(place: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Nothing is sent but by the test."""
+    monkeypatch.setattr(tracker._Sender, "start", lambda self: None)
+    return place
+
+
+def begin(place: Path, name: str = "run") -> tracking.MlflowTracker:
+    return tracking.MlflowTracker("finetune", name, place / f"{name}.json", {"unival.item": "vqa"})
+
+
+def stored(experiment: str = "finetune") -> dict[str, Any]:
+    """What the store has: run name -> run."""
+    client, number = tracking.connect(experiment)
+    runs = client.search_runs([number])
+    assert len({run.info.run_name for run in runs}) == len(runs), "a run is there twice"
+    return {run.info.run_name: run for run in runs}
+
+
+def history(run: Any, key: str) -> list[tuple[int, float]]:
+    client, _ = tracking.connect("finetune")
+    return sorted((point.step, point.value) for point in client.get_metric_history(run.info.run_id, key))
+
+
+def artifact(run: Any, name: str) -> str:
+    return (Path(run.info.artifact_uri.removeprefix("file://")) / name).read_text()
+
+
+def log_everything(run: tracking.MlflowTracker, until: int = 4) -> None:
+    """All that a stage may log; `until`: the step at which the process ends."""
+    run.params({"train.steps": 10, "long": "x" * 9000})
+    run.text("resolved", "config/resolved.yaml")
+    run.dataset("world-train", "0123456789abcdef" * 4, "data/processed/world/train", "train")
+    for step in range(1, until + 1):
+        run.metrics({"train/loss": 1 / step}, step)
+    if until == 4:
+        run.metrics({"val/score": 0.5, "acc@0.5": 0.25, "bad": math.nan}, 4)
+        run.table([{"id": "a", "score": math.inf}, {"id": "b", "score": 1.0}], "predictions/vqa")
+        run.table([{"id": "a"}], "predictions/caption")
+        run.child("merged/average", {"unival.kind": "merged"}, {"vqa/low": 0.5})
+        run.child("merged/ties", {"unival.kind": "merged"}, {"vqa/low": 0.25})
+        run.tags({"skipped.soup+1": "no model"})
+        files.write_text("figure.txt", "drawn")
+        run.artifact(Path("figure.txt"), "figures")
+
+
+def assert_everything() -> None:
+    """Each item is there, once."""
+    runs = stored()
+    run = runs["run"]
+    assert set(runs) == {"run", "merged/average", "merged/ties"}
+    assert run.info.status == "FINISHED" and run.data.tags["unival.item"] == "vqa"
+    assert run.data.params["train.steps"] == "10" and len(run.data.params["long"]) <= 6000
+    assert history(run, "train/loss") == [(step, 1 / step) for step in (1, 2, 3, 4)]
+    assert history(run, "val/score") == [(4, 0.5)]
+    assert run.data.metrics["acc_at_0.5"] == 0.25 and run.data.tags["skipped.soup_1"] == "no model"
+    assert "bad" not in run.data.metrics and run.data.metrics["nan_count"] == 1
+    assert [entry.dataset.name for entry in run.inputs.dataset_inputs] == ["world-train"]
+    assert (
+        artifact(run, "config/resolved.yaml") == "resolved" and artifact(run, "figures/figure.txt") == "drawn"
+    )
+    table = json.loads(artifact(run, "predictions/vqa.json"))
+    assert table == {"columns": ["id", "score"], "data": [["a", None], ["b", 1.0]]}
+    shown = json.loads(run.data.tags["mlflow.loggedArtifacts"])
+    assert [entry["path"] for entry in shown] == ["predictions/vqa.json", "predictions/caption.json"]
+    for name, value in (("merged/average", 0.5), ("merged/ties", 0.25)):
+        child = runs[name]
+        assert child.data.tags["mlflow.parentRunId"] == run.info.run_id
+        assert child.info.status == "FINISHED" and child.data.params == {"kind": "merged"}
+        assert child.data.metrics == {"vqa/low": value}
 
 
 def test_a_lock_keeps_others_out_until_it_is_left(tmp_path: Path) -> None:
@@ -34,89 +116,291 @@ def test_a_lock_keeps_others_out_until_it_is_left(tmp_path: Path) -> None:
         fcntl.flock(other, fcntl.LOCK_EX | fcntl.LOCK_NB)
 
 
-def test_a_run_holds_what_was_logged_beside_the_repository(store: Path) -> None:
-    tracker = tracking.MlflowTracker("finetune", "finetune-vqa", store / "run.json", {"unival.item": "vqa"})
-    tracker.params({"train.steps": 10, "long": "x" * 9000})
-    tracker.metrics({"train/loss": 2.0}, step=1)
-    tracker.metrics({"train/loss": 1.0, "acc@0.5": 0.25, "bad": math.nan}, step=2)
-    tracker.dataset("world-train", "0123456789abcdef" * 4, "data/processed/world/train", "train")
-    tracker.table([{"id": "a", "prediction": "two"}, {"id": "b", "prediction": "red"}], "predictions/vqa")
-    tracker.child("merged/average", {"unival.kind": "merged"}, {"vqa/low": 0.5})
-    tracker.end("FINISHED")
-
-    query = f"tags.mlflow.parentRunId = '{tracker.run_id}'"
-    (child,) = tracker.client.search_runs([tracker.experiment_id], query)
-    assert child.info.run_name == "merged/average" and child.info.status == "FINISHED"
-    assert child.data.params == {"kind": "merged"} and child.data.metrics == {"vqa/low": 0.5}
-    run = tracker.client.get_run(tracker.run_id)
-    assert run.info.status == "FINISHED" and run.data.tags["unival.item"] == "vqa"
-    assert run.data.params["train.steps"] == "10" and len(run.data.params["long"]) <= 6000
-    assert history(tracker, "train/loss") == [(1, 2.0), (2, 1.0)]
-    assert run.data.metrics["acc_at_0.5"] == 0.25
-    assert "bad" not in run.data.metrics and run.data.metrics["nan_count"] == 1
-    assert run.inputs.dataset_inputs[0].dataset.name == "world-train"
-    assert (store / "mlflow.db").is_file()
-    assert list((store / "mlartifacts/finetune").rglob("vqa.json"))
+def test_a_run_holds_what_was_logged_beside_the_repository(place: Path) -> None:
+    run = begin(place)
+    log_everything(run)
+    run.end("FINISHED")
+    assert_everything()
+    assert stored()["run"].info.run_id == run.run_id
+    assert (place / "mlflow.db").is_file() and (place / "mlartifacts/finetune").is_dir()
+    assert not list((place / "mlspool").iterdir())
 
 
-def test_a_killed_run_goes_on_under_its_id_and_no_step_is_stored_twice(store: Path) -> None:
-    first = tracking.MlflowTracker("pretrain", "p", store / "run.json", {})
-    for step in (1, 2, 3):
-        first.metrics({"loss": float(step)}, step)
-    first.flush()
-    first.metrics({"loss": 4.0}, 4)  # lost: never flushed
-
-    again = tracking.MlflowTracker("pretrain", "p", store / "run.json", {})
-    again.params({"steps": 1})
-    assert again.resumed and again.run_id == first.run_id
-    for step in (2, 3, 4, 5):
-        again.metrics({"loss": float(step)}, step)
-    again.end("FINISHED")
-    assert history(again, "loss") == [(step, float(step)) for step in (1, 2, 3, 4, 5)]
-
-
-def test_a_run_deleted_in_between_starts_anew(store: Path) -> None:
-    first = tracking.MlflowTracker("pretrain", "p", store / "run.json", {})
-    first.client.delete_run(first.run_id)
-    again = tracking.MlflowTracker("pretrain", "p", store / "run.json", {})
-    assert not again.resumed and again.run_id != first.run_id
+@pytest.mark.resume
+@pytest.mark.parametrize("until", range(5))
+def test_a_killed_run_goes_on_under_its_id(by_hand: Path, until: int) -> None:
+    """Killed after its start, its parameters, or any step; with nothing sent, or all of it."""
+    log_everything(begin(by_hand), until) if until else begin(by_hand)
+    if until % 2:
+        (left,) = spool.spools()
+        Delivery(left).send()
+    again = begin(by_hand)
+    log_everything(again)
+    again._add("status", status="FINISHED")
+    for _ in tracking.send_all():
+        pass
+    assert_everything()
 
 
 @pytest.mark.fault
-def test_a_store_that_is_none_is_named_with_the_way_out(store: Path) -> None:
-    (store / "mlflow.db").write_text("no database" * 100)
+def test_a_kill_while_sending_repeats_and_omits_nothing(
+    by_hand: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The item before every note of what has been sent is sent again: the answer to it was lost."""
+    run = begin(by_hand)
+    log_everything(run)
+    run._add("status", status="FINISHED")
+    (left,) = spool.spools()
+    save, kills = Spool.save, 0
+
+    def killed(self: Spool, state: Any) -> None:
+        nonlocal kills
+        if state.sent != (self.state() or store.State("")).sent:  # not the note before a run is made
+            kills += 1
+            if kills % 2:
+                raise KeyboardInterrupt
+        save(self, state)
+
+    monkeypatch.setattr(Spool, "save", killed)
+    while left.waiting():
+        try:
+            Delivery(left).send()
+        except KeyboardInterrupt:
+            continue
+    assert kills > 20
+    assert_everything()
+
+
+@pytest.mark.fault
+def test_half_a_line_and_a_damaged_one_cost_only_themselves(by_hand: Path) -> None:
+    run = begin(by_hand)
+    run.metrics({"loss": 1.0}, 1)
+    run.metrics({"loss": 2.0}, 2)
+    (left,) = spool.spools()
+    text = left.items.read_bytes()
+    left.items.write_bytes(text.replace(b'"loss": 1.0', b'"loss": 1,0') + b'{"do": "metr')
+    again = begin(by_hand)
+    again.metrics({"loss": 2.0}, 2)
+    again.metrics({"loss": 3.0}, 3)
+    Delivery(left).send()
+    assert history(stored()["run"], "loss") == [(2, 2.0), (3, 3.0)]
+
+
+@pytest.mark.fault
+def test_what_the_store_refuses_holds_nothing_back(by_hand: Path, capsys: Any) -> None:
+    run = begin(by_hand)
+    run._add("params", values={"steps": "1"})
+    run._add("params", values={"steps": "2"})
+    run.metrics({"loss": 1.0}, 1)
+    Delivery(spool.spools()[0]).send()
+    assert "MLflow refuses params" in capsys.readouterr().err
+    assert stored()["run"].data.params == {"steps": "1"} and stored()["run"].data.metrics == {"loss": 1.0}
+
+
+def test_a_run_that_was_deleted_or_is_in_another_store_is_sent_anew(
+    by_hand: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = begin(by_hand)
+    run.metrics({"loss": 1.0}, 1)
+    (left,) = spool.spools()
+    Delivery(left).send()
+    first = stored()["run"].info.run_id
+    tracking.connect("finetune")[0].delete_run(first)
+    run.metrics({"loss": 2.0}, 2)
+    Delivery(left).send()
+    assert stored()["run"].info.run_id != first
+    assert history(stored()["run"], "loss") == [(1, 1.0), (2, 2.0)]
+
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{by_hand}/other.db")
+    with pytest.raises(UserError, match=r"mlflow\.db"):
+        run.metrics({"loss": 3.0}, 3)
+        list(tracking.send_all())  # it belongs to the first
+    begin(by_hand)
+    Delivery(left).send()  # but this process goes on with it here
+    assert history(stored()["run"], "loss") == [(1, 1.0), (2, 2.0), (3, 3.0)]
+
+
+OUTAGES = {
+    "nobody answers": "http://alice:S3cret-word@127.0.0.1:9",
+    "no such store": "nonsense://alice:S3cret-word@host",
+    "a folder": "sqlite:///{place}",
+    "no database": "sqlite:///{place}/text.db",
+}
+
+
+@pytest.mark.fault
+@pytest.mark.parametrize("outage", OUTAGES)
+def test_a_store_that_fails_costs_a_line_and_nothing_is_lost(
+    place: Path, monkeypatch: pytest.MonkeyPatch, capfd: Any, outage: str
+) -> None:
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", OUTAGES[outage].format(place=place))
+    (place / "text.db").write_text("no database" * 100)
+    run = begin(place)
+    started = time.monotonic()
+    log_everything(run)
+    assert time.monotonic() - started < 1
+    assert run.run_id is None
+    run.end("FINISHED")
+    assert time.monotonic() - started < 30
+    said = capfd.readouterr().err
+    assert said.count("the run goes on") == 1 and "`unival sync`" in said
+    kept = "".join(path.read_text(errors="replace") for path in (place / "mlspool").rglob("*.js*"))
+    assert "S3cret-word" not in said + kept
+
+    monkeypatch.delenv("MLFLOW_TRACKING_URI")
+    cli.main(["sync"])
+    assert "items sent" in capfd.readouterr().out
+    assert_everything()
+    cli.main(["sync"])
+    assert "nothing waits" in capfd.readouterr().out
+    assert_everything()
+
+
+@pytest.mark.fault
+def test_a_locked_store_is_not_waited_for(place: Path, monkeypatch: pytest.MonkeyPatch, capfd: Any) -> None:
+    tracking.connect("finetune")
+    monkeypatch.setattr(tracker, "PATIENCE", 1.0)
+    with sqlite3.connect(place / "mlflow.db", isolation_level=None) as other:
+        other.execute("begin exclusive")
+        run = begin(place)
+        started = time.monotonic()
+        log_everything(run)
+        run.end("FINISHED")
+        assert time.monotonic() - started < 15
+        other.execute("rollback")
+    assert "`unival sync`" in capfd.readouterr().err
+    run._sender.join(60)
+    list(tracking.send_all())
+    assert_everything()
+
+
+@pytest.mark.fault
+def test_a_slow_store_holds_nothing_up(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    send = Delivery._send_one
+    monkeypatch.setattr(Delivery, "_send_one", lambda *words: (time.sleep(0.5), send(*words)))
+    monkeypatch.setattr(tracker, "PATIENCE", 1.0)
+    run = begin(place)
+    started = time.monotonic()
+    for step in range(100):
+        run.metrics({"loss": 1.0}, step)
+    run.flush()
+    assert time.monotonic() - started < 1
+    run.end("FINISHED")
+    run._sender.join(30)
+    list(tracking.send_all())
+    assert len(history(stored()["run"], "loss")) == 100
+
+
+@pytest.mark.fault
+def test_a_full_disk_of_the_spool_is_written_later(by_hand: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    run = begin(by_hand)
+    run.metrics({"loss": 1.0}, 1)
+
+    def full(*_: Any, **__: Any) -> Any:
+        raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "open", full)
+        run.metrics({"loss": 2.0}, 2)
+    run.metrics({"loss": 3.0}, 3)
+    Delivery(spool.spools()[0]).send()
+    assert history(stored()["run"], "loss") == [(1, 1.0), (2, 2.0), (3, 3.0)]
+
+
+@pytest.mark.fault
+def test_a_store_that_is_none_is_named_with_the_way_out(place: Path) -> None:
+    (place / "mlflow.db").write_text("no database" * 100)
     with pytest.raises(UserError, match=r"mlflow\.db: cannot be used: .*UNIVAL_TRACKING=off"):
         tracking.connect("finetune")
 
 
-def test_an_exported_run_id_does_not_capture_children(store: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    parent = tracking.MlflowTracker("finetune", "parent", store / "parent.json", {})
+@pytest.mark.fault
+@pytest.mark.parametrize("when", ["schema", "rename"])
+def test_a_kill_while_the_store_is_made_leaves_none(
+    place: Path, monkeypatch: pytest.MonkeyPatch, when: str
+) -> None:
+    from mlflow.store.db import utils
+
+    def killed(*_: Any) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(*((utils, "_upgrade_db", killed) if when == "schema" else (Path, "rename", killed)))
+        tracking.connect("finetune")
+    assert not (place / "mlflow.db").exists()
+    assert list(place.glob("mlflow.db*.part"))
+    assert stored() == {}
+    assert [path.name for path in place.glob("mlflow.db*")] == ["mlflow.db"]
+
+
+@pytest.mark.parametrize("how", ["renamed", "copied"])
+def test_artifacts_lie_beside_the_store_wherever_it_is(
+    place: Path, monkeypatch: pytest.MonkeyPatch, how: str
+) -> None:
+    first, second = place / "first", place / "second"
+    monkeypatch.setenv("DVC_ROOT", str(first))
+    run = begin(first)
+    log_everything(run)
+    run.end("FINISHED")
+    before = sorted(first.rglob("*"))
+    shutil.copytree(first, second) if how == "copied" else first.rename(second)
+    monkeypatch.setenv("DVC_ROOT", str(second))
+    assert_everything()
+    for found in stored().values():
+        assert found.info.artifact_uri.startswith((second / "mlartifacts").as_uri())
+    other = begin(second, "other")
+    other.text("written here", "note.txt")
+    other.end("FINISHED")
+    assert artifact(stored()["other"], "note.txt") == "written here"
+    assert sorted(first.rglob("*")) == (before if how == "copied" else [])
+
+
+def test_an_exported_run_id_does_not_capture_children(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    parent = begin(place, "parent")
     monkeypatch.setenv("MLFLOW_RUN_ID", str(parent.run_id))
     monkeypatch.setenv("UNIVAL_PARENT_RUN", str(parent.run_id))
-    child = tracking.MlflowTracker("finetune", "child", store / "child.json", {})
+    child = begin(place, "child")
     assert child.run_id != parent.run_id
-    assert child.client.get_run(child.run_id).data.tags["mlflow.parentRunId"] == parent.run_id
+    assert stored()["child"].data.tags["mlflow.parentRunId"] == parent.run_id
+    child.metrics({"best/score": 0.5})
+    child.end("FINISHED")
+    assert parent.children() == [("child", "FINISHED", {"best/score": 0.5})]
 
 
 def write_one(folder: str, number: int) -> None:
     os.environ["DVC_ROOT"] = folder
-    tracker = tracking.MlflowTracker("sweep", f"job {number}", Path(folder) / f"run{number}.json", {})
-    tracker.metrics({"value": float(number)}, 1)
-    tracker.end("FINISHED")
+    tracker.PATIENCE = 60.0
+    run = tracking.MlflowTracker("finetune", f"job {number}", Path(folder) / f"run{number}.json", {})
+    run.metrics({"value": float(number)}, 1)
+    run.end("FINISHED")
 
 
-def test_parallel_writers_on_a_fresh_store_lose_nothing(store: Path) -> None:
+def test_parallel_writers_on_a_fresh_store_lose_nothing(place: Path) -> None:
     context = multiprocessing.get_context("spawn")
-    workers = [context.Process(target=write_one, args=(str(store), number)) for number in range(3)]
+    workers = [context.Process(target=write_one, args=(str(place), number)) for number in range(3)]
     for worker in workers:
         worker.start()
     for worker in workers:
-        worker.join(60)
+        worker.join(120)
         assert worker.exitcode == 0
-    client, experiment = tracking.connect("sweep")
-    runs = client.search_runs([experiment])
-    assert sorted(run.data.metrics["value"] for run in runs) == [0.0, 1.0, 2.0]
-    assert all(json.loads((store / f"run{number}.json").read_text())["run_id"] for number in range(3))
+    assert sorted(run.data.metrics["value"] for run in stored().values()) == [0.0, 1.0, 2.0]
+
+
+@pytest.mark.parametrize(
+    ("text", "shown"),
+    [
+        ("http://alice:word@host:5000/x", "http://***@host:5000/x"),
+        ("two http://a:p@/?ss@h and s3://key:secret@b/c?d=e", "two http://***@h and s3://***@b/c?d=e"),
+        ("https://token@host", "https://***@host"),
+        (
+            'alice@example.org, http://host:80/x, "sqlite:///a", b@c',
+            'alice@example.org, http://host:80/x, "sqlite:///a", b@c',
+        ),
+    ],
+)
+def test_passwords_in_addresses_are_left_out(text: str, shown: str) -> None:
+    assert without_password(text) == shown
 
 
 def test_flatten() -> None:

@@ -105,8 +105,8 @@ def _tracking() -> Check:
     reason = tracking.unreachable(SECONDS)
     if reason:
         fix = "start it, set MLFLOW_TRACKING_URI to another store, or UNIVAL_TRACKING=off"
-        return Check("FAIL", "mlflow", f"{tracking.shown_uri()}: {reason}: {fix}")
-    return Check("ok", "mlflow", tracking.shown_uri())
+        return Check("FAIL", "mlflow", f"{tracking.store_name()}: {reason}: {fix}")
+    return Check("ok", "mlflow", tracking.store_name())
 
 
 def _repository() -> Iterator[Check]:

@@ -119,10 +119,10 @@ def run(
 def _work(stage: str, resolved: dict[str, Any], stage_config: Any, folder: Path, out_root: Path) -> None:
     """The stage itself, and what is noted about it."""
     config_hash, ended = files.digest(resolved), scratch.ended(folder)
-    # an ended run is complete in MLflow: it only gives its outs again
-    tracker = (
-        tracking.Tracker() if ended else _tracker(stage, resolved.get("item"), folder, config_hash, resolved)
-    )
+    if ended and not tracking.unsent(folder / "run.json"):  # it only gives its outs again
+        tracker = tracking.Tracker()
+    else:
+        tracker = _tracker(stage, resolved.get("item"), folder, config_hash, resolved)
     main = os.environ.get("RANK", "0") == "0"
     io = StageIO(stage, resolved.get("item"), resolved, folder, folder.parent, out_root, tracker, main)
     _end_on_sigterm()
@@ -134,8 +134,8 @@ def _work(stage: str, resolved: dict[str, Any], stage_config: Any, folder: Path,
     if main:
         pointer = io.out(f"reports/runs/{io.name}.json")
         files.write_json(pointer, ended["pointer"] if ended else _pointer(io, config_hash))
-        tracker.end("FINISHED")
         scratch.end(folder, io.outs, pointer, out_root)
+        tracker.end("FINISHED")
 
 
 def _is_signal(error: BaseException) -> bool:
@@ -163,9 +163,8 @@ def _tracker(
     if item:
         tags["unival.item"] = item
     tracker = tracking.MlflowTracker(stage, name, scratch / "run.json", tags)
-    if not tracker.resumed:
-        tracker.params(_compared(resolved))
-        tracker.text(config.dump(resolved), "config/resolved.yaml")
+    tracker.params(_compared(resolved))
+    tracker.text(config.dump(resolved), "config/resolved.yaml")
     return tracker
 
 

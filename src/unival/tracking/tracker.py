@@ -1,0 +1,250 @@
+"""What a stage logs, and the thread that sends it.
+
+A run that was killed goes on under its id: `run.json` in its scratch folder names its spool, which knows what
+has been logged, so nothing is logged twice and nothing is left out.
+"""
+
+import json
+import math
+import os
+import re
+import sys
+import threading
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from unival import files
+from unival.errors import UserError
+from unival.tracking.spool import Spool, root
+from unival.tracking.store import Delivery
+
+PERIOD = 5.0
+"""Seconds between two attempts; they become more while the store fails, up to LONGEST."""
+LONGEST = 60.0
+PATIENCE = 10.0
+"""Seconds for which the end of a run waits for a store that takes what it is sent."""
+SHORT_PATIENCE = 2.0
+"""And for one that has failed."""
+MAX_PARAM_CHARACTERS = 500
+TABLE_ROWS = 200
+
+
+class Tracker:
+    """What a stage may log; this one logs nothing: ranks other than 0, tests, `UNIVAL_TRACKING=off`."""
+
+    @property
+    def run_id(self) -> str | None:
+        """The run's id in the store; None where there is none."""
+        return None
+
+    def metrics(self, values: Mapping[str, float], step: int = 0) -> None: ...
+    def params(self, values: Mapping[str, Any]) -> None: ...
+    def tags(self, values: Mapping[str, str]) -> None: ...
+    def dataset(self, name: str, digest: str, source: str, context: str) -> None: ...
+    def table(self, rows: Sequence[Mapping[str, Any]], name: str) -> None: ...
+    def child(self, name: str, tags: Mapping[str, str], metrics: Mapping[str, float]) -> None: ...
+    def text(self, text: str, name: str) -> None: ...
+    def artifact(self, path: Path, folder: str) -> None: ...
+    def children(self) -> list[tuple[str, str, dict[str, float]]]:
+        """Name, status and metrics of the runs below this one that the store knows."""
+        return []
+
+    def flush(self) -> None: ...
+    def end(self, status: str) -> None: ...
+
+
+class MlflowTracker(Tracker):
+    """One run; `state` is the file that lets the next process go on with it."""
+
+    def __init__(self, experiment: str, name: str, state: Path, tags: Mapping[str, str]) -> None:
+        import mlflow  # noqa: F401  here: were it the thread, processes forked meanwhile could wait for ever
+
+        self._spool = Spool(_spool_of(state))
+        files.write_json(state, {"spool": self._spool.folder.name})
+        self._spool.mend()
+        self._steps: dict[str, int] = {}
+        """Metric -> last step that has been logged."""
+        self._params: set[str] = set()
+        self._children: set[str] = set()
+        for _, _, item in self._spool.read():
+            self._note(item)
+        if self._spool.items.is_file() and self._spool.items.stat().st_size:
+            self._add("status", status="RUNNING")
+        else:
+            parent = os.environ.get("UNIVAL_PARENT_RUN")
+            nested = {"mlflow.parentRunId": parent} if parent else {}
+            self._add("start", experiment=experiment, name=name, tags={**tags, **nested})
+        self._run_id: str | None = None
+        self._sender = _Sender(self._spool)
+        self._sender.start()
+
+    def _note(self, item: Mapping[str, Any]) -> None:
+        """Remember what an item logs."""
+        if item.get("do") == "metrics":
+            self._steps |= {key: max(item["step"], self._steps.get(key, -1)) for key in item["values"]}
+        elif item.get("do") == "params":
+            self._params |= set(item["values"])
+        elif item.get("do") == "child":
+            self._children.add(item["id"])
+
+    def _add(self, kind: str, **values: Any) -> None:
+        item = {"do": kind, "time": int(time.time() * 1000), **values}
+        self._note(item)
+        self._spool.append(item)
+
+    @property
+    def run_id(self) -> str | None:
+        """The run's id; None where the store could not be reached so far."""
+        if self._run_id is None:
+            self._sender.wait(lambda: self._stored_id() is not None)
+            self._run_id = self._stored_id()
+        return self._run_id
+
+    def _stored_id(self) -> str | None:
+        state = self._spool.state()
+        return state.run_id if state else None
+
+    def metrics(self, values: Mapping[str, float], step: int = 0) -> None:
+        """Numbers of a step. NaN and infinity would hide the last good value in the UI's tables."""
+        finite = {_name(key): float(value) for key, value in values.items() if math.isfinite(value)}
+        if len(finite) < len(values):
+            finite["nan_count"] = float(len(values) - len(finite))
+        new = {key: value for key, value in finite.items() if step > self._steps.get(key, -1)}
+        if new:
+            self._add("metrics", step=step, values=new)
+
+    def params(self, values: Mapping[str, Any]) -> None:
+        """Parameters of the run, each once: MLflow refuses to change one."""
+        new = {_name(key): str(value)[:MAX_PARAM_CHARACTERS] for key, value in values.items()}
+        new = {key: value for key, value in new.items() if key not in self._params}
+        if new:
+            self._add("params", values=new)
+
+    def tags(self, values: Mapping[str, str]) -> None:
+        """Tags of the run."""
+        self._add("tags", values={_name(key): value for key, value in values.items()})
+
+    def dataset(self, name: str, digest: str, source: str, context: str) -> None:
+        """Note a data set that was read; `digest` is that of its files."""
+        self._add("dataset", name=name, digest=digest[:36], source=source, context=context)
+
+    def table(self, rows: Sequence[Mapping[str, Any]], name: str) -> None:
+        """A table of samples, shown in the UI under Artifacts and in the evaluation view."""
+        if rows:
+            columns = list(rows[0])
+            cells = [[_cell(row.get(column)) for column in columns] for row in rows[:TABLE_ROWS]]
+            self._add("table", name=name, columns=columns, rows=cells)
+
+    def child(self, name: str, tags: Mapping[str, str], metrics: Mapping[str, float]) -> None:
+        """A finished run below this one: one model of an evaluation, one variant of an ablation."""
+        number = files.digest([name, dict(tags)])
+        if number not in self._children:
+            values = {_name(key): float(value) for key, value in metrics.items() if math.isfinite(value)}
+            self._add("child", id=number, name=name, tags=dict(tags), values=values)
+
+    def text(self, text: str, name: str) -> None:
+        """A text file."""
+        self._add("text", text=text, name=name)
+
+    def artifact(self, path: Path, folder: str) -> None:
+        """A file."""
+        self._add("artifact", file=self._spool.keep(path), folder=folder)
+
+    def children(self) -> list[tuple[str, str, dict[str, float]]]:
+        """Name, status and metrics of the runs below this one; none where the store cannot be asked."""
+        return self._sender.delivery.children() if self.run_id else []
+
+    def flush(self) -> None:
+        """Let what has been logged be sent now."""
+        self._sender.wake()
+
+    def end(self, status: str) -> None:
+        """Close the run: FINISHED, FAILED or KILLED. What the store does not take in time stays on disk."""
+        self._add("status", status=status)
+        self._sender.wait(lambda: not self._spool.waiting())
+        self._sender.stop()
+        self._run_id = self._run_id or self._stored_id()
+        if self._spool.finished():
+            self._spool.remove()
+        elif waiting := self._spool.waiting():
+            print(f"{waiting} items for MLflow wait in {self._spool.folder}: `unival sync`", file=sys.stderr)
+
+
+class _Sender(threading.Thread):
+    """Sends a spool in the background until it is stopped."""
+
+    def __init__(self, spool: Spool) -> None:
+        super().__init__(daemon=True, name="mlflow")
+        self._spool, self.delivery = spool, Delivery(spool)
+        self._woken, self._stopped = threading.Event(), False
+        self._failed = False
+
+    def run(self) -> None:
+        period = PERIOD
+        while not self._stopped:
+            try:
+                self.delivery.send()
+                period = PERIOD
+            except (UserError, OSError) as error:
+                if not self._failed:
+                    place = self._spool.folder
+                    print(
+                        f"{error}: the run goes on, {place} keeps what it logs", file=sys.stderr, flush=True
+                    )
+                self._failed, period = True, min(2 * period, LONGEST)
+            self._woken.wait(period)
+            self._woken.clear()
+
+    def wake(self) -> None:
+        """Try now."""
+        self._woken.set()
+
+    def wait(self, reached: Any) -> None:
+        """Wait for a moment until something is reached."""
+        self.wake()
+        limit = time.monotonic() + (SHORT_PATIENCE if self._failed else PATIENCE)
+        failed = self._failed
+        while not reached() and time.monotonic() < limit and self._failed == failed and self.is_alive():
+            time.sleep(0.02)
+
+    def stop(self) -> None:
+        """Try no more."""
+        self._stopped = True
+        self.wake()
+
+
+def _spool_of(state: Path) -> str | None:
+    """Name of the spool that a state file names."""
+    try:
+        return str(json.loads(state.read_text(encoding="utf-8"))["spool"])
+    except (OSError, ValueError, LookupError, TypeError):
+        return None
+
+
+def unsent(state: Path) -> bool:
+    """Whether the run of a state file has something left to send."""
+    name = _spool_of(state)
+    return name is not None and (root() / name).is_dir()
+
+
+def _name(key: str) -> str:
+    """The key in characters that MLflow takes in names."""
+    return re.sub(r"[^\w./ -]", "_", key.replace("@", "_at_"))
+
+
+def _cell(value: Any) -> Any:
+    """A value of a table, as JSON has it."""
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def flatten(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Nested mappings as dotted keys."""
+    flat: dict[str, Any] = {}
+    for key, value in values.items():
+        if isinstance(value, Mapping):
+            flat.update(flatten(value, f"{prefix}{key}."))
+        else:
+            flat[prefix + str(key)] = value
+    return flat
