@@ -37,7 +37,7 @@ LAYERS = (
 )
 """A layer imports the layers before it, and within itself except for the siblings of the third."""
 ROOMS = (
-    ("data/sources", "data/benchmarks"),
+    ("data/media", "data/sources", "data/benchmarks"),
     ("engine/machine", "engine/batches", "engine"),
     ("engine/machine", "engine/batches", "engine/inference"),
 )

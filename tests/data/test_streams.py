@@ -114,9 +114,6 @@ def test_a_spool_is_a_mapping() -> None:
     assert [spool.get(name) for name in names] == [name + "!" for name in names]
     assert "c" not in spool and spool.get("c") is None
     assert sorted(spool) == sorted(names)
-    for value in ("5", "3", "4"):
-        spool.smallest("n", value)
-    assert spool.get("n") == "3"
 
 
 def test_groups_come_in_the_order_of_their_first_values() -> None:

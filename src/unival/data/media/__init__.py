@@ -4,8 +4,8 @@ Every decoder takes bytes and a name for messages, and raises UserError with tha
 Axes: H height, W width, T time, C = 3 channels (RGB). Pixels are uint8, sound is float32 in [-1, 1].
 """
 
-from unival.data.containers import cut_short
 from unival.data.media.clip import Part, decode_video, encode_video, segment_frames, video_size
+from unival.data.media.containers import cut_short
 from unival.data.media.picture import decode_image, encode_image, image_orientation, image_size, open_image
 from unival.data.media.sound import decode_audio, encode_wav
 from unival.errors import UserError
