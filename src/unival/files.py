@@ -24,9 +24,11 @@ def atomic(path: Path | str) -> Iterator[Path]:
     """Yield a temporary path beside `path`; on success it is synced to disk and renamed to `path`.
 
     Raises:
-        UserError: the folder cannot be written to. The old file, if any, stays as it was.
+        UserError: the folder cannot be written to, or `path` is one. The old file, if any, stays as it was.
     """
     path = Path(path)
+    if path.is_dir():
+        raise UserError(f"{path}: is a folder: give the name of a file in it")
     part = path.with_name(f".{path.name}.{os.getpid()}.part")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)

@@ -307,6 +307,13 @@ def test_a_row_of_any_form_is_scored_or_refused(
 
 
 @pytest.mark.fault
+def test_a_folder_is_no_results_file(tmp_path: Path, capsys: Any) -> None:
+    with pytest.raises(SystemExit):
+        score(tmp_path, capsys, [Q], "--submission", str(tmp_path))
+    assert f"{tmp_path}: is a folder" in capsys.readouterr().err
+
+
+@pytest.mark.fault
 def test_boxes_are_no_captions_to_submit(tmp_path: Path, capsys: Any) -> None:
     with pytest.raises(SystemExit):
         submitted(tmp_path, capsys, [{**B, "references": ["a dog"]}])
