@@ -19,6 +19,8 @@ def main(arguments: list[str]) -> None:
     options = vars(_parser().parse_args(arguments))
     options["expect"] = dict(map(_expectation, options["expect"]))
     description = import_dataset(**options, progress=True)
+    if kept := description.get("taken_over"):
+        print(f"note: {kept} media taken over from the import that was stopped: their files have not changed")
     for split, facts in description["splits"].items():
         counts = {**facts["rows"], **facts["media"]}
         print(f"{split}: " + ", ".join(f"{number} {name}" for name, number in counts.items()))

@@ -22,6 +22,7 @@ from tqdm import tqdm
 
 from unival.canonical import box_as_shown
 from unival.data import media
+from unival.data.journal import Stamp, stamp
 from unival.data.manifest import ManifestWriter, check_row, check_text
 from unival.data.source import BadItem, MediaItem, RowItem, Source
 from unival.data.spool import Spool
@@ -86,6 +87,11 @@ class Intake:
     def rejected_share(self) -> float:
         return self.bad_items / max(self.items, 1)
 
+    @property
+    def kept(self) -> int:
+        """Media that an interrupted run had written."""
+        return sum(shard.kept for shard in self.shards.values())
+
     def consume(self, source: Source, progress: bool = False) -> None:
         """Check and write all items in their order; media are read, decoded and hashed ahead in threads."""
         hidden = None if progress else True  # None: shown on a terminal
@@ -128,7 +134,7 @@ class Intake:
                 pool.shutdown(cancel_futures=True)
 
     def _start(self, item: Item, pool: Executor | None) -> "Inspect | None":
-        if not isinstance(item, MediaItem) or self._shard(item.split).keep(item.key):
+        if not isinstance(item, MediaItem) or self._shard(item.split).keep(item):
             return None
         if pool is None or (isinstance(item.data, bytes) and len(item.data) < SMALL_BYTES):
             return partial(_inspect, item)
@@ -266,6 +272,7 @@ class _Medium(NamedTuple):
     sha256: str
     orientation: int
     part: media.Part | None
+    source: Stamp | None
 
 
 Inspect = Callable[[], _Medium]
@@ -278,8 +285,9 @@ def _inspect(item: MediaItem) -> _Medium:
         UserError: one of these fails.
     """
     kind = item.medium
+    source = stamp(item.data) if isinstance(item.data, Path) else None  # before it is read
     data = item.read()
     width, height = media.describe(kind, data, item.origin, item.part)
     orientation = media.image_orientation(data, item.origin) if kind == "image" else 1
     sha256 = hashlib.sha256(data).hexdigest()
-    return _Medium(kind, item.ending, data, width, height, sha256, orientation, item.part)
+    return _Medium(kind, item.ending, data, width, height, sha256, orientation, item.part, source)

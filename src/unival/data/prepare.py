@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from unival.data.intake import REJECTED, Intake
+from unival.data.journal import NOTES
 from unival.data.overlap import overlaps
 from unival.data.source import Source
 from unival.errors import UserError
@@ -69,7 +70,8 @@ def prepare(
     Args:
         source: what the configuration names (`unival.data.catalog.source_of`).
         resume: go on where an interrupted run with the same configuration stopped: media in its finished
-            shards are neither read nor decoded again. The bytes are those of an undisturbed run.
+            shards whose files have not changed since are neither read nor decoded again; the description that
+            is returned counts them (`taken_over`). The bytes are those of an undisturbed run.
         progress: show on a terminal how many items are done.
         complete: checks the description before the folder appears, and gives what is written of it.
 
@@ -106,7 +108,7 @@ def prepare(
         finally:
             if not stopped:
                 shutil.rmtree(part, ignore_errors=True)
-    return description
+    return {**description, **({"taken_over": writer.kept} if writer.kept else {})}
 
 
 def _run_of(config: PrepareConfig) -> dict[str, Any]:
@@ -114,13 +116,14 @@ def _run_of(config: PrepareConfig) -> dict[str, Any]:
 
 
 def _same_run(part: Path, config: PrepareConfig) -> bool:
-    """Whether an interrupted run with the same configuration left the folder; half-written files go."""
+    """Whether an interrupted run with the same configuration left the folder; only its shards stay."""
     try:
         found = json.loads((part / RUN).read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+    except (OSError, ValueError, RecursionError):
         return False
-    for path in part.rglob(".*.part"):
-        path.unlink()
+    for path in part.rglob("*"):
+        if path.is_file() and path != part / RUN and path.suffix != ".tar" and not path.name.endswith(NOTES):
+            path.unlink()
     return bool(found == _run_of(config))
 
 

@@ -8,6 +8,7 @@ import hashlib
 import json
 import os
 import tarfile
+import zlib
 from collections import Counter
 from collections.abc import Sequence
 from contextlib import ExitStack
@@ -21,14 +22,15 @@ import pyarrow.parquet as pq
 from PIL import Image
 
 from unival.data import media, remote
+from unival.data.journal import Note, Stamp, remove_notes, shard_path, taken_over, write_notes
+from unival.data.source import MediaItem
 from unival.data.spool import Spool
 from unival.data.table import TableWriter
 from unival.errors import UserError, nearest
-from unival.files import atomic, write_text
+from unival.files import atomic
 from unival.record import Medium
 
 INDEX = "media.parquet"
-JOURNAL = ".journal.json"
 BLOCK = 512
 SHARD_BYTES = 256 * 1024**2
 SHARD_MEMBERS = 10_000
@@ -51,7 +53,7 @@ class ShardWriter:
     """Writes the media of one split. Members are key + suffix, with no times: equal media, equal bytes.
 
     With `journal`, what a finished shard holds is noted beside it, and a new writer on the same folder goes
-    on after the finished shards: `keep` takes over a medium that the next of them holds.
+    on after the finished shards (`unival.data.journal`): `keep` takes over a medium that they hold.
     """
 
     def __init__(self, split_dir: Path | str, shard_bytes: int = SHARD_BYTES, journal: bool = False) -> None:
@@ -68,12 +70,15 @@ class ShardWriter:
         self._open = ExitStack()
         """The shard that is written."""
         self._handle: IO[bytes] | None = None
-        self._journal: list[list[Any]] | None = [] if journal else None
-        self._finished: list[Path] = []
-        self._kept: dict[str, list[Any]] = {}
-        while journal and (path := _journal_path(self.split_dir, self._shard + 1)).is_file():
-            self._shard += 1
-            self._finished.append(path)
+        self._checksum = 0
+        self._journal: list[Note] | None = [] if journal else None
+        self._earlier: Spool | None = None
+        """Notes of the media that an interrupted run wrote, by key."""
+        self.kept = 0
+        """Media of them that were taken over."""
+        if journal:
+            finished, self._earlier = taken_over(self.split_dir)
+            self._shard = finished - 1
 
     def known(self, key: str) -> tuple[str, int, int, int] | None:
         """Kind, width, height and orientation of a medium that was entered; None where none was."""
@@ -83,18 +88,21 @@ class ShardWriter:
         kind, width, height, orientation = found.split()
         return kind, int(width), int(height), int(orientation)
 
-    def keep(self, key: str) -> bool:
-        """Take over a medium of an earlier, interrupted run, where the next finished shard has it.
-
-        A source gives its media in the same order again, so that one shard's notes are held at a time.
-        """
-        if not self._kept and self._finished:
-            rows = json.loads(self._finished.pop(0).read_text(encoding="utf-8"))
-            self._kept = {row[0]: row for row in rows}
-        if key not in self._kept:
+    def keep(self, item: MediaItem) -> bool:
+        """Take over a medium that an interrupted run wrote, where its source is the same."""
+        found = self._earlier.get(item.key) if self._earlier else None
+        if found is None or item.key in self._seen:
             return False
-        *row, width, height, orientation = self._kept.pop(key)
-        self._enter(row, width, height, orientation)
+        row, shown, source = json.loads(found)
+        noted = dict(zip(INDEX_SCHEMA.names, row, strict=True))
+        if isinstance(item.data, Path):
+            same = source is not None and source[0] == str(item.data)
+        else:
+            same = noted["sha256"] == hashlib.sha256(item.data).hexdigest()
+        if not same or (noted["start"], noted["end"]) != (item.part or (None, None)):
+            return False
+        self._enter(row, *shown)
+        self.kept += 1
         return True
 
     def add(
@@ -108,10 +116,13 @@ class ShardWriter:
         sha256: str = "",
         orientation: int = 1,
         part: media.Part | None = None,
+        source: Stamp | None = None,
     ) -> None:
         """Append one medium, or a part of a clip, whose bytes are stored once for all its parts.
 
-        `width` and `height` are those as shown, turned by `orientation`.
+        Args:
+            width, height: as shown, turned by `orientation`.
+            source: the file that `data` is read from, for the journal.
 
         Raises:
             UserError: the key was used before in this split.
@@ -125,7 +136,7 @@ class ShardWriter:
         row = (key, kind, suffix, shard, offset, len(data), sha256, start, end)
         self._enter(row, width, height, orientation)
         if self._journal is not None:
-            self._journal.append([*row, width, height, orientation])
+            self._journal.append(Note(row, (width, height, orientation), source))
 
     def _append(self, name: str, data: bytes) -> tuple[int, int]:
         """Write a member; its shard and offset."""
@@ -136,12 +147,17 @@ class ShardWriter:
         assert handle is not None
         member = tarfile.TarInfo(name)
         member.size = len(data)
-        handle.write(member.tobuf(tarfile.PAX_FORMAT))
+        self._write(member.tobuf(tarfile.PAX_FORMAT))
         offset = handle.tell()
-        handle.write(data)
-        handle.write(b"\0" * (-len(data) % BLOCK))
+        self._write(data)
+        self._write(b"\0" * (-len(data) % BLOCK))
         self._members += 1
         return self._shard, offset
+
+    def _write(self, data: bytes) -> None:
+        assert self._handle is not None
+        self._handle.write(data)
+        self._checksum = zlib.crc32(data, self._checksum)
 
     def _enter(self, row: Sequence[Any], width: int, height: int, orientation: int) -> None:
         _, _, _, shard, offset, _, sha256, start, _ = row
@@ -153,26 +169,25 @@ class ShardWriter:
 
     def _next_shard(self) -> None:
         self._finish_shard()
-        self._members = 0
+        self._members = self._checksum = 0
         self._shard += 1
         part = self._open.enter_context(atomic(shard_path(self.split_dir, self._shard)))
         self._handle = self._open.enter_context(part.open("wb"))
 
     def _finish_shard(self) -> None:
         if self._handle is not None:
-            self._handle.write(b"\0" * 2 * BLOCK)
+            self._write(b"\0" * 2 * BLOCK)
             self._handle = None
             self._open.close()
             if self._journal is not None:
-                write_text(_journal_path(self.split_dir, self._shard), json.dumps(self._journal))
+                write_notes(self.split_dir, self._shard, self._checksum, self._journal)
                 self._journal = []
 
     def close(self) -> None:
         """Finish the last shard and write the index."""
         self._finish_shard()
         self._index.close()
-        for path in self.split_dir.glob(f"*{JOURNAL}"):
-            path.unlink()
+        remove_notes(self.split_dir)
 
     def __enter__(self) -> "ShardWriter":
         return self
@@ -185,15 +200,6 @@ class ShardWriter:
             return
         self._index.__exit__(kind, error, trace)
         self._open.__exit__(kind, error, trace)
-
-
-def _journal_path(split_dir: Path, shard: int) -> Path:
-    return shard_path(split_dir, shard).with_suffix(JOURNAL)
-
-
-def shard_path(split_dir: Path, shard: int) -> Path:
-    """Path of a numbered shard."""
-    return split_dir / f"media-{shard:05d}.tar"
 
 
 class MediaStore:
