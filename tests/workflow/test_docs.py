@@ -2,6 +2,7 @@
 
 import ast
 import re
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -15,7 +16,8 @@ from unival.merging.methods import METHODS
 from unival.study.coefficients import Search
 
 ROOT = Path(__file__).parents[2]
-PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+PAGES = [*sorted(ROOT.glob("*.md")), *sorted((ROOT / "docs").glob("*.md")), ROOT / "data/README.md"]
+PAGES += [ROOT / "reports/README.md", ROOT / "findings/README.md"]
 TEXTS = {path: path.read_text(encoding="utf-8") for path in PAGES}
 
 
@@ -23,7 +25,7 @@ def blocks(text: str, language: str) -> list[str]:
     return re.findall(rf"^```{language}\n(.*?)^```", text, re.M | re.S)
 
 
-@pytest.mark.parametrize("page", PAGES, ids=lambda path: path.name)
+@pytest.mark.parametrize("page", PAGES, ids=lambda path: str(path.relative_to(ROOT)))
 def test_links_lead_somewhere(page: Path) -> None:
     """Files of relative links are there; their anchors are headings of the page they name."""
     for target in re.findall(r"\]\(([^)\s]+)\)", TEXTS[page]):
@@ -37,7 +39,7 @@ def test_links_lead_somewhere(page: Path) -> None:
             assert anchor in {re.sub(r"[^\w -]", "", h.lower()).replace(" ", "-") for h in headings}, target
 
 
-@pytest.mark.parametrize("page", PAGES, ids=lambda path: path.name)
+@pytest.mark.parametrize("page", PAGES, ids=lambda path: str(path.relative_to(ROOT)))
 def test_paths_and_commands_exist(page: Path) -> None:
     text = TEXTS[page]
     for path in re.findall(r"`((?:conf|src|tests|benchmarks|docs)/[\w./-]+)`", text):
@@ -49,7 +51,47 @@ def test_paths_and_commands_exist(page: Path) -> None:
         assert target in targets, f"make {target}"
 
 
-@pytest.mark.parametrize("page", PAGES, ids=lambda path: path.name)
+def test_the_ways_through_the_code_name_what_is_there() -> None:
+    """A row of a table in development.md: its files are there, and define the names beside them."""
+    for line in TEXTS[ROOT / "docs/development.md"].splitlines():
+        words = re.findall(r"`([^`]+)`", line)
+        if not line.startswith("|"):
+            words = [word for word in words if word.endswith(".py")]
+        places = [
+            next((base / word for base in (ROOT / "src/unival", ROOT) if (base / word).exists()), None)
+            for word in words
+            if "/" in word and not word.startswith(("reports/", "<"))
+        ]
+        assert None not in places, line
+        texts = [
+            file.read_text(encoding="utf-8")
+            for place in places
+            for file in (sorted(place.rglob("*.py")) if place.is_dir() else [place])
+        ]
+        for name in (word for word in words if re.fullmatch(r"_?[A-Z]\w+(?:\.\w+)?|_\w+", word)):
+            for part in name.split("."):
+                assert any(re.search(rf"(?:class|def) {part}\b", text) for text in texts), f"{name}: {line}"
+
+
+def test_every_environment_variable_is_in_the_table() -> None:
+    """Those of ours that code, tests or configuration name, and no others."""
+    listed = set(re.findall(r"`(UNIVAL_[A-Z_]+)`", TEXTS[ROOT / "docs/pipeline.md"]))
+    files = [*(ROOT / "Makefile", ROOT / "dvc.yaml"), *(ROOT / "src").rglob("*.py")]
+    files += [*(ROOT / "tests").rglob("*.py"), *(ROOT / "conf").rglob("*.yaml"), *ROOT.glob("*/*.py")]
+    used = {
+        name for file in files for name in re.findall(r"\bUNIVAL_[A-Z]+(?:_[A-Z]+)*", file.read_text("utf-8"))
+    }
+    assert used == listed
+
+
+def test_the_citation_is_of_this_version() -> None:
+    citation = yaml.safe_load((ROOT / "CITATION.cff").read_text(encoding="utf-8"))
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    assert (citation["version"], citation["license"]) == (project["version"], project["license"])
+    assert re.search(rf"^## {re.escape(project['version'])}\b", TEXTS[ROOT / "CHANGELOG.md"], re.M)
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda path: str(path.relative_to(ROOT)))
 def test_examples_can_be_read(page: Path) -> None:
     for code in blocks(TEXTS[page], "python"):
         ast.parse(code)
@@ -57,7 +99,7 @@ def test_examples_can_be_read(page: Path) -> None:
         assert isinstance(yaml.safe_load(text), dict)
 
 
-@pytest.mark.parametrize("page", PAGES, ids=lambda path: path.name)
+@pytest.mark.parametrize("page", PAGES, ids=lambda path: str(path.relative_to(ROOT)))
 def test_experiments_on_the_command_line_compose(page: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """`-S` and `set.` name keys and values that there are."""
     monkeypatch.chdir(ROOT)
@@ -71,7 +113,7 @@ def test_experiments_on_the_command_line_compose(page: Path, monkeypatch: pytest
         compose.resolve(compose.compose(compose.read_params(), [override]), stage, item)
 
 
-@pytest.mark.parametrize("page", PAGES, ids=lambda path: path.name)
+@pytest.mark.parametrize("page", PAGES, ids=lambda path: str(path.relative_to(ROOT)))
 def test_dvc_takes_the_changed_values_again_and_again(page: Path, tmp_path: Path) -> None:
     """`dvc exp run -S ...` of a page works in the workspace that it has changed before, too."""
     words = [given or quoted for quoted, given in re.findall(r"-S (?:'([^']+)'|([\w.=/]+))", TEXTS[page])]
@@ -81,7 +123,7 @@ def test_dvc_takes_the_changed_values_again_and_again(page: Path, tmp_path: Path
             apply_overrides(tmp_path / "params.yaml", [word])
 
 
-@pytest.mark.parametrize("page", PAGES, ids=lambda path: path.name)
+@pytest.mark.parametrize("page", PAGES, ids=lambda path: str(path.relative_to(ROOT)))
 def test_files_that_a_page_quotes_are_as_quoted(page: Path) -> None:
     """A block that opens with the name of a file we have holds what the file holds."""
     for block in blocks(TEXTS[page], "yaml"):
