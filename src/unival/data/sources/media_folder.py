@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
 from typing import NamedTuple
 
+from unival import limits
 from unival.data.media import SUFFIXES
 from unival.data.source import BadItem, MediaItem
 from unival.data.sources.splits import split_of
@@ -20,8 +21,6 @@ from unival.errors import UserError, nearest
 from unival.files import inside
 from unival.record import Medium
 
-MAX_MEMBER_BYTES = 1024**3
-"""A zip member that claims more is refused."""
 USUAL: dict[Medium, str] = {"image": ".jpg", "video": ".mp4", "audio": ".wav"}
 """Suffix under which a missing medium is reported."""
 
@@ -200,8 +199,8 @@ def _unzipped(
 ) -> MediaItem | BadItem:
     file = f"{archive.filename}/{member}"
     try:
-        if archive.getinfo(member).file_size > MAX_MEMBER_BYTES:
-            raise UserError(f"claims more than {MAX_MEMBER_BYTES} bytes")
+        if archive.getinfo(member).file_size > limits.MEDIUM_BYTES:
+            raise UserError(f"claims more than {limits.MEDIUM_BYTES} bytes")
         return MediaItem(split, key, archive.read(member), Path(member).suffix, file, member, medium)
     except Exception as error:  # zipfile and zlib raise almost anything on damaged members
         return BadItem(file, member, "media", f"cannot read: {error}")

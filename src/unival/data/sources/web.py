@@ -5,6 +5,7 @@ from collections.abc import Iterable, Iterator
 from itertools import groupby
 from pathlib import Path
 
+from unival import limits
 from unival.data.media import SUFFIXES
 from unival.data.source import BadItem, MediaItem, RowItem
 from unival.data.sources.formats import Load, Row, csv_rows, filled, numbered
@@ -21,8 +22,6 @@ from unival.data.sources.reader import (
 from unival.data.sources.splits import split_of_file
 from unival.errors import UserError
 from unival.record import Record
-
-MAX_MEMBER_BYTES = 1024**3
 
 
 @reader("webdataset")
@@ -45,7 +44,7 @@ def _members(archive: tarfile.TarFile) -> Iterator[tuple[str, str, bytes]]:
         if member.isfile():
             parent, slash, file = member.name.rpartition("/")
             name, _, suffix = file.partition(".")
-            handle = archive.extractfile(member) if member.size <= MAX_MEMBER_BYTES else None
+            handle = archive.extractfile(member) if member.size <= limits.MEDIUM_BYTES else None
             yield parent + slash + name, f".{suffix.lower()}", handle.read() if handle else b""
 
 
