@@ -26,7 +26,11 @@ COMMANDS = {
 
 
 def main(arguments: list[str] | None = None) -> None:
-    """Entry point: bad input ends with one line on stderr and exit status 2."""
+    """Entry point: bad input ends with one line on stderr and exit status 2.
+
+    Raises:
+        UserError: no command of this name.
+    """
     arguments = sys.argv[1:] if arguments is None else arguments
     gc.set_threshold(50_000)  # what libraries make at import stays: seldom look through it
     with told():

@@ -89,6 +89,9 @@ def build(cls: type[T], mapping: Mapping[str, Any], where: str) -> T:
 
     Nested dataclasses, lists, tuples, dictionaries, optionals, unions and `Literal` are followed; an int is
     accepted for a float. Cross-field checks belong in `__post_init__` and may raise ValueError.
+
+    Raises:
+        UserError: an unknown or missing key, a value of another type, or one that the class refuses.
     """
     hints = typing.get_type_hints(cls)
     fields = {field.name: field for field in dataclasses.fields(cls) if field.init}  # type: ignore[arg-type]

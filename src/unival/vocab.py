@@ -129,7 +129,11 @@ class UnivalTokenizer(PreTrainedTokenizerFast):
 
     @classmethod
     def from_bart(cls, folder: Path | str, num_codes: int = 8192, num_bins: int = 1000) -> "UnivalTokenizer":
-        """Read the public BART tokenizer: `vocab.json` and `merges.txt`, or `tokenizer.json`."""
+        """Read the public BART tokenizer: `vocab.json` and `merges.txt`, or `tokenizer.json`.
+
+        Raises:
+            UserError: files are missing, or of another tokenizer.
+        """
         folder = Path(folder)
         if (folder / "vocab.json").exists():
             vocab = _read_json(folder / "vocab.json")
@@ -159,6 +163,9 @@ class UnivalTokenizer(PreTrainedTokenizerFast):
             size: at most this many ids before the codes and bins (4 specials, 256 bytes, merges, `<mask>`).
             num_codes: number of image codes.
             num_bins: number of location bins.
+
+        Raises:
+            UserError: `size` is too small for the specials and the bytes.
         """
         alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
         if size < len(SPECIALS) + len(alphabet) + 1:

@@ -48,10 +48,12 @@ class Spec:
 
     @property
     def count(self) -> int:
+        """Number of elements."""
         return math.prod(self.shape)
 
     @property
     def nbytes(self) -> int:
+        """Bytes of the elements."""
         return self.count * self.dtype.itemsize
 
 
@@ -132,8 +134,12 @@ def _require_listed(index: Path, found: list[Path], specs: Mapping[str, Spec]) -
 
 
 def refuse_adapter(names: Iterable[str], label: Path | str) -> None:
-    """Raise UserError where names of tensors are those of an adapter: it is no model, and factors of its
-    update (LoRA: B A) have no mean that is the mean of the updates."""
+    """Check that tensors are no adapter's: factors of an update (LoRA: B A) have no mean that is the
+    mean of the updates.
+
+    Raises:
+        UserError: a name is one of an adapter's.
+    """
     if name := next(filter(ADAPTER.search, sorted(names)), None):
         raise UserError(_adapter(label, f" ('{name}')"))
 

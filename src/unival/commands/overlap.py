@@ -11,7 +11,11 @@ from unival.errors import UserError
 
 
 def main(arguments: list[str]) -> None:
-    """`unival overlap`: exit status 2 where training and evaluation share media."""
+    """`unival overlap`: exit status 2 where training and evaluation share media.
+
+    Raises:
+        UserError: media are shared; or a split that cannot be read.
+    """
     parser = argparse.ArgumentParser(prog="unival overlap", description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--train", type=Path, nargs="+", required=True, metavar="<split>")
     parser.add_argument("--evaluated", type=Path, required=True, metavar="<split>")

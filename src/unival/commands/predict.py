@@ -17,7 +17,11 @@ BATCH = 32
 
 
 def main(arguments: list[str]) -> None:
-    """Print the answer with its probability and the next best; for a folder, write JSONL."""
+    """Print the answer with its probability and the next best; for a folder, write JSONL.
+
+    Raises:
+        UserError: no such file, model or task; or a file that cannot be read.
+    """
     options = _parser().parse_args(arguments)
     if not options.path.exists():
         raise UserError(f"{options.path}: no such file or folder")

@@ -85,6 +85,7 @@ class Intake:
 
     @property
     def rejected_share(self) -> float:
+        """Share of the items that were bad, 0 without any item."""
         return self.bad_items / max(self.items, 1)
 
     @property
@@ -93,7 +94,11 @@ class Intake:
         return sum(shard.kept for shard in self.shards.values())
 
     def consume(self, source: Source, progress: bool = False) -> None:
-        """Check and write all items in their order; media are read, decoded and hashed ahead in threads."""
+        """Check and write all items in their order; media are read, decoded and hashed ahead in threads.
+
+        Raises:
+            UserError: the source gave nothing, not even bad rows.
+        """
         hidden = None if progress else True  # None: shown on a terminal
         items = tqdm(source.items, unit=" rows and media", disable=hidden)
         with self.writers, closing(self._ahead(items)) as ahead:

@@ -249,7 +249,11 @@ class MediaStore:
         return self._kind[self._row(key)]
 
     def bytes(self, key: str) -> bytes:
-        """The encoded medium, as it was put in; of a part of a clip, the whole clip."""
+        """The encoded medium, as it was put in; of a part of a clip, the whole clip.
+
+        Raises:
+            UserError: no such key, or a shard that is cut short.
+        """
         row = self._row(key)
         size = int(self._size[row])
         data = os.pread(self._descriptor(int(self._shard[row])), size, int(self._offset[row]))

@@ -30,7 +30,11 @@ MEND = "mend that and run again: it goes on from the last checkpoint"
 
 @contextmanager
 def told_of_disk(path: Path) -> Iterator[None]:
-    """A full disk, or a place that cannot be written to, becomes a UserError about `path`."""
+    """A full disk, or a place that cannot be written to, becomes a UserError about `path`.
+
+    Raises:
+        UserError: the disk is full, or the place cannot be written to.
+    """
     try:
         yield
     except OSError as error:

@@ -47,6 +47,9 @@ def adamerging(
 
     Returns:
         Tensor name -> model -> lambda, to be used as module weights of `task_arithmetic` at scale 1.
+
+    Raises:
+        UserError: a model lacks a tensor of the base.
     """
     parameters = {name for name, _ in model.named_parameters(remove_duplicate=False)}
     names = [name for name in base if name in parameters]

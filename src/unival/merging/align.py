@@ -35,6 +35,7 @@ class Assignment:
 
     @property
     def spec(self) -> Spec:
+        """Shape and type of the merged tensor."""
         return Spec(self.shape, self.dtype)
 
 

@@ -49,6 +49,7 @@ class Memory:
         self.specs = {name: Spec(tuple(tensor.shape), tensor.dtype) for name, tensor in self.state.items()}
 
     def read(self, name: str, start: int, count: int, buffer: Tensor) -> Tensor:
+        """The elements `start` to `start + count` of a tensor; `buffer` is not needed."""
         return self.state[name].reshape(-1)[start : start + count]
 
 
@@ -70,6 +71,11 @@ class Checkpoint:
             raise UserError(f"{error.filename}: cannot read: {error.strerror}") from error
 
     def read(self, name: str, start: int, count: int, buffer: Tensor) -> Tensor:
+        """The elements `start` to `start + count` of a tensor, in its own type, read into `buffer` (uint8).
+
+        Raises:
+            UserError: the file ends before the tensor does.
+        """
         spec = self.specs[name]
         size = count * spec.dtype.itemsize
         view = buffer[:size]
@@ -82,6 +88,7 @@ class Checkpoint:
         return view.view(spec.dtype)
 
     def close(self) -> None:
+        """Close the files; nothing can be read after it."""
         for handle in self._handles:
             os.close(handle)
         self._handles = []
@@ -198,7 +205,11 @@ class Writer:
 
 @contextmanager
 def disk_errors(path: Path, needed: int) -> Iterator[None]:
-    """Turn an error of the operating system while writing into one for people."""
+    """Writing to `path`: what the operating system refuses becomes an error for people.
+
+    Raises:
+        UserError: the disk is full (`needed` bytes were wanted), or the place cannot be written to.
+    """
     try:
         yield
     except OSError as error:

@@ -29,6 +29,9 @@ def fisher(
 
     Returns:
         Parameter name -> tensor of its shape, float32. Zero where the parameter takes no part.
+
+    Raises:
+        UserError: no examples.
     """
     total = {name: torch.zeros_like(p, dtype=torch.float32) for name, p in model.named_parameters()}
     number = 0

@@ -39,7 +39,11 @@ def _load() -> dict[str, str]:
 
 
 def compare(recorded: dict[str, str], path: Path, what: str) -> None:
-    """Raise UserError when a file is missing or is not the recorded one; hashes anew."""
+    """Check files against recorded digests; all are hashed anew.
+
+    Raises:
+        UserError: a file is missing, or is not the recorded one.
+    """
     for name, digest in recorded.items():
         file = path if path.is_file() else path / name
         if not file.is_file():

@@ -70,10 +70,12 @@ class Job:
 
     @property
     def name(self) -> str:
+        """Name of the tensor."""
         return self.assignment.name
 
     @property
     def shape(self) -> tuple[int, ...]:
+        """Its shape."""
         return self.assignment.shape
 
     @property
@@ -83,6 +85,7 @@ class Job:
 
     @property
     def count(self) -> int:
+        """Number of its elements."""
         return self.assignment.spec.count
 
     def blocks(
@@ -138,7 +141,11 @@ class Job:
         return shaped, base.view(self.shape) if base is not None else None
 
     def require_finite(self, parts: list[Tensor], start: int) -> None:
-        """Raise UserError for NaN or infinity in the blocks of models and base that begin at `start`."""
+        """Check the blocks of models and base that begin at element `start`.
+
+        Raises:
+            UserError: NaN or infinity, with model, tensor and place.
+        """
         for source, part in zip([*self.sources, *([self.base] if self.base else [])], parts, strict=True):
             if not finite(part):
                 bad = (~torch.isfinite(part)).nonzero()[:, 0]

@@ -118,7 +118,11 @@ def targets(model: nn.Module) -> dict[str, Tensor]:
 
 
 def check_targets(places: Mapping[str, Tensor], found: Sequence[Assignment], what: str) -> None:
-    """Raise UserError for a tensor that the live model lacks, has in another shape, or as integers."""
+    """Check that the live model has every tensor to be written.
+
+    Raises:
+        UserError: it lacks one, or has it in another shape or as integers.
+    """
     for item in found:
         if item.name not in places:
             raise UserError(

@@ -94,7 +94,11 @@ METHODS: Registry[type[Method]] = Registry("merge method")
 
 
 def normalized(job: Job) -> list[float]:
-    """The weights of the models of this tensor, divided by their sum."""
+    """The weights of the models of this tensor, divided by their sum.
+
+    Raises:
+        UserError: they sum to zero.
+    """
     total = sum(job.weights)
     if total == 0:
         raise UserError(f"merge recipe: {job.name}: the weights of {', '.join(job.models)} sum to zero")
@@ -102,7 +106,11 @@ def normalized(job: Job) -> list[float]:
 
 
 def pair(job: Job, models: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
-    """The two models of a pairwise method."""
+    """The two models of a pairwise method.
+
+    Raises:
+        UserError: another number of models.
+    """
     if len(models) != 2:
         raise UserError(f"merge recipe: {job.name}: a pairwise method takes 2 models, not {len(models)}")
     return models[0], models[1]

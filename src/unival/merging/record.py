@@ -260,7 +260,11 @@ def summary(plan: Plan) -> dict[str, Any]:
 def by_token(
     sources: Mapping[str, Source], folders: Mapping[str, Path], pattern: str
 ) -> tuple[dict[str, Source], str]:
-    """The sources with the rows of matching tensors in the order of the reference's tokens, and its name."""
+    """The sources with the rows of matching tensors in the order of the reference's tokens, and its name.
+
+    Raises:
+        UserError: the pattern matches no tensor, or a folder has no tokens.
+    """
     if not any(re.search(pattern, key) for source in sources.values() for key in source.specs):
         raise UserError(f"merge recipe: vocabulary: '{pattern}' matches no tensor: correct or remove it")
     tokens = {name: read_tokens(folder) for name, folder in folders.items()}
@@ -278,7 +282,11 @@ def read_configs(folders: Mapping[str, Path]) -> dict[str, dict[str, Any]]:
 
 
 def require_one_architecture(folders: Mapping[str, Path]) -> None:
-    """Raise UserError when configurations name different architectures; names and shapes may still agree."""
+    """Check `model_type` of the configurations: names and shapes may agree between architectures.
+
+    Raises:
+        UserError: they differ.
+    """
     kinds = {
         name: config["model_type"] for name, config in read_configs(folders).items() if "model_type" in config
     }

@@ -86,6 +86,10 @@ class RowAligned:
             self.specs[key] = replace(self.specs[key], shape=wide.shape)
 
     def read(self, name: str, start: int, count: int, buffer: Tensor) -> Tensor:
+        """Elements of a tensor; of an aligned one in the reference's order of rows.
+
+        A token that this model lacks has the mean of the models that know it.
+        """
         if name not in self._aligned:
             return self._sources[self._name].read(name, start, count, buffer)
         spec = self.specs[name]

@@ -40,6 +40,9 @@ def ptb_tokenise(texts: Sequence[str]) -> list[str]:
     """The tokens of each text without punctuation, joined by spaces, by one call of Stanford's PTBTokenizer.
 
     All texts in their order, as the official evaluation gives them: the tokeniser looks at the next line.
+
+    Raises:
+        UserError: there is no Java, or the tokeniser gave another number of lines.
     """
     if not available():
         raise UserError(

@@ -59,6 +59,7 @@ class Backbone(nn.Module):
         return values.to(next(self.parameters()).dtype, memory_format=memory_format)
 
     def forward(self, values: Tensor) -> Tensor:
+        """Media (M, ...) to a map of features (M, C, ...)."""
         raise NotImplementedError
 
 

@@ -176,6 +176,7 @@ class ConvBlock(nn.Module):
         self.bn2 = nn.BatchNorm2d(width)
 
     def forward(self, values: Tensor) -> Tensor:
+        """(M, C, time, mel) to (M, C', time, mel)."""
         values = F.relu(self.bn1(self.conv1(values)), inplace=True)
         return F.relu(self.bn2(self.conv2(values)), inplace=True)
 
@@ -189,6 +190,7 @@ class ConvBlock5x5(nn.Module):
         self.bn1 = nn.BatchNorm2d(width)
 
     def forward(self, values: Tensor) -> Tensor:
+        """(M, C, time, mel) to (M, C', time, mel)."""
         return F.relu(self.bn1(self.conv1(values)), inplace=True)
 
 

@@ -229,7 +229,11 @@ class UnivalEncoder(nn.Module):
         video_values: Tensor | None = None,
         audio_values: Tensor | None = None,
     ) -> MediaTokens:
-        """Each medium once, by its backbone."""
+        """Each medium once, by its backbone.
+
+        Raises:
+            UserError: media of a kind that the model has no encoder for.
+        """
         values = {"image": pixel_values, "video": video_values, "audio": audio_values}
         tokens, grids, counts = [], {}, {}
         for name, media in values.items():

@@ -112,7 +112,11 @@ class UnivalProcessor(ProcessorMixin):
         return np.asarray(pixels)
 
     def fit_video(self, frames: Any) -> np.ndarray:
-        """Frames at the model's number and size, uint8; see `video`."""
+        """Frames at the model's number and size, uint8; see `video`.
+
+        Raises:
+            UserError: no frames, more than the model takes, or something else than frames.
+        """
         if not isinstance(frames, list | tuple) and np.ndim(frames) != 4:
             raise UserError(f"video: expected frames (T, height, width, 3), found {_described(frames)}")
         frames_THWC = np.stack([_rgb(frame) for frame in frames]) if len(frames) else np.empty((0, 0, 0, 3))
@@ -151,7 +155,11 @@ class UnivalProcessor(ProcessorMixin):
         return torch.from_numpy(self.fit_audio(samples, rng))
 
     def fit_audio(self, samples: Any, rng: np.random.Generator | None = None) -> np.ndarray:
-        """A waveform at the model's length, float32; see `audio`."""
+        """A waveform at the model's length, float32; see `audio`.
+
+        Raises:
+            UserError: no samples, whole numbers, or samples beyond any sound's level.
+        """
         waveform = np.asarray(samples)
         if waveform.ndim not in (1, 2) or not waveform.size or waveform.dtype.kind != "f":
             raise UserError(

@@ -141,6 +141,7 @@ class Bottleneck(nn.Module):
             )
 
     def forward(self, values: Tensor) -> Tensor:
+        """(M, C, H, W) to (M, C', H', W')."""
         inner = self.relu(self.bn1(self.conv1(values)))
         inner = self.relu(self.bn2(self.conv2(inner)))
         return self.relu(self.bn3(self.conv3(inner)) + self.downsample(values))

@@ -115,6 +115,7 @@ class Bottleneck3D(nn.Module):
             )
 
     def forward(self, values: Tensor) -> Tensor:
+        """(M, C, T, H, W) to (M, C', T', H', W')."""
         inner = self.relu(self.bn1(self.conv1(values)))
         inner = self.relu(self.bn2(self.conv2(inner)))
         return self.relu(self.bn3(self.conv3(inner)) + self.downsample(values))

@@ -14,7 +14,11 @@ STAGES = ("prepare", "pretrain", "finetune", "merge", "evaluate", "ablate", "rep
 
 
 def module(name: str) -> ModuleType:
-    """The module of stage `name`, imported when asked for."""
+    """The module of stage `name`, imported when asked for.
+
+    Raises:
+        UserError: no such stage.
+    """
     if name not in STAGES:
         raise UserError(f"unknown stage '{name}': {nearest(name, STAGES)}")
     return importlib.import_module(f"unival.stages.{name}")

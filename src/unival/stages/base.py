@@ -66,7 +66,11 @@ class StageIO:
         return target
 
     def publish(self, folder: Path, path: str | Path) -> Path:
-        """Copy a finished folder to its out, whole or not at all; what was there goes last."""
+        """Copy a finished folder to its out, whole or not at all; what was there goes last.
+
+        Raises:
+            UserError: the out cannot be written.
+        """
         target = self.out(path)
         part, old = (target.with_name(f".{target.name}.{os.getpid()}.{end}") for end in ("part", "old"))
         try:

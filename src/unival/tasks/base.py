@@ -205,7 +205,11 @@ class Task(ABC):
         raise NotImplementedError
 
     def media(self, record: Record) -> tuple[tuple[Medium, str], ...]:
-        """The media of the row that the task looks at."""
+        """The media of the row that the task looks at.
+
+        Raises:
+            UserError: the row has no medium of this kind.
+        """
         key = getattr(record, self.config.medium)
         if key is None:
             raise UserError(
@@ -227,7 +231,11 @@ class Task(ABC):
         return Example(prompt, target, before, weight, self.media(record), skip)
 
     def box_text(self, record: Record) -> str:
-        """The row's box as location tokens."""
+        """The row's box as location tokens.
+
+        Raises:
+            UserError: the row has no image or no box.
+        """
         if record.box is None or record.image is None:
             raise UserError(f"row '{record.id}': task '{self.name}' needs an image and a box")
         return self.boxes.box_to_bins(record.box, self.sizes.image_size(record.image))

@@ -39,20 +39,39 @@ class Tracker:
         """The run's id in the store; None where there is none."""
         return None
 
-    def metrics(self, values: Mapping[str, float], step: int = 0) -> None: ...
-    def params(self, values: Mapping[str, Any]) -> None: ...
-    def tags(self, values: Mapping[str, str]) -> None: ...
-    def dataset(self, name: str, digest: str, source: str, context: str) -> None: ...
-    def table(self, rows: Sequence[Mapping[str, Any]], name: str) -> None: ...
-    def child(self, name: str, tags: Mapping[str, str], metrics: Mapping[str, float]) -> None: ...
-    def text(self, text: str, name: str) -> None: ...
-    def artifact(self, path: Path, folder: str) -> None: ...
+    def metrics(self, values: Mapping[str, float], step: int = 0) -> None:
+        """Numbers of a step."""
+
+    def params(self, values: Mapping[str, Any]) -> None:
+        """What a run was started with; set once."""
+
+    def tags(self, values: Mapping[str, str]) -> None:
+        """Words to filter runs by."""
+
+    def dataset(self, name: str, digest: str, source: str, context: str) -> None:
+        """Rows that the run read: name, digest, where they lie, and what for (train, val, test)."""
+
+    def table(self, rows: Sequence[Mapping[str, Any]], name: str) -> None:
+        """Rows with equal keys."""
+
+    def child(self, name: str, tags: Mapping[str, str], metrics: Mapping[str, float]) -> None:
+        """A run of its own below this one."""
+
+    def text(self, text: str, name: str) -> None:
+        """A text as a file of the run."""
+
+    def artifact(self, path: Path, folder: str) -> None:
+        """A file, copied into a folder of the run."""
+
     def children(self) -> list[tuple[str, str, dict[str, float]]]:
         """Name, status and metrics of the runs below this one that the store knows."""
         return []
 
-    def flush(self) -> None: ...
-    def end(self, status: str) -> None: ...
+    def flush(self) -> None:
+        """Send what is buffered."""
+
+    def end(self, status: str) -> None:
+        """Close the run: FINISHED, FAILED or KILLED."""
 
 
 class MlflowTracker(Tracker):

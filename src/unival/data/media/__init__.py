@@ -57,7 +57,11 @@ def describe(kind: Medium, data: bytes, name: str, part: Part | None = None) -> 
 
 
 def kind_of(suffix: str, name: str) -> Medium:
-    """The medium that a file suffix stands for."""
+    """The medium that a file suffix stands for.
+
+    Raises:
+        UserError: no known suffix; `name` starts the message.
+    """
     kind = SUFFIXES.get(suffix.lower())
     if kind is None:
         raise UserError(f"{name}: unknown media suffix '{suffix}': known: {', '.join(sorted(SUFFIXES))}")

@@ -56,6 +56,9 @@ def decode_video(
 
     Args:
         part: what of the clip is meant; all of it where None.
+
+    Raises:
+        UserError: not a video, one without frames in the part, too large, or of changing size.
     """
     import av
 
@@ -84,7 +87,11 @@ def decode_video(
 
 
 def video_size(data: bytes, name: str, part: Part | None = None) -> tuple[int, int]:
-    """(width, height) as shown; every frame is decoded (to the end of the part), none converted."""
+    """(width, height) as shown; every frame is decoded (to the end of the part), none converted.
+
+    Raises:
+        UserError: not a video, one without frames in the part, or of changing size.
+    """
     import av
 
     with reading(name, "a readable video"), av.open(io.BytesIO(data), "r") as container:

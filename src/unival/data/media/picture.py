@@ -11,7 +11,11 @@ from unival.errors import UserError
 
 
 def open_image(data: bytes, name: str) -> Image.Image:
-    """Decode one image to RGB, turned and scaled as `canonical.rgb` says."""
+    """Decode one image to RGB, turned and scaled as `canonical.rgb` says.
+
+    Raises:
+        UserError: not an image, or too large a one.
+    """
     with reading(name, "a readable image"), Image.open(io.BytesIO(data)) as image:
         if image.width * image.height > limits.PICTURE_PIXELS:
             size = f"{image.width}x{image.height}"

@@ -14,6 +14,9 @@ def reading(name: str, what: str) -> Iterator[None]:
 
     Parsers of other libraries meet arbitrary bytes here and fail with whatever their code happens to raise
     (struct.error, RuntimeError, AttributeError, ...), so every Exception is caught.
+
+    Raises:
+        UserError: whatever was raised inside, with `name` and its reason.
     """
     try:
         yield

@@ -18,7 +18,11 @@ BLOCK = 2**20
 
 
 def decode_audio(data: bytes, name: str, sampling_rate: int | None = None) -> np.ndarray:
-    """Decode to float32 mono of shape (samples,), resampled to `sampling_rate` (kept where None)."""
+    """Decode to float32 mono of shape (samples,), resampled to `sampling_rate` (kept where None).
+
+    Raises:
+        UserError: not a sound, one without samples, too long, or beyond any sound's level.
+    """
     with reading(name, "readable as sound"):
         samples_S, rate = _pcm16(data) or _decoded(_whole_containers(data), name)
         if not samples_S.size:

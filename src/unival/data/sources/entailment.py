@@ -14,7 +14,11 @@ LABELS = {"entailment": "yes", "contradiction": "no", "neutral": "maybe"}
 
 
 def label(name: str, labels: dict[str, str] = LABELS) -> tuple[Answer, ...]:
-    """The answer that an official label stands for."""
+    """The answer that an official label stands for.
+
+    Raises:
+        UserError: no official label.
+    """
     if name not in labels:
         raise UserError(f"label '{name}' is none of {', '.join(labels)}")
     return (Answer(labels[name]),)

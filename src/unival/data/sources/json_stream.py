@@ -133,6 +133,7 @@ class JsonStream:
         return bool(chunk)
 
     def fault(self, reason: str, place: int | None = None) -> UserError:
+        """The error about a place in the text read last (None: here), with the line of the file."""
         line = self._lines + self._text.count("\n", 0, self._place if place is None else place)
         return UserError(f"{self.path}: line {line}: not JSON: {reason}")
 

@@ -94,7 +94,11 @@ class File:
     def captions(
         self, medium: Medium, key: str, texts: Sequence[Any], name: str = "", row_id: str = "", **fields: Any
     ) -> Iterator[Item]:
-        """A row of captions; a test split may come without."""
+        """A row of captions; a test split may come without.
+
+        Raises:
+            UserError: no captions outside a test split, or one that is no text.
+        """
         needed = fields.get("split", self.split) != "test"
         if (needed and not texts) or not all(isinstance(text, str) for text in texts):
             raise UserError(f"expected captions, found {str(texts)[:60]}")

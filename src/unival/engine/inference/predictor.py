@@ -140,7 +140,11 @@ class Predictor:
             yield from (found[path] for _, path in batch)
 
     def draw(self, path: Path | str, prediction: Prediction, out: Path | str) -> None:
-        """Write the image with the predicted box as a PNG."""
+        """Write the image with the predicted box as a PNG.
+
+        Raises:
+            UserError: the prediction is no box, or the image cannot be read.
+        """
         from PIL import Image, ImageDraw
 
         if not isinstance(prediction.value, tuple):

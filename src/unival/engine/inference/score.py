@@ -131,7 +131,11 @@ def submitted(rows: Rows) -> list[dict[str, Any]]:
 
 
 def read_objects(path: Path) -> dict[str, str]:
-    """CHAIR's list of synonyms: a line for each object, its words separated by commas, its name first."""
+    """CHAIR's list of synonyms: a line for each object, its words separated by commas, its name first.
+
+    Raises:
+        UserError: the file cannot be read.
+    """
     try:
         lines = path.read_text(encoding="utf-8").lower().splitlines()
     except (OSError, UnicodeDecodeError) as error:

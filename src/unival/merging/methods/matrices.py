@@ -150,6 +150,11 @@ class RegMean(MatrixMethod):
     needs_statistics = True
 
     def solve(self, job: Job, models: list[Tensor], base: Tensor | None) -> Tensor | None:
+        """The matrix (out, in) whose outputs are nearest to the models' on their inputs; None: no statistics.
+
+        Raises:
+            UserError: a Gram matrix has a negative diagonal.
+        """
         size = job.shape[1]
         if not self.known(job, (size, size)):
             self.count("regmean: matrix without statistics, mean taken")

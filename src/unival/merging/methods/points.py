@@ -148,7 +148,11 @@ class ModelStock(Method):
     needs_base = True
 
     def start(self, job: Job) -> float:
-        """t of this tensor."""
+        """t of this tensor.
+
+        Raises:
+            UserError: fewer than two models.
+        """
         products = gram(job)
         norms = products.diagonal().sqrt()
         if len(norms) < 2:
@@ -185,6 +189,11 @@ class Fisher(Method):
         return known
 
     def block(self, job: Job, state: Any, start: int, models: list[Tensor], base: Tensor) -> Tensor:
+        """Elements weighted by the Fisher information of each model; a tensor without any: plainly weighted.
+
+        Raises:
+            UserError: negative information.
+        """
         if not state:
             return elementwise.linear(models, normalized(job))
         fishers = [

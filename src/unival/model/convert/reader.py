@@ -121,7 +121,11 @@ class Checkpoint:
         return tree
 
     def tensor(self, reference: TensorRef) -> Tensor:
-        """Read the numbers of a tensor, contiguous."""
+        """Read the numbers of a tensor, contiguous.
+
+        Raises:
+            UserError: the file ends before the numbers do.
+        """
         storage = reference.storage
         if not math.prod(reference.shape):
             return torch.empty(reference.shape, dtype=storage.dtype)

@@ -41,6 +41,9 @@ def bundled() -> tuple[np.ndarray, np.ndarray]:
     """All bundled digits: strokes (1797, 8, 8) and labels (1797,).
 
     The file is read directly: importing `sklearn.datasets` for it costs two seconds.
+
+    Raises:
+        UserError: scikit-learn or its file is missing.
     """
     spec = importlib.util.find_spec("sklearn")
     if spec is None or spec.origin is None:
