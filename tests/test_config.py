@@ -101,3 +101,34 @@ def test_the_committed_files_are_plain_yaml() -> None:
     """Other readers, PyYAML among them, take the same from what compose has written."""
     for path in (ROOT / "build/config").rglob("*.yaml"):
         assert config.load(path) == yaml.safe_load(path.read_text(encoding="utf-8"))
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        *("!!int foo", "!!float x", "!!timestamp foo", "!!timestamp 2001-99-99", "!!bool 7", "0b_", "0x_"),
+        *("!!binary é", "!!pairs x", "!!set [1]", "!!python/name:os.system"),
+        *("[" * 5000 + "]" * 5000, "{" * 3000, "\x00", "*a"),
+    ],
+    ids=lambda text: text[:20],
+)
+def test_what_is_no_value_is_one_line(text: str, tmp_path: Path) -> None:
+    """PyYAML's constructors let errors of all kinds through."""
+    (tmp_path / "params.yaml").write_text(f"a: {text}\n")
+    with pytest.raises(UserError, match=r"params\.yaml: not a YAML file") as caught:
+        config.load(tmp_path / "params.yaml")
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf"), 10**400])
+def test_numbers_are_finite(value: float) -> None:
+    for hint, given_value in ((float, value), (float | None, value), (dict[str, float], {"k": value})):
+        with pytest.raises(UserError, match=r"x.*: expected a finite number"):
+            config.convert(hint, given_value, "x")
+    assert config.convert(float, 3, "x") == 3.0 and type(config.convert(float, 3, "x")) is float
+
+
+def test_a_long_value_is_told_in_short() -> None:
+    with pytest.raises(UserError) as caught:
+        config.convert(int, "9" * 5000, "x")
+    assert len(str(caught.value)) < 200

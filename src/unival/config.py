@@ -8,9 +8,10 @@ the nearest valid key. The dataclasses live beside the code that reads them.
 
 import dataclasses
 import re
+import sys
 import types
 import typing
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -57,7 +58,10 @@ def parse(text: str, where: str) -> Any:
     """
     try:
         return yaml.load(text, _Loader)
-    except yaml.YAMLError as error:
+    except RecursionError as error:
+        raise UserError(f"{where}: not a YAML file of ours: nested too deep") from error
+    except (yaml.YAMLError, ValueError, TypeError, LookupError, AttributeError) as error:
+        # all but the first: of PyYAML's constructors, where a tag or a form promises what the text is not
         raise UserError(f"{where}: not a YAML file: {' '.join(str(error).split())}") from error
 
 
@@ -128,22 +132,37 @@ def convert(hint: Any, value: Any, where: str) -> Any:
     if origin is typing.Literal:
         if value not in arguments:
             hint_text = nearest(str(value), map(str, arguments))
-            raise UserError(f"{where}: {value!r} is not a valid value: {hint_text}")
+            raise UserError(f"{where}: {_shown(value)} is not a valid value: {hint_text}")
         return value
     if dataclasses.is_dataclass(hint) and isinstance(hint, type):
         if not isinstance(value, Mapping):
-            raise UserError(f"{where}: expected a mapping, found {value!r}")
+            raise UserError(f"{where}: expected a mapping, found {_shown(value)}")
         return build(hint, value, where)
     if origin in (list, tuple):
         if not isinstance(value, list | tuple):
-            raise UserError(f"{where}: expected a list, found {value!r}")
+            raise UserError(f"{where}: expected a list, found {_shown(value)}")
         inner = arguments[0] if arguments else Any
         return origin(convert(inner, item, f"{where}[{index}]") for index, item in enumerate(value))
     if origin is dict:
         if not isinstance(value, Mapping):
-            raise UserError(f"{where}: expected a mapping, found {value!r}")
+            raise UserError(f"{where}: expected a mapping, found {_shown(value)}")
         return {key: convert(arguments[1], item, f"{where}.{key}") for key, item in value.items()}
     return _convert_scalar(hint, value, where)
+
+
+def check_names(what: str, names: Iterable[str]) -> None:
+    """Raise ValueError for a name that cannot be a folder and a metric's name at MLflow."""
+    for name in names:
+        if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,99}", name):
+            raise ValueError(
+                f"{what}: {_shown(name)} is no name of a folder: give letters, digits, '_', '-' and '.'"
+            )
+
+
+def _shown(value: Any) -> str:
+    """A value in a message: what a damaged file holds may be long."""
+    text = repr(value)
+    return text if len(text) <= 80 else f"{text[:77]}..."
 
 
 def _convert_union(options: tuple[Any, ...], value: Any, where: str) -> Any:
@@ -163,8 +182,10 @@ def _convert_union(options: tuple[Any, ...], value: Any, where: str) -> Any:
 def _convert_scalar(hint: type, value: Any, where: str) -> Any:
     if hint is Path and isinstance(value, str | Path):
         return Path(value)
-    if hint is float and isinstance(value, int) and not isinstance(value, bool):
+    if hint is float and isinstance(value, int | float) and not isinstance(value, bool):
+        if not -sys.float_info.max <= value <= sys.float_info.max:
+            raise UserError(f"{where}: expected a finite number, found {_shown(value)}")
         return float(value)
     if not isinstance(value, hint) or (isinstance(value, bool) and hint is not bool):
-        raise UserError(f"{where}: expected {hint.__name__}, found {value!r}")
+        raise UserError(f"{where}: expected {hint.__name__}, found {_shown(value)}")
     return value
