@@ -158,12 +158,19 @@ def archives() -> dict[str, Callable[[Path], None]]:
                 file.filelist.append(entry)
         path.write_bytes(buffer.getvalue())
 
+    def changed(path: Path, old: bytes, new: bytes) -> None:
+        """A directory that says something else."""
+        zipped(path, [("ä/data.pkl", harmless)])
+        path.write_bytes(path.read_bytes().replace(old, new))
+
     two = [("archive/data.pkl", harmless), ("archive/data.pkl", b"cos\nsystem\n.")]
     return {
         "same_name_twice": lambda path: zipped(path, two),
         "two_folders": lambda path: zipped(path, [("a/data.pkl", harmless), ("b/data.pkl", harmless)]),
         "no_pickle": lambda path: zipped(path, [("archive/other", harmless)]),
         "compressed": lambda path: zipped(path, [("archive/data.pkl", b"N" * 10**6)], zipfile.ZIP_DEFLATED),
+        "name_in_no_utf8": lambda path: changed(path, "ä".encode(), b"\xff\xfe"),
+        "several_disks": lambda path: changed(path, b"PK\5\6" + bytes(4), b"PK\5\6" + b"\1\0\1\0"),
         "cut": cut,
         "overlapping": overlapping,
         "text": lambda path: path.write_text("not a checkpoint"),

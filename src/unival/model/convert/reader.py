@@ -44,6 +44,8 @@ class Checkpoint:
                     self.tree = self._read_stream(handle)
         except OSError as error:
             raise UserError(f"{self.path}: cannot read: {error.strerror or error}") from error
+        except zipfile.BadZipFile as error:  # of `is_zipfile`: an archive in several parts
+            raise UserError(f"{self.path}: damaged archive: {error}") from error
 
     def _read_zip(self, handle: BinaryIO) -> Any:
         try:
@@ -58,7 +60,9 @@ class Checkpoint:
                 if folder + "byteorder" in names and archive.read(folder + "byteorder") != b"little":
                     raise UserError(f"{self.path}: {BIG_ENDIAN}")
                 content = io.BytesIO(archive.read(pickles[0]))
-        except (zipfile.BadZipFile, NotImplementedError, RuntimeError, EOFError, struct.error) as error:
+        except (
+            zipfile.BadZipFile, NotImplementedError, RuntimeError, EOFError, ValueError, struct.error
+        ) as error:  # fmt: skip
             raise UserError(f"{self.path}: damaged archive: {error}") from error
 
         def storage(wanted: Storage) -> None:
