@@ -208,6 +208,14 @@ def test_the_documented_training_options_compose(project: Path) -> None:
         assert "rank: 16" in written(project)["finetune/vqa.yaml"]
 
 
+@pytest.mark.parametrize("name", ["../x", "/tmp/x", "soup+1", "a/b", "", ".hidden", "x" * 200])
+def test_a_recipe_is_named_as_a_folder_can_be(project: Path, name: str) -> None:
+    mine = {"recipes": {name: {"method": "average", "models": ["caption", "vqa"]}}, "merges": [name]}
+    edit(project / "params.yaml", lambda v: v["set"].update(merge=mine))
+    with pytest.raises(UserError, match=r"(recipes|models): '.*is no name of a folder"):
+        written(project)
+
+
 def test_a_recipe_of_ones_own_can_be_evaluated(project: Path) -> None:
     mine = {"recipes": {"mine": {"method": "average", "models": ["caption", "vqa"]}}, "merges": ["mine"]}
     over = {"merge": mine, "evaluate": {"merges": ["mine"], "shifted_merges": ["mine"]}}

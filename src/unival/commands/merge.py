@@ -5,10 +5,13 @@ import dataclasses
 import inspect
 import json
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 from unival import config, files
 from unival.errors import UserError, nearest
+
+if TYPE_CHECKING:
+    from unival.merging.merge_json import MergeRecord
 
 
 def main(arguments: list[str]) -> None:
@@ -70,6 +73,7 @@ def _inputs(action: argparse.ArgumentParser, help_of_model: str) -> None:
 
 def _run(options: argparse.Namespace) -> None:
     from unival.merging import as_recipe, merge
+    from unival.merging.merge_json import read_record
 
     for name in ("threads", "shard_mib"):
         if getattr(options, name) is not None and getattr(options, name) < 1:
@@ -83,7 +87,7 @@ def _run(options: argparse.Namespace) -> None:
         )
     if missing := sorted(set(recipe.models) - set(inputs)):
         raise UserError(f"{options.recipe}: give a path for every model: --model {missing[0]}=<path>")
-    record = merge(
+    merge(
         recipe,
         inputs,
         options.base,
@@ -93,7 +97,7 @@ def _run(options: argparse.Namespace) -> None:
         device=options.device,
         shard_bytes=options.shard_mib * 2**20 if options.shard_mib else None,
     )
-    print(page(record))
+    print(page(read_record(options.out)))
 
 
 def _verify(options: argparse.Namespace) -> None:
@@ -108,12 +112,9 @@ def _verify(options: argparse.Namespace) -> None:
 
 
 def _report(options: argparse.Namespace) -> None:
-    from unival.merging.record import RECORD
+    from unival.merging.merge_json import read_record
 
-    try:
-        print(page(files.read_json(options.folder / RECORD)))
-    except (UserError, KeyError) as error:
-        raise UserError(f"{options.folder} is not a merge: {error}") from error
+    print(page(read_record(options.folder)))
 
 
 def _geometry(options: argparse.Namespace) -> None:
@@ -157,18 +158,18 @@ def named_paths(pairs: list[str], option: str) -> dict[str, Path]:
     return found
 
 
-def page(record: dict[str, Any]) -> str:
+def page(record: "MergeRecord") -> str:
     """The record of a merge on one page."""
-    recipe, tensors = record["recipe"], record["tensors"]
+    recipe, tensors = record.recipe, record.tensors
     lines = [
-        f"{recipe['method']} of {', '.join(recipe['models'])}   recipe {record['recipe_digest']}",
-        f"options: {json.dumps(recipe['options'])}   weights: {json.dumps(recipe['weights'])}",
-        f"merged: {tensors['merged_parameters']:,} parameters, seed {recipe['seed']}",
+        f"{recipe.method} of {', '.join(recipe.models)}   recipe {record.recipe_digest}",
+        f"options: {json.dumps(recipe.options)}   weights: {json.dumps(recipe.weights)}",
+        f"merged: {tensors.merged_parameters:,} parameters, seed {recipe.seed}",
     ]
-    lines += [f"rule {rule}: {count} tensors" for rule, count in sorted(tensors["rules"].items())]
-    lines += [f"copied from {owner}: {count} tensors" for owner, count in sorted(tensors["copied"].items())]
-    lines += [f"tied: {name} = {first}" for name, first in sorted(tensors["tied"].items())]
-    lines += [f"note: {what}: {value}" for what, value in sorted(record["notes"].items())]
-    lines += [f"configuration differs: {key}" for key in sorted(record["config_differences"])]
-    lines += [f"wrote {name}: sha256 {digest}" for name, digest in sorted(record["outputs"].items())]
+    lines += [f"rule {rule}: {count} tensors" for rule, count in sorted(tensors.rules.items())]
+    lines += [f"copied from {owner}: {count} tensors" for owner, count in sorted(tensors.copied.items())]
+    lines += [f"tied: {name} = {first}" for name, first in sorted(tensors.tied.items())]
+    lines += [f"note: {what}: {value}" for what, value in sorted(record.notes.items())]
+    lines += [f"configuration differs: {key}" for key in sorted(record.config_differences)]
+    lines += [f"wrote {name}: sha256 {digest}" for name, digest in sorted(record.outputs.items())]
     return "\n".join(lines)

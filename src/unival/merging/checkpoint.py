@@ -22,6 +22,7 @@ from torch import Tensor
 
 from unival.errors import UserError
 from unival.weights import TORCH_TO_SAFE, Spec, read_specs, refuse_adapter
+from unival.weights import read_header as read_header
 
 
 class Source(Protocol):

@@ -1,7 +1,9 @@
-"""SHA-256 of input files, remembered by (size, modification time, inode): a large model is hashed once."""
+"""SHA-256 of input files, remembered by size, times and inode: a large model is hashed once.
+
+The time of change is among them: the one of modification can be set back, and some tools do.
+"""
 
 import contextlib
-import json
 import os
 from pathlib import Path
 
@@ -23,19 +25,21 @@ def digests(paths: list[Path]) -> dict[str, str]:
     new: dict[str, str] = {}
     for path in paths:
         status = path.stat()
-        key = f"{path.resolve()}:{status.st_size}:{status.st_mtime_ns}:{status.st_ino}"
+        times = f"{status.st_mtime_ns}:{status.st_ctime_ns}"
+        key = f"{path.resolve()}:{status.st_size}:{times}:{status.st_ino}"
         found[path.name] = known.get(key) or new.setdefault(key, files.file_digest(path))
     if new:
-        with contextlib.suppress(UserError, OSError):  # a cache that cannot be written costs time only
-            files.write_json(cache_file(), {**_load(), **new})
+        cache = cache_file()
+        lock = files.locked(cache.with_name(f".{cache.name}.lock"))
+        with contextlib.suppress(UserError, OSError), lock:  # a cache that cannot be written costs time only
+            files.write_sealed(cache, {"digests": {**_load(), **new}})
     return found
 
 
 def _load() -> dict[str, str]:
-    try:
-        return dict(json.loads(cache_file().read_text(encoding="utf-8")))
-    except (OSError, ValueError):
-        return {}
+    """What is remembered; nothing where the file is damaged."""
+    found = files.read_sealed(cache_file())
+    return dict(found["digests"]) if found else {}
 
 
 def compare(recorded: dict[str, str], path: Path, what: str) -> None:
@@ -45,8 +49,13 @@ def compare(recorded: dict[str, str], path: Path, what: str) -> None:
         UserError: a file is missing, or is not the recorded one.
     """
     for name, digest in recorded.items():
-        file = path if path.is_file() else path / name
-        if not file.is_file():
-            raise UserError(f"{file}: {what}: the file is missing")
-        if files.file_digest(file) != digest:
+        try:
+            file = path if path.is_file() else path / name
+            found = files.file_digest(file)
+        except FileNotFoundError as error:
+            raise UserError(f"{file}: {what}: the file is missing") from error
+        except (OSError, ValueError) as error:  # ValueError: no name that a file can have
+            reason = getattr(error, "strerror", None) or error
+            raise UserError(f"{path}: {what}: cannot read: {reason}") from error
+        if found != digest:
             raise UserError(f"{file}: {what}: the file is not the one of the merge: its SHA-256 differs")

@@ -3,6 +3,7 @@
 A merge is a pure function of (recipe, bytes of the inputs).
 """
 
+import math
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -46,6 +47,7 @@ class ModuleRule:
 
     def __post_init__(self) -> None:
         check_pattern(self.pattern)
+        check_finite("modules", self.scale, *(self.weights or {}).values())
 
 
 @dataclass(frozen=True)
@@ -62,6 +64,7 @@ class Depth:
 
     def __post_init__(self) -> None:
         check_pattern(self.pattern)
+        check_finite("depth", self.alpha, self.beta)
         if not {"stack", "index"} <= set(re.compile(self.pattern).groupindex):
             raise ValueError("depth pattern needs the groups (?P<stack>..) and (?P<index>..)")
 
@@ -102,6 +105,7 @@ class Recipe:
             raise ValueError("a recipe needs at least one model")
         if len(set(self.models)) < len(self.models):
             raise ValueError("a model is named twice")
+        check_finite("weights", *(self.weights or {}).values())
         for name in self.weights or {}:
             if name not in self.models:
                 raise ValueError(f"weights: '{name}' is not one of the models ({', '.join(self.models)})")
@@ -119,6 +123,13 @@ def check_pattern(pattern: str) -> None:
         re.compile(pattern)
     except re.error as error:
         raise ValueError(f"'{pattern}' is not a regular expression: {error}") from error
+
+
+def check_finite(what: str, *values: float) -> None:
+    """Raise ValueError for a coefficient that is NaN or infinite."""
+    for value in values:
+        if not math.isfinite(value):
+            raise ValueError(f"{what}: {value} is no coefficient: give a finite number")
 
 
 def as_recipe(recipe: Recipe | Mapping[str, Any], where: str = "merge recipe") -> Recipe:

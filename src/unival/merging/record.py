@@ -28,11 +28,11 @@ from unival.merging.canonical import canonical_form, recipe_digest
 from unival.merging.checkpoint import Source, Writer, layout, opened
 from unival.merging.engine import Plan
 from unival.merging.job import CHUNK, Settings
+from unival.merging.merge_json import RECORD, read_record
 from unival.merging.recipe import Recipe, as_recipe
 from unival.merging.vocabulary import RowAligned, read_tokens, reference_of
 from unival.weights import INDEX, WEIGHTS, Spec, weight_files
 
-RECORD = "merge.json"
 NOT_COPIED = {RECORD, INDEX, "training.json", "README.md"}
 
 
@@ -155,40 +155,39 @@ def verify(
         UserError: what differs: an input, the stored output, the recipe, or the repeated output.
     """
     out = Path(out)
-    try:
-        record = files.read_json(out / RECORD)
-        paths, recipe = record["paths"], as_recipe(record["recipe"], f"{out / RECORD}: recipe")
-    except (UserError, KeyError) as error:
-        raise UserError(f"{out} is not a merge: {error}") from error
-    for name in inputs or {}:
-        if name not in paths["inputs"]:
-            raise UserError(f"{out}: '{name}' is none of its models: {nearest(name, paths['inputs'])}")
+    record = read_record(out)
+    paths = record.paths
+    for given, known in ((inputs, paths.inputs), (statistics, paths.statistics)):
+        if unknown := sorted(set(given or {}) - set(known)):
+            raise UserError(f"{out}: '{unknown[0]}' is none of its models: {nearest(unknown[0], known)}")
 
     def place(path: str) -> Path:
         return (out / path).resolve()
 
-    where = {name: (inputs or {}).get(name, place(path)) for name, path in paths["inputs"].items()}
-    extra = {name: (statistics or {}).get(name, place(path)) for name, path in paths["statistics"].items()}
-    origin = base or (place(paths["base"]) if paths["base"] else None)
-    anew = place(paths["estimated"]) if paths["estimated"] else None
-    hashing.compare(record["outputs"], out, "the merged weights")
+    where = {name: (inputs or {}).get(name, place(path)) for name, path in paths.inputs.items()}
+    extra = {name: (statistics or {}).get(name, place(path)) for name, path in paths.statistics.items()}
+    if base is not None and paths.base is None:
+        raise UserError(f"{out}: was merged without a base: leave out {base}")
+    origin = base or (place(paths.base) if paths.base is not None else None)
+    anew = place(paths.estimated) if paths.estimated is not None else None
+    hashing.compare(record.outputs, out, "the merged weights")
     for name, path in where.items():
-        hashing.compare(record["inputs"][name], Path(path), f"model '{name}'")
+        hashing.compare(record.inputs[name], Path(path), f"model '{name}'")
     for name, path in extra.items():
-        hashing.compare(record["statistics"][name], Path(path), f"statistics of '{name}'")
-    if anew:
-        hashing.compare(record["estimated"], anew, "the statistics estimated for it")
-    if origin:
-        hashing.compare(record["base"], Path(origin), "the base")
-    if recipe_digest(recipe) != record["recipe_digest"]:
+        hashing.compare(record.statistics[name], Path(path), f"statistics of '{name}'")
+    if anew is not None and record.estimated is not None:
+        hashing.compare(record.estimated, anew, "the statistics estimated for it")
+    if origin is not None and record.base is not None:
+        hashing.compare(record.base, Path(origin), "the base")
+    if recipe_digest(record.recipe) != record.recipe_digest:
         raise UserError(f"{out / RECORD}: the recipe was changed after the merge: its digest differs")
     with tempfile.TemporaryDirectory(prefix=".verify-", dir=out.parent) as folder:
         again = merge(
-            recipe, where, origin, Path(folder) / "merged", statistics=extra, estimated=anew,
-            shard_bytes=record["shard_bytes"], **settings,
+            record.recipe, where, origin, Path(folder) / "merged", statistics=extra, estimated=anew,
+            shard_bytes=record.shard_bytes, **settings,
         )  # fmt: skip
-    if again["outputs"] != record["outputs"]:
-        versions = "" if again["versions"] == record["versions"] else f" (recorded with {record['versions']})"
+    if again["outputs"] != record.outputs:
+        versions = "" if again["versions"] == record.versions else f" (recorded with {record.versions})"
         raise UserError(
             f"{out}: the repeated merge gives other bytes{versions}: the output or the code was changed"
         )
@@ -273,12 +272,20 @@ def by_token(
 
 
 def read_configs(folders: Mapping[str, Path]) -> dict[str, dict[str, Any]]:
-    """config.json of each folder that has one; the base is called "(base)"."""
-    return {
-        name or "(base)": files.read_json(path / "config.json")
-        for name, path in folders.items()
-        if (path / "config.json").is_file()
-    }
+    """config.json of each folder that has one; the base is called "(base)".
+
+    Raises:
+        UserError: one that is damaged.
+    """
+    found = {}
+    for name, path in folders.items():
+        file = path / "config.json"
+        if file.is_file():
+            content = files.read_json(file)
+            if not isinstance(content, dict) or not isinstance(content.get("model_type", ""), str):
+                raise UserError(f"{file}: no object with a model_type: it is damaged: copy it again")
+            found[name or "(base)"] = content
+    return found
 
 
 def require_one_architecture(folders: Mapping[str, Path]) -> None:

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from unival import files
+from unival.config import check_names
 from unival.data.remote import local
 from unival.errors import nearest
 from unival.stages.base import StageIO, rounded
@@ -53,6 +54,9 @@ class Config:
     resamples: int = 1000
 
     def __post_init__(self) -> None:
+        check_names("studies", self.definitions)
+        for study in self.definitions.values():
+            check_names("variants", study.variants)
         known = {variant for study in self.definitions.values() for variant in study.variants}
         for name in self.only:
             if name not in known:

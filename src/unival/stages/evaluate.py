@@ -11,6 +11,7 @@ Written files:
     reports/predictions/<model>/<task>/<split>[-<shift>-<severity>].jsonl   a line per row, with its scores
 """
 
+import itertools
 import json
 import os
 from collections.abc import Iterator, Mapping, Sequence
@@ -20,6 +21,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from unival import files, provenance
+from unival.config import check_names
 from unival.data.remote import local
 from unival.stages.base import StageIO, rounded
 from unival.study import leaderboard
@@ -91,6 +93,10 @@ class Config:
     """Merges that are evaluated out of distribution too; models that were finetuned again always are."""
     shifted_pretrained: bool = False
     """Whether the pretrained model is, on the experts' tasks."""
+
+    def __post_init__(self) -> None:
+        models = (*self.experts, *self.merges, *itertools.chain(*self.interpolation.pairs))
+        check_names("models", models)
 
 
 def inputs(config: Config) -> list[Path]:

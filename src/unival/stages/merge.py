@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from unival import files
+from unival.config import check_names
 from unival.data.remote import local
 from unival.errors import UserError, nearest
 from unival.merging import Recipe
@@ -50,6 +51,9 @@ class Config:
     """name -> what is finetuned again, beside the recipes."""
 
     def __post_init__(self) -> None:
+        check_names("recipes", self.recipes)
+        check_names("again", self.again)
+        check_names("finetuned", self.finetuned)
         for name, again in self.again.items():
             if again.recipe is not None and again.recipe not in self.recipes:
                 raise ValueError(f"again: {name}: recipe '{again.recipe}' is not one of the merges")

@@ -1,0 +1,142 @@
+"""merge.json, recipes and the memory of digests when damaged: one line, or as if they were not there."""
+
+import json
+import os
+
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from unival import files
+from unival.commands import merge as command
+from unival.errors import UserError
+from unival.merging import Depth, ModuleRule, Recipe, hashing, merge, verify
+from unival.merging.merge_json import RECORD, read_record
+
+pytestmark = pytest.mark.fault
+ODD = (None, True, -1, 2**70, 1.5, float("nan"), "", "x", "../x", "\0", [], [1], {}, {"a": 1}, "9" * 5000)
+
+
+@pytest.fixture(autouse=True)
+def _cache(tmp_path, monkeypatch):
+    monkeypatch.setenv("UNIVAL_HASH_CACHE", str(tmp_path / "hashes.json"))
+
+
+@pytest.fixture
+def merged(tmp_path):
+    for seed, name in enumerate(("a", "b", "base")):
+        (tmp_path / name).mkdir()
+        generator = torch.Generator().manual_seed(seed)
+        save_file({"w": torch.randn(4, 4, generator=generator)}, tmp_path / name / "model.safetensors")
+    models = {name: tmp_path / name for name in "ab"}
+    merge(Recipe("ties", ("a", "b"), options={"density": 0.5}), models, tmp_path / "base", tmp_path / "out")
+    return tmp_path / "out"
+
+
+def places(value, path=()):
+    """Every place of a JSON value."""
+    yield path
+    for key in value if isinstance(value, dict) else range(len(value)) if isinstance(value, list) else ():
+        yield from places(value[key], (*path, key))
+
+
+def replaced(value, path, by):
+    """A copy with another value at one place; `places` itself stands for nothing there."""
+    copy = json.loads(json.dumps(value))
+    if not path:
+        return by
+    at = copy
+    for key in path[:-1]:
+        at = at[key]
+    if by is places:
+        del at[path[-1]]
+    else:
+        at[path[-1]] = by
+    return copy
+
+
+def test_a_damaged_record_is_one_line(merged, capsys):
+    """Every value of merge.json, replaced by every odd one: `report` works, or says what is wrong."""
+    record = json.loads((merged / RECORD).read_text())
+    told = 0
+    for path in list(places(record)):
+        for odd in (*ODD, *([places] if path else [])):
+            (merged / RECORD).write_text(json.dumps(replaced(record, path, odd)))
+            try:
+                read_record(merged)
+            except UserError as error:
+                assert "is not a merge" in str(error) and "\n" not in str(error) and len(str(error)) < 1000
+                told += 1
+            else:
+                command.main(["report", str(merged)])
+    assert told > 400
+    for text in ("", "{", "[]", "null", "[" * 100_000):
+        (merged / RECORD).write_text(text)
+        for action in ("verify", "report"):
+            with pytest.raises(UserError, match="is not a merge"):
+                command.main([action, str(merged)])
+
+
+def test_paths_of_a_record_that_lead_nowhere_are_named(merged):
+    record = json.loads((merged / RECORD).read_text())
+    for place in ("nowhere", "x" * 5000, "."):
+        changed = replaced(record, ("paths", "inputs", "a"), place)
+        (merged / RECORD).write_text(json.dumps(changed))
+        with pytest.raises(UserError, match="model 'a'"):
+            verify(merged)
+    (merged / RECORD).write_text(json.dumps(record))
+    with pytest.raises(UserError, match="'c' is none of its models"):
+        verify(merged, {"c": merged})
+    with pytest.raises(UserError, match="'a' is none of its models"):
+        verify(merged, statistics={"a": merged})
+
+
+@pytest.mark.parametrize("bad", [float("nan"), float("inf"), -float("inf")])
+def test_coefficients_are_finite(merged, tmp_path, bad):
+    for make in (
+        lambda: Recipe("average", ("a", "b"), weights={"a": bad, "b": 1.0}),
+        lambda: ModuleRule("w", weights={"a": bad}),
+        lambda: ModuleRule("w", scale=bad),
+        lambda: Depth(beta=bad),
+    ):
+        with pytest.raises(ValueError, match="give a finite number"):
+            make()
+    models = {name: tmp_path / name for name in "ab"}
+    for values in (
+        {"method": "average", "weights": {"a": bad, "b": 1.0}},
+        {"method": "task_arithmetic", "options": {"scale": bad}},
+        {"method": "average", "modules": [{"pattern": "w", "weights": {"a": bad}}]},
+        {"method": "interpolate", "options": {"t": 10**400}},
+    ):
+        with pytest.raises(UserError, match="expected a finite number"):
+            merge({"models": ["a", "b"], **values}, models, tmp_path / "base", tmp_path / "other")
+    assert not (tmp_path / "other").exists()
+
+
+@pytest.mark.parametrize("content", ["[]", "null", "5", '{"model_type": 5}', '{"model_type": []}', "{"])
+def test_a_damaged_configuration_of_an_input_is_named(merged, tmp_path, content):
+    (tmp_path / "a" / "config.json").write_text(content)
+    with pytest.raises(UserError, match=r"a/config\.json"):
+        merge(Recipe("average", ("a", "b")), {n: tmp_path / n for n in "ab"}, None, tmp_path / "other")
+
+
+@pytest.mark.parametrize(
+    "text", ["[1]", "5", "null", "{", '{"digests": 1}', '{"a": "b"}', "[" * 100_000, "\xff"]
+)
+def test_a_damaged_memory_of_digests_is_as_good_as_none(tmp_path, text):
+    cache, file = tmp_path / "hashes.json", tmp_path / "x"
+    file.write_text("content")
+    cache.write_text(text, encoding="latin-1")
+    for _ in range(2):
+        assert hashing.digests([file]) == {"x": files.file_digest(file)}
+    assert files.file_digest(file) in cache.read_text()
+
+
+def test_a_file_that_changed_and_has_its_old_size_and_time_is_hashed_anew(tmp_path):
+    file = tmp_path / "x"
+    file.write_text("before")
+    hashing.digests([file])
+    old = file.stat()
+    file.write_text("behind")
+    os.utime(file, ns=(old.st_atime_ns, old.st_mtime_ns))
+    assert hashing.digests([file]) == {"x": files.file_digest(file)}
