@@ -9,6 +9,7 @@ from collections import Counter
 from collections.abc import Sequence
 from functools import lru_cache
 
+from unival.errors import UserError
 from unival.record import Answer
 
 _NUMBERS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten")
@@ -88,12 +89,17 @@ def soft_answers(given: Sequence[str]) -> tuple[Answer, ...]:
 
     Answers are normalised where the annotators differ. A blank one counts as an annotator that gave none of
     the others; one that normalises to nothing ("a" among letters of a multiple choice) stays as it was
-    written. A single answer has weight 1, although nobody else gave it. Empty where all are blank.
+    written. A single answer has weight 1, although nobody else gave it.
+
+    Raises:
+        UserError: there is no answer, or all are blank.
     """
     given = [stripped(answer) for answer in given]
     differ = len(set(given)) > 1
     compared = [normalise(answer) if differ else answer for answer in given]
     written = {key: answer for key, answer in zip(compared, given, strict=True) if answer}
+    if not written:
+        raise UserError("all answers are blank" if given else "no answers")
     weights = {
         key: consensus(count, len(given)) if len(given) > 1 else 1.0
         for key, count in Counter(compared).most_common()

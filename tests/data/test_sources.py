@@ -196,7 +196,7 @@ def test_a_blank_answer_among_many_keeps_the_question(name: str, tmp_path: Path,
     answers = [[(answer.text, answer.weight) for answer in record.answers] for record in records]
     assert answers == [[("red", 1.0)], [("left", 1.0), ("the", 0.6)]]
     assert json.loads(records[0].extra["answers"]) == given[1]
-    assert [reason for _, _, reason in faults(beside / "out")] == ["empty, and task 'vqa' needs it"]
+    assert [reason for _, _, reason in faults(beside / "out")] == ["all answers are blank"]
 
 
 ASKED = {

@@ -9,6 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from unival.answers import consensus, leave_one_out, normalise, soft_answers
+from unival.errors import UserError
 from unival.metrics.vqa import soft_score
 
 
@@ -103,7 +104,7 @@ WORDS = ["red", "blue", "two", "2", "a cat", "cat!", "t-shirt", "don't", "dont",
 
 @given(st.lists(st.sampled_from(WORDS), min_size=2, max_size=10))
 def test_a_soft_answer_weighs_what_giving_it_scores(humans):
-    soft = soft_answers(humans)
+    soft = soft_answers(humans) if any(map(str.strip, humans)) else ()
     for answer in soft:
         assert answer.text.strip()
         assert answer.weight == pytest.approx(leave_one_out(answer.text, humans), abs=1e-4)
@@ -127,7 +128,9 @@ def test_soft_answers():
     # an article alone is nothing to the evaluation, but can be given as an answer
     assert weights(*["A"] * 7, *["C"] * 3) == {"A": 1.0, "c": 0.9}
     assert weights("x") == {"x": 1.0}
-    assert weights() == weights("", " ") == {}
+    for humans, reason in (([], "no answers"), (["", " "], "all answers are blank")):
+        with pytest.raises(UserError, match=reason):
+            soft_answers(humans)
 
 
 def test_soft_score_takes_the_weight_of_the_matching_answer():

@@ -12,14 +12,16 @@ from unival.data.sources.formats import Row, by_id, changed, json_pairs, json_ro
 from unival.data.sources.reader import File, Item, rows
 from unival.data.sources.splits import split_of
 from unival.errors import UserError
+from unival.record import Answer
 
 COCO_FOLDERS = {"train": "train2014", "val": "val2014", "test": "test2015"}
 """Folders of the photos that VQAv2 asks about; their names begin with it."""
 
 
-def _given(row: Any) -> list[str]:
-    """The annotators' answers."""
-    return [value(answer, "answer") for answer in value(row, "answers", list)]
+def _answers(row: Any, also: str) -> tuple[tuple[Answer, ...], dict[str, str]]:
+    """The soft answers of a row, and its `extra`: the annotators' answers one by one, and another field."""
+    given = [value(answer, "answer") for answer in value(row, "answers", list)]
+    return soft_answers(given), {"answers": json.dumps(given), also: str(row.get(also, ""))}
 
 
 def _annotated(path: Path) -> Iterator[Row]:
@@ -54,13 +56,12 @@ def _official(row: tuple[Any, Any], file: File) -> Iterator[Item]:
     image_id = value(question, "image_id", int)
     folder = COCO_FOLDERS.get(file.split, "")
     name = file.media.first("image", f"COCO_{folder}_{image_id:012d}.jpg", f"{image_id:012d}.jpg")
-    extra, given, form = {"question_id": str(value(question, "question_id", int))}, [], ""
-    if annotation is not None:
-        given, form = _given(annotation), str(annotation.get("question_type", ""))
-        extra |= {"answers": json.dumps(given), "answer_type": str(annotation.get("answer_type", ""))}
+    question_id = str(value(question, "question_id", int))
+    answers, extra = _answers(annotation, "answer_type") if annotation else ((), {})
     yield from file.question(
-        "image", image_key(image_id), extra["question_id"], value(question, "question"),
-        soft_answers(given), name, form=form, extra=extra,
+        "image", image_key(image_id), question_id, value(question, "question"), answers, name,
+        form=str(annotation.get("question_type", "")) if annotation else "",
+        extra={**extra, "question_id": question_id},
     )  # fmt: skip
 
 
@@ -72,13 +73,11 @@ rows("okvqa", "*questions*.json", load=_annotated)(_official)
 def _vizwiz(row: Any, file: File) -> Iterator[Item]:
     """One row per photo and question; whether it can be answered is in `extra`."""
     name = value(row, "image")
-    extra, given = {"image": name}, list[str]()
-    if file.split != "test" or "answers" in row:
-        given = _given(row)
-        extra |= {"answers": json.dumps(given), "answerable": str(row.get("answerable", ""))}
+    published = file.split != "test" or "answers" in row
+    answers, extra = _answers(row, "answerable") if published else ((), {})
     yield from file.question(
-        "image", Path(name).stem, Path(name).stem, value(row, "question"), soft_answers(given), name,
-        form=str(row.get("answer_type", "")), extra=extra,
+        "image", Path(name).stem, Path(name).stem, value(row, "question"), answers, name,
+        form=str(row.get("answer_type", "")), extra={**extra, "image": name},
     )  # fmt: skip
 
 
