@@ -163,14 +163,14 @@ def read_bytes(path: Path) -> bytes:
 
 
 def inside(folder: Path, name: str) -> Path:
-    """The path of a name that data give, below `folder`.
+    """The path of a name that data, a store or a recipe gives, below `folder`.
 
     Raises:
-        UserError: the name is absolute or leads out of the folder.
+        UserError: the name is absolute, leads out of the folder or is the folder itself.
     """
     path = PurePosixPath(name.replace("\\", "/"))
-    if path.is_absolute() or ".." in path.parts or PureWindowsPath(name).drive:
-        raise UserError(f"'{name}' leads out of {folder}: names in data are paths below it")
+    if not path.parts or path.is_absolute() or ".." in path.parts or PureWindowsPath(name).drive:
+        raise UserError(f"'{name}' leads out of {folder}: give the name of something in it")
     return folder / name
 
 

@@ -19,3 +19,5 @@ SOUND_CHANNELS = 64
 SOUND_LEVEL = 16.0
 """Full scale is 1. Decoders and mixes overshoot it by a few decibels; 24 dB are integers taken for floats, or
 damage."""
+UNPACKED_BYTES = 1024**3
+"""Of an annotation file or array that is held whole."""

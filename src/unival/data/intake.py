@@ -29,6 +29,7 @@ from unival.data.spool import Spool
 from unival.data.store import ShardWriter
 from unival.data.table import TableWriter
 from unival.errors import UserError, nearest
+from unival.files import inside
 from unival.record import LABELS, MEDIA, Medium, Record
 
 REJECTED = "rejected.parquet"
@@ -154,7 +155,7 @@ class Intake:
     def _media(self, item: MediaItem, inspect: "Inspect") -> None:
         shard, kind = self._shard(item.split), "media"
         try:
-            check_text(item.key)
+            inside(self.folder, check_text(item.key))  # it becomes a name in a shard
             kind = item.medium
             shard.add(item.key, *inspect())
         except (UserError, ValueError) as error:

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from unival.errors import UserError
-from unival.files import atomic
+from unival.files import atomic, inside
 
 ORIGIN = ".origin"
 CACHE = Path("scratch/cache")
@@ -33,18 +33,18 @@ def mirror(url: str | Path, cache: Path) -> Path:
     """The local folder, below `cache`, of the benchmark at `url` (`s3://bucket/data/world`, ...).
 
     Raises:
-        UserError: the store cannot be reached, or holds no benchmark there.
+        UserError: the store cannot be reached, holds no benchmark there, or has a name that leads elsewhere.
     """
     import fsspec
 
     url = str(url)
-    folder = cache / url.replace("://", "/").strip("/")
+    folder = inside(cache, url.replace("://", "/").strip("/"))
     system, root = fsspec.core.url_to_fs(url)
     names = [name for name in _retried(lambda: system.find(root), url) if not name.endswith(".tar")]
     if not names:
         raise UserError(f"{url}: no prepared data there")
     for name in names:
-        path = folder / name[len(root) :].lstrip("/")
+        path = inside(folder, name[len(root) :].lstrip("/"))
         if not path.exists():
             _copy(system, name, path)
     (folder / ORIGIN).write_text(url, encoding="utf-8")

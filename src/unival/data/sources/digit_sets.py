@@ -5,9 +5,11 @@ import struct
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
+from unival import limits
 from unival.data import media
 from unival.data.media import SUFFIXES
 from unival.data.source import BadItem, MediaItem, RowItem, rows_about
@@ -65,14 +67,35 @@ def read_groups(path: Path) -> dict[str, tuple[np.ndarray, np.ndarray]]:
         import h5py
     except ImportError as error:
         raise UserError(f"{path}: reading HDF5 needs h5py: pip install h5py") from error
+    found = dict[str, tuple[np.ndarray, np.ndarray]]()
     try:
         with h5py.File(path) as file:
-            found = {
-                name: (np.asarray(file[name]["data"]), np.asarray(file[name]["target"])) for name in file
-            }
+            for name in file:
+                group = _own(file, name)
+                found[name] = np.asarray(_own(group, "data")), np.asarray(_own(group, "target"))
     except (OSError, KeyError, RuntimeError, AttributeError, TypeError, ValueError) as error:
         raise UserError(f"{path}: not a USPS file with {{train|test}}/{{data,target}}: {error}") from error
     return {name: _checked(*arrays, f"{path}: group '{name}'") for name, arrays in found.items()}
+
+
+def _own(group: Any, name: str) -> Any:
+    """A member of an HDF5 group whose content is in the file itself: HDF5 can refer to any file there is.
+
+    Raises:
+        KeyError: there is none.
+        ValueError: it refers to another file, or would fill the memory.
+    """
+    import h5py
+
+    if not isinstance(group.get(name, getlink=True), h5py.HardLink | None):
+        raise ValueError(f"'{name}' is a link")
+    member = group[name]
+    if isinstance(member, h5py.Dataset):
+        if member.external or member.is_virtual:
+            raise ValueError(f"'{name}' is kept in another file")
+        if member.nbytes > limits.UNPACKED_BYTES:
+            raise ValueError(f"'{name}' claims {member.nbytes} bytes: more than {limits.UNPACKED_BYTES}")
+    return member
 
 
 def _checked(data: np.ndarray, labels: np.ndarray, where: str) -> tuple[np.ndarray, np.ndarray]:

@@ -27,7 +27,7 @@ from unival.data.sources import digit_sets
 from unival.data.sources.formats import csv_rows
 from unival.data.sources.reader import Item, data_folder, require
 from unival.errors import UserError
-from unival.files import read_bytes
+from unival.files import inside, read_bytes
 from unival.record import NUMBERS, Answer, Medium
 
 HANDWRITING, SPEAKERS = "ood-handwriting", "ood-speakers"
@@ -185,13 +185,18 @@ def _ready_clips(root: Path) -> Iterator[ReadyClip | BadItem]:
             continue
         line, row = item
         word, motion = row["word"], row["motion"]
+        try:
+            clip = inside(root, row["file"])
+        except UserError as error:
+            yield BadItem(str(path), line, "file", str(error))
+            continue
         if word not in NUMBERS or motion not in text.MOVES or not row["source_index"].isdecimal():
             yield BadItem(str(path), line, "row", f"no digit, motion or sample: {word!r}, {motion!r}")
             continue
         rank = seen[word, motion] = seen.get((word, motion), -1) + 1
         for split, (first, last) in READY_CLIPS.items():
             if first <= rank < last:
-                yield ReadyClip(root / row["file"], word, motion, int(row["source_index"]), split)
+                yield ReadyClip(clip, word, motion, int(row["source_index"]), split)
 
 
 def _clips(options: DigitsOptions, split: str, hand: Hand, ready: Sequence[ReadyClip]) -> Iterator[Item]:
