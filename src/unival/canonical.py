@@ -88,6 +88,11 @@ def box_as_shown(box: Box, orientation: int, shown: Size, declared: Size | None)
     )
 
 
+def is_deep(image: Image.Image) -> bool:
+    """Whether its grey levels have more than 8 bits: Pillow's own conversion clips them."""
+    return image.mode[0] in "IF"
+
+
 def rgb(image: Image.Image, name: str) -> Image.Image:
     """An image as a person sees it: turned as its EXIF says, scaled to 8 bits, RGB.
 
@@ -100,7 +105,7 @@ def rgb(image: Image.Image, name: str) -> Image.Image:
         image = ImageOps.exif_transpose(image)
     if image.mode == "RGB":
         return image
-    if image.mode[0] in "IF":
+    if is_deep(image):
         image = Image.fromarray(_eight_bits(np.asarray(image), image, name))
     return image.convert("RGB")
 

@@ -1,5 +1,6 @@
 """Boxes of pictures that their EXIF turns: in the picture as shown, whatever the annotation speaks of."""
 
+import base64
 import io
 import json
 from pathlib import Path
@@ -14,6 +15,7 @@ from unival.canonical import Box, Size
 from unival.data.benchmarks import shrink
 from unival.data.importing import import_dataset
 from unival.data.manifest import read_records
+from unival.data.sources.ofa_tsv import write_tsv
 from unival.data.store import MediaStore
 from unival.errors import UserError
 
@@ -125,3 +127,23 @@ def test_a_smaller_copy_is_upright_and_takes_its_boxes_along() -> None:
     assert np.abs(np.subtract(view.box(RED, STORED), red_in(smaller))).max() <= 1
     with pytest.raises(UserError, match="EXIF orientation 6"):
         view.box(RED, None)
+
+
+@pytest.mark.parametrize("deep", [False, True])
+def test_an_exported_picture_is_the_one_shown_to_readers_that_heed_no_exif(
+    deep: bool, tmp_path: Path
+) -> None:
+    picture = photo(1 if deep else 6)
+    if deep:
+        buffer = io.BytesIO()
+        Image.fromarray(np.asarray(Image.open(io.BytesIO(picture)))[..., 0].astype(np.uint16) * 257).save(
+            buffer, "PNG"
+        )
+        picture = buffer.getvalue()
+    root = folder("table", tmp_path / "in", picture, RED, declared(STORED))
+    import_dataset("table", root, tmp_path / "out")
+    write_tsv(tmp_path / "out" / "val", "grounding", tmp_path / "val.tsv")
+    *_, box, encoded = (tmp_path / "val.tsv").read_text().strip().split("\t")
+    seen = np.asarray(Image.open(io.BytesIO(base64.urlsafe_b64decode(encoded))).convert("RGB"))
+    assert tuple(map(float, box.split(","))) == red_in(seen)
+    assert set(np.unique(seen)) == {0, 255}

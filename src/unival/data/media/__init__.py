@@ -6,7 +6,14 @@ Axes: H height, W width, T time, C = 3 channels (RGB). Pixels are uint8, sound i
 
 from unival.data.media.clip import Part, decode_video, encode_video, segment_frames, video_size
 from unival.data.media.containers import cut_short
-from unival.data.media.picture import decode_image, encode_image, image_orientation, image_size, open_image
+from unival.data.media.picture import (
+    decode_image,
+    encode_image,
+    image_orientation,
+    image_size,
+    open_image,
+    plain_image,
+)
 from unival.data.media.sound import decode_audio, encode_wav
 from unival.errors import UserError
 from unival.record import Medium
@@ -25,6 +32,7 @@ __all__ = [
     "image_size",
     "kind_of",
     "open_image",
+    "plain_image",
     "segment_frames",
 ]
 

@@ -43,6 +43,16 @@ def image_size(data: bytes, name: str) -> tuple[int, int]:
         return canonical.TURNS[canonical.orientation_of(image)].size(image.size)
 
 
+def plain_image(data: bytes, name: str) -> bytes:
+    """The image for readers that heed no EXIF and clip deep grey, as the original's.
+
+    A PNG where they would see other pixels than `decode_image` gives, else the bytes as they are.
+    """
+    with reading(name, "a readable image"), Image.open(io.BytesIO(data)) as image:
+        plain = canonical.orientation_of(image) == 1 and not canonical.is_deep(image)
+    return data if plain else encode_image(decode_image(data, name))
+
+
 def encode_image(image_HWC: np.ndarray, suffix: str = ".png", quality: int = 95) -> bytes:
     """Encode uint8 HWC RGB as PNG (lossless) or JPEG. Equal pixels give equal bytes."""
     buffer = io.BytesIO()

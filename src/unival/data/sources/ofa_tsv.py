@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from unival.data.manifest import read_records
-from unival.data.media import SUFFIXES
+from unival.data.media import SUFFIXES, plain_image
 from unival.data.source import MediaItem
 from unival.data.sources.entailment import LABELS
 from unival.data.sources.formats import line_rows
@@ -162,7 +162,8 @@ def _answers(row: Record) -> str:
 def write_tsv(split_dir: Path | str, task: str, path: Path | str) -> int:
     """Write the rows of a task of a prepared split as OFA's TSV with base64 images; returns their number.
 
-    Tabs and line breaks in a text (a few COCO captions have them) become spaces.
+    Tabs and line breaks in a text (a few COCO captions have them) become spaces. Pictures that EXIF turns,
+    and deep grey ones, become PNG as shown: the original heeds neither, and boxes are of what is shown.
 
     Raises:
         UserError: the task has no such form, or `path` cannot be written.
@@ -173,6 +174,7 @@ def write_tsv(split_dir: Path | str, task: str, path: Path | str) -> int:
     with atomic(path) as part, part.open("w", encoding="utf-8", newline="\n") as handle:
         for record in records:
             key = record.media()[0][1]
-            columns = WRITERS[task](record, key, base64.urlsafe_b64encode(store.bytes(key)).decode())
+            image = base64.urlsafe_b64encode(plain_image(store.bytes(key), key)).decode()
+            columns = WRITERS[task](record, key, image)
             handle.write("\t".join(BREAKS.sub(" ", column) for column in columns) + "\n")
     return len(records)
