@@ -259,9 +259,10 @@ def write_curves(folder):
         rows = [[s, *(6 / (1 + s / 60) + 0.2 * i for i in range(len(parts)))] for s in range(20, 700, 20)]
         table(folder / f"pretrain-{phase}.csv", "step " + " ".join(f"train/loss/{p}" for p in parts), rows)
     for number, task in enumerate(TASKS):
-        rows = [[step, 3 / (1 + step / 50) + 0.1 * number, ""] for step in range(10, 160, 10)]
-        rows += [[step, "", 0.5 + step / 400 - 0.03 * number] for step in (50, 100, 150)]
-        table(folder / f"finetune-{task}.csv", "step train/loss val/score", rows)
+        rows = [[step, 3 / (1 + step / 50) + 0.1 * number] for step in range(10, 160, 10)]
+        table(folder / f"finetune-{task}.csv", "step train/loss", rows)
+        rows = [[step, 0.5 + step / 400 - 0.03 * number] for step in (50, 100, 150)]
+        table(folder / f"finetune-{task}-validation.csv", "step val/score", rows)
 
 
 def write_runs(root):

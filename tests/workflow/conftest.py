@@ -37,6 +37,7 @@ def clone(tmp_path: Path) -> Path:
             shutil.copy(source, folder)
     (folder / ".dvc").mkdir()
     shutil.copy(ROOT / ".dvc/config", folder / ".dvc")
+    shutil.copytree(ROOT / ".dvc/plots", folder / ".dvc/plots")
     (folder / ".dvc/.gitignore").write_text("/config.local\n/tmp\n/cache\n")
     params = (folder / "params.yaml").read_text()
     (folder / "params.yaml").write_text(params.replace("edition: quick", "edition: smoke"))

@@ -48,5 +48,6 @@ def run(config: Config, io: StageIO) -> None:
         config.train, model, processor, sources, io.scratch, io.tracker, io.name, evaluate
     )
     if io.main:
-        curve.write(io.out(f"reports/curves/{io.name}.csv"), finished)
+        table, validation = (io.out(f"reports/curves/{io.name}{part}.csv") for part in ("", "-validation"))
+        curve.write(table, finished, validation)
         io.publish(finished, f"models/finetune/{config.item}")

@@ -42,7 +42,7 @@ class Study:
     ablations: list[Row]
     """study, variant, baseline, seed, task, metric, value, low, high, n, difference, ..._low, ..._high."""
     curves: dict[str, list[Row]]
-    """`pretrain-<phase>` or `finetune-<task>` -> lines of its curve."""
+    """`pretrain-<phase>` or `finetune-<task>` -> lines of its curve, then those of its validations."""
     runs: dict[str, Row]
     """Process -> stage, item, config_hash, run_id, seconds, peak_mib."""
     configs: dict[str, dict[str, Any]]
@@ -117,9 +117,11 @@ def read(root: Path | str, data: Path | str, edition: str) -> Study:
     ablations = _tables((reports / "ablations").glob("*.csv"))
     configs = _configs(root / "build/config")
     # what an earlier choice of tasks and phases left is on disk still
-    curves = {
-        name: _table(path, missing) for name in configs if (path := reports / f"curves/{name}.csv").is_file()
-    }
+    curves = {}
+    for name in configs:
+        tables = [reports / f"curves/{name}{part}.csv" for part in ("", "-validation")]
+        if tables[0].is_file():
+            curves[name] = [row for path in tables if path.is_file() for row in _table(path, missing)]
     runs = {name: found for name in configs if (found := _json(reports / f"runs/{name}.json"))}
     data = Path(data)
     facts = _json(data / "benchmark.json") or {}

@@ -1,6 +1,7 @@
 """A training run of a stage: in the scratch folder, followed by MLflow, with a learning curve at its end."""
 
 import json
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -10,14 +11,15 @@ from unival.engine.batches.collate import Source
 from unival.engine.machine.runtime import load as load_runtime
 from unival.engine.settings import TrainConfig
 from unival.engine.train import Evaluate, train
+from unival.errors import UserError
 from unival.model.modeling import UnivalForConditionalGeneration
 from unival.model.processing import UnivalProcessor
 from unival.tracking import Tracker
 
 
 class Curve:
-    """Callback of a training run: figures go to MLflow, and the ones that do not depend on the machine to a
-    table (`write`). A resumed run drops the lines after its checkpoint and goes on."""
+    """Callback of a training run: figures go to MLflow, and the ones that do not depend on the machine to
+    tables (`write`). A resumed run drops the lines after its checkpoint and goes on."""
 
     def __init__(self, tracker: Tracker, scratch: Path) -> None:
         self.tracker = tracker
@@ -37,6 +39,8 @@ class Curve:
         stable = {key: value for key, value in values.items() if not key.startswith("perf/")}
         with self.path.open("a", encoding="utf-8") as handle:
             handle.write(json.dumps({"step": step, **stable}) + "\n")
+            handle.flush()
+            os.fsync(handle.fileno())  # a checkpoint without the lines before it would leave a hole
 
     def on_checkpoint(self, step: int, path: Any) -> None:
         """What is on disk should be in the store too."""
@@ -46,13 +50,18 @@ class Curve:
         """The speed; the rest is written with the out."""
         self.tracker.metrics({"summary/examples_per_second": result.examples_per_second}, result.steps)
 
-    def write(self, path: Path, finished: Path) -> None:
-        """Write the table, and the summary to MLflow; `finished` is the folder of the trained model."""
-        result = files.read_json(finished / "training.json")
-        lines = self._lines()
-        columns = ["step", *sorted({key for line in lines for key in line} - {"step"})]
-        rows = ([line.get(column) for column in columns] for line in lines)
-        files.write_csv(path, columns, rows)
+    def write(self, path: Path, finished: Path, validation: Path | None = None) -> None:
+        """Write the tables, and the summary to MLflow.
+
+        Args:
+            path: a line per window of updates.
+            finished: the folder of the trained model.
+            validation: a line per validation; None where there is none.
+        """
+        lines, result = self._lines(), files.read_json(finished / "training.json")
+        _write_lines(path, "train/loss", [line for line in lines if "train/loss" in line])
+        if validation is not None:
+            _write_lines(validation, "val/score", [line for line in lines if "val/score" in line])
         losses = [line["train/loss"] for line in lines if "train/loss" in line]
         summary = {"summary/loss": losses[-1]} if losses else {}
         if result["score"] is not None:
@@ -60,9 +69,26 @@ class Curve:
         self.tracker.metrics(summary, result["steps"])
 
     def _lines(self) -> list[dict[str, Any]]:
+        """What has been logged. Half a line, which a kill or a full disk left at the end, is no line.
+
+        Raises:
+            UserError: another line is damaged.
+        """
         if not self.path.exists():
             return []
-        return [json.loads(line) for line in self.path.read_text(encoding="utf-8").splitlines()]
+        whole = self.path.read_text(encoding="utf-8", errors="replace").rpartition("\n")[0]
+        try:
+            lines = [json.loads(line) for line in whole.splitlines()]
+            return [{**line, "step": int(line["step"])} for line in lines]
+        except (ValueError, LookupError, TypeError) as error:
+            fix = f"the curve is damaged: delete {self.path.parent} to train anew"
+            raise UserError(f"{self.path}: {error}: {fix}") from error
+
+
+def _write_lines(path: Path, drawn: str, lines: list[dict[str, Any]]) -> None:
+    """A table of lines; `drawn` is the column of its plot, which is there without any line, too."""
+    columns = ["step", *sorted({drawn, *(key for line in lines for key in line)} - {"step"})]
+    files.write_csv(path, columns, ([line.get(column) for column in columns] for line in lines))
 
 
 def train_with_curve(
