@@ -37,11 +37,14 @@ class Bracket:
 
     def aim(self, margin: float) -> None:
         """Put the bracket around the rank's place in the sample."""
+        # the rank counts from the largest, the sample ascends; 8 more on each side for samples so small
+        # that the margin is less than one place
         size = len(self.sample)
         place = (1 - self.rank / max(self.total, 1)) * size
         low, high = int(place - margin * size) - 8, int(place + margin * size) + 8
         self.low = float(self.sample[low]) if 0 <= low < size else -1.0
         self.high = float(self.sample[high]) if 0 <= high < size else np.inf
+        # a value that the sample holds again and again is a mass point: collected, it could fill the memory
         self.strict = self.low >= 0 and int(np.searchsorted(self.sample, self.low, "right")) - low > 8
 
     def open(self) -> None:
@@ -56,6 +59,7 @@ class Bracket:
         """Count one block."""
         beyond = block >= self.high
         self.above += int(np.count_nonzero(beyond))
+        # inside the bracket, and only there, the two conditions differ: one buffer is enough
         beyond ^= block > self.low if self.strict else block >= self.low
         self.inside.append(block[beyond])
         if self.strict:
@@ -65,6 +69,9 @@ class Bracket:
         """End a pass: the value, or another bracket."""
         inside = np.concatenate(self.inside) if self.inside else np.empty(0, np.float32)
         place = self.rank - self.above
+        # place of the wanted value from the top of what was collected: before it, in it, among those equal
+        # to the lower end, or behind; a miss says on which side the next bracket must lie, so no side is
+        # searched twice
         if place <= 0:
             old = self.high
             self.aim(margin)

@@ -88,6 +88,8 @@ class Trie:
                     nodes.append({})
                 node = nodes[node][token]
             nodes[node][eos] = -1
+        # An edge is the number node * V' + column, and the numbers ascend: a child is found by bisection in
+        # all rows at once, in memory that grows with the edges and not with nodes times tokens.
         edges = sorted(
             (node, token, child) for node, children in enumerate(nodes) for token, child in children.items()
         )
@@ -97,6 +99,8 @@ class Trie:
         node_E, token_E, self.child_E = torch.tensor(edges).T.contiguous()
         column_E = torch.searchsorted(self.vocabulary, token_E)
         self.edge_E = node_E * len(self.vocabulary) + column_E  # ascending
+        # What a node allows is needed as a row over V'. Near the root few nodes have many children: their
+        # rows are kept whole. Deep down many have a few: their columns are scattered into an empty row.
         counts_N = torch.bincount(node_E, minlength=len(nodes))
         wide_W = (counts_N > WIDE).nonzero()[:, 0]
         self.row_N = torch.zeros(len(nodes) + 1, dtype=torch.long)  # the last: state -1, the path has left
@@ -105,9 +109,10 @@ class Trie:
         wide_E = self.row_N[node_E] > 0
         self.open_WV[self.row_N[node_E[wide_E]], column_E[wide_E]] = True
         self.narrow_NM = torch.full((len(nodes) + 1, min(WIDE, int(counts_N.max()))), len(self.vocabulary))
+        # edges are in the order of their nodes: number of an edge less that of its node's first
         place_E = torch.arange(len(node_E)) - (counts_N.cumsum(0) - counts_N)[node_E]
         self.narrow_NM[node_E[~wide_E], place_E[~wide_E]] = column_E[~wide_E]
-        self.narrow_NM[-1, 0] = torch.searchsorted(self.vocabulary, eos)
+        self.narrow_NM[-1, 0] = torch.searchsorted(self.vocabulary, eos)  # state -1 allows EOS alone
 
     def _to(self, device: torch.device) -> None:
         if self.edge_E.device != device:
@@ -123,6 +128,7 @@ class Trie:
     def advance(self, state_R: Tensor, tokens_R: Tensor) -> Tensor:
         """The child along each token, -1 where there is none."""
         self._to(state_R.device)
+        # bisection gives a place for what is not there, too, maybe one beyond the last: looked at afterwards
         column_R = torch.searchsorted(self.vocabulary, tokens_R).clamp(max=len(self.vocabulary) - 1)
         edge_R = state_R * len(self.vocabulary) + column_R
         place_R = torch.searchsorted(self.edge_E, edge_R).clamp(max=len(self.edge_E) - 1)

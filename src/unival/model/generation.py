@@ -268,12 +268,14 @@ class _Search:
         """The best 2 K continuations of each row: scores, beams and tokens, each (B, C)."""
         count = 2 * self.options.beams
         width = min(count, scores_RV.shape[1])  # no beam gives more
+        # The best 2 K of a row are among the best 2 K of each of its beams, so V columns are sorted once.
+        # Twice K: at most K of them end, one for each beam, and K must be left to go on with.
         best_RW, column_RW = scores_RV.topk(width)
         best_BN = (best_RW + self._scores_so_far()).view(self.rows, -1)
         if best_BN.shape[1] < count:  # a small constraint: the rest are dead ends
             best_BN = F.pad(best_BN, (0, count - best_BN.shape[1]), value=-math.inf)
         scores_BC, index_BC = best_BN.topk(count)
-        index_BC = index_BC.clamp(max=self.live * width - 1)
+        index_BC = index_BC.clamp(max=self.live * width - 1)  # of the padding: any place, its score is -inf
         tokens_BC = column_RW.view(self.rows, -1).gather(1, index_BC)
         if self.ids_V is not None:
             tokens_BC = self.ids_V[tokens_BC]
@@ -301,6 +303,9 @@ class _Search:
         beams = self.options.beams
         eos_BC = (tokens_BC == self.eos) & (scores_BC != -math.inf)
         eos_BC[:, :beams] &= ~self.ignored_BK
+        # A row holds K finished hypotheses and one more slot, which is written and never read: what has not
+        # ended, or comes when K are there, goes there, so that rows need no branch. Ends of one step take
+        # the next slots in the order of their scores (cumsum).
         ends_BK = eos_BC[:, :beams] & (self.count_B < beams)[:, None]
         slots_BK = torch.where(ends_BK, self.count_B[:, None] + ends_BK.cumsum(1) - 1, beams).clamp(max=beams)
         self.count_B = self.count_B + ends_BK.sum(1)
@@ -330,10 +335,13 @@ class _Search:
     ) -> None:
         """Go on with the best K candidates that have not ended."""
         beams, count = self.options.beams, scores_BC.shape[1]
+        # The candidates are in the order of their scores: place plus C for those that are over puts these
+        # behind all others. A beam whose rank is C or more goes on from a dead one: computed and ignored.
         rank_BC = over_BC * count + torch.arange(count, device=self.device)
         rank_BK, chosen_BK = rank_BC.topk(beams, largest=False)
         self.ignored_BK = rank_BK >= count
         beams_BK, tokens_BK = beams_BC.gather(1, chosen_BK), tokens_BC.gather(1, chosen_BK)
+        # caches and histories have a row for each beam of each input (one at the first step, K later)
         rows_R = (torch.arange(self.rows, device=self.device)[:, None] * self.live + beams_BK).flatten()
         self.cache.self_attention_cache.reorder_cache(rows_R)  # type: ignore[arg-type]
         scores_R1 = scores_BC.gather(1, chosen_BK).view(-1, 1)

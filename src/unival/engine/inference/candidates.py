@@ -42,6 +42,8 @@ class Candidates:
         if not sequences or len(set(map(tuple, sequences))) < len(sequences):
             raise ValueError("candidates must be distinct and at least one")
         self.size, self.pad = len(sequences), pad
+        # A token that must follow has probability 1: only nodes with a choice are scored. One run of the
+        # decoder along a path scores all nodes on it, so the paths are the nodes that no other goes on from.
         children = continuations(sequences, eos)
         nodes = sorted(node for node, tokens in children.items() if len(tokens) > 1)
         inner = {node[:place] for node in nodes for place in range(len(node))}
@@ -53,6 +55,7 @@ class Candidates:
             self.paths_PT[index, : len(path)] = torch.tensor(path, dtype=torch.long)
         self.path_N = torch.tensor([covering[node] for node in nodes], dtype=torch.long)
         self.depth_N = torch.tensor([len(node) for node in nodes], dtype=torch.long)
+        # scores are taken over V' columns, the tokens of any choice; a mask (N, V') leaves each node its own
         edges = [(place_of[node], token) for node in nodes for token in sorted(children[node])]
         self.tokens_V = torch.tensor(sorted({token for _, token in edges}), dtype=torch.long)
         self.node_E = torch.tensor([node for node, _ in edges], dtype=torch.long)
@@ -99,6 +102,7 @@ class Candidates:
             chosen_P = slice(first, first + paths)
             hidden = model.decoder(input_BPT[:, chosen_P].flatten(0, 1), encoded)
             self._score_nodes(hidden.unflatten(0, (rows, -1)), head_VD, start_B, first, edge_BE)
+        # a candidate's log-probability is the sum over its choices; short ones point at a zero at the end
         padded_BE = torch.cat([edge_BE, edge_BE.new_zeros(rows, 1)], dim=1)
         return padded_BE[:, self.edges_of_C].sum(2)
 
@@ -110,6 +114,7 @@ class Candidates:
         input_BPT[:, :, 0] = bos
         if prefix_BP is not None and longest:
             input_BPT[:, :, 1 : 1 + longest] = prefix_BP[:, None, :longest].to(start_B.device)
+        # the path begins behind BOS and the row's own prefix, whose lengths differ: padding goes to the end
         place_BT = 1 + start_B[:, None] + torch.arange(depth, device=start_B.device)
         place_BPT = place_BT[:, None].expand(rows, paths, depth)
         return input_BPT.scatter_(2, place_BPT, self.paths_PT.expand(rows, paths, depth))
@@ -121,6 +126,7 @@ class Candidates:
         rows = torch.arange(len(start_B), device=start_B.device)[:, None]
         mine = (self.path_N >= first) & (self.path_N < first + hidden_BPTD.shape[1])
         for nodes_N in mine.nonzero()[:, 0].split(max(CHUNK_SCORES // (len(start_B) * len(head_VD)), 1)):
+            # the decoder's output at a place predicts the token after it: BOS is at 0, so no 1 is added here
             place_BN = start_B[:, None] + self.depth_N[nodes_N]
             hidden_BND = hidden_BPTD[rows, self.path_N[nodes_N] - first, place_BN]
             logits_BNV = F.linear(hidden_BND, head_VD).float()
