@@ -249,16 +249,16 @@ class Intake:
 
     def failure(self, table: Path, limit: float) -> str:
         """The message for too many bad items, with the most frequent reasons."""
-        first: dict[tuple[str, str], str] = {}
+        first: dict[tuple[str, str], tuple[str, str]] = {}
         counts: Counter[tuple[str, str]] = Counter()
         for batch in pq.ParquetFile(self.folder / REJECTED).iter_batches():
             for row in batch.to_pylist():
                 kind = row["field"], re.sub(r"'[^']*'", "...", row["reason"])  # whatever the key or the id
-                first.setdefault(kind, f"{row['file']} {row['row']}".strip())
+                first.setdefault(kind, (row["reason"], f"{row['file']} {row['row']}".strip()))
                 counts[kind] += 1
         worst = "".join(
-            f"\n  {count} x {name}: {reason} (first: {first[name, reason]})"
-            for (name, reason), count in counts.most_common(5)
+            f"\n  {count} x {kind[0]}: {first[kind][0]} (first: {first[kind][1]})"
+            for kind, count in counts.most_common(5)
         )
         return (
             f"{table}: {self.bad_items} of {self.items} rows and media are bad ({self.rejected_share:.1%}, "

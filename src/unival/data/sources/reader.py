@@ -212,11 +212,10 @@ def _in_split(items: Iterable[Item], split: str, reader: Reader) -> Iterator[Ite
             yield item
         elif split:
             yield replace(item, split=split)
-        else:
-            file = item.origin if isinstance(item, MediaItem) else item.file
+        elif isinstance(item, RowItem):  # its medium, which came before it, says less
             raise UserError(
-                f"{file}: its official split is not told: '{reader.name}' is {reader.expects}: get what "
-                "tells it, or put all such rows in one split with --split <split>"
+                f"{item.file}: its split is not told: '{reader.name}' is {reader.expects}: get what tells "
+                "it, or put all such rows in one split with --split <split>"
             )
 
 

@@ -1,0 +1,111 @@
+"""Tables of one's own: plain columns at the first try, and the fields of a record in every usual form."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from official import JPG, PNG, WAV, lines, write
+
+from unival.data.importing import import_dataset
+from unival.data.manifest import read_records
+from unival.errors import UserError
+from unival.record import Answer, Record
+
+
+def rows(files: dict[str, str], out: Path, task: str, given: str = "train", **options: Any) -> list[Record]:
+    """What is imported of files, and some photos, clips and sounds."""
+    root = out / "in"
+    for name, data in {"photos/a.png": PNG, "photos/b.jpg": JPG, "sounds/s.wav": WAV}.items():
+        write(root / name, data)
+    for name, content in files.items():
+        write(root / name, content)
+    import_dataset("table", root, out / "out", max_rejected=0.0, **options)
+    return list(read_records(out / "out" / given, task))
+
+
+RED = (Answer("red"),)
+QUESTIONS = "image,question,answer\na.png,What colour is it?,red\nb.jpg,How many?,2\n"
+
+
+@pytest.mark.parametrize(
+    "name", ["train.csv", "train_vqa.csv", "train/vqa.csv", "train_data.csv", "my_train.csv"]
+)
+def test_questions(name: str, tmp_path: Path) -> None:
+    first, second = rows({name: QUESTIONS}, tmp_path, "vqa")
+    assert (first.image, first.text, first.answers) == ("a.png", "What colour is it?", RED)
+    assert second.answers == (Answer("2"),) and first.id != second.id
+
+
+def test_captions_of_one_photo_are_one_row(tmp_path: Path) -> None:
+    table = 'image,caption\na.png,a dog\nb.jpg,a cat\na.png,"[a dog], at last"\n'
+    first, second = rows({"train.csv": table}, tmp_path, "caption")
+    assert first.references == ("a dog", "[a dog], at last") and second.references == ("a cat",)
+
+
+def test_labels_of_sounds(tmp_path: Path) -> None:
+    (row,) = rows({"val.csv": "audio,label\ns.wav,dog\n"}, tmp_path, "audio_qa", "val")
+    assert (row.audio, row.text, row.answers) == ("s.wav", "which sound is it?", (Answer("dog"),))
+
+
+def test_the_split_of_a_plain_table_may_be_given(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"data\.csv: its split is not told"):
+        rows({"data.csv": QUESTIONS}, tmp_path, "vqa")
+    assert len(rows({}, tmp_path, "vqa", "test", split="test")) == 2
+
+
+ANSWERS = {
+    "one": ("red", RED),
+    "a list": ('"[""red""]"', RED),
+    "two": ('"[""red"", ""crimson""]"', (Answer("red"), Answer("crimson"))),
+    "with weights": ('"[{""text"": ""red"", ""weight"": 0.5}]"', (Answer("red", 0.5),)),
+    "without weights": ('"[{""text"": ""red""}]"', RED),
+    "a number": ("7", (Answer("7"),)),
+    "a word of JSON": ("null", (Answer("null"),)),
+}
+
+
+@pytest.mark.parametrize(("cell", "answers"), ANSWERS.values(), ids=ANSWERS)
+@pytest.mark.parametrize("column", ["answer", "answers"])
+def test_answers_in_every_usual_form(
+    column: str, cell: str, answers: tuple[Answer, ...], tmp_path: Path
+) -> None:
+    (row,) = rows({"train_vqa.csv": f"id,image,text,{column}\n1,a.png,what?,{cell}\n"}, tmp_path, "vqa")
+    assert row.answers == answers and row.id == "1"
+
+
+@pytest.mark.parametrize("answers", ["red", ["red"], [{"text": "red"}], [{"text": "red", "weight": 1}]])
+def test_answers_in_json_lines(answers: Any, tmp_path: Path) -> None:
+    table = lines({"image": "a.png", "question": "what?", "answers": answers})
+    assert rows({"train.jsonl": table}, tmp_path, "vqa")[0].answers == RED
+
+
+@pytest.mark.parametrize("cell", ["1,2,8,9.5", "[1, 2, 8, 9.5]"])
+def test_other_fields_of_a_csv(cell: str, tmp_path: Path) -> None:
+    head = "id,image,text,references,objects,box,extra\n"
+    table = f'{head}1,a.png,the dog,the dog,dog,"{cell}","{{""by"": ""me""}}"\n'
+    (row,) = rows({"train/grounding.csv": table}, tmp_path, "grounding")
+    assert (row.box, row.objects, row.references) == ((1.0, 2.0, 8.0, 9.5), ("dog",), ("the dog",))
+    assert row.extra == {"by": "me"}
+
+
+WRONG = {
+    "a misspelt column": ("image,questoin,answer\na.png,what?,red\n", "unknown field: .*question|questoin"),
+    "two columns of one field": ("image,question,text,answer\na.png,a,b,red\n", "'text' and another column"),
+    "no medium": ("question,answer\nwhat?,red\n", "no medium: give a column image, video, audio"),
+    "broken JSON": ('image,question,answer\na.png,what?,"[""red"""\n', "field 'answer': not JSON"),
+    "deep JSON": (f"image,question,answer\na.png,what?,{'[' * 10_000}\n", "field 'answer': not JSON"),
+}
+
+
+@pytest.mark.parametrize(("table", "reason"), WRONG.values(), ids=WRONG)
+def test_what_is_wrong_is_said_in_full(table: str, reason: str, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=reason) as raised:
+        rows({"train.csv": table}, tmp_path, "vqa")
+    assert "..." not in str(raised.value) and "train.csv line 2" in str(raised.value)
+
+
+def test_the_nearest_name_of_a_field_is_shown(tmp_path: Path) -> None:
+    table = json.dumps({"id": "1", "image": "a.png", "txt": "what?", "answers": ["red"]})
+    with pytest.raises(UserError, match=r"unknown field: did you mean 'text'\?"):
+        rows({"train_vqa.jsonl": table}, tmp_path, "vqa")
