@@ -120,6 +120,16 @@ def test_a_damaged_configuration_of_an_input_is_named(merged, tmp_path, content)
         merge(Recipe("average", ("a", "b")), {n: tmp_path / n for n in "ab"}, None, tmp_path / "other")
 
 
+def test_infinity_in_configurations_stays_and_is_told(merged, tmp_path):
+    """As transformers writes it for some models, though it is no JSON."""
+    for name, limit in (("a", "Infinity"), ("b", "3.0")):
+        (tmp_path / name / "config.json").write_text(f'{{"model_type": "x", "limit": {limit}}}')
+    record = merge(Recipe("average", ("a", "b")), {n: tmp_path / n for n in "ab"}, None, tmp_path / "other")
+    assert record["config_differences"] == {"limit": {"a": "Infinity", "b": 3.0}}
+    assert json.loads((tmp_path / "other" / "config.json").read_text())["limit"] == float("inf")
+    assert read_record(tmp_path / "other").config_differences == record["config_differences"]
+
+
 @pytest.mark.parametrize(
     "text", ["[1]", "5", "null", "{", '{"digests": 1}', '{"a": "b"}', "[" * 100_000, "\xff"]
 )

@@ -187,6 +187,24 @@ def test_a_tokenizer_of_wrong_parts_is_one_line_or_works(folder: Path, part: str
 
 
 @pytest.mark.fault
+@pytest.mark.parametrize(
+    "values",
+    [
+        {"sampling_rate": 10**400}, {"sampling_rate": 0}, {"audio_seconds": 1e308}, {"audio_seconds": -1.0},
+        {"image_size": 10**9}, {"image_size": "48"}, {"video_frames": 10**12}, {"video_size": 10**6},
+        {"image_mean": [0.5]}, {"image_std": [0, 1, 1]}, {"image_mean": [float("nan")] * 3}, {"size": 4},
+    ],
+    ids=lambda values: str(values)[:40],
+)  # fmt: skip
+def test_settings_of_a_processor_that_no_medium_has_are_one_line(
+    folder: Path, values: dict[str, Any]
+) -> None:
+    rewritten(folder / "processor_config.json", **values)
+    with pytest.raises(UserError, match="processor"):
+        read(folder)
+
+
+@pytest.mark.fault
 def test_a_cut_file_and_another_ones_tokenizer_are_named(folder: Path) -> None:
     content = (folder / WEIGHTS).read_bytes()
     (folder / WEIGHTS).write_bytes(content[:-7])

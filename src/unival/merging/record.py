@@ -329,9 +329,9 @@ def copy_side_files(folder: Path, sources: Mapping[str, Path], reference: str) -
             present = [value for value in distinct if value is not None]
             if merged.get(key) is None and len(present) == 1:
                 merged[key] = present[0]
-    if differences:
-        files.write_json(folder / "config.json", merged)
-    return differences
+    if differences:  # Infinity, which is no JSON, is what some models' configurations hold
+        files.write_text(folder / "config.json", json.dumps(merged, indent=2, sort_keys=True) + "\n")
+    return dict(json.loads(json.dumps(differences), parse_constant=str))
 
 
 def _relative(path: Path | str, out: Path, moved: tuple[Path, Path] | None) -> str:

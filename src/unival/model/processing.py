@@ -60,6 +60,14 @@ class ProcessorSettings:
             raise ValueError(
                 "image_mean and image_std are three numbers, one per colour; image_std is positive"
             )
+        clip = self.video_frames * self.video_size**2
+        if self.image_size**2 > limits.PICTURE_PIXELS or clip > limits.CLIP_PIXELS:
+            raise ValueError(
+                "image_size, or video_frames and video_size, are beyond what any medium may have"
+            )
+        rate = self.sampling_rate
+        if rate > limits.SOUND_SAMPLES or rate * self.audio_seconds > limits.SOUND_SAMPLES:
+            raise ValueError(f"sampling_rate and audio_seconds give more than {limits.SOUND_SAMPLES} samples")
         if round(self.sampling_rate * self.audio_seconds) < 1:
             raise ValueError("audio_seconds must be positive")
 
