@@ -83,3 +83,14 @@ def test_moving_average_swaps_and_comes_back():
 def test_bad_values(values, message):
     with pytest.raises(UserError, match=message):
         config.build(OptimizerConfig, values, "phase.yaml: optimizer")
+
+
+@pytest.mark.fault
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_weights_in_16_bits_are_not_trained(dtype):
+    model = standins.model()
+    model.hidden.to(dtype)
+    with pytest.raises(UserError, match=rf"'hidden.weight' is {dtype}: load the model in float32"):
+        build_optimizer(OptimizerConfig(lr=1e-4), model)
+    model.hidden.requires_grad_(False)
+    build_optimizer(OptimizerConfig(lr=1e-4), model)  # frozen parts may be

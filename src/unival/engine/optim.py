@@ -79,7 +79,8 @@ def build_optimizer(config: OptimizerConfig, model: nn.Module) -> torch.optim.Op
     """Optimiser of the parameters that are not frozen, one group per rate factor (group key `scale`).
 
     Raises:
-        UserError: a pattern of `lr_scale` that matches nothing, or nothing to train.
+        UserError: a pattern of `lr_scale` that matches nothing, nothing to train, or weights in 16 bits, most
+            of which an update of a usual size does not move.
     """
     _refuse_unmatched(
         "lr_scale", config.lr_scale, "parameter", [name for name, _ in model.named_parameters()]
@@ -88,6 +89,8 @@ def build_optimizer(config: OptimizerConfig, model: nn.Module) -> torch.optim.Op
     groups: dict[tuple[float, bool], list[Tensor]] = {}
     for name, parameter in model.named_parameters():
         if parameter.requires_grad:
+            if parameter.dtype.itemsize < 4:
+                raise UserError(f"'{name}' is {parameter.dtype}: load the model in float32 to train it")
             scales = (value for pattern, value in config.lr_scale.items() if fnmatchcase(name, pattern))
             groups.setdefault((next(scales, 1.0), id(parameter) in maps), []).append(parameter)
     if not groups:
