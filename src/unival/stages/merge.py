@@ -55,17 +55,12 @@ class Config:
         check_names("again", self.again)
         check_names("finetuned", self.finetuned)
         for name, again in self.again.items():
-            try:
-                files.inside(Path("models/merged"), name)
-            except UserError as error:
-                raise ValueError(f"again: {error}") from error
             if again.recipe is not None and again.recipe not in self.recipes:
                 raise ValueError(f"again: {name}: recipe '{again.recipe}' is not one of the merges")
             if lacking := [task for task in again.tasks if task not in self.tasks]:
                 raise ValueError(f"again: {name}: no configuration of the task {lacking[0]}")
         for name, recipe in self.recipes.items():
             try:
-                files.inside(Path("models/merged"), name)
                 canonical_form(recipe)  # refuses an unknown method or option
             except UserError as error:
                 raise ValueError(f"recipe {name}: {error}") from error
