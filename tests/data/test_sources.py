@@ -203,6 +203,7 @@ ASKED = {
     "vqav2": ("OpenEnded_mscoco_test2015_questions.json", "test2015/COCO_test2015_{:012d}.jpg"),
     "vizwiz": ("test.json", "test/VizWiz_test_{:08d}.jpg"),
     "nocaps": ("nocaps_test_image_info.json", "photos/{:016d}.jpg"),
+    "coco_captions": ("image_info_test2014.json", "test2014/COCO_test2014_{:012d}.jpg"),
 }
 """File of a test split without answers, and how its photos are called."""
 
@@ -218,7 +219,7 @@ def test_a_test_split_without_answers_is_there_to_be_submitted(
          "file_name": Path(called.format(n)).name}
         for n in (1, 2)
     ]  # fmt: skip
-    under = {"vqav2": {"questions": asked}, "nocaps": {"images": asked}}
+    under = {"vqav2": {"questions": asked}, "nocaps": {"images": asked}, "coco_captions": {"images": asked}}
     write(root / annotations, under.get(name, asked))
     if name == "vqav2":  # a part of the same questions
         write(root / annotations.replace("test2015", "test-dev2015"), {"questions": asked[:1]})
@@ -229,7 +230,9 @@ def test_a_test_split_without_answers_is_there_to_be_submitted(
             import_dataset(name, root, tmp_path / "out", max_rejected=0.1)
         return
     import_dataset(name, root, tmp_path / "out", max_rejected=0.5)
-    records = list(read_records(tmp_path / "out" / "test", "caption" if name == "nocaps" else "vqa"))
+    records = list(
+        read_records(tmp_path / "out" / "test", "caption" if "images" in under.get(name, ()) else "vqa")
+    )
     assert len(records) == 2 and not any(record.labelled for record in records)
     official = {
         "vqav2": ("question_id", "1"),

@@ -50,9 +50,20 @@ def _read_karpathy(root: Path, name: str) -> Iterator[Item]:
     return read_rows(root, [name], json_rows("image {}", "images"), _karpathy)
 
 
+COCO_FILES = ("captions_*.json", "image_info_test2014.json")
+"""The second lists the photos of the caption challenge; the lists of later years repeat them."""
+
+
+def _photos_alone(path: Path) -> Iterator[Row]:
+    """(photo, no captions) of a test split whose captions are not published."""
+    return changed(path, json_rows("image {}", "images")(path), lambda image: (image, []))
+
+
 def _with_photos(path: Path) -> Iterable[Row]:
     """A name with `textonly` is for captions of photos that are not there: see `text_captions`."""
-    return () if "textonly" in path.stem else coco_json(path)
+    if "textonly" in path.stem:
+        return ()
+    return _photos_alone(path) if path.name.startswith("image_info") else coco_json(path)
 
 
 @reader("coco_captions")
@@ -61,8 +72,8 @@ def read_coco(root: Path) -> Iterator[Item]:
     if found(root, "dataset_coco.json"):
         yield from _read_karpathy(root, "dataset_coco.json")
     else:
-        _refuse_two_years(require(root, "captions_*.json"))
-        yield from read_rows(root, ["captions_*.json"], _with_photos, _captions)
+        _refuse_two_years([path for path in require(root, *COCO_FILES) if path.match(COCO_FILES[0])])
+        yield from read_rows(root, COCO_FILES, _with_photos, _captions)
 
 
 def _refuse_two_years(files: list[Path]) -> None:
@@ -78,10 +89,9 @@ def _refuse_two_years(files: list[Path]) -> None:
 
 
 def _nocaps_json(path: Path) -> Iterable[Row]:
-    """A file of photos alone is one of a test split; its captions are not published."""
-    if "annotations" in (json_keys(path) or ("annotations",)):
-        return coco_json(path)
-    return changed(path, json_rows("image {}", "images")(path), lambda image: (image, []))
+    """The test split is a list of photos alone."""
+    alone = "annotations" not in (json_keys(path) or ("annotations",))
+    return _photos_alone(path) if alone else coco_json(path)
 
 
 rows("nocaps", "*nocaps*.json", load=_nocaps_json, split="val")(partial(_captions, prefix="nocaps"))
