@@ -319,6 +319,9 @@ def test_a_picture_in_hand_is_turned_by_its_exif_as_a_file_is() -> None:
     assert np.array_equal(processor().fit_image(turned(Image.fromarray(stored), 6)), upright)
     frames = processor(video_frames=1, video_size=16).fit_video([turned(Image.fromarray(stored), 6)])
     assert np.array_equal(frames[0], upright)
+    lying = Image.fromarray(noise(8, 16, 3))
+    with pytest.raises(UserError, match="frames of several sizes"):
+        processor().fit_video([lying, turned(lying.copy(), 6)])
 
 
 @pytest.mark.parametrize("mode", ["I;16", "I", "F"])

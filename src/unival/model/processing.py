@@ -127,7 +127,10 @@ class UnivalProcessor(ProcessorMixin):
         """
         if not isinstance(frames, list | tuple) and np.ndim(frames) != 4:
             raise UserError(f"video: expected frames (T, height, width, 3), found {_described(frames)}")
-        frames_THWC = np.stack([_rgb(frame) for frame in frames]) if len(frames) else np.empty((0, 0, 0, 3))
+        shown = [_rgb(frame) for frame in frames]
+        if len({frame.shape for frame in shown}) > 1:
+            raise UserError("video: frames of several sizes: bring them to one")
+        frames_THWC = np.stack(shown) if shown else np.empty((0, 0, 0, 3))
         missing = self.video_frames - len(frames_THWC)
         if missing < 0 or not len(frames_THWC):
             raise UserError(f"video: {len(frames_THWC)} frames where 1 to {self.video_frames} are expected")
