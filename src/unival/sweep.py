@@ -9,16 +9,24 @@ and the pipeline execute the same code; its outs stay in that folder.
 """
 
 import os
+import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from unival import compose, config, files, provenance, tracking
 from unival.errors import UserError, nearest
 from unival.stages import STAGES
+
+MAIN = "UNIVAL_SWEEP_PROCESS"
+"""Number of the process that the sweep was started as."""
+WATCH = 0.5
+"""Seconds after which a job looks again whether it is to stop."""
 
 
 def run(arguments: Sequence[str]) -> None:
@@ -38,7 +46,7 @@ def run(arguments: Sequence[str]) -> None:
     name = _preset(given) or "sweep"
     sweep_id = _new_id(f"{name}-{time.strftime('%Y%m%d-%H%M%S')}")
     parent = _parent(stage, sweep_id, given)
-    os.environ |= {"UNIVAL_SWEEP": sweep_id, "HYDRA_FULL_ERROR": "1"}
+    os.environ |= {"UNIVAL_SWEEP": sweep_id, MAIN: str(os.getpid()), "HYDRA_FULL_ERROR": "1"}
     if parent.run_id is not None:
         os.environ["UNIVAL_PARENT_RUN"] = parent.run_id
     compose.store(params)
@@ -48,7 +56,8 @@ def run(arguments: Sequence[str]) -> None:
         version_base="1.3", config_path=str(compose.CONF.resolve()), config_name=compose.PRIMARY
     )(_job)
     try:
-        multirun()
+        with _stopping(_stop_file()) as came:
+            multirun()
     except BaseException as error:
         _end(parent, "FAILED")
         if isinstance(error, HydraException | OmegaConfBaseException):
@@ -56,7 +65,55 @@ def run(arguments: Sequence[str]) -> None:
         if isinstance(error, UserError):
             raise UserError(f"sweep {sweep_id}: a job failed: see multirun/{sweep_id}: {error}") from error
         raise
+    if _stop_file().exists():
+        _end(parent, "KILLED")
+        sys.exit(128 + (came or [signal.SIGTERM])[0])
     _end(parent, "FINISHED")
+
+
+def _stop_file() -> Path:
+    """Its presence ends the jobs of the sweep, in whatever processes its launcher runs them."""
+    return Path("multirun").resolve() / os.environ["UNIVAL_SWEEP"] / "stopped"
+
+
+@contextmanager
+def _stopping(file: Path) -> Iterator[list[int]]:
+    """Ctrl-C and SIGTERM inside make the file; yields what came. A second one ends the work at once."""
+    came: list[int] = []
+
+    def note(number: int, frame: Any) -> None:
+        came.append(number)
+        file.touch()
+        if len(came) > 1:
+            raise KeyboardInterrupt
+
+    previous = {number: signal.signal(number, note) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield came
+    finally:
+        for number, handler in previous.items():
+            signal.signal(number, handler)
+
+
+@contextmanager
+def _watched(file: Path) -> Iterator[None]:
+    """Inside, this process gets SIGTERM once the file is there, or the sweep that it works for is gone."""
+    parent, done = os.getppid(), threading.Event()
+    works = os.environ[MAIN] != str(os.getpid())
+
+    def watch() -> None:
+        while not done.wait(WATCH):
+            if file.exists() or (works and os.getppid() != parent):
+                signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGTERM)
+                return
+
+    watcher = threading.Thread(target=watch, daemon=True)
+    watcher.start()
+    try:
+        yield
+    finally:
+        done.set()
+        watcher.join()
 
 
 def _new_id(start: str) -> str:
@@ -135,8 +192,12 @@ def _preset(given: Sequence[str]) -> str | None:
 
 
 def _job(tree: Any) -> None:
-    """One job: resolve, then run the stage in a process of its own."""
+    """One job: resolve, then run the stage in a process of its own; nothing once the sweep was stopped."""
+    if _stop_file().exists():
+        return
     from hydra.core.hydra_config import HydraConfig
+
+    from unival.engine.machine.launch import wait_for
 
     state = HydraConfig.get()
     folder = Path(state.runtime.output_dir)
@@ -149,11 +210,13 @@ def _job(tree: Any) -> None:
     environment = {**os.environ, "UNIVAL_RUN_NAME": label, "UNIVAL_OVERRIDES": " ".join(changed)}
     command = [sys.executable, "-m", "unival", "run", values["stage"]]
     command += ["--config", str(path), "--out", str(folder)]
-    with (folder / "log.txt").open("w", encoding="utf-8") as log:
-        done = subprocess.run(command, env=environment, stdout=log, stderr=subprocess.STDOUT, check=False)
-    if done.returncode:
+    with (folder / "log.txt").open("w", encoding="utf-8") as log, _watched(_stop_file()):
+        status = wait_for(command, env=environment, stdout=log, stderr=subprocess.STDOUT)
+    if status in (128 + signal.SIGINT, 128 + signal.SIGTERM):
+        _stop_file().touch()  # the others end in good order, too
+    elif status:
         tail = (folder / "log.txt").read_text(encoding="utf-8").strip().splitlines()[-1:]
-        raise UserError(f"{folder}: {''.join(tail) or f'exit status {done.returncode}'}")
+        raise UserError(f"{folder}: {''.join(tail) or f'exit status {status}'}")
 
 
 def _parent(stage: str, sweep_id: str, given: Sequence[str]) -> tracking.Tracker:

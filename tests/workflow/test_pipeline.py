@@ -3,11 +3,15 @@
 import csv
 import hashlib
 import json
+import signal
 import sqlite3
+import subprocess
+import time
 from pathlib import Path
 
 import pytest
 import yaml
+from conftest import environment
 from test_compose import with_high_resolution
 
 pytestmark = pytest.mark.slow
@@ -150,3 +154,32 @@ def test_a_sweep_has_one_parent_and_all_children(clone, run) -> None:
         parents = store.execute("select value from tags where key = 'mlflow.parentRunId'").fetchall()
         total = store.execute("select count(*) from runs where status = 'FINISHED'").fetchone()[0]
     assert len(parents) == 4 and len(set(parents)) == 1 and total == 5
+
+
+@pytest.mark.fault
+@pytest.mark.parametrize("launcher", ["basic", "joblib"])
+@pytest.mark.parametrize("ended", [signal.SIGTERM, signal.SIGINT])
+def test_a_sweep_that_is_ended_ends_its_jobs_and_runs(clone, run, launcher: str, ended: int) -> None:
+    run("dvc", "repro", "prepare")
+    (clone / "mlflow.db").unlink()
+    command = (
+        "python -m unival sweep -m stage=pretrain item=image_text set.pretrain.train.steps=5000 seed=0,1 "
+        f"hydra/launcher={launcher} {'hydra.launcher.n_jobs=2' * (launcher == 'joblib')}"
+    )
+    sweep = subprocess.Popen(
+        command.split(), cwd=clone, env=environment(PYTHONPATH="src"), stderr=subprocess.PIPE, text=True
+    )
+    jobs = 2 if launcher == "joblib" else 1
+    limit = time.monotonic() + 300
+    while sum("grad_norm" in path.read_text() for path in clone.glob("multirun/*/*/log.txt")) < jobs:
+        assert sweep.poll() is None and time.monotonic() < limit, sweep.communicate()
+        time.sleep(0.5)
+    sweep.send_signal(ended)
+    sweep.communicate(timeout=120)
+    assert sweep.returncode == 128 + ended
+    left = subprocess.run(["pgrep", "-f", str(next(clone.glob("multirun/*")).name)], capture_output=True)
+    assert not left.stdout, "a job goes on"
+    with sqlite3.connect(clone / "mlflow.db") as store:
+        statuses = store.execute("select status from runs").fetchall()
+    assert statuses == [("KILLED",)] * (1 + jobs)
+    assert all("run again" in path.read_text() for path in clone.glob("multirun/*/*/log.txt"))

@@ -171,6 +171,22 @@ def test_a_kill_while_sending_repeats_and_omits_nothing(
     assert_everything()
 
 
+@pytest.mark.resume
+def test_a_run_whose_process_was_killed_is_closed_as_such(by_hand: Path) -> None:
+    run = begin(by_hand)
+    run.metrics({"loss": 1.0}, 1)
+    list(tracking.send_all())
+    assert stored()["run"].info.status == "RUNNING"
+    run._alive.close()  # as the end of a process does
+    list(tracking.send_all())
+    assert stored()["run"].info.status == "KILLED"
+    assert list(tracking.send_all()) == []
+    again = begin(by_hand)
+    list(tracking.send_all())
+    assert stored()["run"].info.status == "RUNNING"
+    again.end("FINISHED")
+
+
 @pytest.mark.fault
 def test_half_a_line_and_a_damaged_one_cost_only_themselves(by_hand: Path) -> None:
     run = begin(by_hand)

@@ -48,6 +48,6 @@ def run(config: Config, io: StageIO) -> None:
         config.train, model, processor, sources, io.scratch, io.tracker, io.name, evaluate
     )
     if io.main:
-        table, validation = (io.out(f"reports/curves/{io.name}{part}.csv") for part in ("", "-validation"))
-        curve.write(table, finished, validation)
+        table, validated = (io.out(f"reports/curves/{io.name}{part}.csv") for part in ("", "-validation"))
+        curve.write(table, finished, validated)
         io.publish(finished, f"models/finetune/{config.item}")

@@ -11,6 +11,7 @@ import os
 import shutil
 import uuid
 from collections.abc import Iterator
+from contextlib import ExitStack, suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -51,6 +52,23 @@ class Spool:
             whole = self.items.read_bytes().rfind(b"\n") + 1
             if whole < self.items.stat().st_size:
                 os.truncate(self.items, whole)
+
+    def alive(self) -> ExitStack:
+        """Say that the run goes on, until this is closed or its last process has ended."""
+        held = ExitStack()
+        with suppress(BlockingIOError):  # another process says so
+            held.enter_context(files.locked(self.folder / "alive", wait=False))
+        return held
+
+    def close(self) -> None:
+        """Note that the run was killed, where no process goes on with it and none could say so."""
+        last = next(iter([item for _, _, item in self.read()][-1:]), {})
+        if last.get("do") == "status" and last.get("status") != "RUNNING":
+            return
+        with suppress(BlockingIOError), files.locked(self.folder / "alive", wait=False):
+            self.mend()
+            time = last.get("time", 0)
+            self.append({"do": "status", "time": time, "status": "KILLED"})
 
     def append(self, item: Item) -> None:
         """Add an item. What does not fit the disk now is written with the next one."""

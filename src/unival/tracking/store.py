@@ -299,6 +299,7 @@ def send_all() -> Iterator[tuple[Spool, int]]:
         if state and state.run_id and state.store != store_name():
             others |= {state.store} if spool.waiting() else set()
             continue
+        spool.close()
         sent = Delivery(spool).send()
         if spool.finished():
             spool.remove()

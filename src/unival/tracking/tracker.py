@@ -83,6 +83,7 @@ class MlflowTracker(Tracker):
         self._spool = Spool(_spool_of(state))
         files.write_json(state, {"spool": self._spool.folder.name})
         self._spool.mend()
+        self._alive = self._spool.alive()
         self._steps: dict[str, int] = {}
         """Metric -> last step that has been logged."""
         self._params: set[str] = set()
@@ -184,6 +185,7 @@ class MlflowTracker(Tracker):
         self._add("status", status=status)
         self._sender.wait(lambda: not self._spool.waiting())
         self._sender.stop()
+        self._alive.close()
         self._run_id = self._run_id or self._stored_id()
         if self._spool.finished():
             self._spool.remove()

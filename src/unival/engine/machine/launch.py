@@ -59,8 +59,8 @@ def _status(status: int, came: Sequence[int]) -> int:
     return 128 + came[0] if came and status >= 128 else status
 
 
-def wait_for(command: Sequence[str]) -> int:
-    """Run it; its exit status at the end.
+def wait_for(command: Sequence[str], **settings: Any) -> int:
+    """Run it; its exit status at the end. `settings`: of `subprocess.Popen`.
 
     It hears of Ctrl-C and SIGTERM from this process alone, as SIGTERM, and when this process is killed.
     """
@@ -71,7 +71,7 @@ def wait_for(command: Sequence[str]) -> int:
             child.terminate()
 
     with _asked(end) as came:
-        child = subprocess.Popen(command, start_new_session=True, preexec_fn=_end_with_parent)
+        child = subprocess.Popen(command, start_new_session=True, preexec_fn=_end_with_parent, **settings)
         if came:  # while it started
             child.terminate()
         return _status(child.wait(), came)
