@@ -1,7 +1,9 @@
 """The processor: the recorded preprocessing, boxes, batches with rows of any media, files."""
 
 import inspect
+import io
 import json
+import wave
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -16,6 +18,7 @@ from PIL import Image
 from test_vocab import original
 from transformers import AutoProcessor, AutoTokenizer
 
+from unival.data import media
 from unival.data.media import segment_frames
 from unival.errors import UserError
 from unival.model import UnivalConfig
@@ -322,6 +325,24 @@ def test_a_picture_in_hand_is_turned_by_its_exif_as_a_file_is() -> None:
     lying = Image.fromarray(noise(8, 16, 3))
     with pytest.raises(UserError, match="frames of several sizes"):
         processor().fit_video([lying, turned(lying.copy(), 6)])
+
+
+def test_files_and_what_is_in_hand_give_the_model_the_same_values() -> None:
+    made = processor(sampling_rate=8000, audio_seconds=0.1)
+    samples = np.random.default_rng(0).uniform(-1, 1, (800, 6))
+    body = (samples * 32767).round().astype("<i2")
+    buffer = io.BytesIO()
+    with wave.open(buffer, "wb") as file:
+        file.setparams((6, 2, 8000, 0, "NONE", ""))
+        file.writeframes(body.tobytes())
+    heard = made.fit_audio(media.decode_audio(buffer.getvalue(), "x", 8000))
+    assert np.abs(heard - made.fit_audio((body / 32768).astype(np.float32))).max() < 1e-4
+    buffer = io.BytesIO()
+    lying = turned(Image.fromarray(noise(20, 30, 1)[..., 0].astype(np.uint16) * 257), 6)
+    lying.save(buffer, "PNG", exif=lying.getexif())
+    seen = made.fit_image(media.open_image(buffer.getvalue(), "x"))
+    assert np.array_equal(seen, made.fit_image(Image.open(buffer)))
+    assert np.array_equal(seen, made.fit_image(media.decode_image(buffer.getvalue(), "x")))
 
 
 @pytest.mark.parametrize("mode", ["I;16", "I", "F"])
