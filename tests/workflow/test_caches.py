@@ -119,7 +119,7 @@ def digests() -> dict[str, str]:
         ("engine/objective.py", {"variants"}),
         ("merging/methods/sparse.py", {"searches", "interpolation"}),
         ("report/page.py", set()),
-        ("tracking.py", set()),
+        ("tracking/tracker.py", set()),
         ("cli.py", set()),
     ],
 )
