@@ -56,10 +56,10 @@ def run(arguments: Sequence[str]) -> None:
         version_base="1.3", config_path=str(compose.CONF.resolve()), config_name=compose.PRIMARY
     )(_job)
     try:
-        with _stopping(_stop_file()) as came:
+        with _stopping():
             multirun()
     except BaseException as error:
-        _end(parent, "FAILED")
+        _end(parent, "KILLED" if isinstance(error, KeyboardInterrupt) else "FAILED")
         if isinstance(error, HydraException | OmegaConfBaseException):
             raise UserError(f"sweep: {' '.join(str(error).split())}") from error
         if isinstance(error, UserError):
@@ -67,43 +67,46 @@ def run(arguments: Sequence[str]) -> None:
         raise
     if _stop_file().exists():
         _end(parent, "KILLED")
-        sys.exit(128 + (came or [signal.SIGTERM])[0])
+        sys.exit(int(_stop_file().read_text(encoding="utf-8")))
     _end(parent, "FINISHED")
 
 
 def _stop_file() -> Path:
-    """Its presence ends the jobs of the sweep, in whatever processes its launcher runs them."""
+    """Its presence ends the jobs, in whatever processes a launcher runs them; it holds the exit status."""
     return Path("multirun").resolve() / os.environ["UNIVAL_SWEEP"] / "stopped"
 
 
+def _stop(status: int) -> None:
+    if not _stop_file().exists():
+        files.write_text(_stop_file(), str(status))
+
+
 @contextmanager
-def _stopping(file: Path) -> Iterator[list[int]]:
-    """Ctrl-C and SIGTERM inside make the file; yields what came. A second one ends the work at once."""
-    came: list[int] = []
+def _stopping() -> Iterator[None]:
+    """Ctrl-C and SIGTERM inside stop the sweep; a second one ends the work at once."""
 
     def note(number: int, frame: Any) -> None:
-        came.append(number)
-        file.touch()
-        if len(came) > 1:
+        if _stop_file().exists():
             raise KeyboardInterrupt
+        _stop(128 + number)
 
     previous = {number: signal.signal(number, note) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
-        yield came
+        yield
     finally:
         for number, handler in previous.items():
             signal.signal(number, handler)
 
 
 @contextmanager
-def _watched(file: Path) -> Iterator[None]:
-    """Inside, this process gets SIGTERM once the file is there, or the sweep that it works for is gone."""
+def _watched() -> Iterator[None]:
+    """Inside, this process gets SIGTERM once the sweep was stopped, or is gone."""
     parent, done = os.getppid(), threading.Event()
     works = os.environ[MAIN] != str(os.getpid())
 
     def watch() -> None:
         while not done.wait(WATCH):
-            if file.exists() or (works and os.getppid() != parent):
+            if _stop_file().exists() or (works and os.getppid() != parent):
                 signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGTERM)
                 return
 
@@ -210,10 +213,10 @@ def _job(tree: Any) -> None:
     environment = {**os.environ, "UNIVAL_RUN_NAME": label, "UNIVAL_OVERRIDES": " ".join(changed)}
     command = [sys.executable, "-m", "unival", "run", values["stage"]]
     command += ["--config", str(path), "--out", str(folder)]
-    with (folder / "log.txt").open("w", encoding="utf-8") as log, _watched(_stop_file()):
+    with (folder / "log.txt").open("w", encoding="utf-8") as log, _watched():
         status = wait_for(command, env=environment, stdout=log, stderr=subprocess.STDOUT)
     if status in (128 + signal.SIGINT, 128 + signal.SIGTERM):
-        _stop_file().touch()  # the others end in good order, too
+        _stop(status)  # the others end in good order, too
     elif status:
         tail = (folder / "log.txt").read_text(encoding="utf-8").strip().splitlines()[-1:]
         raise UserError(f"{folder}: {''.join(tail) or f'exit status {status}'}")
