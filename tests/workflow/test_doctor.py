@@ -120,8 +120,8 @@ def test_a_store_that_answers_is_ok(project: Path, monkeypatch: pytest.MonkeyPat
         assert check is not None and check.state == "ok" and "secret" not in check.text, uri
 
 
-def test_a_store_that_does_not_answer_fails_in_seconds_without_its_password(
-    project: Path, monkeypatch: pytest.MonkeyPatch, server: int, capsys: pytest.CaptureFixture[str]
+def test_a_store_that_does_not_answer_is_told_in_seconds_without_its_password(
+    project: Path, monkeypatch: pytest.MonkeyPatch, server: int
 ) -> None:
     with socket.create_server(("127.0.0.1", 0)) as silent:  # takes connections, never answers
         quiet = silent.getsockname()[1]
@@ -143,12 +143,9 @@ def test_a_store_that_does_not_answer_fails_in_seconds_without_its_password(
             started = time.monotonic()
             check = found("mlflow")
             assert time.monotonic() - started < 10
-            assert check is not None and check.state == "FAIL" and reason in check.text, (uri, check)
+            assert check is not None and check.state == "warn" and reason in check.text, (uri, check)
             assert "s3cr" not in check.text
-        with pytest.raises(SystemExit):
-            cli.main(["doctor"])
-    shown = capsys.readouterr()
-    assert "FAIL mlflow: " in shown.out and "failed: the lines above name the fix" in shown.err
+    assert "unival sync" in check.text, "no run ends for it"
 
 
 def test_without_tracking_no_store_is_asked(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -189,6 +186,17 @@ def test_a_data_folder_that_is_not_there_is_not_ok(project: Path, monkeypatch: p
     for folder, state in ((str(project), "ok"), (str(project / "nowhere"), "warn"), ("", "none")):
         monkeypatch.setenv("UNIVAL_DATA", folder)
         assert (check := found("UNIVAL_DATA")) is not None and check.state == state
+
+
+def test_a_failed_check_ends_in_status_2(
+    project: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("UNIVAL_RUNTIME", "gpus")
+    with pytest.raises(SystemExit) as left:
+        cli.main(["doctor"])
+    shown = capsys.readouterr()
+    assert left.value.code == 2 and "FAIL UNIVAL_RUNTIME: " in shown.out
+    assert "1 check failed: the lines above name the fix" in shown.err
 
 
 def test_a_healthy_machine_passes() -> None:
