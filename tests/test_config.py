@@ -2,6 +2,7 @@
 
 import re
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
@@ -13,6 +14,7 @@ from ruamel.yaml import YAML
 
 from unival import compose, config
 from unival.errors import UserError
+from unival.study.variants import Laboratory, Study, Variant
 
 ROOT = Path(__file__).parents[1]
 NUMBERS = (
@@ -132,3 +134,35 @@ def test_a_long_value_is_told_in_short() -> None:
     with pytest.raises(UserError) as caught:
         config.convert(int, "9" * 5000, "x")
     assert len(str(caught.value)) < 200
+
+
+def test_one_overlay_for_all() -> None:
+    """Mappings are laid on each other key by key at any depth; neither of the two changes."""
+    under = {"lr": 1.0, "scale": {"a": 0.1, "deep": {"x": 1}}, "list": [1, 2]}
+    over = {"scale": {"b": 0.2, "deep": {"y": 2}}, "list": [3], "lr": None}
+    before = repr((under, over))
+    laid = config.overlay(under, over)
+    assert laid == {"lr": None, "scale": {"a": 0.1, "b": 0.2, "deep": {"x": 1, "y": 2}}, "list": [3]}
+    assert repr((under, over)) == before
+    assert config.overlay({"a": 1}, {"a": {"b": 2}}) == {"a": {"b": 2}}
+    assert config.overlay({"a": {"b": 2}}, {"a": 1}) == {"a": 1}
+
+
+def test_a_phase_of_a_variant_is_laid_as_deep_as_an_edition(tmp_path: Path) -> None:
+    study = Study("?", ["caption"], "a", {"a": Variant([{"optimizer": {"lr_scale": {"head.*": 2.0}}}])})
+    train = config.load(ROOT / "conf/phase/ablation.yaml") | {"seed": 0}
+    train["optimizer"] = train["optimizer"] | {"lr_scale": {"encoder.*": 0.5}}
+
+    class Benchmark:
+        has = staticmethod(lambda split, task: True)
+
+    tasks: dict[str, Any] = {"caption": None}
+    laboratory = Laboratory(tmp_path, Benchmark(), tasks, {}, (), {}, {}, train, 8, 8, 8)  # type: ignore[arg-type]
+    [phase] = laboratory._phases(study, "a", 1)
+    assert phase.optimizer.lr_scale == {"encoder.*": 0.5, "head.*": 2.0} and phase.seed == 1
+
+
+def test_pick_keeps_the_named_in_their_order() -> None:
+    assert list(config.pick({"a": 1, "b": 2, "c": 3}, ["c", "a"], "letters")) == ["a", "c"]
+    with pytest.raises(UserError, match="unknown name 'bb' among the letters: did you mean 'b'"):
+        config.pick({"a": 1, "b": 2}, ["bb"], "letters")

@@ -7,7 +7,8 @@ set a value, and over which others: `unival.explain`.
 phase, ...) by interpolation. Overlays follow: the edition's budgets (`conf/edition/`), what the benchmark
 needs (`set` in `conf/benchmark/`), `set` of `params.yaml`, and `set` of a sweep (its command line, preset or
 experiment). An overlay is `{<stage>: {values...}}`, with values for one item (for a stage without items: for
-one benchmark) under `{<stage>: {items: {<item>: {values...}}}}`. The result is built into the stage's
+one benchmark) under `{<stage>: {items: {<item>: {values...}}}}`. A stage keeps what it uses of the tree
+(`keep` in its file): editing another recipe must not make it run again. The result is built into the stage's
 dataclass, which refuses unknown keys and wrong types, and is written back from it, so that defaults of the
 code show in the file too. Settings of the machine (`conf/runtime/`) never enter.
 """
@@ -153,19 +154,20 @@ def resolve(tree: Any, stage: str, item: str | None) -> dict[str, Any]:
     Raises:
         UserError: an unknown key, value or item, with the nearest valid one.
     """
-    values = shape(tree, stage, item)
-    for overlay in overlays(tree, stage, item):
-        merge(values, overlay.values)
-    if isinstance(values.get("benchmark"), dict):
-        values["benchmark"].pop("set", None)
-    if stage == "evaluate":
-        made = dict(tree.merges)
-        for overlay in overlays(tree, "merge", None):
-            made |= {**(overlay.values.get("recipes") or {}), **(overlay.values.get("again") or {})}
-        _known({"merges": made}, "merges", [*values["merges"], *values["shifted_merges"]])
-    _prune(values)
+    found = module(stage)
+    values = _laid(tree, stage, item)
+    if hasattr(found, "keep"):
+        values = found.keep(values, lambda other: _laid(tree, other, None))
     name = f"{stage}@{item}" if item else stage
-    return to_plain(config.build(module(stage).Config, values, f"configuration of {name}"))
+    return to_plain(config.build(found.Config, values, f"configuration of {name}"))
+
+
+def _laid(tree: Any, stage: str, item: str | None) -> dict[str, Any]:
+    """The shape of a stage with the overlays on it."""
+    values = shape(tree, stage, item)
+    for over in overlays(tree, stage, item):
+        values = config.overlay(values, over.values)
+    return values
 
 
 def shape(tree: Any, stage: str, item: str | None) -> dict[str, Any]:
@@ -186,7 +188,7 @@ def shape(tree: Any, stage: str, item: str | None) -> dict[str, Any]:
     except OmegaConfBaseException as error:
         raise UserError(f"{CONF}/stage/{stage}.yaml: {_one_line(error)}") from error
     if "processor" in (values.get("train") or {}):  # a phase may have media of other sizes than the model's
-        merge(values.setdefault("processor", {}), values["train"].pop("processor"))
+        values["processor"] = config.overlay(values.get("processor", {}), values["train"].pop("processor"))
     return dict(values)
 
 
@@ -240,47 +242,6 @@ def overlays(tree: Any, stage: str, item: str | None) -> list[Overlay]:
         own = item or tree.benchmark.name
         made.append(Overlay(source, f"{start}{stage}.items.{own}", of_items.get(own) or {}))
     return made
-
-
-def merge(values: dict[str, Any], over: Mapping[str, Any]) -> None:
-    """Merge `over` into `values` in place: mappings key by key, everything else replaced."""
-    for key, value in over.items():
-        if isinstance(value, Mapping) and isinstance(values.get(key), dict):
-            merge(values[key], value)
-        else:
-            values[key] = value
-
-
-def _prune(values: dict[str, Any]) -> None:
-    """Keep only the recipes, studies and tasks a stage uses: editing another must not make it run again."""
-    if "definitions" in values:
-        _keep(values, "definitions", values["studies"])
-    if values["stage"] in ("pretrain", "finetune"):
-        _keep(values, "tasks", [stream["task"] for stream in values["train"]["mixture"]["streams"]])
-    if values["stage"] == "merge":
-        _known(values, "recipes", [*values["search"], *values.get("batch_norm", ())])
-        _keep(values, "recipes", values["merges"])
-        recipes = values["recipes"].items()
-        used = [
-            recipe["models"]
-            for name, recipe in recipes
-            if name in values["search"]
-            or name in values.get("batch_norm", ())
-            or recipe["method"] in ("fisher", "regmean")
-        ]
-        used += [again["tasks"] for again in values.get("again", {}).values()]
-        _keep(values, "tasks", [task for tasks in used for task in tasks])
-
-
-def _known(values: Mapping[str, Any], key: str, names: Sequence[str]) -> None:
-    for name in names:
-        if name not in values[key]:
-            raise UserError(f"{CONF}: unknown name '{name}' among the {key}: {nearest(name, values[key])}")
-
-
-def _keep(values: dict[str, Any], key: str, names: Sequence[str]) -> None:
-    _known(values, key, names)
-    values[key] = {name: value for name, value in values[key].items() if name in names}
 
 
 def to_plain(value: Any) -> Any:

@@ -88,6 +88,28 @@ def load(path: Path | str) -> dict[str, Any]:
     return content
 
 
+def overlay(values: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
+    """`values` with `over` laid on them: mappings key by key at any depth, everything else replaced."""
+    laid = dict(values)
+    for key, value in over.items():
+        below = laid.get(key)
+        deeper = isinstance(below, Mapping) and isinstance(value, Mapping)
+        laid[key] = overlay(below, value) if deeper else value  # type: ignore[arg-type]
+    return laid
+
+
+def pick(values: Mapping[str, Any], names: Iterable[str], what: str) -> dict[str, Any]:
+    """The named of `values`, in their order.
+
+    Raises:
+        UserError: a name is none of them; `what` they are stands in the message.
+    """
+    wanted = set(names)
+    for name in sorted(wanted - set(values)):
+        raise UserError(f"conf: unknown name '{name}' among the {what}: {nearest(name, values)}")
+    return {name: value for name, value in values.items() if name in wanted}
+
+
 def build(cls: type[T], mapping: Mapping[str, Any], where: str) -> T:
     """Fill dataclass `cls` from `mapping`; `where` (file, or file and dotted key) starts every message.
 

@@ -12,10 +12,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from unival import files
-from unival.config import check_names
+from unival.config import check_names, pick
 from unival.data.remote import local
 from unival.errors import nearest
-from unival.stages.base import StageIO, rounded
+from unival.stages.base import Laid, StageIO, rounded
 from unival.study.variants import Laboratory, Study
 from unival.tasks import TaskConfig
 
@@ -61,6 +61,11 @@ class Config:
         for name in self.only:
             if name not in known:
                 raise ValueError(f"only: '{name}' is no variant: {nearest(name, known)}")
+
+
+def keep(values: dict[str, Any], laid: Laid) -> dict[str, Any]:
+    """The values with the definitions of the chosen studies alone."""
+    return values | {"definitions": pick(values["definitions"], values["studies"], "studies")}
 
 
 def inputs(config: Config) -> list[Path]:

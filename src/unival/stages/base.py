@@ -25,6 +25,10 @@ STARTED = "UNIVAL_STARTED"
 """When the command began (seconds since the epoch): imports and the start of ranks are part of its time."""
 
 
+Laid = Callable[[str], dict[str, Any]]
+"""Gives the values of another stage, before it keeps its part of them."""
+
+
 @dataclasses.dataclass
 class StageIO:
     """Places and services of one run of a stage."""

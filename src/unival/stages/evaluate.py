@@ -21,9 +21,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from unival import files, provenance
-from unival.config import check_names
+from unival.config import check_names, pick
 from unival.data.remote import local
-from unival.stages.base import StageIO, rounded
+from unival.stages.base import Laid, StageIO, rounded
 from unival.study import leaderboard
 from unival.tasks import TaskConfig
 
@@ -97,6 +97,13 @@ class Config:
     def __post_init__(self) -> None:
         models = (*self.experts, *self.merges, *itertools.chain(*self.interpolation.pairs))
         check_names("models", models)
+
+
+def keep(values: dict[str, Any], laid: Laid) -> dict[str, Any]:
+    """The values as they are; merges must be recipes, or models that are finetuned around one."""
+    merge = laid("merge")
+    pick(merge["recipes"] | merge.get("again", {}), [*values["merges"], *values["shifted_merges"]], "merges")
+    return values
 
 
 def inputs(config: Config) -> list[Path]:

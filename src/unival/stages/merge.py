@@ -7,15 +7,16 @@ reports/metrics/geometry.csv (norms and cosines of the experts' task vectors per
 
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from unival import files
-from unival.config import check_names
+from unival.config import check_names, pick
 from unival.data.remote import local
 from unival.errors import UserError, nearest
 from unival.merging import Recipe
 from unival.merging.canonical import canonical_form
 from unival.merging.geometry import COLUMNS, geometry
-from unival.stages.base import StageIO
+from unival.stages.base import Laid, StageIO
 from unival.study.coefficients import Fit, Search
 from unival.study.merges import STATISTICS, Again, Workshop
 from unival.tasks import TaskConfig
@@ -78,6 +79,17 @@ class Config:
         for key in search.over:
             if key not in known:
                 raise ValueError(f"search: {name}: '{key}' is no model and no option: {nearest(key, known)}")
+
+
+def keep(values: dict[str, Any], laid: Laid) -> dict[str, Any]:
+    """The values with the recipes that are made, and the tasks whose rows one of them needs."""
+    fitted = {*values["search"], *values.get("batch_norm", ())}
+    pick(values["recipes"], fitted, "recipes")
+    recipes = pick(values["recipes"], values["merges"], "recipes")
+    asking = [r["models"] for name, r in recipes.items() if name in fitted or r["method"] in STATISTICS]
+    asking += [again["tasks"] for again in values.get("again", {}).values()]
+    tasks = pick(values["tasks"], (task for tasks in asking for task in tasks), "tasks")
+    return values | {"recipes": recipes, "tasks": tasks}
 
 
 def inputs(config: Config) -> list[Path]:

@@ -2,11 +2,12 @@
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from unival.data.catalog import source_of
 from unival.data.prepare import PrepareConfig
 from unival.data.prepare import prepare as build
-from unival.stages.base import StageIO
+from unival.stages.base import Laid, StageIO
 
 
 @dataclass(frozen=True)
@@ -16,6 +17,11 @@ class Config:
     stage: str
     item: None
     benchmark: PrepareConfig
+
+
+def keep(values: dict[str, Any], laid: Laid) -> dict[str, Any]:
+    """The values without what the benchmark sets in other stages."""
+    return values | {"benchmark": {key: value for key, value in values["benchmark"].items() if key != "set"}}
 
 
 def inputs(config: Config) -> list[Path]:

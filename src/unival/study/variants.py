@@ -122,9 +122,7 @@ class Laboratory:
         phases = []
         for number, over in enumerate(study.variants[name].phases):
             where = f"study '{study.question}': variant '{name}': phase {number}"
-            values = {**self.train, "seed": seed}
-            for key, value in over.items():
-                values[key] = {**values.get(key, {}), **value} if isinstance(value, dict) else value
+            values = configuration.overlay({**self.train, "seed": seed}, over)
             values["mixture"] = self._present(values["mixture"], where)
             phases.append(configuration.build(TrainConfig, values, where))
         return phases

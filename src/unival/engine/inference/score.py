@@ -158,7 +158,7 @@ def settings(name: str, edition: str) -> TaskConfig:
     values = config.load(place)
     if edition:
         own = (config.load(edition_place).get("evaluate") or {}).get("tasks", {}).get(name, {})
-        values |= {**own, "decode": {**values.get("decode", {}), **own.get("decode", {})}}
+        values = config.overlay(values, own)
     return config.build(TaskConfig, values, str(place))
 
 
