@@ -1,7 +1,7 @@
 """merge.json as it is read back, checked once: what a merge was made of, and what it wrote."""
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -51,8 +51,8 @@ class MergeRecord:
     tensors: Tensors
     notes: dict[str, int | float]
     config_differences: dict[str, Any]
-    files: list[str]
-    """All there are in the folder."""
+    files: list[str] = field(default_factory=list)
+    """All there are in the folder; earlier versions did not list them."""
 
     def __post_init__(self) -> None:
         models, paths = set(self.recipe.models), self.paths
