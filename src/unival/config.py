@@ -163,6 +163,8 @@ def convert(hint: Any, value: Any, where: str) -> Any:
     if origin in (list, tuple):
         if not isinstance(value, list | tuple):
             raise UserError(f"{where}: expected a list, found {_shown(value)}")
+        if origin is tuple and ... not in arguments and len(value) != len(arguments):
+            raise UserError(f"{where}: expected {len(arguments)} values, found {_shown(value)}")
         inner = arguments[0] if arguments else Any
         return origin(convert(inner, item, f"{where}[{index}]") for index, item in enumerate(value))
     if origin is dict:

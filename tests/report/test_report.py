@@ -11,7 +11,7 @@ import pytest
 from tests.report import made
 from unival.errors import UserError
 from unival.report import claims, content, page, summary, words
-from unival.study import tables
+from unival.study import results
 
 ORIGIN = {"commit": "abc", "versions": {"python": "3.11"}, "machine": {"cpus": 2}}
 
@@ -28,7 +28,7 @@ def folder(tmp_path_factory):
 
 def report(root):
     """Write page, Markdown and pictures below reports/; returns the study."""
-    found = tables.read(root, root / "data/tiny", "quick")
+    found = results.read(root, root / "data/tiny", "quick")
     figures = root / "reports/figures"
     shutil.rmtree(figures, ignore_errors=True)
     figures.mkdir()
@@ -100,7 +100,7 @@ def test_merged_models_are_placed_in_plane_matrix_and_cosines(folder) -> None:
 
 def test_summary_has_the_documented_fields(folder) -> None:
     """Exactly the fields of docs/summary.md, numbers as numbers."""
-    found = tables.read(folder, folder / "data/tiny", "quick")
+    found = results.read(folder, folder / "data/tiny", "quick")
     made_summary = json.loads(json.dumps(summary.summarise(found, ORIGIN), allow_nan=False))
     assert set(made_summary) == {"tasks", "ood", "merges", "ablations", "stages", "provenance"}
     fields = {"metric", "value", "low", "high", "n", "blind", "majority"}
@@ -136,7 +136,7 @@ def test_verdicts(intervals, margin, verdict) -> None:
 
 def test_claims_follow_the_numbers(folder) -> None:
     """Multitask differences are negative for the single tasks: the claim for multitask holds, and so on."""
-    found = tables.read(folder, folder / "data/tiny", "quick")
+    found = results.read(folder, folder / "data/tiny", "quick")
     verdicts = {claim.source: claim.verdict for claim in claims.check(found)}
     assert verdicts["T4"] == "supported"
     assert verdicts["T3"] == "undecided"
@@ -157,7 +157,7 @@ def test_models_that_learned_nothing_decide_nothing(folder, tmp_path) -> None:
     lines = [re.sub(r",0\.6,0\.56,0\.64,300,.*", zeros + "0.0,0.0,0.0", line) for line in table.open()]
     lines[1:3] = [line.replace(zeros + "0.0,0.0,0.0", zeros + ",,") for line in lines[1:3]]
     table.write_text("".join(lines))
-    found = tables.read(root, root / "data/tiny", "quick")
+    found = results.read(root, root / "data/tiny", "quick")
     claim = next(claim for claim in claims.check(found) if claim.source == "T4, T17")
     assert (claim.verdict, claim.evidence) == (
         "undecided",
@@ -207,7 +207,7 @@ def test_what_an_earlier_choice_left_is_not_shown(folder, tmp_path) -> None:
     root = tmp_path / "fewer"
     shutil.copytree(folder, root)
     (root / "build/config/finetune/audio_caption.yaml").unlink()
-    found = tables.read(root, root / "data/tiny", "quick")
+    found = results.read(root, root / "data/tiny", "quick")
     assert (root / "reports/runs/finetune-audio_caption.json").is_file()
     assert "finetune-vqa" in found.curves and "finetune-vqa" in found.runs
     assert "finetune-audio_caption" not in {*found.curves, *found.runs}
@@ -215,15 +215,17 @@ def test_what_an_earlier_choice_left_is_not_shown(folder, tmp_path) -> None:
 
 @pytest.mark.fault
 def test_broken_results_are_named(folder, tmp_path) -> None:
-    """No results, JSON that is none, a number that is none: one message with place and fix."""
+    """No results, JSON that is none, a table of another version: one message with place and fix."""
     with pytest.raises(UserError, match=r"tasks\.json: no results there: run"):
-        tables.read(tmp_path, tmp_path, "quick")
+        results.read(tmp_path, tmp_path, "quick")
     root = tmp_path / "broken"
     shutil.copytree(folder, root)
     cells = root / "reports/metrics/cells.csv"
     cells.write_text(cells.read_text().replace("1.1,", "much,", 1))
-    with pytest.raises(UserError, match=r"cells\.csv: line 2: value: 'much' is no number"):
-        tables.read(root, root / "data/tiny", "quick")
+    with pytest.raises(
+        UserError, match=r"cells\.csv: line 2: value: expected float, found 'much'.*dvc repro"
+    ):
+        results.read(root, root / "data/tiny", "quick")
     (root / "reports/metrics/tasks.json").write_text("{")
     with pytest.raises(UserError, match=r"tasks\.json: not JSON"):
-        tables.read(root, root / "data/tiny", "quick")
+        results.read(root, root / "data/tiny", "quick")

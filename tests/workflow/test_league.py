@@ -26,10 +26,6 @@ def result(model, kind, task, scores, tmp_path, split="test", **shift):
     return Result(spec, "score", metrics, len(scores), scores, list(range(len(scores))), {}, tmp_path)
 
 
-def table(columns, rows):
-    return [dict(zip(columns, row, strict=True)) for row in rows]
-
-
 def test_lines_of_the_league(tmp_path, monkeypatch):
     """The expert's share is 1 without spread; a copy of it too; half the score is half the share."""
     monkeypatch.setattr(leaderboard, "_updates", lambda task: 10)
@@ -49,19 +45,18 @@ def test_lines_of_the_league(tmp_path, monkeypatch):
                 result("merged/half", "merged", task, own / (2 if task == "vqa" else 1), tmp_path, split),
             ]
     tasks = {"copy": PAIR, "half": PAIR, "absent": PAIR}
-    lines = table(leaderboard.COLUMNS, leaderboard.rows(found, tasks, 200))
+    lines = leaderboard.standings(found, tasks, 200)
     experts, pretrained, copy, half = lines[:4]
     order = ["experts", "pretrain/p", "merged/copy", "merged/half"]
-    assert [line["model"] for line in lines] == order * 2
-    assert [line["part"] for line in lines] == ["id"] * 4 + ["ood"] * 4
+    assert [line.model for line in lines] == order * 2
+    assert [line.part for line in lines] == ["id"] * 4 + ["ood"] * 4
     for line in (experts, copy):
-        assert (line["share"], line["share_low"], line["share_high"], line["worst"]) == (1, 1, 1, 1)
-        assert line["mean_low"] < line["mean"] < line["mean_high"] and line["front"] == 1
-    assert [line["updates"] for line in lines[:4]] == [20, 0, 14, 0]
-    worst = half["worst"], half["worst_low"], half["worst_high"], half["worst_task"]
-    assert worst == (0.5, 0.5, 0.5, "vqa")
-    assert (half["share"], half["front"], pretrained["share"]) == (0.75, 0, 0.25)
-    assert [line["robustness"] for line in lines[4:]] == pytest.approx([0, 0, 0, 0], abs=1e-6)
+        assert line.share == line.worst == (1, 1, 1)
+        assert line.mean.low < line.mean.value < line.mean.high and line.front
+    assert [line.updates for line in lines[:4]] == [20, 0, 14, 0]
+    assert (half.worst, half.worst_task) == ((0.5, 0.5, 0.5), "vqa")
+    assert (half.share.value, half.front, pretrained.share.value) == (0.75, False, 0.25)
+    assert [line.robustness for line in lines[4:]] == pytest.approx([0, 0, 0, 0], abs=1e-6)
 
 
 def test_corruptions_of_the_same_rows_are_no_more_rows(tmp_path, monkeypatch):
@@ -74,8 +69,8 @@ def test_corruptions_of_the_same_rows_are_no_more_rows(tmp_path, monkeypatch):
             result("finetune/vqa", "finetuned", "vqa", scores, tmp_path, shift="blur", severity=severity)
             for severity in severities
         ]
-        (line,) = table(leaderboard.COLUMNS, leaderboard.rows(found, {"average": ["vqa"]}, 200))
-        spreads.append((line["mean_low"], line["mean_high"]))
+        (line,) = leaderboard.standings(found, {"average": ["vqa"]}, 200)
+        spreads.append(line.mean[1:])
     assert spreads[0] == spreads[1]
 
 
@@ -89,20 +84,19 @@ def test_pairs_have_barriers_the_middle_and_a_front(tmp_path):
         for place, height in line.items()
     ]
     lines = leaderboard.lines_of(points, 200)
-    vqa, grounding = table(leaderboard.PAIR_COLUMNS, leaderboard.pair_rows(lines))
-    assert vqa["barrier"] == pytest.approx(0.2) and vqa["barrier_at"] == 0.5
-    assert vqa["barrier_low"] == pytest.approx(0.2) == vqa["barrier_high"]  # the noise is shared: paired
-    assert grounding["barrier"] == 0
-    assert (vqa["minus_best"], grounding["minus_best"]) == pytest.approx((-0.3, 0.3))
-    assert (vqa["minus_mean"], grounding["minus_mean"]) == pytest.approx((-0.2, 0.5))
-    assert vqa["p"] == grounding["p"] == pytest.approx(4 / 201, abs=1e-6)  # twice 2 / 201, after Holm
+    vqa, grounding = leaderboard.pair_scores(lines)
+    assert vqa.barrier == pytest.approx((0.2, 0.2, 0.2)) and vqa.barrier_at == 0.5  # shared noise: paired
+    assert grounding.barrier.value == 0
+    assert (vqa.minus_best.value, grounding.minus_best.value) == pytest.approx((-0.3, 0.3))
+    assert (vqa.minus_mean.value, grounding.minus_mean.value) == pytest.approx((-0.2, 0.5))
+    assert vqa.p == grounding.p == pytest.approx(4 / 201, abs=1e-6)  # twice 2 / 201, after Holm
     equal = [("a", "b", t, result("a-b", "interpolated", "vqa", noise, tmp_path)) for t in (0.0, 0.5, 1.0)]
-    (row,) = table(leaderboard.PAIR_COLUMNS, leaderboard.pair_rows(leaderboard.lines_of(equal, 200)))
-    assert (row["minus_best"], row["p"], row["barrier"]) == (0, 1, 0)
-    (front,) = table(leaderboard.FRONT_COLUMNS, leaderboard.front_rows(lines))
-    assert (front["on_front"], front["points"]) == (3, 3)
-    assert front["area_of_ends"] == pytest.approx(0.6 * 0.6 + 0.2 * 0.2, abs=0.01)
-    assert front["area"] == pytest.approx(front["area_of_ends"] + 0.5 * 0.3, abs=0.01)
+    (row,) = leaderboard.pair_scores(leaderboard.lines_of(equal, 200))
+    assert (row.minus_best.value, row.p, row.barrier.value) == (0, 1, 0)
+    (front,) = leaderboard.fronts(lines)
+    assert (front.on_front, front.points) == (3, 3)
+    assert front.area_of_ends == pytest.approx(0.6 * 0.6 + 0.2 * 0.2, abs=0.01)
+    assert front.area == pytest.approx(front.area_of_ends + 0.5 * 0.3, abs=0.01)
 
 
 def test_experts_of_earlier_choices_are_not_used(tmp_path, monkeypatch, capsys):

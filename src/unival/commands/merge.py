@@ -7,7 +7,7 @@ import json
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from unival import config, files
+from unival import config
 from unival.errors import UserError, nearest
 
 if TYPE_CHECKING:
@@ -118,10 +118,12 @@ def _report(options: argparse.Namespace) -> None:
 
 
 def _geometry(options: argparse.Namespace) -> None:
-    from unival.merging.geometry import COLUMNS, geometry
+    from unival.merging.geometry import geometry
+    from unival.study import tables
+    from unival.study.tables import Angle
 
     rows = geometry(named_paths(options.model, "--model"), options.base)
-    files.write_csv(options.out, COLUMNS, (row.values() for row in rows))
+    tables.write(options.out, Angle, (Angle(**row) for row in rows))
     print(f"{options.out}: {len(rows)} rows")
 
 

@@ -17,9 +17,6 @@ from unival.merging.recipe import AlignRule, Recipe
 
 MODULES = r"^(?:model\.)?((?:encoder|decoder)\.(?:media\.\w+|layers)|\w+)"
 """The first group names the module of a tensor."""
-COLUMNS = (
-    "module", "first", "second", "cosine", "norm_first", "norm_second", "relative_first", "relative_second",
-)  # fmt: skip
 
 
 def geometry(models: Mapping[str, State], base: State, modules: str = MODULES) -> list[dict[str, Any]]:
@@ -30,8 +27,9 @@ def geometry(models: Mapping[str, State], base: State, modules: str = MODULES) -
         modules: a pattern whose first group names the module of a tensor; others count as "other".
 
     Returns:
-        Rows of COLUMNS for every pair of models and every module, the module "all" first. The cosine with a
-        zero vector is None. Integers have no direction and are left out.
+        A row for every pair of models and every module, the module "all" first: module, first, second,
+        cosine (with a zero vector: None), norm_first, norm_second and, in units of the base's norm,
+        relative_first, relative_second. Integers have no direction and are left out.
     """
     totals: dict[str, tuple[Tensor, float]] = {}
     with single_threaded(), opened(models) as sources, opened({"": base}) as bases:
@@ -55,8 +53,16 @@ def _rows(module: str, names: list[str], products: Tensor, base_square: float) -
     for i, first in enumerate(names):
         for j in range(i, len(names)):
             scale = norms[i] * norms[j]
-            cosine = float(products[i, j]) / scale if scale else None
-            relative = [norm / base if base else None for norm in (norms[i], norms[j])]
-            values = (module, first, names[j], cosine, norms[i], norms[j], *relative)
-            rows.append(dict(zip(COLUMNS, values, strict=True)))
+            rows.append(
+                {
+                    "module": module,
+                    "first": first,
+                    "second": names[j],
+                    "cosine": float(products[i, j]) / scale if scale else None,
+                    "norm_first": norms[i],
+                    "norm_second": norms[j],
+                    "relative_first": norms[i] / base if base else None,
+                    "relative_second": norms[j] / base if base else None,
+                }
+            )
     return rows

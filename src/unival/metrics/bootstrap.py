@@ -28,6 +28,10 @@ class Interval(NamedTuple):
     low: float
     high: float
 
+    def rounded(self) -> "Interval":
+        """As it stands in a table: six digits after the point."""
+        return Interval(*(round(float(figure), 6) for figure in self))
+
 
 def interval(
     scores_N: np.ndarray,

@@ -8,7 +8,7 @@ markers as well.
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import matplotlib as mpl
 
@@ -17,9 +17,11 @@ mpl.use("Agg")
 import matplotlib.pyplot as plt
 from matplotlib.axes import Axes
 
+from unival.metrics.bootstrap import Interval
 from unival.report import words
 from unival.report.page import Figure
-from unival.study.tables import Row, Study
+from unival.study.results import Results
+from unival.study.tables import CellScore, Curve, PointScore
 
 COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 MARKERS = ("o", "s", "^", "D", "v", "P", "X")
@@ -71,7 +73,7 @@ def bare(axes: Axes) -> None:
     axes.spines[:].set_visible(False)
 
 
-def learning_curves(study: Study, folder: Path) -> list[Figure]:
+def learning_curves(study: Results, folder: Path) -> list[Figure]:
     """Loss of each pretraining phase by task; loss and validation score of the finetunings."""
     found: list[Figure] = []
     for name in [name for name in study.curves if name.startswith("pretrain-")]:
@@ -101,37 +103,37 @@ def learning_curves(study: Study, folder: Path) -> list[Figure]:
     return found
 
 
-def _keys(rows: Sequence[Row], prefix: str) -> list[str]:
+def _keys(rows: Curve, prefix: str) -> list[str]:
     return [key for key in (rows[0] if rows else {}) if key.startswith(prefix)]
 
 
-def _line(axes: Axes, rows: Sequence[Row], key: str, label: str, number: int) -> None:
+def _line(axes: Axes, rows: Curve, key: str, label: str, number: int) -> None:
     points = [(row["step"], row[key]) for row in rows if row.get(key) is not None]
     if points:
         every = max(len(points) // 8, 1)
         axes.plot(*zip(*points, strict=True), label=label, markevery=every, **_style(number))
 
 
-def interpolation(study: Study, folder: Path) -> list[Figure]:
+def interpolation(study: Results, folder: Path) -> list[Figure]:
     """A panel per pair and task: metric along the line between two experts, its interval, and the chord."""
     found: list[Figure] = []
-    pairs = dict.fromkeys((row["first"], row["second"]) for row in study.interpolation)
+    pairs = dict.fromkeys((row.first, row.second) for row in study.points)
     for first, second in pairs:
         for number, task in enumerate((first, second)):
             rows = line_of(study, first, second, task)
             if not rows:
                 continue
-            alphas, values = [row["alpha"] for row in rows], [row["value"] for row in rows]
+            alphas, values = [row.alpha for row in rows], [row.value for row in rows]
             name, title = f"line-{first}-{second}-{task}", f"{words.task(first)} → {words.task(second)}"
             alt = f"{words.task(task)} along the line between the experts of {first} and {second}"
             with panel(folder, name, alt, found) as axes:
-                band = [row["low"] for row in rows], [row["high"] for row in rows]
+                band = [row.low for row in rows], [row.high for row in rows]
                 axes.fill_between(
                     alphas, *band, color=COLORS[number], alpha=0.18, lw=0, label="95 % interval"
                 )
                 axes.plot([0, 1], [values[0], values[-1]], color=GREY, ls="--", lw=1.2, label="chord")
                 axes.plot(alphas, values, label=f"{words.task(task)}", **_style(number))
-                metric = words.metric(rows[0]["metric"])
+                metric = words.metric(rows[0].metric)
                 axes.set(title=title, ylabel=f"{words.task(task)}: {metric}")
                 axes.set(xlabel=f"weight of the {words.task(second)} expert", xlim=(-0.03, 1.03))
                 axes.set_ylim(bottom=0)
@@ -139,53 +141,51 @@ def interpolation(study: Study, folder: Path) -> list[Figure]:
     return found
 
 
-def line_of(study: Study, first: str, second: str, task: str) -> list[Row]:
+def line_of(study: Results, first: str, second: str, task: str) -> list[PointScore]:
     """Points of one curve, from the first expert to the second."""
     wanted = (first, second, task)
-    rows = [row for row in study.interpolation if (row["first"], row["second"], row["task"]) == wanted]
-    return sorted(rows, key=lambda row: row["alpha"])
+    rows = [row for row in study.points if (row.first, row.second, row.task) == wanted]
+    return sorted(rows, key=lambda row: row.alpha)
 
 
-def severity(study: Study, folder: Path) -> list[Figure]:
+def severity(study: Results, folder: Path) -> list[Figure]:
     """A panel per task: the expert under each corruption by severity, and on the stored shifts."""
     found: list[Figure] = []
     for task in study.finetuned:
         cells = study.primary(kind="finetuned", task=task)
         inside = study.in_distribution(f"finetune/{task}", task)
-        shifts = list(dict.fromkeys(row["shift"] for row in cells if row["shift"]))
-        stored = [row for row in cells if row["split"] != "test"]
+        shifts = list(dict.fromkeys(row.shift for row in cells if row.shift))
+        stored = [row for row in cells if row.split != "test"]
         if inside is None or not (shifts or stored):
             continue
         alt = f"{words.task(task)} by shift and severity"
         with panel(folder, f"shift-{task}", alt, found, (WIDTH, 3.7)) as axes:
             for number, shift in enumerate(shifts):
-                rows = sorted(
-                    (row for row in cells if row["shift"] == shift), key=lambda row: row["severity"]
-                )
+                rows = sorted((row for row in cells if row.shift == shift), key=lambda row: row.severity or 0)
                 x, y = (
-                    [0, *(row["severity"] for row in rows)],
-                    [inside["value"], *(row["value"] for row in rows)],
+                    [0, *(row.severity or 0 for row in rows)],
+                    [inside.value, *(row.value for row in rows)],
                 )
                 axes.plot(x, y, label=words.task(shift), **_style(number))
-            blind = study.tasks.get(task, {}).get("blind")
-            if blind is not None:
-                axes.axhline(blind, color=GREY, ls=":", lw=1.2, label="blind baseline")
-            axes.set(title=f"{words.task(task)} out of distribution", ylabel=words.metric(inside["metric"]))
+            baselines = study.tasks.get(task)
+            if baselines is not None:
+                axes.axhline(baselines.blind, color=GREY, ls=":", lw=1.2, label="blind baseline")
+            axes.set(title=f"{words.task(task)} out of distribution", ylabel=words.metric(inside.metric))
             _shift_axis(axes, [inside, *stored], bool(shifts))
             if axes.get_legend_handles_labels()[0]:
                 axes.figure.legend(loc="outside lower center", ncols=3, columnspacing=1.2)
     return found
 
 
-def _shift_axis(axes: Axes, splits: Sequence[Row], corrupted: bool) -> None:
+def _shift_axis(axes: Axes, splits: Sequence[CellScore], corrupted: bool) -> None:
     """The test split at 0, severities after it, and the splits that are shifts right of them."""
     first = 7 if corrupted else 1
     places = [0, *range(first, first + len(splits) - 1)]
     for place, row in zip(places, splits, strict=True):
-        spread = whiskers(row["value"], row["low"], row["high"])
-        axes.errorbar(place, row["value"], yerr=spread, fmt="o", color="black", ms=4.5, capsize=3)
+        spread = whiskers(row.value, row.low, row.high)
+        axes.errorbar(place, row.value, yerr=spread, fmt="o", color="black", ms=4.5, capsize=3)
     levels = list(range(1, 6)) if corrupted else []
-    names = ["test", *map(str, levels), *(row["split"].removeprefix("ood-") for row in splits[1:])]
+    names = ["test", *map(str, levels), *(row.split.removeprefix("ood-") for row in splits[1:])]
     axes.set_xticks([0, *levels, *places[1:]], names)
     for label in axes.get_xticklabels()[1 + len(levels) :]:
         label.set(rotation=35, ha="right", rotation_mode="anchor")
@@ -195,20 +195,20 @@ def _shift_axis(axes: Axes, splits: Sequence[Row], corrupted: bool) -> None:
     axes.set_ylim(bottom=0)
 
 
-def id_against_ood(study: Study, folder: Path) -> list[Figure]:
+def id_against_ood(study: Results, folder: Path) -> list[Figure]:
     """Every model's mean over shifts against its score on the test split, a panel per kind of metric."""
-    points = [point for row in study.primary(split="test", shift="") if (point := _plane(study, row))]
+    points = [point for cell in study.primary(shifted=False) if (point := _point(study, cell))]
     found: list[Figure] = []
     for metric in ("accuracy", "CIDEr"):
-        chosen = [p for p in points if (p["metric"] == "cider") == (metric == "CIDEr")]
+        chosen = [p for p in points if (p.inside.metric == "cider") == (metric == "CIDEr")]
         if not chosen:
             continue
         alt = f"ID against OOD, {metric}"
         with panel(folder, f"plane-{metric.lower()}", alt, found, (WIDTH, 4.4)) as axes:
-            tasks = list(dict.fromkeys(point["task"] for point in chosen))
+            tasks = list(dict.fromkeys(point.inside.task for point in chosen))
             for number, task in enumerate(tasks):
-                _arrows(axes, [p for p in chosen if p["task"] == task], number)
-            top = max(max(p["id"], p["ood"]) for p in chosen) * 1.08 or 1.0
+                _arrows(axes, [p for p in chosen if p.inside.task == task], number)
+            top = max(max(p.place) for p in chosen) * 1.08 or 1.0
             axes.plot([0, top], [0, top], color=GREY, ls="--", lw=1, label="no loss")
             axes.set(xlim=(0, top), ylim=(0, top), aspect="equal", title=f"ID against OOD: {metric}")
             axes.set(xlabel="test split (ID)", ylabel="mean over shifts (OOD)")
@@ -216,71 +216,81 @@ def id_against_ood(study: Study, folder: Path) -> list[Figure]:
     return found
 
 
-def _plane(study: Study, row: Row) -> Row | None:
-    cells = [
-        cell
-        for cell in study.primary(model=row["model"], task=row["task"])
-        if cell["shift"] or cell["split"] != "test"
-    ]
-    if not cells:
-        return None
-    return {**row, "id": row["value"], "ood": sum(cell["value"] for cell in cells) / len(cells)}
+class _Point(NamedTuple):
+    """A model on a task, in the plane of ID and OOD."""
+
+    inside: CellScore
+    outside: float
+    """Mean over the shifted cells."""
+
+    @property
+    def place(self) -> tuple[float, float]:
+        return self.inside.value, self.outside
 
 
-def _arrows(axes: Axes, points: Sequence[Row], number: int) -> None:
+def _point(study: Results, inside: CellScore) -> _Point | None:
+    cells = study.primary(model=inside.model, task=inside.task, shifted=True)
+    return _Point(inside, sum(cell.value for cell in cells) / len(cells)) if cells else None
+
+
+def _arrows(axes: Axes, points: Sequence[_Point], number: int) -> None:
     """A task's expert, and an arrow from it to each merged model."""
-    expert = next((point for point in points if point["kind"] == "finetuned"), None)
+    expert = next((point for point in points if point.inside.kind == "finetuned"), None)
     style = _style(number)
     for point in points:
-        filled = point["kind"] == "finetuned"
+        filled = point.inside.kind == "finetuned"
         face = style["color"] if filled else "white"
-        label = words.task(point["task"]) if filled or expert is None else None
-        axes.plot(point["id"], point["ood"], ls="", mfc=face, label=label, ms=7, **style)
+        label = words.task(point.inside.task) if filled or expert is None else None
+        axes.plot(*point.place, ls="", mfc=face, label=label, ms=7, **style)
         if expert and not filled:
-            start, end = ((which["id"], which["ood"]) for which in (expert, point))
-            axes.annotate("", end, start, arrowprops={"arrowstyle": "->", "color": style["color"], "lw": 1})
+            axes.annotate(
+                "",
+                point.place,
+                expert.place,
+                arrowprops={"arrowstyle": "->", "color": style["color"], "lw": 1},
+            )
 
 
-def merges(study: Study, folder: Path) -> list[Figure]:
+def merges(study: Results, folder: Path) -> list[Figure]:
     """A panel per task: every model on the test split with its interval."""
     found: list[Figure] = []
-    for task in dict.fromkeys(row["task"] for row in study.primary(kind="merged")):
-        rows = study.primary(task=task, split="test", shift="")
+    for task in dict.fromkeys(row.task for row in study.primary(kind="merged")):
+        rows = study.primary(task=task, shifted=False)
         alt = f"Models on {words.task(task)}"
         with panel(folder, f"merge-{task}", alt, found, (WIDTH, 0.42 * len(rows) + 1.1)) as axes:
             kinds = {"finetuned": 0, "merged": 1, "pretrained": 2}
             for place, row in enumerate(reversed(rows)):
-                spread = whiskers(row["value"], row["low"], row["high"])
-                style = _style(kinds[row["kind"]])
+                spread = whiskers(row.value, row.low, row.high)
+                style = _style(kinds[row.kind])
                 axes.errorbar(
-                    row["value"], place, xerr=spread, fmt=style["marker"], color=style["color"], capsize=3
+                    row.value, place, xerr=spread, fmt=style["marker"], color=style["color"], capsize=3
                 )
             axes.set_yticks(range(len(rows)), [model(row) for row in reversed(rows)])
-            blind = study.tasks.get(task, {}).get("blind")
-            if blind is not None:
+            if task in study.tasks:
+                blind = study.tasks[task].blind
                 axes.axvline(blind, color=GREY, ls=":", lw=1.4)
                 box = {"facecolor": "white", "edgecolor": "none", "pad": 1}
                 axes.text(blind, len(rows) - 0.55, "blind", color=GREY, fontsize=8, ha="center", bbox=box)
-            axes.set(title=words.task(task), xlabel=words.metric(rows[0]["metric"]))
+            axes.set(title=words.task(task), xlabel=words.metric(rows[0].metric))
             axes.set(xlim=(0, None), ylim=(-0.6, len(rows) - 0.2))
             axes.grid(axis="y", visible=False)
     return found
 
 
-def model(row: Row) -> str:
+def model(row: CellScore) -> str:
     """A model's name for a reader."""
-    if row["kind"] == "merged":
-        return "merge: " + words.task(row["model"].removeprefix("merged/"))
-    return "expert" if row["kind"] == "finetuned" else "pretrained only"
+    if row.kind == "merged":
+        return "merge: " + words.task(row.model.removeprefix("merged/"))
+    return "expert" if row.kind == "finetuned" else "pretrained only"
 
 
-def synergy(study: Study, folder: Path) -> list[Figure]:
+def synergy(study: Results, folder: Path) -> list[Figure]:
     """A matrix per study: variant by task, the paired difference from the baseline with its interval."""
     found: list[Figure] = []
-    for name in dict.fromkeys(row["study"] for row in study.ablations):
-        rows = [row for row in study.ablations if row["study"] == name]
-        tasks = list(dict.fromkeys(row["task"] for row in rows))
-        keys = list(dict.fromkeys((row["variant"], row["seed"]) for row in rows))
+    for name in dict.fromkeys(row.study for row in study.ablations):
+        rows = [row for row in study.ablations if row.study == name]
+        tasks = list(dict.fromkeys(row.task for row in rows))
+        keys = list(dict.fromkeys((row.variant, row.seed) for row in rows))
         seeds = len({seed for _, seed in keys}) > 1
         labels = [
             words.task(variant).replace("from ", "from\n").replace(" and ", " and\n")
@@ -291,26 +301,28 @@ def synergy(study: Study, folder: Path) -> list[Figure]:
         with panel(folder, f"synergy-{name}", f"Study {name}: variants by tasks", found, size) as axes:
             axes.set(xlim=(-0.5, len(tasks) - 0.5), ylim=(len(keys) - 0.5, -0.5))
             for row in rows:
-                place = tasks.index(row["task"]), keys.index((row["variant"], row["seed"]))
-                square(axes, row, *place)
+                place = tasks.index(row.task), keys.index((row.variant, row.seed))
+                if row.difference is None:
+                    score = f"{row.value:.3f}\n[{row.low:.2f}, {row.high:.2f}]"
+                    _filled(axes, *place, "#f0f0f0", score)
+                else:
+                    square(axes, row.difference, *place)
             axes.set_xticks(range(len(tasks)), [words.task(task) for task in tasks])
             axes.set_yticks(range(len(keys)), labels)
             bare(axes)
-            axes.set_title(f"{words.task(name)} (baseline: {words.task(rows[0]['baseline'])})", fontsize=10)
+            axes.set_title(f"{words.task(name)} (baseline: {words.task(rows[0].baseline)})", fontsize=10)
     return found
 
 
-def square(axes: Axes, row: Row, x: int, y: int, mark: str = "") -> None:
+def square(axes: Axes, difference: Interval, x: int, y: int, mark: str = "") -> None:
     """A difference with its interval as a coloured field of a matrix."""
-    difference = row["difference"]
-    color: Any = "#f0f0f0"
-    if difference is None:
-        text = f"{row['value']:.3f}\n[{row['low']:.2f}, {row['high']:.2f}]"
-    else:
-        clear = row["difference_low"] > 0 or row["difference_high"] < 0
-        color = _shade(difference, (0.25 + 0.75 * min(abs(difference) / 0.5, 1.0)) if clear else 0.0)
-        low, high = row["difference_low"], row["difference_high"]
-        text = f"{difference:+.3f}{mark}\n[{low:+.2f}, {high:+.2f}]"
+    value, low, high = difference
+    clear = low > 0 or high < 0
+    color = _shade(value, (0.25 + 0.75 * min(abs(value) / 0.5, 1.0)) if clear else 0.0)
+    _filled(axes, x, y, color, f"{value:+.3f}{mark}\n[{low:+.2f}, {high:+.2f}]")
+
+
+def _filled(axes: Axes, x: int, y: int, color: Any, text: str) -> None:
     axes.add_patch(_field(x, y, color))
     axes.text(x, y, text, ha="center", va="center", fontsize=8.5)
 

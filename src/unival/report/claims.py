@@ -12,7 +12,8 @@ from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
 from unival.report import words
-from unival.study.tables import Row, Study
+from unival.study.results import Results
+from unival.study.tables import Ablation, CellScore, TaskScore
 
 Verdict = Literal["supported", "not supported", "undecided", "not tested"]
 MARGIN = 0.05
@@ -44,7 +45,7 @@ class Claim:
     evidence: str
 
 
-def check(study: Study) -> list[Claim]:
+def check(study: Results) -> list[Claim]:
     """All claims, in the order of the paper's argument."""
     return [
         _learned(study),
@@ -56,12 +57,12 @@ def check(study: Study) -> list[Claim]:
         _claim(
             "Training on several tasks at once is better for each of them than training on it alone.",
             "T4",
-            _ablation(study, "multitask", lambda row: row["variant"] == f"only_{row['task']}", flip=True),
+            _ablation(study, "multitask", lambda row: row.variant == f"only_{row.task}", flip=True),
         ),
         _claim(
             "Giving every task a fixed share of each step beats drawing in proportion to the data.",
             "T3",
-            _ablation(study, "balancing", lambda row: row["variant"] == "proportional", flip=True),
+            _ablation(study, "balancing", lambda row: row.variant == "proportional", flip=True),
         ),
         _claim(
             f"Adding video to pretraining costs image tasks nothing (a loss under {MARGIN} counts as none).",
@@ -72,21 +73,19 @@ def check(study: Study) -> list[Claim]:
         _claim(
             "Video tasks need video in pretraining.",
             "T17",
-            _ablation(
-                study, "video", lambda row: row["task"].startswith("video") and "video" in row["variant"]
-            ),
+            _ablation(study, "video", lambda row: row.task.startswith("video") and "video" in row.variant),
         ),
         _claim(
             "A curriculum, images first, is as good as training on everything at once "
             f"(a loss under {MARGIN} counts as none).",
             "T2",
-            _ablation(study, "curriculum", lambda row: row["variant"] == "curriculum"),
+            _ablation(study, "curriculum", lambda row: row.variant == "curriculum"),
             margin=MARGIN,
         ),
         _claim(
             "A model pretrained on images and video, never on sound, learns audio captioning better.",
             "T12",
-            _ablation(study, "audio", lambda row: row["variant"] == "from_pretrained"),
+            _ablation(study, "audio", lambda row: row.variant == "from_pretrained"),
         ),
         _claim(
             "Half-way between two experts each task scores above the mean of both ends.",
@@ -132,11 +131,11 @@ def decide(intervals: Iterable[tuple[float, float]], margin: float = 0.0) -> Ver
     return "supported" if all(low > -margin for low, _ in bounds) else "undecided"
 
 
-def _learned(study: Study) -> Claim:
+def _learned(study: Results) -> Claim:
     """One architecture and one loss for all tasks: each expert above its blind baseline."""
     rows = [(task, study.tasks[task]) for task in study.finetuned if study.tasks.get(task)]
-    above = [task for task, row in rows if row["low"] > floor(row)]
-    below = [task for task, row in rows if row["high"] < floor(row)]
+    above = [task for task, row in rows if row.low > floor(row)]
+    below = [task for task, row in rows if row.high < floor(row)]
     verdict: Verdict = "supported" if len(above) == len(rows) else "not supported" if below else "undecided"
     rest = [words.task(task) for task, _ in rows if task not in above]
     evidence = f"{len(above)} of {len(rows)} tasks clearly above what needs no medium"
@@ -145,87 +144,86 @@ def _learned(study: Study) -> Claim:
     return Claim(text, "T5–T9", verdict if rows else "not tested", evidence)
 
 
-def floor(row: Row) -> float:
+def floor(score: TaskScore) -> float:
     """What a model must beat: the better of the blind baseline and the majority answer."""
-    return max(row.get("blind") or 0.0, row.get("majority") or 0.0)
+    return max(score.blind, score.majority or 0.0)
 
 
-def _beats_floor(study: Study, row: Row | None) -> bool:
+def _beats_floor(study: Results, row: CellScore | Ablation | None) -> bool:
     """Whether a model's score on test rows is clearly above what needs no medium, where that is known."""
-    baselines = study.tasks.get(row["task"]) if row else None
-    return row is not None and (baselines is None or row["low"] > floor(baselines))
+    baselines = study.tasks.get(row.task) if row else None
+    return row is not None and (baselines is None or row.low > floor(baselines))
 
 
-def _pretrained(study: Study) -> list[Part]:
+def _pretrained(study: Results) -> list[Part]:
     """The pretrained model on what it was trained for, over the blind baseline."""
     phases = [config for name, config in study.configs.items() if name.startswith("pretrain-")]
     streams = [stream for config in phases for stream in config["train"]["mixture"].get("streams", [])]
     trained = {stream["task"] for stream in streams} | set(DERIVED)
     found = []
-    for row in study.primary(kind="pretrained", split="test", shift=""):
-        blind = study.tasks.get(row["task"])
-        if blind and row["task"] in trained:
+    for row in study.primary(kind="pretrained", shifted=False):
+        blind = study.tasks.get(row.task)
+        if blind and row.task in trained:
             lift = floor(blind)
-            values = (row[key] - lift for key in ("value", "low", "high"))
-            found.append(Part(words.task(row["task"]), *values))
+            found.append(Part(words.task(row.task), row.value - lift, row.low - lift, row.high - lift))
     return found
 
 
-def _image_task_with_video(row: Row) -> bool:
-    return not row["task"].startswith("video") and "video" in row["variant"]
+def _image_task_with_video(row: Ablation) -> bool:
+    return not row.task.startswith("video") and "video" in row.variant
 
 
-def _ablation(study: Study, name: str, wanted: Callable[[Row], bool], flip: bool = False) -> list[Part]:
+def _ablation(
+    study: Results, name: str, wanted: Callable[[Ablation], bool], flip: bool = False
+) -> list[Part]:
     """Differences of a study's rows from its baseline; `flip`: the baseline is what the claim favours."""
-    rows = [row for row in study.ablations if row["study"] == name]
-    baselines = {(row["task"], row["seed"]): row for row in rows if row["variant"] == row["baseline"]}
+    rows = [row for row in study.ablations if row.study == name]
+    baselines = {(row.task, row.seed): row for row in rows if row.variant == row.baseline}
     found = []
     for row in rows:
-        if row["difference"] is not None and wanted(row):
-            values = row["difference"], row["difference_low"], row["difference_high"]
-            if flip:
-                values = -values[0], -values[2], -values[1]
-            pair = row, baselines.get((row["task"], row["seed"]))
+        if row.difference is not None and wanted(row):
+            value, low, high = row.difference
+            values = (-value, -high, -low) if flip else (value, low, high)
+            pair = row, baselines.get((row.task, row.seed))
             learned = any(_beats_floor(study, one) for one in pair)
-            found.append(Part(words.task(row["task"]), *values, learned))
+            found.append(Part(words.task(row.task), *values, learned))
     return found
 
 
-def _merged(study: Study) -> list[Part]:
+def _merged(study: Results) -> list[Part]:
     """The uniform averages minus the pretrained model, paired on test rows."""
     found = []
     for row in study.comparisons:
-        wanted = row["split"] == "test" and row["against"] == study.pretrained
-        if row["model"].startswith(AVERAGES) and wanted:
-            pair = (study.in_distribution(row[key], row["task"]) for key in ("model", "against"))
+        wanted = row.split == "test" and row.against == study.pretrained
+        if row.model.startswith(AVERAGES) and wanted:
+            pair = (study.in_distribution(model, row.task) for model in (row.model, row.against))
             learned = any(_beats_floor(study, one) for one in pair)
-            found.append(Part(words.task(row["task"]), row["difference"], row["low"], row["high"], learned))
+            found.append(Part(words.task(row.task), row.difference, row.low, row.high, learned))
     return found
 
 
-def _shifted(study: Study) -> list[Part]:
+def _shifted(study: Results) -> list[Part]:
     """Of the league: the mean share of the experts' scores over the shifted cells, the same rows drawn."""
     found = []
-    for row in study.merging.get("league", ()):
-        if row["model"].startswith(AVERAGES) and row["part"] == "ood" and row["share"] is not None:
-            share, low, high = (row[key] - 1 for key in ("share", "share_low", "share_high"))
-            learned = _experts_learned(study, row["tasks"].split())
-            found.append(Part(words.task(row["model"].removeprefix("merged/")), share, low, high, learned))
+    for row in study.league:
+        if row.model.startswith(AVERAGES) and row.part == "ood" and row.share is not None:
+            share, low, high = (figure - 1 for figure in row.share)
+            learned = _experts_learned(study, row.tasks.split())
+            found.append(Part(words.task(row.model.removeprefix("merged/")), share, low, high, learned))
     return found
 
 
-def _halfway(study: Study) -> list[Part]:
+def _halfway(study: Results) -> list[Part]:
     """The middle between two experts minus the mean of both, paired on test rows."""
     found = []
-    for row in study.merging.get("pairs", ()):
-        task, pair = row["task"], (row["first"], row["second"])
-        if task in pair and row["minus_mean"] is not None:
+    for row in study.pairs:
+        task, pair = row.task, (row.first, row.second)
+        if task in pair and row.minus_mean is not None:
             what = f"{words.task(task)} ({' – '.join(map(words.task, pair))})"
-            values = row["minus_mean"], row["minus_mean_low"], row["minus_mean_high"]
-            found.append(Part(what, *values, _experts_learned(study, [task])))
+            found.append(Part(what, *row.minus_mean, _experts_learned(study, [task])))
     return found
 
 
-def _experts_learned(study: Study, tasks: Sequence[str]) -> bool:
+def _experts_learned(study: Results, tasks: Sequence[str]) -> bool:
     cells = (study.in_distribution(f"finetune/{task}", task) for task in tasks)
     return all(_beats_floor(study, cell) for cell in cells)

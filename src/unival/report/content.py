@@ -6,12 +6,13 @@ from typing import Any
 
 from unival.report import charts, claims, dag, gallery, merging, words
 from unival.report.page import Block, Cell, Document, Figures, Fold, Points, Section, Table, Text
-from unival.study.tables import Row, Study
+from unival.study.results import Results
+from unival.study.tables import CellScore, Comparison, TaskScore
 
 TONES = {"supported": "good", "not supported": "bad"}
 
 
-def document(study: Study, provenance: dict[str, Any], figures: Path) -> Document:
+def document(study: Results, provenance: dict[str, Any], figures: Path) -> Document:
     """The whole report; pictures are written into `figures`."""
     name = study.facts.get("name", study.data.name)
     lead = (
@@ -48,15 +49,15 @@ def _figures(found: Sequence[Any]) -> list[Block]:
     return [Figures(found)] if found else []
 
 
-def _tasks(study: Study) -> list[Block]:
+def _tasks(study: Results) -> list[Block]:
     rows: list[list[str | Cell]] = []
     for task, row in study.tasks.items():
         who = "expert" if task in study.finetuned else "pretrained"
         rows.append(
             [
-                words.task(task), words.number(row["value"]), words.interval(row["low"], row["high"]),
-                verdict(row), words.number(row["blind"]), words.number(row.get("majority")), str(row["n"]),
-                words.metric(row["metric"]), who,
+                words.task(task), words.number(row.value), words.interval(row.low, row.high),
+                verdict(row), words.number(row.blind), words.number(row.majority), str(row.n),
+                words.metric(row.metric), who,
             ]
         )  # fmt: skip
     columns = ("task", "value", "95 % interval", "verdict", "blind", "majority", "n", "metric", "model")
@@ -69,21 +70,19 @@ def _tasks(study: Study) -> list[Block]:
     return [Table(columns, rows), Text(text), *_secondary(study)]
 
 
-def verdict(row: Row) -> Cell:
+def verdict(row: TaskScore) -> Cell:
     """Whether the interval is above what needs no medium."""
     floor = claims.floor(row)
-    if row["low"] > floor:
+    if row.low > floor:
         return Cell("above baseline", "good")
-    return Cell("below baseline", "bad") if row["high"] < floor else Cell("not above baseline", "bad")
+    return Cell("below baseline", "bad") if row.high < floor else Cell("not above baseline", "bad")
 
 
-def _secondary(study: Study) -> list[Block]:
+def _secondary(study: Results) -> list[Block]:
     """Other metrics, the strictest first: the checker of captions reads every object, attribute and count."""
     rows: list[list[str | Cell]] = []
     for task, row in study.tasks.items():
-        others = {
-            name: values for name, values in (row.get("metrics") or {}).items() if name != row["metric"]
-        }
+        others = {name: values for name, values in row.metrics.items() if name != row.metric}
         order = sorted(others, key=lambda name: (name != "correct", name != "exact"))
         shown = [
             f"{words.metric(name)} {words.number(others[name][0])} {words.interval(*others[name][1:])}"
@@ -99,7 +98,7 @@ def _secondary(study: Study) -> list[Block]:
     return [Text(text), Table(("task", "metrics"), rows, numbers=False)]
 
 
-def _claims(study: Study) -> list[Block]:
+def _claims(study: Results) -> list[Block]:
     rows: list[list[str | Cell]] = [
         [claim.text, claim.source, Cell(claim.verdict, TONES.get(claim.verdict, "")), claim.evidence]
         for claim in claims.check(study)
@@ -113,12 +112,12 @@ def _claims(study: Study) -> list[Block]:
     return [Text(text), Table(("claim", "paper", "here", "evidence"), rows, numbers=False)]
 
 
-def _negative(study: Study) -> list[Block]:
+def _negative(study: Results) -> list[Block]:
     points = []
     for task, row in study.tasks.items():
         floor = claims.floor(row)
-        if row["low"] <= floor:
-            value = f"{words.number(row['value'])} {words.interval(row['low'], row['high'])}"
+        if row.low <= floor:
+            value = f"{words.number(row.value)} {words.interval(row.low, row.high)}"
             points.append(
                 f"**{words.task(task)}** is not above its baseline: {value} against {words.number(floor)}."
             )
@@ -135,7 +134,7 @@ def _negative(study: Study) -> list[Block]:
     )
 
 
-def _interpolation(study: Study, figures: Path) -> list[Block]:
+def _interpolation(study: Results, figures: Path) -> list[Block]:
     found = charts.interpolation(study, figures)
     if not found:
         return []
@@ -146,21 +145,21 @@ def _interpolation(study: Study, figures: Path) -> list[Block]:
     return [Text(text), Figures(found)]
 
 
-def _merges(study: Study, figures: Path) -> list[Block]:
-    merged = study.primary(kind="merged", split="test", shift="")
+def _merges(study: Results, figures: Path) -> list[Block]:
+    merged = study.primary(kind="merged", shifted=False)
     if not merged:
         return []
     rows: list[list[str | Cell]] = []
     for row in merged:
-        expert, pretrained = f"finetune/{row['task']}", study.pretrained
-        cells = [study.in_distribution(other, row["task"]) for other in (expert, pretrained)]
+        expert, pretrained = f"finetune/{row.task}", study.pretrained
+        cells = [study.in_distribution(other, row.task) for other in (expert, pretrained)]
         rows.append(
             [
-                words.task(row["model"].removeprefix("merged/")), words.task(row["task"]),
-                words.metric(row["metric"]), words.number(row["value"]),
-                *(words.number(cell and cell["value"]) for cell in cells),
-                _change(study.comparison(row["model"], expert, row["task"])),
-                _change(study.comparison(row["model"], pretrained, row["task"])),
+                words.task(row.model.removeprefix("merged/")), words.task(row.task),
+                words.metric(row.metric), words.number(row.value),
+                *(words.number(cell and cell.value) for cell in cells),
+                _change(study.comparison(row.model, expert, row.task)),
+                _change(study.comparison(row.model, pretrained, row.task)),
             ]
         )  # fmt: skip
     columns = (
@@ -179,27 +178,27 @@ def _merges(study: Study, figures: Path) -> list[Block]:
     return [Text(text), Table(columns, rows), shown, *merging.blocks(study, figures)]
 
 
-def _change(row: Row | None) -> Cell | str:
+def _change(row: Comparison | None) -> Cell | str:
     if row is None:
         return "–"
-    text = words.change((row["difference"], row["low"], row["high"]))
-    return Cell(text, "good" if row["low"] > 0 else "bad" if row["high"] < 0 else "")
+    text = words.change((row.difference, row.low, row.high))
+    return Cell(text, "good" if row.low > 0 else "bad" if row.high < 0 else "")
 
 
-def _shifts(study: Study, figures: Path) -> list[Block]:
-    cells = [row for row in study.primary(kind="finetuned") if row["shift"] or row["split"] != "test"]
+def _shifts(study: Results, figures: Path) -> list[Block]:
+    cells = study.primary(kind="finetuned", shifted=True)
     if not cells:
         return []
-    places = list(dict.fromkeys((row["task"], row["shift"] or row["split"]) for row in cells))
-    levels = sorted({row["severity"] for row in cells if row["shift"]})
+    places = list(dict.fromkeys((row.task, row.shift or row.split) for row in cells))
+    levels = sorted({row.severity for row in cells if row.severity is not None})
     rows = []
     for task, place in places:
-        found = {row["severity"] if row["shift"] else 0: row for row in cells if _at(row, task, place)}
+        found = {row.severity or 0: row for row in cells if _at(row, task, place)}
         inside = study.in_distribution(f"finetune/{task}", task)
         line = [
             words.task(task),
             words.task(place.removeprefix("ood-")),
-            words.number(inside and inside["value"]),
+            words.number(inside and inside.value),
         ]
         line += [_with_interval(found.get(level)) for level in (0, *levels)]
         rows.append(line)
@@ -212,15 +211,15 @@ def _shifts(study: Study, figures: Path) -> list[Block]:
     return [*blocks, Text(plane), Figures(charts.id_against_ood(study, figures))]
 
 
-def _at(row: Row, task: str, place: str) -> bool:
-    return bool(row["task"] == task and (row["shift"] or row["split"]) == place)
+def _at(row: CellScore, task: str, place: str) -> bool:
+    return bool(row.task == task and (row.shift or row.split) == place)
 
 
-def _with_interval(row: Row | None) -> str:
-    return "" if row is None else f"{words.number(row['value'])} {words.interval(row['low'], row['high'])}"
+def _with_interval(row: CellScore | None) -> str:
+    return "" if row is None else f"{words.number(row.value)} {words.interval(row.low, row.high)}"
 
 
-def _synergy(study: Study, figures: Path) -> list[Block]:
+def _synergy(study: Results, figures: Path) -> list[Block]:
     if not study.ablations:
         return []
     definitions = study.configs.get("ablate", {}).get("definitions", {})
@@ -237,7 +236,7 @@ def _synergy(study: Study, figures: Path) -> list[Block]:
     return [Text(text), *([Points(points)] if points else []), Figures(charts.synergy(study, figures))]
 
 
-def _examples(study: Study, figures: Path) -> list[Block]:
+def _examples(study: Results, figures: Path) -> list[Block]:
     blocks: list[Block] = []
     for task in study.tasks:
         found = gallery.examples(study, task, figures)
@@ -246,23 +245,23 @@ def _examples(study: Study, figures: Path) -> list[Block]:
     return blocks
 
 
-def _sheets(study: Study, figures: Path) -> list[Block]:
+def _sheets(study: Results, figures: Path) -> list[Block]:
     found = gallery.sheets(study, figures)
     text = Text("Twelve test rows of each task with what is asked (black) and expected (grey).")
     return [text, *(Fold(figure.alt, [figure]) for figure in found)] if found else []
 
 
-def _runs(study: Study, provenance: dict[str, Any]) -> list[Block]:
+def _runs(study: Results, provenance: dict[str, Any]) -> list[Block]:
     rows = []
     for name, run in study.runs.items():
         config = study.configs.get(name, {})
         rows.append(
             [
-                name, words.duration(run.get("seconds")), f"{run.get('peak_mib', '–')} MiB",
-                setting(config), f"`{run.get('config_hash')}`", f"`{(run.get('run_id') or '–')[:12]}`",
+                name, words.duration(run.seconds), f"{run.peak_mib} MiB",
+                setting(config), f"`{run.config_hash}`", f"`{(run.run_id or '–')[:12]}`",
             ]
         )  # fmt: skip
-    total = sum(run.get("seconds") or 0 for run in study.runs.values())
+    total = sum(run.seconds for run in study.runs.values())
     columns = ("process", "time", "peak memory", "configuration", "its hash", "MLflow run")
     machine = provenance.get("machine", {})
     versions = ", ".join(f"{name} {version}" for name, version in provenance.get("versions", {}).items())

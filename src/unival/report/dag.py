@@ -10,14 +10,14 @@ from matplotlib.patches import FancyBboxPatch
 from unival.report import words
 from unival.report.charts import COLORS, GREY, panel
 from unival.report.page import Figure
-from unival.study.tables import Study
+from unival.study.results import Results
 
 HEIGHT, STEP = 0.95, 1.4
 Place = tuple[float, float, float]
 """Left, width, top of a box."""
 
 
-def draw(study: Study, folder: Path) -> list[Figure]:
+def draw(study: Results, folder: Path) -> list[Figure]:
     """The stages from top to bottom; an arrow means `needs what was made there`."""
     phases = [name for name in study.configs if name.startswith("pretrain-")]
     phases.sort(key=lambda name: bool(study.configs[name].get("init")))
@@ -39,7 +39,7 @@ def draw(study: Study, folder: Path) -> list[Figure]:
     return [Figure(found[0].file, found[0].alt, kind="wide")]
 
 
-def _branches(axes: Axes, study: Study, above: Place) -> None:
+def _branches(axes: Axes, study: Results, above: Place) -> None:
     top = above[2] - STEP
     experts = [name for name in study.runs if name.startswith("finetune-")]
     left = [
@@ -58,8 +58,8 @@ def _branches(axes: Axes, study: Study, above: Place) -> None:
     _chain(axes, [above, ablate, end])
 
 
-def _note(study: Study, names: Sequence[str], text: str) -> str:
-    seconds = [study.runs[name]["seconds"] for name in names if name in study.runs]
+def _note(study: Results, names: Sequence[str], text: str) -> str:
+    seconds = [study.runs[name].seconds for name in names if name in study.runs]
     return ", ".join(part for part in (text, words.duration(sum(seconds)) if seconds else "") if part)
 
 

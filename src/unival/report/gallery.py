@@ -8,11 +8,12 @@ from PIL import Image, ImageDraw
 
 from unival.data.contact_sheet import contact_sheet
 from unival.data.store import MediaStore
+from unival.engine.inference.predictions import PredictedRow
 from unival.errors import UserError
 from unival.files import atomic
 from unival.report import words
 from unival.report.page import Figure
-from unival.study.tables import Row, Study
+from unival.study.results import Results
 
 PER_TASK = 4
 FRAMES = 4
@@ -22,16 +23,16 @@ TRUE, PREDICTED = (0, 158, 115), (213, 94, 0)
 """Colours of boxes; the true one is drawn thick, the predicted one thin."""
 
 
-def examples(study: Study, task: str, folder: Path) -> list[Figure]:
+def examples(study: Results, task: str, folder: Path) -> list[Figure]:
     """Some test rows of a task: half of them right, half of them wrong, where there are both."""
-    model = study.tasks[task].get("model", f"finetune/{task}")
+    model = study.tasks[task].model
     rows = study.predictions(model, task)
     if not rows:
         study.missing.append(f"reports/predictions/{model}/{task}: no examples to show")
         return []
     store = MediaStore(study.data / "test")
-    metric = study.tasks[task]["metric"]
-    metric = "correct" if "correct" in rows[0]["scores"] else metric
+    metric = study.tasks[task].metric
+    metric = "correct" if "correct" in rows[0].scores else metric
     found = []
     for number, row in enumerate(_chosen(rows, metric)):
         name = f"example-{task}-{number}.png"
@@ -48,34 +49,34 @@ def examples(study: Study, task: str, folder: Path) -> list[Figure]:
     return found
 
 
-def _chosen(rows: list[Row], metric: str) -> list[Row]:
+def _chosen(rows: list[PredictedRow], metric: str) -> list[PredictedRow]:
     """The first right and the first wrong rows, media apart, in the order of the split."""
-    apart = list({str(row["media"]): row for row in reversed(rows)}.values())[::-1]
-    right = [row for row in apart if row["scores"][metric] >= 0.5]
-    wrong = [row for row in apart if row["scores"][metric] < 0.5]
+    apart = list({str(row.media): row for row in reversed(rows)}.values())[::-1]
+    right = [row for row in apart if row.scores[metric] >= 0.5]
+    wrong = [row for row in apart if row.scores[metric] < 0.5]
     half = PER_TASK // 2
     kept = right[: PER_TASK - min(len(wrong), half)]
     return kept + wrong[: PER_TASK - len(kept)]
 
 
-def _lines(study: Study, task: str, row: Row, metric: str) -> list[str]:
+def _lines(study: Results, task: str, row: PredictedRow, metric: str) -> list[str]:
     lines = [f"prompt: {study.prompt(task, row)}"]
-    output = row["output"].strip() or "(nothing)"
-    mark = "✓" if row["scores"][metric] >= 0.5 else "✗"
+    output = row.output.strip() or "(nothing)"
+    mark = "✓" if row.scores[metric] >= 0.5 else "✗"
     lines.append(f"**{mark} {output}**")
-    if "iou" in row["scores"]:
-        lines.append(f"IoU {row['scores']['iou']:.2f}; true box thick green, predicted box thin orange")
-    elif row.get("answers"):
-        answers = ", ".join(f"{text} ({weight:g})" for text, weight in row["answers"].items())
+    if "iou" in row.scores:
+        lines.append(f"IoU {row.scores['iou']:.2f}; true box thick green, predicted box thin orange")
+    elif row.answers:
+        answers = ", ".join(f"{text} ({weight:g})" for text, weight in row.answers.items())
         lines.append(f"reference: {answers}")
-    elif row.get("references"):
-        lines.append(f"reference: {row['references'][0]}")
+    elif row.references:
+        lines.append(f"reference: {row.references[0]}")
     return lines
 
 
-def _picture(row: Row, store: MediaStore) -> Image.Image:
+def _picture(row: PredictedRow, store: MediaStore) -> Image.Image:
     parts = []
-    media = row["media"]
+    media = row.media
     if "image" in media:
         parts.append(_with_boxes(store.image(media["image"]), row))
     if "video" in media:
@@ -103,18 +104,18 @@ def _enlarged(pixels_HWC: np.ndarray, width: int) -> Image.Image:
     return image.resize((round(image.width * scale), max(round(image.height * scale), 1)), way)
 
 
-def _with_boxes(pixels_HWC: np.ndarray, row: Row) -> Image.Image:
+def _with_boxes(pixels_HWC: np.ndarray, row: PredictedRow) -> Image.Image:
     image = _enlarged(pixels_HWC, SIDE)
     scale = image.width / pixels_HWC.shape[1]
     draw = ImageDraw.Draw(image)
-    if row.get("box"):
-        draw.rectangle(_corners(row["box"], scale), outline=TRUE, width=5)
-        if isinstance(row["prediction"], list):
-            draw.rectangle(_corners(row["prediction"], scale), outline=PREDICTED, width=2)
+    if row.box:
+        draw.rectangle(_corners(row.box, scale), outline=TRUE, width=5)
+        if isinstance(row.prediction, tuple):
+            draw.rectangle(_corners(row.prediction, scale), outline=PREDICTED, width=2)
     return image
 
 
-def _corners(box: list[float], scale: float) -> list[float]:
+def _corners(box: tuple[float, ...], scale: float) -> list[float]:
     """Scaled, with the first corner before the second: a model may write them the other way round."""
     x0, y0, x1, y1 = (coordinate * scale for coordinate in box)
     return [min(x0, x1), min(y0, y1), max(x0, x1), max(y0, y1)]
@@ -134,7 +135,7 @@ def _spectrogram(samples_S: np.ndarray, window: int = 256) -> Image.Image:
     return Image.fromarray(pixels).resize((2 * SIDE, SIDE), Image.Resampling.NEAREST)
 
 
-def sheets(study: Study, folder: Path) -> list[Figure]:
+def sheets(study: Results, folder: Path) -> list[Figure]:
     """A contact sheet of the test rows of every task."""
     found = []
     for task in study.tasks:

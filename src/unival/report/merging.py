@@ -5,7 +5,7 @@ from typing import Any
 
 from unival.report import charts, words
 from unival.report.page import Block, Figure, Figures, Table, Text
-from unival.study.tables import Study
+from unival.study.results import Results
 
 TEXT = (
     "**Share** is the mean over tasks of the score divided by that of the task's own expert. In the plane, "
@@ -17,56 +17,53 @@ TEXT = (
 )
 
 
-def blocks(study: Study, figures: Path) -> list[Block]:
+def blocks(study: Results, figures: Path) -> list[Block]:
     """Charts and the table of barriers; nothing where there are no tables."""
     found = [*plane(study, figures), *matrix(study, figures), *cosines(study, figures)]
     return [Text(TEXT), Figures(found), *_barriers(study), *_modules(study)] if found else []
 
 
-def plane(study: Study, folder: Path) -> list[Figure]:
+def plane(study: Results, folder: Path) -> list[Figure]:
     """A panel per group of tasks: share of the experts' scores, in and out of distribution."""
     found: list[Figure] = []
-    rows = [row for row in study.merging.get("league", ()) if row["share"] is not None]
-    for number, tasks in enumerate(dict.fromkeys(row["tasks"] for row in rows)):
-        parts = {(row["model"], row["part"]): row for row in rows if row["tasks"] == tasks}
+    known = [(row, row.share) for row in study.league if row.share is not None]
+    for number, tasks in enumerate(dict.fromkeys(row.tasks for row, _ in known)):
+        own = [(row, share) for row, share in known if row.tasks == tasks]
+        outside_of = {row.model: share for row, share in own if row.part == "ood"}
         both = {
-            m: (row, parts[m, "ood"])
-            for (m, part), row in parts.items()
-            if part == "id" and (m, "ood") in parts
+            row.model: (share, outside_of[row.model], row.front)
+            for row, share in own
+            if row.part == "id" and row.model in outside_of
         }
         if not both:
             continue
         alt = f"ID and OOD share of models on {tasks}"
         with charts.panel(folder, f"plane-{number}", alt, found, (charts.WIDTH, 3.8)) as axes:
-            for place, (model, (inside, outside)) in enumerate(both.items()):
+            for place, (model, (inside, outside, on_front)) in enumerate(both.items()):
                 style: Any = {"color": charts.COLORS[place % 7], "marker": charts.MARKERS[place // 7 % 7]}
-                x, y = (
-                    charts.whiskers(row["share"], row["share_low"], row["share_high"])
-                    for row in (inside, outside)
-                )
+                x, y = (charts.whiskers(*share) for share in (inside, outside))
                 axes.errorbar(
-                    inside["share"], outside["share"], xerr=x, yerr=y, ls="", lw=0.8, label=_name(model),
-                    mfc=None if inside["front"] else "white", **style,
+                    inside.value, outside.value, xerr=x, yerr=y, ls="", lw=0.8, label=_name(model),
+                    mfc=None if on_front else "white", **style,
                 )  # fmt: skip
             ends = [both[m] for m in both if m == "experts" or m.startswith("pretrain/")]
             if len(ends) == 2:
-                axes.plot(
-                    *([row[i]["share"] for row in ends] for i in (0, 1)), color=charts.GREY, ls="--", lw=1
-                )
+                line = [inside.value for inside, _, _ in ends], [outside.value for _, outside, _ in ends]
+                axes.plot(*line, color=charts.GREY, ls="--", lw=1)
             axes.set(title=" + ".join(map(words.task, tasks.split())), xlabel="share, in distribution")
             axes.set(ylabel="share, out of distribution")
             axes.legend(loc="upper center", bbox_to_anchor=(0.5, -0.18), ncols=2, fontsize=7.5)
     return found
 
 
-def matrix(study: Study, folder: Path) -> list[Figure]:
+def matrix(study: Results, folder: Path) -> list[Figure]:
     """Pairs by task: the middle of the line minus the better end."""
-    rows = [row for row in study.merging.get("pairs", ()) if row["minus_best"] is not None]
+    rows = [row for row in study.pairs if row.middle is not None]
     if not rows:
         return []
     found: list[Figure] = []
-    pairs = list(dict.fromkeys((row["first"], row["second"]) for row in rows))
-    tasks = list(dict.fromkeys(row["task"] for row in rows))
+    pairs = list(dict.fromkeys((row.first, row.second) for row in rows))
+    tasks = list(dict.fromkeys(row.task for row in rows))
     size = (2.0 + 1.1 * len(tasks), 0.6 * len(pairs) + 1.0)
     with charts.panel(
         folder, "merge-matrix", "Middle of each pair minus its better end", found, size
@@ -74,29 +71,29 @@ def matrix(study: Study, folder: Path) -> list[Figure]:
         axes.set(xlim=(-0.5, len(tasks) - 0.5), ylim=(len(pairs) - 0.5, -0.5))
         axes.set_title("middle of a pair minus its better end")
         for row in rows:
-            values = {f"difference{end}": row[f"minus_best{end}"] for end in ("", "_low", "_high")}
-            place = tasks.index(row["task"]), pairs.index((row["first"], row["second"]))
-            charts.square(axes, values, *place, "*" if row["p"] < 0.05 else "")
+            place = tasks.index(row.task), pairs.index((row.first, row.second))
+            if row.minus_best is not None and row.p is not None:
+                charts.square(axes, row.minus_best, *place, "*" if row.p < 0.05 else "")
         axes.set_xticks(range(len(tasks)), [words.task(task) for task in tasks], rotation=20, ha="right")
         axes.set_yticks(range(len(pairs)), [" + ".join(map(words.task, pair)) for pair in pairs])
         charts.bare(axes)
     return found
 
 
-def cosines(study: Study, folder: Path) -> list[Figure]:
+def cosines(study: Results, folder: Path) -> list[Figure]:
     """The cosine of every two task vectors, over all weights."""
-    rows = [row for row in study.merging.get("geometry", ()) if row["module"] == "all"]
-    names = list(dict.fromkeys(row["first"] for row in rows))
+    rows = [row for row in study.angles if row.module == "all"]
+    names = list(dict.fromkeys(row.first for row in rows))
     if len(names) < 2:
         return []
     found: list[Figure] = []
     size = (1.6 + 0.62 * len(names), 1.3 + 0.5 * len(names))
     with charts.panel(folder, "cosines", "Cosines of the experts' task vectors", found, size) as axes:
         for row in rows:
-            x, y = names.index(row["first"]), names.index(row["second"])
-            if row["cosine"] is not None:
-                axes.text(x, y, f"{row['cosine']:.2f}", ha="center", va="center", fontsize=8)
-                axes.add_patch(charts.box(x, y, row["cosine"] if x != y else 0.0))
+            x, y = names.index(row.first), names.index(row.second)
+            if row.cosine is not None:
+                axes.text(x, y, f"{row.cosine:.2f}", ha="center", va="center", fontsize=8)
+                axes.add_patch(charts.box(x, y, row.cosine if x != y else 0.0))
         axes.set(xlim=(-0.5, len(names) - 0.5), ylim=(len(names) - 0.5, -0.5), title="cosine of task vectors")
         labels = [words.task(name) for name in names]
         axes.set_xticks(range(len(names)), labels, rotation=35, ha="right")
@@ -105,29 +102,29 @@ def cosines(study: Study, folder: Path) -> list[Figure]:
     return found
 
 
-def _barriers(study: Study) -> list[Block]:
-    fronts = {(row["first"], row["second"]): row for row in study.merging.get("fronts", ())}
+def _barriers(study: Results) -> list[Block]:
+    fronts = {(row.first, row.second): row for row in study.fronts}
     lines = []
-    for row in study.merging.get("pairs", ()):
-        front = fronts.get((row["first"], row["second"]))
+    for row in study.pairs:
+        front = fronts.get((row.first, row.second))
         lines.append([
-            " + ".join(map(words.task, (row["first"], row["second"]))), words.task(row["task"]),
-            words.number(row["barrier"]), words.interval(row["barrier_low"], row["barrier_high"]),
-            words.number(row["barrier_at"], 2),
-            words.change((front["gain"], front["gain_low"], front["gain_high"])) if front else "–",
+            " + ".join(map(words.task, (row.first, row.second))), words.task(row.task),
+            words.number(row.barrier.value), words.interval(row.barrier.low, row.barrier.high),
+            words.number(row.barrier_at, 2),
+            words.change(front.gain if front else None),
         ])  # fmt: skip
     columns = ("pair", "task", "barrier", "95 % interval", "at", "area gained over the ends")
     return [Table(columns, lines)] if lines else []
 
 
-def _modules(study: Study) -> list[Block]:
+def _modules(study: Results) -> list[Block]:
     """Per module, the mean cosine of two task vectors and the range of their relative norms."""
-    rows = study.merging.get("geometry", ())
+    rows = study.angles
     lines = []
-    for module in dict.fromkeys(row["module"] for row in rows):
-        own = [row for row in rows if row["module"] == module]
-        pairs = [row["cosine"] for row in own if row["first"] != row["second"] and row["cosine"] is not None]
-        norms = [row["relative_first"] for row in own if row["first"] == row["second"]]
+    for module in dict.fromkeys(row.module for row in rows):
+        own = [row for row in rows if row.module == module]
+        pairs = [row.cosine for row in own if row.first != row.second and row.cosine is not None]
+        norms = [row.relative_first for row in own if row.first == row.second]
         mean = sum(pairs) / len(pairs) if pairs else None
         known = [norm for norm in norms if norm is not None]
         spread = f"{min(known):.3f} to {max(known):.3f}" if known else "–"

@@ -1,35 +1,170 @@
-"""`reports/summary.json`: the results for programs. Its fields are documented in docs/summary.md."""
+"""`reports/summary.json`: the results for programs. docs/summary.md says the same of its fields at length."""
 
+from dataclasses import asdict, dataclass
 from typing import Any
 
-from unival.study.tables import Row, Study
+from unival.metrics.bootstrap import Interval
+from unival.study import tables
+from unival.study.results import Results
+from unival.study.tables import Ablation, CellScore, Kind, TaskScore
 
-TASK_FIELDS = ("metric", "value", "low", "high", "n", "blind", "majority")
-CELL_FIELDS = ("model", "kind", "task", "split", "shift", "severity", "metric", "value", "low", "high", "n")
-STAGE_FIELDS = ("seconds", "peak_mib", "run_id")
+
+@dataclass(frozen=True, kw_only=True)
+class Score:
+    """A model's primary metric on rows of a task."""
+
+    metric: str
+    value: float
+    low: float
+    high: float
+    n: int
+    """Rows."""
 
 
-def summarise(study: Study, provenance: dict[str, Any]) -> dict[str, Any]:
-    """The whole file as a mapping."""
-    return {
-        "tasks": {task: {key: row.get(key) for key in TASK_FIELDS} for task, row in study.tasks.items()},
-        "ood": [_ood(study, row) for row in study.primary() if row["split"] != "test" or row["shift"]],
-        "merges": [_merge(study, row) for row in study.primary(kind="merged", split="test", shift="")],
-        "ablations": study.ablations,
-        "stages": {name: {key: run.get(key) for key in STAGE_FIELDS} for name, run in study.runs.items()},
-        "provenance": {
-            **provenance,
-            "benchmark": study.facts.get("name", study.data.name),
-            "edition": study.edition,
-            "seeds": seeds(study),
-            "data": {name: split.get("digest") for name, split in study.facts.get("splits", {}).items()},
-            "config_hashes": {name: run.get("config_hash") for name, run in study.runs.items()},
-            "missing": study.missing,
+@dataclass(frozen=True, kw_only=True)
+class Task(Score):
+    """The task's expert, or the pretrained model, on test rows."""
+
+    blind: float
+    majority: float | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Shifted(Score):
+    """A model out of distribution."""
+
+    model: str
+    kind: Kind
+    task: str
+    split: str
+    shift: str
+    """Name of the corruption, or of the stored split."""
+    severity: int | None
+    in_distribution: float | None
+    """Value of the same model and task on test rows."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Merge(Score):
+    """A merged model on the task of one of its parents, beside that parent and the pretrained model."""
+
+    model: str
+    task: str
+    expert: float | None
+    minus_expert: Interval | None
+    """Paired difference."""
+    pretrained: float | None
+    minus_pretrained: Interval | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Stage:
+    """The last run of a process."""
+
+    seconds: float
+    peak_mib: int
+    run_id: str | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Provenance:
+    """What the results were made from."""
+
+    commit: str | None
+    versions: dict[str, str]
+    machine: dict[str, Any]
+    benchmark: str
+    edition: str
+    seeds: dict[str, Any]
+    """Process -> seed of its configuration; of `ablate` a list."""
+    data: dict[str, str]
+    """Split -> digest of its files."""
+    config_hashes: dict[str, str]
+    missing: list[str]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Summary:
+    """The whole file."""
+
+    tasks: dict[str, Task]
+    ood: list[Shifted]
+    merges: list[Merge]
+    ablations: list[dict[str, Any]]
+    """Columns of `unival.study.tables.Ablation`."""
+    stages: dict[str, Stage]
+    provenance: Provenance
+
+
+def summarise(study: Results, origin: dict[str, Any]) -> dict[str, Any]:
+    """The whole file as a mapping; `origin`: commit, versions and machine (`unival.provenance.describe`)."""
+    summary = Summary(
+        tasks={
+            task: Task(**_score(score), blind=score.blind, majority=score.majority)
+            for task, score in study.tasks.items()
         },
-    }
+        ood=[_shifted(study, cell) for cell in study.primary(shifted=True)],
+        merges=[_merge(study, cell) for cell in study.primary(kind="merged", shifted=False)],
+        ablations=list(tables.flat(Ablation, study.ablations)),
+        stages={
+            name: Stage(seconds=run.seconds, peak_mib=run.peak_mib, run_id=run.run_id)
+            for name, run in study.runs.items()
+        },
+        provenance=Provenance(
+            **origin,
+            benchmark=study.facts.get("name", study.data.name),
+            edition=study.edition,
+            seeds=seeds(study),
+            data={name: split.get("digest") for name, split in study.facts.get("splits", {}).items()},
+            config_hashes={name: run.config_hash for name, run in study.runs.items()},
+            missing=study.missing,
+        ),
+    )
+    return asdict(summary)
 
 
-def seeds(study: Study) -> dict[str, Any]:
+def _score(row: CellScore | TaskScore) -> dict[str, Any]:
+    return {"metric": row.metric, "value": row.value, "low": row.low, "high": row.high, "n": row.n}
+
+
+def _shifted(study: Results, cell: CellScore) -> Shifted:
+    inside = study.in_distribution(cell.model, cell.task)
+    return Shifted(
+        **_score(cell),
+        model=cell.model,
+        kind=cell.kind,
+        task=cell.task,
+        split=cell.split,
+        shift=cell.shift or cell.split,
+        severity=cell.severity,
+        in_distribution=inside.value if inside else None,
+    )
+
+
+def _merge(study: Results, cell: CellScore) -> Merge:
+    (expert, minus_expert), (pretrained, minus_pretrained) = (
+        _beside(study, cell, other) for other in (f"finetune/{cell.task}", study.pretrained)
+    )
+    return Merge(
+        **_score(cell),
+        model=cell.model,
+        task=cell.task,
+        expert=expert,
+        minus_expert=minus_expert,
+        pretrained=pretrained,
+        minus_pretrained=minus_pretrained,
+    )
+
+
+def _beside(study: Results, cell: CellScore, other: str) -> tuple[float | None, Interval | None]:
+    """The score of another model on the same task, and the paired difference from it."""
+    known = study.in_distribution(other, cell.task)
+    paired = study.comparison(cell.model, other, cell.task)
+    value = known.value if known else None
+    return value, Interval(paired.difference, paired.low, paired.high) if paired else None
+
+
+def seeds(study: Results) -> dict[str, Any]:
     """Process -> seed of its configuration."""
     found = {name: _seed(config) for name, config in study.configs.items()}
     return {name: seed for name, seed in found.items() if seed is not None}
@@ -44,20 +179,3 @@ def _seed(config: dict[str, Any]) -> Any:
         if isinstance(place, dict) and place.get("seed") is not None:
             return place["seed"]
     return None
-
-
-def _ood(study: Study, row: Row) -> Row:
-    inside = study.in_distribution(row["model"], row["task"])
-    found = {key: row[key] for key in CELL_FIELDS}
-    return {**found, "shift": row["shift"] or row["split"], "in_distribution": inside and inside["value"]}
-
-
-def _merge(study: Study, row: Row) -> Row:
-    """A merged model on the task of one of its parents, beside that parent and the pretrained model."""
-    found = {key: row[key] for key in ("model", "task", "metric", "value", "low", "high", "n")}
-    for name, other in (("expert", f"finetune/{row['task']}"), ("pretrained", study.pretrained)):
-        cell = study.in_distribution(other, row["task"])
-        paired = study.comparison(row["model"], other, row["task"])
-        found[name] = cell and cell["value"]
-        found[f"minus_{name}"] = paired and [paired["difference"], paired["low"], paired["high"]]
-    return found

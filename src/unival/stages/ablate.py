@@ -2,30 +2,26 @@
 
 A study trains variants under the same budget and compares each with the study's baseline on the same rows
 (`unival.study.variants`). Written files: reports/ablations/<study>.csv, a line per variant x seed x task
-(columns: COLUMNS).
+(`unival.study.tables.Ablation`).
 """
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from unival import files
 from unival.config import check_names, pick
 from unival.data.remote import local
 from unival.errors import nearest
-from unival.stages.base import Laid, StageIO, rounded
+from unival.stages.base import Laid, StageIO
+from unival.study import tables
+from unival.study.tables import Ablation
 from unival.study.variants import Laboratory, Study
 from unival.tasks import TaskConfig
 
 if TYPE_CHECKING:
     from unival.study.cells import Result
-
-COLUMNS = (
-    "study", "variant", "baseline", "seed", "task", "metric", "value", "low", "high", "n",
-    "difference", "difference_low", "difference_high",
-)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -96,7 +92,8 @@ def run(config: Config, io: StageIO) -> None:
     folder.mkdir(exist_ok=True)  # there may be no study
     for name, study in config.definitions.items():
         results = {one: lab.results(name, *one) for one in wanted[name]}
-        files.write_csv(folder / f"{name}.csv", COLUMNS, _rows(name, study, results, config.resamples))
+        ablations = _ablations(name, study, results, config.resamples)
+        tables.write(folder / f"{name}.csv", Ablation, ablations)
         _log(name, results, io)
     io.publish(folder, "reports/ablations")
 
@@ -119,15 +116,26 @@ def _laboratory(config: Config, scratch: Path) -> Laboratory:
 Results = Mapping[tuple[str, int], Mapping[str, "Result"]]
 
 
-def _rows(name: str, study: Study, results: Results, resamples: int) -> Iterator[tuple[Any, ...]]:
+def _ablations(name: str, study: Study, results: Results, resamples: int) -> Iterator[Ablation]:
     for (variant, seed), found in results.items():
         for task, result in found.items():
+            value, low, high = result.value.rounded()
+            line = Ablation(
+                study=name,
+                variant=variant,
+                baseline=study.baseline,
+                seed=seed,
+                task=task,
+                metric=result.primary,
+                value=value,
+                low=low,
+                high=high,
+                n=result.n,
+            )
             against = results.get((study.baseline, seed), {}).get(task)
-            paired: tuple[Any, ...] = ("", "", "")
             if against is not None and variant != study.baseline:
-                paired = rounded(result.minus(against, resamples))
-            value = rounded(result.value)
-            yield name, variant, study.baseline, seed, task, result.primary, *value, result.n, *paired
+                line = replace(line, difference=result.minus(against, resamples).rounded())
+            yield line
 
 
 def _log(name: str, results: Results, io: StageIO) -> None:

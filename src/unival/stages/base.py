@@ -12,7 +12,7 @@ import shutil
 import signal
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -20,6 +20,7 @@ from typing import Any
 from unival import config, files, provenance, scratch, tracking
 from unival.errors import UserError
 from unival.stages import module
+from unival.study.tables import Run
 
 STARTED = "UNIVAL_STARTED"
 """When the command began (seconds since the epoch): imports and the start of ranks are part of its time."""
@@ -182,11 +183,6 @@ def _compared(resolved: dict[str, Any]) -> dict[str, Any]:
     return {key: value for key, value in tracking.flatten(kept).items() if not isinstance(value, list)}
 
 
-def rounded(values: Sequence[float]) -> tuple[float, ...]:
-    """Figures of a table: six digits after the point."""
-    return tuple(round(float(value), 6) for value in values)
-
-
 def peak_mib() -> int:
     """Largest resident memory of this process and of its finished children, in MiB."""
     own = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
@@ -197,11 +193,13 @@ def peak_mib() -> int:
 def _pointer(io: StageIO, config_hash: str) -> dict[str, Any]:
     """`reports/runs/<name>.json`: nothing depends on it, so a run id may stand in it."""
     started = float(os.environ.get(STARTED) or time.time())
-    return {
-        "stage": io.stage,
-        "item": io.item,
-        "config_hash": config_hash,
-        "run_id": io.tracker.run_id,
-        "seconds": round(time.time() - started, 1),
-        "peak_mib": peak_mib(),
-    }
+    return dataclasses.asdict(
+        Run(
+            stage=io.stage,
+            item=io.item,
+            config_hash=config_hash,
+            run_id=io.tracker.run_id,
+            seconds=round(time.time() - started, 1),
+            peak_mib=peak_mib(),
+        )
+    )

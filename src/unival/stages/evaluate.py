@@ -1,7 +1,7 @@
 """Every model on its tasks, in and out of distribution, in one process.
 
-Written files:
-    reports/metrics/tasks.json          task -> metric, value, low, high, n, blind (which kind), majority
+Written files (their fields: `unival.study.tables`):
+    reports/metrics/tasks.json          a task's score and baselines
     reports/metrics/cells.csv           a line per model x task x split x shift x metric, with its interval
     reports/metrics/interpolation.csv   a line per pair x point x task: primary metric from one to the other
     reports/metrics/comparisons.csv     a merged model against the task's expert, and the pretrained model:
@@ -15,7 +15,7 @@ import itertools
 import json
 import os
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from functools import cache, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -23,19 +23,17 @@ from typing import TYPE_CHECKING, Any, Literal
 from unival import files, provenance
 from unival.config import check_names, pick
 from unival.data.remote import local
-from unival.stages.base import Laid, StageIO, rounded
-from unival.study import leaderboard
+from unival.stages.base import Laid, StageIO
+from unival.study import leaderboard, tables
+from unival.study.tables import CellScore, Comparison, Front, PairScore, PointScore, Standing, TaskScore
 from unival.tasks import TaskConfig
 
 if TYPE_CHECKING:
     from unival.study.cells import Cells, Result, Spec
 
 TEST = "test"
-CELL_COLUMNS = (
-    "model", "kind", "task", "split", "shift", "severity", "metric", "primary", "value", "low", "high", "n",
-)  # fmt: skip
-CURVE_COLUMNS = ("first", "second", "alpha", "task", "metric", "value", "low", "high", "n")
-COMPARISON_COLUMNS = ("model", "against", "task", "split", "metric", "difference", "low", "high", "n")
+BLIND: tuple[Literal["swapped", "constant"], ...] = ("constant", "swapped")
+"""Baselines that every task has and that do not see the medium."""
 
 
 @dataclass(frozen=True)
@@ -124,8 +122,8 @@ def run(config: Config, io: StageIO) -> None:
     parallel([*jobs, *(partial(_of_pair, config, scratch, *pair) for pair in pairs)], "evaluate")
     # what the jobs computed is on disk: this reads it
     results = [result for part in plan for result in _of_model(config, scratch, *part)]
-    curves = [point for pair in pairs for point in _of_pair(config, scratch, *pair)]
-    _write(config, results, curves, io)
+    points = [point for pair in pairs for point in _of_pair(config, scratch, *pair)]
+    _write(config, results, points, io)
 
 
 def _cells(config: Config, scratch: Path) -> "Cells":
@@ -251,60 +249,81 @@ def _of_pair(
 def _write(
     config: Config,
     results: Sequence["Result"],
-    curves: Sequence[tuple[str, str, float, "Result"]],
+    points: Sequence[tuple[str, str, float, "Result"]],
     io: StageIO,
 ) -> None:
     folder = io.out("reports/metrics/tasks.json").parent
-    tasks = {result.spec.task: _task_row(result) for result in results if result.baselines}
-    files.write_json(folder / "tasks.json", tasks)
-    files.write_csv(
-        folder / "cells.csv", CELL_COLUMNS, (row for result in results for row in _cell_rows(result))
+    scores = {result.spec.task: _task_score(result) for result in results if result.baselines}
+    files.write_json(folder / "tasks.json", {task: asdict(score) for task, score in scores.items()})
+    tables.write(
+        folder / "cells.csv", CellScore, (cell for result in results for cell in _cell_scores(result))
     )
-    points = (
-        (first, second, round(alpha, 4), result.spec.task, result.primary, *rounded(result.value), result.n)
-        for first, second, alpha, result in curves
-    )
-    files.write_csv(folder / "interpolation.csv", CURVE_COLUMNS, points)
-    files.write_csv(folder / "comparisons.csv", COMPARISON_COLUMNS, _comparisons(config, results))
-    table = leaderboard.rows(results, merged_tasks(config), config.resamples)
-    files.write_csv(folder / "league.csv", leaderboard.COLUMNS, table)
-    lines = leaderboard.lines_of(curves, config.resamples)
-    files.write_csv(folder / "pairs.csv", leaderboard.PAIR_COLUMNS, leaderboard.pair_rows(lines))
-    files.write_csv(folder / "fronts.csv", leaderboard.FRONT_COLUMNS, leaderboard.front_rows(lines))
+    tables.write(folder / "interpolation.csv", PointScore, (_point_score(*point) for point in points))
+    tables.write(folder / "comparisons.csv", Comparison, _comparisons(config, results))
+    standings = leaderboard.standings(results, merged_tasks(config), config.resamples)
+    tables.write(folder / "league.csv", Standing, standings)
+    lines = leaderboard.lines_of(points, config.resamples)
+    tables.write(folder / "pairs.csv", PairScore, leaderboard.pair_scores(lines))
+    tables.write(folder / "fronts.csv", Front, leaderboard.fronts(lines))
     _write_predictions(results, io)
-    _log(tasks, results, io)
+    _log(scores, results, io)
 
 
-def _task_row(result: "Result") -> dict[str, Any]:
-    """The line of a task in summary.json."""
-    value, low, high = rounded(result.value)
-    blind = {name: found for name, found in result.baselines.items() if name in ("swapped", "constant")}
-    best = max(blind, key=lambda name: blind[name].value)
+def _task_score(result: "Result") -> TaskScore:
+    value, low, high = result.value.rounded()
+    best = max(BLIND, key=lambda kind: result.baselines[kind].value)
     majority = result.baselines.get("majority")
-    return {
-        "model": result.spec.model,
-        "metric": result.primary,
-        "value": value,
-        "low": low,
-        "high": high,
-        "n": result.n,
-        "blind": rounded(blind[best])[0],
-        "blind_kind": best,
-        "majority": rounded(majority)[0] if majority else None,
-        "metrics": {name: rounded(interval) for name, interval in result.metrics.items()},
-    }
+    return TaskScore(
+        model=result.spec.model,
+        metric=result.primary,
+        value=value,
+        low=low,
+        high=high,
+        n=result.n,
+        blind=result.baselines[best].rounded().value,
+        blind_kind=best,
+        majority=majority.rounded().value if majority else None,
+        metrics={name: interval.rounded() for name, interval in result.metrics.items()},
+    )
 
 
-def _cell_rows(result: "Result") -> Iterator[tuple[Any, ...]]:
+def _cell_scores(result: "Result") -> Iterator[CellScore]:
+    """A line for each metric."""
     spec = result.spec
     for metric, interval in result.metrics.items():
-        yield (
-            spec.model, spec.kind, spec.task, spec.split, spec.shift, spec.severity or "", metric,
-            int(metric == result.primary), *rounded(interval), result.n,
-        )  # fmt: skip
+        value, low, high = interval.rounded()
+        yield CellScore(
+            model=spec.model,
+            kind=spec.kind,
+            task=spec.task,
+            split=spec.split,
+            shift=spec.shift,
+            severity=spec.severity or None,
+            metric=metric,
+            primary=metric == result.primary,
+            value=value,
+            low=low,
+            high=high,
+            n=result.n,
+        )
 
 
-def _comparisons(config: Config, results: Sequence["Result"]) -> Iterator[tuple[Any, ...]]:
+def _point_score(first: str, second: str, alpha: float, result: "Result") -> PointScore:
+    value, low, high = result.value.rounded()
+    return PointScore(
+        first=first,
+        second=second,
+        alpha=round(alpha, 4),
+        task=result.spec.task,
+        metric=result.primary,
+        value=value,
+        low=low,
+        high=high,
+        n=result.n,
+    )
+
+
+def _comparisons(config: Config, results: Sequence["Result"]) -> Iterator[Comparison]:
     """Merged models against the expert of each task and the pretrained model, on the same rows."""
 
     def place(spec: "Spec") -> tuple[Any, ...]:
@@ -318,9 +337,18 @@ def _comparisons(config: Config, results: Sequence["Result"]) -> Iterator[tuple[
         for kind in ("finetuned", "pretrained"):
             other = others.get((kind, place(spec)))
             if other is not None:
-                found = rounded(result.minus(other, config.resamples))
-                split = f"{spec.split}-{spec.shift}-{spec.severity}" if spec.shift else spec.split
-                yield spec.model, other.spec.model, spec.task, split, result.primary, *found, result.n
+                difference, low, high = result.minus(other, config.resamples).rounded()
+                yield Comparison(
+                    model=spec.model,
+                    against=other.spec.model,
+                    task=spec.task,
+                    split=f"{spec.split}-{spec.shift}-{spec.severity}" if spec.shift else spec.split,
+                    metric=result.primary,
+                    difference=difference,
+                    low=low,
+                    high=high,
+                    n=result.n,
+                )
 
 
 def _write_predictions(results: Sequence["Result"], io: StageIO) -> None:
@@ -334,10 +362,10 @@ def _write_predictions(results: Sequence["Result"], io: StageIO) -> None:
     io.publish(folder, "reports/predictions")
 
 
-def _log(tasks: Mapping[str, Any], results: Sequence["Result"], io: StageIO) -> None:
+def _log(scores: Mapping[str, TaskScore], results: Sequence["Result"], io: StageIO) -> None:
     """A child run per model, so that selecting two compares an expert with its merge; samples per task."""
-    io.tracker.metrics({f"summary/{task}": row["value"] for task, row in tasks.items()})
-    io.tracker.metrics({f"blind/{task}": row["blind"] for task, row in tasks.items()})
+    io.tracker.metrics({f"summary/{task}": score.value for task, score in scores.items()})
+    io.tracker.metrics({f"blind/{task}": score.blind for task, score in scores.items()})
     by_model: dict[str, dict[str, float]] = {}
     for result in results:
         spec = result.spec

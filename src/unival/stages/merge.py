@@ -9,16 +9,17 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from unival import files
 from unival.config import check_names, pick
 from unival.data.remote import local
 from unival.errors import UserError, nearest
 from unival.merging import Recipe
 from unival.merging.canonical import canonical_form
-from unival.merging.geometry import COLUMNS, geometry
+from unival.merging.geometry import geometry
 from unival.stages.base import Laid, StageIO
+from unival.study import tables
 from unival.study.coefficients import Fit, Search
 from unival.study.merges import STATISTICS, Again, Workshop
+from unival.study.tables import Angle
 from unival.tasks import TaskConfig
 
 
@@ -119,6 +120,6 @@ def run(config: Config, io: StageIO) -> None:
     workshop.folder.mkdir(exist_ok=True)
     folders = {task: Path(config.experts) / task for task in config.finetuned}
     experts = {task: folder for task, folder in folders.items() if (folder / "config.json").is_file()}
-    rows = (row.values() for row in geometry(experts, config.base))
-    files.write_csv(io.out("reports/metrics/geometry.csv"), COLUMNS, rows)
+    angles = (Angle(**row) for row in geometry(experts, config.base))
+    tables.write(io.out("reports/metrics/geometry.csv"), Angle, angles)
     io.publish(workshop.folder, "models/merged")

@@ -29,9 +29,9 @@ def inputs(config: Config) -> list[Path]:
 def run(config: Config, io: StageIO) -> None:
     """Write `reports/summary.json`, `reports/index.html`, `reports/report.md` and `reports/figures`."""
     from unival.report import claims, content, page, summary
-    from unival.study import tables
+    from unival.study import results
 
-    found = tables.read(".", config.data, config.edition)
+    found = results.read(".", config.data, config.edition)
     origin = provenance.describe()
     figures = io.scratch / "figures"
     shutil.rmtree(figures, ignore_errors=True)
@@ -41,7 +41,7 @@ def run(config: Config, io: StageIO) -> None:
     files.write_text(io.out("reports/report.md"), page.to_markdown(document, "figures"))
     files.write_json(io.out("reports/summary.json"), summary.summarise(found, origin))
     io.publish(figures, "reports/figures")
-    io.tracker.metrics({f"summary/{task}": row["value"] for task, row in found.tasks.items()})
+    io.tracker.metrics({f"summary/{task}": score.value for task, score in found.tasks.items()})
     io.tracker.table([vars(claim) for claim in claims.check(found)], "claims")
     io.tracker.artifact(io.out("reports/index.html"), "report")
     for path in sorted(figures.glob("*.png")):

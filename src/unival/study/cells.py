@@ -10,7 +10,7 @@ from collections.abc import Callable, Hashable, Iterable
 from dataclasses import asdict, dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 
@@ -25,6 +25,7 @@ from unival.engine.inference.evaluate import (
 )
 from unival.metrics.bootstrap import Interval, difference
 from unival.study.benchmark import Benchmark
+from unival.study.tables import Kind
 from unival.tasks import Task, TaskConfig
 
 
@@ -34,7 +35,7 @@ class Spec:
 
     model: str
     """Folder below models/, e.g. `finetune/vqa`; or the name of a point between two."""
-    kind: Literal["finetuned", "merged", "pretrained", "interpolated"]
+    kind: Kind
     task: str
     split: str
     rows: int

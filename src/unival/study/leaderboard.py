@@ -1,31 +1,24 @@
 """Tables about merged models: the league, the pairwise merge matrix, and fronts between two tasks.
 
-league.csv, a line per model and part (`id`: the test split; `ood`: the mean over shifted cells), over the
-tasks that the model was merged for: merges beside experts, the pretrained and the jointly finetuned model.
-`share` is the mean over tasks of the score relative to the task's expert, `worst` the smallest of these,
-`front` whether no model with the same tasks is better in one of id and ood share and no worse in the other,
-`robustness` (of ood) what the share has above the line from the pretrained model to the experts, `updates`
-the finetuning behind the model: one for each step of each task.
-
-pairs.csv, a line per pair and task, from the interpolation between two models: the barrier of the score, and
-what the middle has above the better end and above the mean of both; p values are corrected after Holm.
-
-fronts.csv, a line per pair: the area that the points of the line dominate in the plane of the two tasks'
-scores, and the area that its ends do.
+The league compares models over the tasks that a merge was made for: merges beside experts, the pretrained and
+the jointly finetuned model, on the test split and on the mean over shifted cells. Pairs and fronts are made
+from the interpolation between two models. Columns: `unival.study.tables`.
 
 Intervals are bootstraps over media, with the same draws for all models and all corruptions of a task's rows.
 """
 
 import zlib
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
 from unival import files
 from unival.merging import curves
-from unival.metrics.bootstrap import resampled_means
+from unival.metrics.bootstrap import Interval, resampled_means
+from unival.study.tables import Front, PairScore, Standing
 
 if TYPE_CHECKING:
     from unival.study.cells import Result
@@ -33,45 +26,35 @@ if TYPE_CHECKING:
     Point = tuple[str, str, float, Result]
     """First and second model, place between them, result there."""
 
-COLUMNS = (
-    "model", "part", "tasks", "mean", "mean_low", "mean_high", "share", "share_low", "share_high",
-    "worst", "worst_low", "worst_high", "worst_task", "front", "robustness", "updates",
-)  # fmt: skip
-PAIR_COLUMNS = (
-    "first", "second", "task", "barrier", "barrier_low", "barrier_high", "barrier_at", "middle",
-    "minus_best", "minus_best_low", "minus_best_high", "p", "minus_mean", "minus_mean_low", "minus_mean_high",
-)  # fmt: skip
-FRONT_COLUMNS = (
-    "first", "second", "first_task", "second_task", "on_front", "points", "area", "area_of_ends",
-    "gain", "gain_low", "gain_high",
-)  # fmt: skip
 EXPERTS = "experts"
+Part = Literal["id", "ood"]
+PARTS: tuple[Part, ...] = ("id", "ood")
 Scores = dict[str, np.ndarray]
 """task -> its score, then the scores of the resamples: (1 + R,)."""
 
 
-def rows(
+def standings(
     results: Sequence["Result"], tasks_of: Mapping[str, Sequence[str]], resamples: int
-) -> Iterator[tuple[Any, ...]]:
-    """Lines of the league. `tasks_of`: folder name of each merged model -> tasks."""
+) -> list[Standing]:
+    """Lines of league.csv. `tasks_of`: folder name of each merged model -> tasks."""
     pretrained = [result.spec.model for result in results if result.spec.kind == "pretrained"][:1]
     groups: dict[tuple[str, ...], list[str]] = {}
     for name, tasks in tasks_of.items():
         groups.setdefault(tuple(tasks), []).append(f"merged/{name}")
+    made = []
     for tasks, names in groups.items():
         lines = []
-        for part in ("id", "ood"):
+        for part in PARTS:
             experts = _of_tasks(results, {task: f"finetune/{task}" for task in tasks}, part, resamples)
             if experts is None:
                 continue
-            lines.append(_line(EXPERTS, part, experts, experts, sum(map(_updates, tasks))))
+            lines.append(_standing(EXPERTS, part, experts, experts, sum(map(_updates, tasks))))
             for model in [*pretrained, *names]:
                 found = _of_tasks(results, dict.fromkeys(tasks, model), part, resamples)
                 if found is not None:
-                    lines.append(_line(model, part, found, experts, _cost(model)))
-        _compare(lines, pretrained)
-        for line in lines:
-            yield tuple(line[column] for column in COLUMNS)
+                    lines.append(_standing(model, part, found, experts, _cost(model)))
+        made += _compared(lines, pretrained)
+    return made
 
 
 def _of_tasks(
@@ -104,40 +87,53 @@ def _drawn(result: "Result", resamples: int) -> np.ndarray:
     return np.concatenate([[result.value.value], drawn])
 
 
-def _line(model: str, part: str, found: Scores, experts: Scores, updates: int) -> dict[str, Any]:
+def _standing(model: str, part: Part, found: Scores, experts: Scores, updates: int) -> Standing:
     scores = np.stack(list(found.values()))
     with np.errstate(divide="ignore", invalid="ignore"):
         shares = scores / np.stack([experts[task] for task in found])
-    lowest = list(found)[int(shares[:, 0].argmin())] if np.isfinite(shares).all() else ""
-    line: dict[str, Any] = {"model": model, "part": part, "tasks": " ".join(found)}
-    measures = {"mean": scores.mean(axis=0), "share": shares.mean(axis=0), "worst": shares.min(axis=0)}
-    for name, values in measures.items():
-        line |= _interval(name, values)
-    return {**line, "worst_task": lowest, "front": "", "robustness": "", "updates": updates}
+    return Standing(
+        model=model,
+        part=part,
+        tasks=" ".join(found),
+        mean=_spread(scores.mean(axis=0)),
+        share=_known(shares.mean(axis=0)),
+        worst=_known(shares.min(axis=0)),
+        worst_task=list(found)[int(shares[:, 0].argmin())] if np.isfinite(shares).all() else "",
+        updates=updates,
+    )
 
 
-def _compare(lines: Sequence[dict[str, Any]], pretrained: Sequence[str]) -> None:
-    """Fill in `front` and `robustness` of models that have both parts."""
-    parts = {(line["model"], line["part"]): line for line in lines if line["share"] != ""}
-    models = [model for model, part in parts if part == "id" and (model, "ood") in parts]
-    plane = {model: (parts[model, "id"]["share"], parts[model, "ood"]["share"]) for model in models}
-    on_front = {models[i] for i in curves.pareto_front(list(plane.values()))} if models else set()
+def _compared(lines: Sequence[Standing], pretrained: Sequence[str]) -> list[Standing]:
+    """The lines with `front` and `robustness` of models whose share is known in both parts."""
+    shares = {(line.model, line.part): line.share.value for line in lines if line.share is not None}
+    plane = {
+        model: (inside, shares[model, "ood"])
+        for (model, part), inside in shares.items()
+        if part == "id" and (model, "ood") in shares
+    }
+    models = list(plane)
+    best = {models[i] for i in curves.pareto_front(list(plane.values()))} if models else set()
     ends = [plane[model] for model in (*pretrained, EXPERTS) if model in plane]
-    for model, (inside, outside) in plane.items():
-        for part in ("id", "ood"):
-            parts[model, part]["front"] = int(model in on_front)
-        if len(ends) == 2 and ends[0][0] != ends[1][0]:
-            found = curves.effective_robustness(inside, outside, ends, "linear")
-            parts[model, "ood"]["robustness"] = round(found, 6)
+    slanted = len(ends) == 2 and ends[0][0] != ends[1][0]
+    made = []
+    for line in lines:
+        if line.model in plane and (line.model, line.part) in shares:
+            line = replace(line, front=line.model in best)
+            if slanted and line.part == "ood":
+                above = curves.effective_robustness(*plane[line.model], ends, "linear")
+                line = replace(line, robustness=round(above, 6))
+        made.append(line)
+    return made
 
 
-def _interval(name: str, values: np.ndarray) -> dict[str, Any]:
-    """Value, low and high; empty where an expert scored nothing, so that there is no share."""
-    keys = (name, f"{name}_low", f"{name}_high")
-    if not np.isfinite(values).all():
-        return dict.fromkeys(keys, "")
-    found = (values[0], *np.quantile(values[1:], [0.025, 0.975]))
-    return {key: round(float(value), 6) for key, value in zip(keys, found, strict=True)}
+def _spread(values: np.ndarray) -> Interval:
+    """A value and its interval, of the value and its resamples: (1 + R,)."""
+    return Interval(values[0], *np.quantile(values[1:], [0.025, 0.975])).rounded()
+
+
+def _known(values: np.ndarray) -> Interval | None:
+    """The same; None where an expert scored nothing, so that there is no share."""
+    return _spread(values) if np.isfinite(values).all() else None
 
 
 def _updates(task: str) -> int:
@@ -174,38 +170,57 @@ def lines_of(points: Sequence["Point"], resamples: int) -> Lines:
     }
 
 
-def pair_rows(lines: Lines) -> Iterator[tuple[Any, ...]]:
+def pair_scores(lines: Lines) -> list[PairScore]:
     """Lines of pairs.csv."""
-    table = []
+    made = []
     for (first, second), tasks in lines.items():
         for task, (places, scores) in tasks.items():
             heights, tops = curves.barrier(places, -scores)
-            row = {"first": first, "second": second, "task": task, **_interval("barrier", heights)}
-            row |= dict.fromkeys(PAIR_COLUMNS[7:], "") | {"barrier_at": round(float(tops[0]), 6)}
+            line = PairScore(
+                first=first,
+                second=second,
+                task=task,
+                barrier=_spread(heights),
+                barrier_at=round(float(tops[0]), 6),
+            )
             if 0.5 in places:
-                middle, ends = scores[:, places.index(0.5)], scores[:, [0, -1]]
-                best = middle - ends.max(axis=1)
-                below, above = (float(found.mean()) for found in (best[1:] <= 0, best[1:] >= 0))
-                row |= {"middle": round(float(middle[0]), 6), **_interval("minus_best", best)}
-                row |= {**_interval("minus_mean", middle - ends.mean(axis=1))}
-                row["p"] = min(2 * max(min(below, above), 1 / len(best)), 1.0)
-            table.append(row)
-    tested = [row for row in table if row["p"] != ""]
-    for row, p in zip(tested, curves.holm([row["p"] for row in tested]), strict=True):
-        row["p"] = round(p, 6)
-    for row in table:
-        yield tuple(row[column] for column in PAIR_COLUMNS)
+                line = _with_middle(line, scores[:, places.index(0.5)], scores[:, [0, -1]])
+            made.append(line)
+    tested = [line.p for line in made if line.p is not None]
+    corrected = iter(curves.holm(tested))
+    return [line if line.p is None else replace(line, p=round(next(corrected), 6)) for line in made]
 
 
-def front_rows(lines: Lines) -> Iterator[tuple[Any, ...]]:
+def _with_middle(line: PairScore, middle: np.ndarray, ends: np.ndarray) -> PairScore:
+    """The score half-way, against both ends: (1 + R,) and (1 + R, 2)."""
+    best = middle - ends.max(axis=1)
+    below, above = (float(found.mean()) for found in (best[1:] <= 0, best[1:] >= 0))
+    return replace(
+        line,
+        middle=round(float(middle[0]), 6),
+        minus_best=_spread(best),
+        p=min(2 * max(min(below, above), 1 / len(best)), 1.0),
+        minus_mean=_spread(middle - ends.mean(axis=1)),
+    )
+
+
+def fronts(lines: Lines) -> Iterator[Front]:
     """Lines of fronts.csv; scores are above 0, the corner that areas are measured from."""
-    for pair, tasks in lines.items():
+    for (first, second), tasks in lines.items():
         if len(tasks) != 2:
             continue
         planes = np.stack([scores for _, scores in tasks.values()], axis=-1)  # (1 + R, T, 2)
-        front = curves.pareto_front(planes[0])
         areas = np.array([curves.hypervolume(points, (0, 0)) for points in planes])
         of_ends = np.array([curves.hypervolume(points[[0, -1]], (0, 0)) for points in planes])
-        gain = _interval("gain", areas - of_ends)
-        areas_found = (round(float(areas[0]), 6), round(float(of_ends[0]), 6))
-        yield (*pair, *tasks, len(front), planes.shape[1], *areas_found, *gain.values())
+        first_task, second_task = tasks
+        yield Front(
+            first=first,
+            second=second,
+            first_task=first_task,
+            second_task=second_task,
+            on_front=len(curves.pareto_front(planes[0])),
+            points=planes.shape[1],
+            area=round(float(areas[0]), 6),
+            area_of_ends=round(float(of_ends[0]), 6),
+            gain=_spread(areas - of_ends),
+        )

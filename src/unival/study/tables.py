@@ -1,179 +1,388 @@
-"""Results of a study, read from `reports/`, `build/config/` and the prepared data.
+"""The files of `reports/`: a dataclass for each, and one way to write and to read them.
 
-A file that is not there gives an empty table and a note in `Study.missing`: a benchmark may lack tasks or
-shifts, and a report that says so is better than none.
+The fields are the columns of a CSV file, in this order (of a JSON file: the keys): writers and readers cannot
+differ. An interval is three columns: `share`, `share_low`, `share_high`. An empty cell is
+None (of a text: the empty text), yes and no are 1 and 0. A line of `predictions/` is
+`unival.engine.inference.predictions.PredictedRow`.
+
+All intervals are 95 % bootstrap intervals (`unival.metrics.bootstrap`), differences are paired over rows.
 """
 
 import csv
+import dataclasses
 import json
-from collections.abc import Iterable
-from dataclasses import dataclass, field
+import math
+import types
+import typing
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, TypeVar
 
 from unival import config, files
 from unival.errors import UserError
+from unival.metrics.bootstrap import Interval
 
-Row = dict[str, Any]
-_TEXT = {"model", "kind", "task", "split", "shift", "metric", "first", "second", "against", "study"}
-_TEXT |= {"variant", "baseline", "module", "part", "tasks", "worst_task", "first_task", "second_task"}
-_WHOLE = {"n", "severity", "primary", "seed", "step"}
+Kind = Literal["finetuned", "merged", "pretrained", "interpolated"]
+"""Of a model; interpolated: a point between two, which has no line in `cells.csv`."""
+Row = TypeVar("Row")
+FIX = "it is damaged, or of another version: run `dvc repro`"
 
 
-@dataclass(frozen=True)
-class Study:
-    """Everything that the report is made from."""
+@dataclass(frozen=True, kw_only=True)
+class TaskScore:
+    """A task's entry in `metrics/tasks.json`: its expert (without one: the pretrained model) on test rows."""
 
-    root: Path
-    """The folder that holds `reports/` and `build/`."""
-    data: Path
-    """The prepared benchmark."""
-    edition: str
-    facts: dict[str, Any]
-    """`benchmark.json`."""
-    tasks: dict[str, Row]
-    """task -> metric, value, low, high, n, blind, majority, model, metrics."""
-    cells: list[Row]
-    """model, kind, task, split, shift, severity, metric, primary, value, low, high, n."""
-    interpolation: list[Row]
-    """first, second, alpha, task, metric, value, low, high, n."""
-    comparisons: list[Row]
-    """model, against, task, split, metric, difference, low, high, n: paired over rows."""
-    ablations: list[Row]
-    """study, variant, baseline, seed, task, metric, value, low, high, n, difference, ..._low, ..._high."""
-    curves: dict[str, list[Row]]
-    """`pretrain-<phase>` or `finetune-<task>` -> lines of its curve, then those of its validations."""
-    runs: dict[str, Row]
-    """Process -> stage, item, config_hash, run_id, seconds, peak_mib."""
-    configs: dict[str, dict[str, Any]]
-    """Process -> resolved configuration."""
-    missing: list[str] = field(default_factory=list)
-    """What was expected and is not there."""
-    merging: dict[str, list[Row]] = field(default_factory=dict)
-    """`league`, `pairs`, `fronts` (study/leaderboard.py), `geometry` (unival.merging.geometry)."""
+    model: str
+    """Folder below models/."""
+    metric: str
+    """Name of the primary metric."""
+    value: float
+    low: float
+    high: float
+    n: int
+    """Test rows."""
+    blind: float
+    """The better of the two baselines that do not see the medium."""
+    blind_kind: Literal["swapped", "constant"]
+    """Which of them: the model with the media of other rows, or the best constant answers."""
+    majority: float | None
+    """The commonest training answer; None where the task has none."""
+    metrics: dict[str, tuple[float, float, float]]
+    """Every metric -> value, low, high."""
 
-    def primary(self, **wanted: Any) -> list[Row]:
-        """Cells of primary metrics whose columns have these values."""
-        return [
-            row
-            for row in self.cells
-            if row["primary"] and all(row[key] == value for key, value in wanted.items())
-        ]
 
-    def in_distribution(self, model: str, task: str) -> Row | None:
-        """The primary cell of a model on the test split."""
-        found = self.primary(model=model, task=task, split="test", shift="")
-        return found[0] if found else None
+@dataclass(frozen=True, kw_only=True)
+class CellScore:
+    """A line of `metrics/cells.csv`: one metric of a model on a task, a split and a shift."""
 
-    def comparison(self, model: str, against: str, task: str, split: str = "test") -> Row | None:
-        """The paired difference of two models."""
-        wanted = {"model": model, "against": against, "task": task, "split": split}
-        return next(
-            (row for row in self.comparisons if all(row[k] == v for k, v in wanted.items())),
-            None,
-        )
+    model: str
+    """Folder below models/."""
+    kind: Kind
+    task: str
+    split: str
+    shift: str
+    """Corruption of the media; empty: none."""
+    severity: int | None
+    """Of the corruption, 1 to 5."""
+    metric: str
+    primary: bool
+    """Whether this is the metric that stands for the task."""
+    value: float
+    low: float
+    high: float
+    n: int
+    """Rows."""
 
     @property
-    def pretrained(self) -> str:
-        """Name of the pretrained model in the tables."""
-        return next((row["model"] for row in self.cells if row["kind"] == "pretrained"), "")
-
-    @property
-    def finetuned(self) -> list[str]:
-        """Tasks with an expert, in the order they were evaluated."""
-        return list(dict.fromkeys(row["task"] for row in self.cells if row["kind"] == "finetuned"))
-
-    def predictions(self, model: str, task: str, limit: int | None = None) -> list[Row]:
-        """Predicted rows of a model on the test split, the first `limit`; empty when there are none."""
-        path = self.root / "reports/predictions" / model / task / "test.jsonl"
-        if not path.is_file():
-            return []
-        lines = path.read_text(encoding="utf-8").splitlines()
-        return [json.loads(line) for line in lines[:limit]]
-
-    def prompt(self, task: str, row: Row) -> str:
-        """The prompt that the model read for a predicted row; a box in pixels, not in location tokens."""
-        template = self.configs.get("evaluate", {}).get("tasks", {}).get(task, {}).get("prompt", "{text}")
-        box = ", ".join(f"{side:g}" for side in row.get("box") or ())
-        return str(template).replace("{text}", row["text"]).replace("{box}", f" ({box})").strip()
+    def shifted(self) -> bool:
+        """Out of distribution: a stored split that is none of the benchmark's own, or a corruption."""
+        return self.split != "test" or bool(self.shift)
 
 
-def read(root: Path | str, data: Path | str, edition: str) -> Study:
-    """Read what there is.
+@dataclass(frozen=True, kw_only=True)
+class PointScore:
+    """A line of `metrics/interpolation.csv`: a task at one point between two models."""
+
+    first: str
+    second: str
+    alpha: float
+    """Place between them: 0 is the first, 1 the second."""
+    task: str
+    metric: str
+    """The primary one."""
+    value: float
+    low: float
+    high: float
+    n: int
+    """Rows."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Comparison:
+    """A line of `metrics/comparisons.csv`: a merged model minus another one on the same rows."""
+
+    model: str
+    against: str
+    """The task's expert, or the pretrained model."""
+    task: str
+    split: str
+    """With corruption and severity where there is one: `test-blur-3`."""
+    metric: str
+    """The primary one."""
+    difference: float
+    low: float
+    high: float
+    n: int
+    """Rows."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Standing:
+    """A line of `metrics/league.csv`: a model over the tasks that it, or a merge beside it, was made for."""
+
+    model: str
+    """Folder below models/; `experts`: each task's own."""
+    part: Literal["id", "ood"]
+    """In distribution, or the mean over the shifted cells."""
+    tasks: str
+    """Their names, a space between them."""
+    mean: Interval
+    """Over tasks, of the primary metric."""
+    share: Interval | None
+    """Mean over tasks of the score relative to the expert's; None where an expert scored nothing."""
+    worst: Interval | None
+    """The smallest of these shares."""
+    worst_task: str
+    """Whose share this is; empty: not known."""
+    front: bool | None = None
+    """Whether no model is better in one of id and ood share and no worse in the other; None: not known."""
+    robustness: float | None = None
+    """Of ood: what the share has above the line from the pretrained model to the experts."""
+    updates: int
+    """Of finetuning behind the model: one for each step of each task."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class PairScore:
+    """A line of `metrics/pairs.csv`: what lies between two models, on one task."""
+
+    first: str
+    second: str
+    task: str
+    barrier: Interval
+    """The largest drop below the line between the scores of both ends."""
+    barrier_at: float
+    """Where it is: 0 is the first model, 1 the second."""
+    middle: float | None = None
+    """Score half-way; None, with all after it: no point there."""
+    minus_best: Interval | None = None
+    """The middle minus the better end."""
+    p: float | None = None
+    """Of `minus_best`, two-sided, after Holm's correction over the table."""
+    minus_mean: Interval | None = None
+    """The middle minus the mean of both ends."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Front:
+    """A line of `metrics/fronts.csv`: points between two models, in the plane of their two tasks' scores."""
+
+    first: str
+    second: str
+    first_task: str
+    second_task: str
+    on_front: int
+    """Points that no other is better than in one task and no worse in the other."""
+    points: int
+    area: float
+    """What all points dominate."""
+    area_of_ends: float
+    """What the two models alone dominate."""
+    gain: Interval
+    """The first minus the second area."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Angle:
+    """A line of `metrics/geometry.csv`: the changes that finetuning made to a module of two models."""
+
+    module: str
+    """`all`, or a part of the model (`unival.merging.geometry`)."""
+    first: str
+    second: str
+    cosine: float | None
+    """Of the two changes; None: one of them is zero."""
+    norm_first: float
+    """Length of the change."""
+    norm_second: float
+    relative_first: float | None
+    """The same, in units of the length of the pretrained weights; None: these are zero."""
+    relative_second: float | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Ablation:
+    """A line of `ablations/<study>.csv`: a variant of a study, trained with one seed, on one task."""
+
+    study: str
+    variant: str
+    """How this model was trained."""
+    baseline: str
+    """The variant it is compared with."""
+    seed: int
+    """Of its training."""
+    task: str
+    metric: str
+    """The primary one."""
+    value: float
+    low: float
+    high: float
+    n: int
+    """Rows."""
+    difference: Interval | None = None
+    """Variant minus baseline of the same seed; None for the baseline itself."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Run:
+    """`runs/<stage>[-<item>].json`: the last run of a process."""
+
+    stage: str
+    item: str | None
+    config_hash: str
+    """Of its resolved configuration."""
+    run_id: str | None
+    """Of MLflow; None when tracking was off."""
+    seconds: float
+    """Wall time of the command, imports included."""
+    peak_mib: int
+    """Largest resident memory of any one of its processes."""
+
+
+Curve = list[dict[str, float | None]]
+"""Lines of `curves/<process>.csv`: `step`, and a column for each figure that was logged."""
+
+
+def flat(cls: type[Row], rows: Iterable[Row]) -> Iterator[dict[str, Any]]:
+    """Rows of a dataclass as column -> value; an interval that is None is None in its three columns."""
+    fields = _columns(cls)
+    for row in rows:
+        values: dict[str, Any] = {}
+        for name, columns in fields.items():
+            value = getattr(row, name)
+            spread = (value or (None, None, None)) if len(columns) == 3 else (value,)
+            values |= dict(zip(columns, spread, strict=True))
+        yield values
+
+
+def write(path: Path, cls: type[Row], rows: Iterable[Row]) -> None:
+    """Write a CSV file of rows of a dataclass, whole or not at all."""
+    columns = [column for names in _columns(cls).values() for column in names]
+    lines = ([int(v) if isinstance(v, bool) else v for v in row.values()] for row in flat(cls, rows))
+    files.write_csv(path, columns, lines)
+
+
+def read(path: Path, cls: type[Row]) -> list[Row]:
+    """The rows of a CSV file that `write` wrote.
 
     Raises:
-        UserError: no result at all, or a file that is not what its name says.
+        UserError: it cannot be read, has other columns, or a cell of another type; the message names file,
+            line and column.
     """
-    root, missing = Path(root), list[str]()
-    reports = root / "reports"
-    tasks = _json(reports / "metrics/tasks.json")
-    if tasks is None:
-        raise UserError(f"{reports / 'metrics/tasks.json'}: no results there: run `dvc repro evaluate`")
-    cells = _table(reports / "metrics/cells.csv", missing)
-    interpolation = _table(reports / "metrics/interpolation.csv", missing)
-    comparisons = _table(reports / "metrics/comparisons.csv", missing)
-    names = ("league", "pairs", "fronts", "geometry")
-    merging = {name: _table(reports / f"metrics/{name}.csv", missing) for name in names}
-    ablations = _tables((reports / "ablations").glob("*.csv"))
-    configs = _configs(root / "build/config")
-    # what an earlier choice of tasks and phases left is on disk still
-    curves = {}
-    for name in configs:
-        tables = [reports / f"curves/{name}{part}.csv" for part in ("", "-validation")]
-        if tables[0].is_file():
-            curves[name] = [row for path in tables if path.is_file() for row in _table(path, missing)]
-    runs = {name: found for name in configs if (found := _json(reports / f"runs/{name}.json"))}
-    data = Path(data)
-    facts = _json(data / "benchmark.json") or {}
-    for found, what in (
-        (ablations, "reports/ablations: no table of a study"),
-        (curves, "reports/curves: no learning curve (they are written when a model is trained)"),
-        (runs, "reports/runs: no record of what ran"),
-        (facts, f"{data / 'benchmark.json'}: no description of the benchmark"),
-    ):
-        if not found:
-            missing.append(what)
-    order = list(dict.fromkeys(row["task"] for row in cells))
-    tasks = {task: tasks[task] for task in sorted(tasks, key=lambda t: order.index(t) if t in order else 99)}
-    return Study(
-        root, data, edition, facts, tasks, cells, interpolation, comparisons, ablations, curves, runs,
-        configs, missing, merging,
-    )  # fmt: skip
+    hints, columns = typing.get_type_hints(cls), _columns(cls)
+    return [
+        cls(**{name: _field(hints[name], columns[name], line, place) for name in columns})
+        for place, line in _lines(path, [column for names in columns.values() for column in names])
+    ]
 
 
-def _json(path: Path) -> Any:
-    return files.read_json(path) if path.is_file() else None
+def read_curve(path: Path) -> Curve:
+    """A learning curve, whose columns depend on what was logged.
+
+    Raises:
+        UserError: it cannot be read, or a cell is no number.
+    """
+    return [
+        {name: _value(float | None, text, f"{place}: {name}") for name, text in line.items()}
+        for place, line in _lines(path)
+    ]
 
 
-def _table(path: Path, missing: list[str]) -> list[Row]:
-    """Rows with numbers as numbers; an empty field is None, in a column of text the empty string."""
-    if not path.is_file():
-        missing.append(f"{path.name}: not written")
-        return []
-    with path.open(encoding="utf-8", newline="") as handle:
-        return [
-            {key: _value(key, text, f"{path}: line {number}") for key, text in row.items()}
-            for number, row in enumerate(csv.DictReader(handle), 2)
-        ]
+def read_json(path: Path, cls: type[Row]) -> Row:
+    """A JSON file of one object, as a dataclass.
+
+    Raises:
+        UserError: it cannot be read, lacks a key or has another one, or a value is of another type.
+    """
+    return _built(cls, files.read_json(path), str(path))
 
 
-def _tables(paths: Iterable[Path]) -> list[Row]:
-    return [row for path in sorted(paths) for row in _table(path, [])]
+def read_entries(path: Path, cls: type[Row]) -> dict[str, Row]:
+    """A JSON file of named objects, each as a dataclass.
+
+    Raises:
+        UserError: as `read_json`.
+    """
+    content = files.read_json(path)
+    if not isinstance(content, dict):
+        raise UserError(f"{path}: expected an object, found {type(content).__name__}: {FIX}")
+    return {name: _built(cls, entry, f"{path}: {name}") for name, entry in content.items()}
 
 
-def _value(column: str, text: str, where: str) -> Any:
-    if column in _TEXT:
-        return text
-    if text == "":
+def _built(cls: type[Row], content: Any, where: str) -> Row:
+    try:
+        json.dumps(content, allow_nan=False)
+        return typing.cast(Row, config.convert(cls, content, where))
+    except ValueError as error:  # a NaN
+        raise UserError(f"{where}: {error}: {FIX}") from error
+    except UserError as error:
+        raise UserError(f"{error}: {FIX}") from error
+
+
+def _kinds(hint: Any) -> tuple[Any, ...]:
+    """The types that a union offers; of another type, itself."""
+    return typing.get_args(hint) if isinstance(hint, types.UnionType) else (hint,)
+
+
+def _columns(cls: type) -> dict[str, tuple[str, ...]]:
+    """Field -> its columns: one of its name, for an interval three."""
+    hints = typing.get_type_hints(cls)
+    made: dict[str, tuple[str, ...]] = {}
+    for name in (field.name for field in dataclasses.fields(cls)):
+        spread = Interval in _kinds(hints[name])
+        made[name] = (name, f"{name}_low", f"{name}_high") if spread else (name,)
+    return made
+
+
+def _lines(path: Path, wanted: Collection[str] = ()) -> Iterator[tuple[str, dict[str, str]]]:
+    """(file and line, column -> text) of every line of a table; `wanted`: all columns that it must have."""
+    try:
+        with path.open(encoding="utf-8", newline="") as handle:
+            reader = csv.reader(handle, strict=True)
+            columns = next(reader, [])
+            for name in {**dict.fromkeys(wanted), **dict.fromkeys(columns)} if wanted else ():
+                if (count := columns.count(name)) != 1 or name not in wanted:
+                    found = "no such" if not count else "an unknown" if count == 1 else "more than one such"
+                    raise UserError(f"{path}: line 1: {name}: {found} column: {FIX}")
+            for cells in reader:
+                place = f"{path}: line {reader.line_num}"
+                if len(cells) != len(columns):
+                    raise UserError(f"{place}: {len(cells)} cells, {len(columns)} columns: {FIX}")
+                yield place, dict(zip(columns, cells, strict=True))
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        raise UserError(f"{path}: not a table: {error}: {FIX}") from error
+
+
+def _field(hint: Any, columns: Sequence[str], line: Mapping[str, str], place: str) -> Any:
+    """The cells of one field as its type."""
+    if Interval in (kinds := _kinds(hint)):
+        if types.NoneType in kinds and not any(line[column] for column in columns):
+            return None
+        return Interval(*(_value(float, line[column], f"{place}: {column}") for column in columns))
+    return _value(hint, line[columns[0]], f"{place}: {columns[0]}")
+
+
+def _value(hint: Any, text: str, where: str) -> Any:
+    """A cell as its column's type."""
+    kinds = _kinds(hint)
+    if text == "" and types.NoneType in kinds:
         return None
     try:
-        return int(text) if column in _WHOLE else float(text)
-    except ValueError as error:
-        raise UserError(f"{where}: {column}: '{text}' is no number: run `dvc repro` again") from error
+        return config.convert(hint, _parsed(kinds, text), where)
+    except UserError as error:
+        raise UserError(f"{error}: {FIX}") from error
 
 
-def _configs(folder: Path) -> dict[str, dict[str, Any]]:
-    found = {}
-    for path in sorted(folder.rglob("*.yaml")):
-        found["-".join(path.relative_to(folder).with_suffix("").parts)] = config.load(path)
-    return found
+def _parsed(kinds: Collection[type], text: str) -> Any:
+    """The number that a text is, or the text as it is, for `config.convert` to refuse."""
+    try:
+        if bool in kinds:
+            return bool(("0", "1").index(text))
+        if int in kinds:
+            return int(text)
+        if float in kinds and math.isfinite(float(text)):
+            return float(text)
+    except ValueError:
+        pass
+    return text

@@ -5,7 +5,6 @@ that two cells on the same rows can be compared in pairs (`unival.metrics.bootst
 """
 
 import dataclasses
-import json
 from collections.abc import Hashable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -16,6 +15,7 @@ import numpy as np
 from unival import files
 from unival.engine.batches.collate import MediaCache
 from unival.engine.inference.predict import Corrupt, Prediction, predict
+from unival.engine.inference.predictions import PredictedRow
 from unival.errors import UserError
 from unival.metrics.bootstrap import RESAMPLES, Interval, interval, statistic
 from unival.model.modeling import UnivalForConditionalGeneration
@@ -179,35 +179,31 @@ def swap_media(records: Sequence[Record], task: Task) -> list[Record]:
     return [dataclasses.replace(row, **{medium: cycle[getattr(row, medium)]}) for row in records]
 
 
-def prediction_rows(cell: Cell, records: Sequence[Record]) -> list[dict[str, Any]]:
-    """One mapping per row: id, input text, references, prediction, probability, scores."""
-    rows = []
-    for place, (record, prediction) in enumerate(zip(as_list(records), cell.predictions, strict=True)):
-        row: dict[str, Any] = {"id": record.id, "media": dict(record.media()), "text": record.text}
-        if record.form:
-            row["form"] = record.form
-        if record.references:
-            row["references"] = list(record.references)
-        if record.answers:
-            row["answers"] = {answer.text: answer.weight for answer in record.answers}
-        if record.box is not None:
-            row["box"] = list(record.box)
-        if record.objects:
-            row["objects"] = list(record.objects)
-        if record.extra:
-            row["extra"] = record.extra
-        row["output"] = prediction.text
-        row["prediction"] = prediction.value
-        row["probability"] = round(prediction.score, 6)
-        row["scores"] = {name: round(float(score_N[place]), 6) for name, score_N in cell.scores.items()}
-        rows.append(row)
-    return rows
+def prediction_rows(cell: Cell, records: Sequence[Record]) -> list[PredictedRow]:
+    """Of each row what it is compared with, what was predicted, and its scores."""
+    return [
+        PredictedRow(
+            id=record.id,
+            media=dict(record.media()),
+            text=record.text,
+            form=record.form,
+            references=list(record.references),
+            answers={answer.text: answer.weight for answer in record.answers},
+            box=record.box,
+            objects=list(record.objects),
+            extra=dict(record.extra),
+            output=prediction.text,
+            prediction=prediction.value,
+            probability=round(prediction.score, 6),
+            scores={name: round(float(score_N[place]), 6) for name, score_N in cell.scores.items()},
+        )
+        for place, (record, prediction) in enumerate(zip(as_list(records), cell.predictions, strict=True))
+    ]
 
 
 def write_predictions(path: Path | str, cell: Cell, records: Sequence[Record]) -> None:
     """Write `prediction_rows` as JSONL."""
-    lines = [json.dumps(row, ensure_ascii=False, allow_nan=False) for row in prediction_rows(cell, records)]
-    files.write_text(path, "".join(line + "\n" for line in lines))
+    files.write_text(path, "".join(row.to_json() + "\n" for row in prediction_rows(cell, records)))
 
 
 def as_list(records: Sequence[Record]) -> list[Record]:

@@ -6,11 +6,11 @@ or an entry of a results file for a server (`submission.FORMS`). Rows stand one 
 
 import json
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from unival import files
+from unival import config, files
 from unival.data.manifest import check_number, check_row, check_text
 from unival.engine.inference.submission import FORMS
 from unival.errors import UserError
@@ -67,6 +67,48 @@ class Predicted:
         if isinstance(self.value, str):
             raise UserError(f"{self.place}: prediction: expected a box or null, found a text")
         return self.value or (0.0, 0.0, 0.0, 0.0)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PredictedRow:
+    """A line of a predictions file as `evaluate` writes it; what is empty or None is left out."""
+
+    id: str
+    media: dict[str, str]
+    """Medium -> its key in the store."""
+    text: str
+    """The question or phrase of the row; may be empty."""
+    form: str = ""
+    references: list[str] = field(default_factory=list)
+    answers: dict[str, float] = field(default_factory=dict)
+    """Answer -> weight."""
+    box: tuple[float, float, float, float] | None = None
+    """In pixels of the stored picture."""
+    objects: list[str] = field(default_factory=list)
+    extra: dict[str, str] = field(default_factory=dict)
+    output: str
+    """What the model wrote."""
+    prediction: str | tuple[float, float, float, float] | None
+    """What was read from it: a text, a box, or nothing."""
+    probability: float
+    """Of the output."""
+    scores: dict[str, float]
+    """Metric -> its value for this row."""
+
+    def to_json(self) -> str:
+        """One line, without its end."""
+        given = ("id", "media", "text", "output", "prediction", "probability", "scores")
+        row = {name: value for name, value in asdict(self).items() if name in given or value not in _ABSENT}
+        return json.dumps(row, ensure_ascii=False, allow_nan=False)
+
+
+def read_written(path: Path) -> list[PredictedRow]:
+    """The rows of a file that `evaluate` wrote.
+
+    Raises:
+        UserError: a line is no such row; the message names file and line.
+    """
+    return [config.convert(PredictedRow, entry, place) for place, entry in _entries(path)]
 
 
 def read(path: Path, known: Sequence[Record] | None = None) -> list[Predicted]:
