@@ -17,7 +17,9 @@ from typing import Any, TypeVar
 
 import yaml
 
+from unival import limits
 from unival.errors import UserError, nearest
+from unival.files import larger
 
 T = TypeVar("T")
 
@@ -57,12 +59,15 @@ def parse(text: str, where: str) -> Any:
         UserError: it is none, or a mapping has a key twice; `where` starts the message.
     """
     try:
-        return yaml.load(text, _Loader)
+        value = yaml.load(text, _Loader)
     except RecursionError as error:
         raise UserError(f"{where}: not a YAML file of ours: nested too deep") from error
     except (yaml.YAMLError, ValueError, TypeError, LookupError, AttributeError) as error:
         # all but the first: of PyYAML's constructors, where a tag or a form promises what the text is not
         raise UserError(f"{where}: not a YAML file: {' '.join(str(error).split())}") from error
+    if larger(value, 10 * len(text) + 10):
+        raise UserError(f"{where}: its anchors multiply to more than it can honestly hold: write it out")
+    return value
 
 
 def dump(values: Mapping[str, Any]) -> str:
@@ -78,6 +83,8 @@ def load(path: Path | str) -> dict[str, Any]:
     """
     path = Path(path)
     try:
+        if path.stat().st_size > limits.YAML_BYTES:
+            raise UserError(f"{path}: more than {limits.YAML_BYTES} bytes")
         content = parse(path.read_text(encoding="utf-8"), str(path))
     except OSError as error:
         raise UserError(f"{path}: cannot read the configuration: {error.strerror}") from error

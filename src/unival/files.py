@@ -7,7 +7,7 @@ import json
 import os
 import stat
 import sys
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import IO, Any
@@ -116,6 +116,8 @@ def read_json(path: Path | str) -> Any:
         UserError: it is missing, cannot be read, or is not JSON.
     """
     try:
+        if Path(path).stat().st_size > limits.JSON_BYTES:
+            raise UserError(f"{path}: more than {limits.JSON_BYTES} bytes")
         return json.loads(Path(path).read_text(encoding="utf-8"))
     except OSError as error:
         raise UserError(f"{path}: cannot read: {error.strerror}") from error
@@ -145,6 +147,19 @@ def write_csv(path: Path | str, columns: Sequence[str], rows: Iterable[Iterable[
         writer.writerows(rows)
 
 
+def regular(path: Path) -> os.stat_result:
+    """What is known of a file.
+
+    Raises:
+        UserError: it is no regular file: a pipe or a device has no end.
+        OSError: it is not there.
+    """
+    status = path.stat()
+    if not stat.S_ISREG(status.st_mode):
+        raise UserError(f"{path}: not a regular file")
+    return status
+
+
 def read_bytes(path: Path) -> bytes:
     """The bytes of a medium's file.
 
@@ -152,10 +167,7 @@ def read_bytes(path: Path) -> bytes:
         UserError: it cannot be read, is no regular file (a pipe or a device has no end), or is too large.
     """
     try:
-        status = path.stat()
-        if not stat.S_ISREG(status.st_mode):
-            raise UserError(f"{path}: not a regular file")
-        if status.st_size > limits.MEDIUM_BYTES:
+        if regular(path).st_size > limits.MEDIUM_BYTES:
             raise UserError(f"{path}: more than {limits.MEDIUM_BYTES} bytes: cut it")
         return path.read_bytes()
     except (OSError, ValueError) as error:  # ValueError: no name that a file can have
@@ -178,6 +190,23 @@ def digest(value: Any) -> str:
     """A short hash of a JSON-able value."""
     text = json.dumps(value, sort_keys=True, default=str)
     return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def larger(value: Any, most: int) -> bool:
+    """Whether a value of lists and mappings holds more values than `most`.
+
+    One that is referred to several times counts each time: a few lines can refer to each other in such a way
+    that whoever walks through them, or prints them, never ends.
+    """
+    left, count = [value], 0
+    while left and count <= most:
+        item = left.pop()
+        count += 1
+        if isinstance(item, Mapping):
+            left += [*item, *item.values()]
+        elif isinstance(item, list | tuple | set | frozenset):
+            left += item
+    return count > most
 
 
 def file_digest(path: Path | str) -> str:

@@ -1,6 +1,6 @@
-"""The largest media that are taken. A few bytes can claim any size, so these are asked before memory is.
+"""The largest inputs that are taken. A few bytes can claim any size, so these are asked before memory is.
 
-A medium beyond one of them is refused by name.
+What is beyond one of them is refused by name.
 """
 
 MEDIUM_BYTES = 1024**3
@@ -19,5 +19,18 @@ SOUND_CHANNELS = 64
 SOUND_LEVEL = 16.0
 """Full scale is 1. Decoders and mixes overshoot it by a few decibels; 24 dB are integers taken for floats, or
 damage."""
-UNPACKED_BYTES = 1024**3
-"""Of an annotation file or array that is held whole."""
+UNPACKED_BYTES = 2**28
+"""Of an annotation file or array that is held whole (RefCOCO's refs, MNIST)."""
+PACKED_RATIO = 100
+PACKED_SPARE = 2**24
+"""A packed file may hold so many times its size, and so many bytes more."""
+LINE_CHARS = 2**26
+"""Of a line: a photo of 48 MiB in base64."""
+VALUE_CHARS = 2**24
+"""Of one element of a JSON file that is read element by element."""
+TABLE_VALUES = 2**26
+"""Of a column in a group of rows, its lists' elements counted."""
+JSON_BYTES = 2**27
+"""Of a JSON file that is read whole."""
+YAML_BYTES = 2**22
+"""Of a configuration or recipe."""

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from unival import limits
 from unival.data import media
 from unival.data.sources import json_stream
 from unival.data.sources.json_stream import json_keys, json_lists, json_values
@@ -95,7 +96,7 @@ def test_bytes_that_are_not_text_and_values_without_end(
     with pytest.raises(UserError, match="line 2: not UTF-8"):
         list(json_values(path))
     monkeypatch.setattr(json_stream, "CHUNK", 100)
-    monkeypatch.setattr(json_stream, "MAX_VALUE", 1000)
+    monkeypatch.setattr(limits, "VALUE_CHARS", 1000)
     path.write_text('["' + "a" * 5000)
     with pytest.raises(UserError, match="a value of more than 1000"):
         list(json_values(path))
@@ -133,7 +134,8 @@ with (root / "train_caption.jsonl").open("w") as handle:
     for n in range(rows):
         row = {"id": str(n), "image": f"{n % 20}.png", "references": ["a thing"]}
         print(json.dumps(row), file=handle)
-import_dataset("table", root, root / "out", max_rejected=0.0, expect={"train/caption": rows})
+out = root.with_name(root.name + "-out")
+import_dataset("table", root, out, max_rejected=0.0, expect={"train/caption": rows})
 print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)
 """
 

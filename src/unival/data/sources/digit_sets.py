@@ -13,7 +13,7 @@ from unival import limits
 from unival.data import media
 from unival.data.media import SUFFIXES
 from unival.data.source import BadItem, MediaItem, RowItem, rows_about
-from unival.data.sources.formats import unpacked_bytes
+from unival.data.sources.packed import unpacked_bytes
 from unival.data.sources.reader import Item, reader, require
 from unival.errors import UserError
 from unival.record import NUMBERS, Answer

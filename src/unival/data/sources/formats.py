@@ -4,47 +4,27 @@ A loader takes a path and gives (name of the row, its content), or a BadItem for
 """
 
 import csv
+import itertools
 import json
-import zlib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
 
+from unival import limits
 from unival.data.manifest import is_unicode
 from unival.data.source import BadItem
-from unival.data.sources.json_stream import NOT_TEXT, json_lists, json_values, open_text, unpacked
+from unival.data.sources.json_stream import NOT_TEXT, json_lists, json_values, open_text
+from unival.data.sources.packed import DAMAGE, unreadable
 from unival.data.spool import Groups, Spool
 from unival.errors import UserError, nearest
 
-MAX_BYTES = 4 * 1024**3
-"""A file that holds more is refused."""
 Row = tuple[str, Any] | BadItem
 """Name of a row in its file, and its content."""
 Load = Callable[[Path], Iterable[Row]]
 ID = (int, str)
-BAD_ROW = (UserError, TypeError, ValueError, LookupError, AttributeError)
+BAD_ROW = (UserError, TypeError, ValueError, LookupError, AttributeError, RecursionError)
 """What reading a row may raise: our own words, or whatever a value of a surprising form leads to."""
-
-
-def unpacked_bytes(path: Path) -> bytes:
-    """A file's bytes, unpacked where its name ends in .gz.
-
-    Raises:
-        UserError: missing, unreadable, damaged, or more than 4 GiB.
-    """
-    try:
-        with unpacked(path) as handle:
-            data = handle.read(MAX_BYTES + 1)
-    except (OSError, EOFError, zlib.error) as error:
-        raise _unreadable(path, error) from error
-    if len(data) > MAX_BYTES:
-        raise UserError(f"{path}: holds more than {MAX_BYTES} bytes")
-    return data
-
-
-def _unreadable(path: Path, error: Exception) -> UserError:
-    return UserError(f"{path}: cannot read: {getattr(error, 'strerror', None) or error}")
 
 
 def numbered(rows: Iterable[Any], name: str = "row {}") -> Iterator[Row]:
@@ -75,9 +55,15 @@ def _lines(path: Path) -> Iterator[str]:
     """The lines of a text file, one at a time; bytes that are not UTF-8 become surrogates."""
     try:
         with open_text(path) as handle:
-            yield from handle
-    except (OSError, EOFError, zlib.error) as error:
-        raise _unreadable(path, error) from error
+            for number in itertools.count(1):
+                line = handle.readline(limits.LINE_CHARS + 1)
+                if not line:
+                    return
+                if len(line) > limits.LINE_CHARS:
+                    raise UserError(f"{path}: line {number}: more than {limits.LINE_CHARS} characters")
+                yield line
+    except DAMAGE as error:
+        raise unreadable(path, error) from error
 
 
 def line_rows(path: Path) -> Iterator[Row]:

@@ -3,28 +3,23 @@
 `JsonStream` walks one level of a list or an object at a time; the values in it are parsed by `json`.
 """
 
-import gzip
 import io
 import json
-import zlib
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any
 
+from unival import limits
+from unival.data.sources.packed import DAMAGE, opened
 from unival.errors import UserError, nearest
 
 CHUNK = 1 << 20
-MAX_VALUE = 1 << 28
-"""Characters of one value, at most: a damaged file may never end it."""
+SPACE = re.compile(r"[ \t\r\n]*")
 ENDS = frozenset(",:]} \t\r\n")
 """What may follow a value."""
 NOT_TEXT = "not UTF-8 text: convert the file to UTF-8"
-
-
-def unpacked(path: Path) -> IO[bytes]:
-    """A file's bytes, of a gzip file what is in it."""
-    return gzip.open(path) if path.suffix == ".gz" else path.open("rb")  # type: ignore[return-value]
 
 
 def open_text(path: Path) -> IO[str]:
@@ -34,7 +29,7 @@ def open_text(path: Path) -> IO[str]:
         UserError: it cannot be opened.
     """
     try:
-        return io.TextIOWrapper(unpacked(path), "utf-8-sig", "surrogateescape", newline="\n")
+        return io.TextIOWrapper(opened(path), "utf-8-sig", "surrogateescape", newline="\n")
     except OSError as error:
         raise UserError(f"{path}: cannot read: {error.strerror}") from error
 
@@ -54,8 +49,8 @@ class JsonStream:
     def peek(self) -> str:
         """The first character of what comes next, "" at the end of the file."""
         while True:
-            while self._place < len(self._text) and self._text[self._place] in " \t\r\n":
-                self._place += 1
+            space = SPACE.match(self._text, self._place)
+            self._place = space.end() if space else self._place
             if self._place < len(self._text) or not self._more(CHUNK):
                 return self._text[self._place : self._place + 1]
 
@@ -117,15 +112,15 @@ class JsonStream:
 
     def _more(self, size: int) -> bool:
         """Read on, dropping what was passed; False at the end of the file."""
-        if len(self._text) - self._place > MAX_VALUE:
-            raise self.fault(f"a value of more than {MAX_VALUE} characters")
+        if len(self._text) - self._place > limits.VALUE_CHARS:
+            raise self.fault(f"a value of more than {limits.VALUE_CHARS} characters")
         try:
             chunk = self._handle.read(size)
             chunk.encode()
         except UnicodeEncodeError as error:
             line = self._lines + self._text.count("\n") + chunk.count("\n", 0, error.start)
             raise UserError(f"{self.path}: line {line}: {NOT_TEXT}") from error
-        except (OSError, EOFError, zlib.error) as error:
+        except DAMAGE as error:
             raise UserError(f"{self.path}: cannot read on: {error}") from error
         if chunk:
             self._lines += self._text.count("\n", 0, self._place)

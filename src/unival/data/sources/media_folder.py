@@ -91,7 +91,7 @@ class MediaFolder:
             walked.add(real)
             below = PurePosixPath(Path(parent).relative_to(root).as_posix())
             for name in sorted(names):
-                if name.lower().endswith(".zip"):
+                if name.lower().endswith(".zip") and Path(parent, name).is_file():
                     zips.append(Path(parent, name))
                 else:
                     self._enter(_Place(0, below / name, ""))

@@ -15,10 +15,10 @@ from unival.data.sources.formats import (
     json_rows,
     numbered,
     size_of,
-    unpacked_bytes,
     value,
 )
 from unival.data.sources.json_stream import json_values
+from unival.data.sources.packed import unpacked_bytes
 from unival.data.sources.reader import File, Item, read_rows, reader, rows
 from unival.data.sources.splits import said_split
 from unival.errors import UserError

@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
+from unival import limits
 from unival.data.intake import NEEDS
 from unival.data.manifest import check_row
 from unival.data.source import BadItem
@@ -86,13 +87,29 @@ def read_parquet(path: Path) -> Iterator[Row]:
     import pyarrow.parquet as pq
 
     try:
-        number = 0
-        for batch in pq.ParquetFile(path).iter_batches(4096):
+        number, file = 0, pq.ParquetFile(path)
+        for batch in file.iter_batches(_rows_at_once(path, file.metadata)):
             for row in batch.to_pylist():
                 yield f"row {number}", row
                 number += 1
     except (pa.ArrowException, OSError) as error:
         raise UserError(f"{path}: not a readable Parquet file: {str(error).splitlines()[0]}") from error
+
+
+def _rows_at_once(path: Path, metadata: Any) -> int:
+    """So many that their texts fit into memory: a few bytes can stand for a long text in every row.
+
+    Raises:
+        UserError: lists of a column hold too many elements.
+    """
+    largest = 1
+    for group in range(metadata.num_row_groups):
+        for number in range(metadata.num_columns):
+            column = metadata.row_group(group).column(number)
+            if column.num_values > limits.TABLE_VALUES:
+                raise UserError(f"{path}: '{column.path_in_schema}': more than {limits.TABLE_VALUES} values")
+            largest = max(largest, column.total_uncompressed_size)
+    return max(1, min(4096, limits.UNPACKED_BYTES // largest))
 
 
 LOADERS: dict[str, Callable[[Path], Iterable[Row]]] = {

@@ -10,6 +10,7 @@ from unival.data.media import SUFFIXES
 from unival.data.source import BadItem, MediaItem, RowItem
 from unival.data.sources.formats import Load, Row, csv_rows, filled, numbered
 from unival.data.sources.json_stream import json_lists
+from unival.data.sources.packed import DAMAGE, opened_by_magic
 from unival.data.sources.reader import (
     CAPTIONING,
     File,
@@ -29,11 +30,10 @@ def read_tars(root: Path) -> Iterator[Item]:
     """One caption row per sample; image, video or sound by its suffix. One sample is held at a time."""
     for path in require(root, "*.tar"):
         try:
-            with tarfile.open(path, "r|*") as archive:
+            with opened_by_magic(path) as handle, tarfile.open(fileobj=handle, mode="r|") as archive:
                 for stem, members in groupby(_members(archive), lambda member: member[0]):
-                    parts = {suffix: data for _, suffix, data in members}
-                    yield from _sample(path, split_of_file(root, path) or "train", stem, parts)
-        except (tarfile.TarError, EOFError, OSError) as error:
+                    yield from _sample(path, split_of_file(root, path) or "train", stem, _parts(members))
+        except (tarfile.TarError, *DAMAGE) as error:
             yield BadItem(str(path), "file", "shard", f"cannot read on: {error}: get it again")
 
 
@@ -44,8 +44,20 @@ def _members(archive: tarfile.TarFile) -> Iterator[tuple[str, str, bytes]]:
         if member.isfile():
             parent, slash, file = member.name.rpartition("/")
             name, _, suffix = file.partition(".")
-            handle = archive.extractfile(member) if member.size <= limits.MEDIUM_BYTES else None
+            small = member.size <= limits.MEDIUM_BYTES and not member.issparse()
+            handle = archive.extractfile(member) if small else None
             yield parent + slash + name, f".{suffix.lower()}", handle.read() if handle else b""
+
+
+def _parts(members: Iterable[tuple[str, str, bytes]]) -> dict[str, bytes]:
+    """The files of a sample by their suffix."""
+    parts, total = dict[str, bytes](), 0
+    for stem, suffix, data in members:
+        total += len(data)
+        if total > limits.MEDIUM_BYTES:
+            raise tarfile.TarError(f"sample {stem}: more than {limits.MEDIUM_BYTES} bytes")
+        parts[suffix] = data
+    return parts
 
 
 def _sample(path: Path, split: str, stem: str, parts: dict[str, bytes]) -> Iterator[Item]:
