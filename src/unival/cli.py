@@ -3,6 +3,7 @@
 import argparse
 import gc
 import importlib
+import os
 import sys
 
 from unival.errors import UserError, nearest, told
@@ -32,6 +33,7 @@ def main(arguments: list[str] | None = None) -> None:
         UserError: no command of this name.
     """
     arguments = sys.argv[1:] if arguments is None else arguments
+    os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")  # its warnings bring a stack of C++ frames each
     gc.set_threshold(50_000)  # what libraries make at import stays: seldom look through it
     with told():
         if not arguments or arguments[0].startswith("-"):

@@ -18,6 +18,14 @@ class UserError(Exception):
     """Bad input, configuration or environment. The command line prints the message alone and exits with 2."""
 
 
+class Stopped(KeyboardInterrupt):
+    """The same of another signal, or of Ctrl-C in another process of the command."""
+
+    def __init__(self, number: int) -> None:
+        super().__init__()
+        self.number = number
+
+
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 """No space left on the disk, in the user's quota, or under the limit on a file's size."""
 
@@ -26,9 +34,9 @@ FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 def told(of_many: bool = False) -> Iterator[None]:
     """What ends the work inside ends the process with one line at most, as a shell expects; no traceback.
 
-    A UserError or a full disk: status 2. Ctrl-C: 130. Output that nobody reads any more, as under `head`:
-    141. UNIVAL_DEBUG lets errors and Ctrl-C through. `of_many`: one of several processes, whose parent tells
-    of Ctrl-C; so does rank 0 for the other ranks.
+    A UserError or a full disk: status 2. Ctrl-C: 130; SIGTERM: 143. Output that nobody reads any more, as
+    under `head`: 141. UNIVAL_DEBUG lets errors and Ctrl-C through. `of_many`: one of several processes, which
+    dies of the signal, so that its parent tells; rank 0 does for ranks that have no such parent.
     """
     debug = bool(os.environ.get("UNIVAL_DEBUG"))
     other = os.environ.get("RANK", "0") != "0"
@@ -44,17 +52,22 @@ def told(of_many: bool = False) -> Iterator[None]:
         full = isinstance(error, OSError) and error.errno in FULL
         if debug or not (full or isinstance(error, UserError)):
             raise
-        if other:
-            time.sleep(2)  # mostly rank 0 has the same to tell, and its end ends this process
+        if other:  # mostly rank 0 has the same to tell, and its end ends this process
+            signal.signal(signal.SIGTERM, signal.SIG_DFL)
+            time.sleep(2)
         what = without_password(str(error))
         print(f"unival: {what}{': make room and run again' if full else ''}", file=sys.stderr)
         sys.exit(2)
-    except KeyboardInterrupt:
+    except KeyboardInterrupt as error:
         if debug:
             raise
-        if not (of_many or other):
+        number = error.number if isinstance(error, Stopped) else signal.SIGINT
+        if of_many:
+            signal.signal(number, signal.SIG_DFL)
+            signal.raise_signal(number)
+        if not other:
             print("unival: stopped: run the same command again to go on", file=sys.stderr)
-        sys.exit(128 + signal.SIGINT)
+        sys.exit(128 + number)
 
 
 def without_password(text: str) -> str:

@@ -135,7 +135,7 @@ def test_sigterm_on_one_rank_stops_all(tmp_path):
     processes[1].terminate()
     status, error = finish(processes, tmp_path)
     assert [process.exitcode for process in processes] == [128 + signal.SIGTERM] * 2, (status, error)
-    assert "SIGTERM: saved step" in error
+    assert "stopped: saved step" in error
 
 
 def load_checkpoint(folder):

@@ -48,7 +48,7 @@ def test_torchrun_unless_this_is_a_rank(monkeypatch):
         def __init__(self, command, **options):
             calls.append(command)
 
-        def wait(self):
+        def wait(self, timeout):
             return 7
 
     monkeypatch.setattr(launch.subprocess, "Popen", Done)
@@ -174,7 +174,7 @@ with told():
 @pytest.mark.parametrize("to", ["all", "parent"])
 @pytest.mark.parametrize("met", [False, True], ids=["before they met", "after they met"])
 def test_ranks_end_at_once_wherever_they_are(tmp_path, number, to, met):
-    """A terminal sends Ctrl-C to all, others to the command alone: a line at most, and its status."""
+    """A terminal sends Ctrl-C to all, others to the command alone: one line, and its status."""
     process = subprocess.Popen(
         [sys.executable, "-c", MEETING.format(late=0 if met else 60)],
         cwd=tmp_path,
@@ -192,7 +192,7 @@ def test_ranks_end_at_once_wherever_they_are(tmp_path, number, to, met):
     error = process.communicate(timeout=15)[1]
     assert process.returncode == 128 + number
     lines = error.splitlines()
-    assert not lines or lines == ["unival: stopped: run the same command again to go on"]
+    assert lines == ["unival: stopped: run the same command again to go on"]
     assert not [rank for rank in "01" if Path(f"/proc/{(tmp_path / f'up{rank}').read_text()}").exists()]
 
 

@@ -359,9 +359,8 @@ class Trainer:
         if str(step) == os.environ.get(FAIL_AT):
             os.kill(os.getpid(), signal.SIGKILL)
         if stopped and not done:
-            number = signal.Signals(self.asked or signal.SIGTERM)
-            monitor.say(f"{number.name}: saved step {step}, run again to go on")
-            raise SystemExit(128 + number)
+            monitor.say(f"stopped: saved step {step}, run again to go on")
+            raise SystemExit(128 + (self.asked or signal.SIGTERM))
 
     def _count_damage(self) -> None:
         """Add up the rows that all ranks left out.
@@ -473,7 +472,8 @@ class Trainer:
 
         if threading.current_thread() is not threading.main_thread():
             return {}
-        return {number: signal.signal(number, note) for number in ASKS}
+        heard = [number for number in ASKS if signal.getsignal(number) != signal.SIG_IGN]
+        return {number: signal.signal(number, note) for number in heard}
 
     def _publish(self, out_dir: Path, result: TrainResult) -> None:
         """Write the model folder: the best weights after a selection, else the last (or averaged)."""

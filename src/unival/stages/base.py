@@ -18,7 +18,7 @@ from types import FrameType
 from typing import Any
 
 from unival import config, files, provenance, scratch, tracking
-from unival.errors import UserError
+from unival.errors import Stopped, UserError
 from unival.stages import module
 from unival.study.tables import Run
 
@@ -157,7 +157,7 @@ def _end_on_sigterm() -> None:
     """SIGTERM leaves through the same door as an error, so that the run is closed as KILLED."""
 
     def leave(number: int, frame: FrameType | None) -> None:
-        raise SystemExit(128 + number)
+        raise Stopped(number)
 
     signal.signal(signal.SIGTERM, leave)
 

@@ -1,6 +1,7 @@
 """Ranks: torchrun starts them, PyTorch connects them. One process is a world of one, without any set-up."""
 
 import os
+import socket
 import time
 import warnings
 from collections.abc import Iterator
@@ -121,12 +122,14 @@ def _meeting(rank: int, size: int) -> dist.Store:
     while time.monotonic() < deadline:
         try:
             if store is None:
+                if not serves:  # PyTorch's own attempts fail loudly
+                    socket.create_connection((host, port), timeout=1).close()
                 store = dist.TCPStore(host, port, size, serves, timedelta(seconds=1), wait_for_workers=False)
                 store.add(key, 1)
             if store.add(key, 0) == size:
                 store.set_timeout(TIMEOUT)
                 return dist.PrefixStore(key, store)
-        except dist.DistError as error:
+        except (OSError, dist.DistError) as error:
             problem = str(error).splitlines()[0]
         time.sleep(0.02)
     raise UserError(

@@ -17,13 +17,15 @@ from typing import Any
 import torch
 from torch.multiprocessing.spawn import _prctl_pr_set_pdeathsig
 
-from unival.errors import told
+from unival.errors import Stopped, told
 
 GRACE = 50
 """Seconds that ranks have to save a checkpoint when they are told to end. Below a minute, for the others of a
 rank that died may wait for it on the GPU and have to be killed."""
 LEAVE = 10
 """Seconds in which forked processes may leave once one of them has failed or left early."""
+AGAIN = 5
+"""Seconds after which they are told once more: what a signal's handler raises gets lost in a destructor."""
 FORK = multiprocessing.get_context("fork")
 ASKS = (signal.SIGINT, signal.SIGTERM)
 """Signals that ask for an end in good order."""
@@ -36,15 +38,10 @@ def torchrun(processes: int) -> list[str]:
 
 
 @contextmanager
-def _asked(end: Callable[[bool], None]) -> Iterator[list[int]]:
-    """Call `end` at Ctrl-C and SIGTERM inside, with True from the second Ctrl-C on; yields what came."""
+def _asked() -> Iterator[list[int]]:
+    """Yields the signals of ASKS that came inside so far."""
     came: list[int] = []
-
-    def note(number: int, frame: Any) -> None:
-        came.append(number)
-        end(came.count(signal.SIGINT) > 1)
-
-    previous = {number: signal.signal(number, note) for number in ASKS}
+    previous = {number: signal.signal(number, lambda number, _: came.append(number)) for number in ASKS}
     try:
         yield came
     finally:
@@ -64,17 +61,16 @@ def wait_for(command: Sequence[str], **settings: Any) -> int:
 
     It hears of Ctrl-C and SIGTERM from this process alone, as SIGTERM, and when this process is killed.
     """
-    child: subprocess.Popen[bytes] | None = None
-
-    def end(at_once: bool) -> None:
-        if child is not None:
-            child.terminate()
-
-    with _asked(end) as came:
+    with _asked() as came:
         child = subprocess.Popen(command, start_new_session=True, preexec_fn=_end_with_parent, **settings)
-        if came:  # while it started
-            child.terminate()
-        return _status(child.wait(), came)
+        told_to_end = False
+        while True:
+            try:
+                return _status(child.wait(timeout=1.0), came)
+            except subprocess.TimeoutExpired:
+                if came and not told_to_end:
+                    child.terminate()
+                    told_to_end = True
 
 
 def _end_with_parent() -> None:
@@ -94,53 +90,54 @@ def fork(ranks: int, work: Callable[[], None]) -> int:
 
 
 def run_forked(processes: int, start: Any, work: Callable[[], None], watch: Callable[[], Any]) -> int:
-    """`start(number, processes, work)` in forked processes; `watch` is called every second."""
+    """`start(number, processes, work)` in forked processes; `watch` is called every second.
+
+    Raises:
+        Stopped: as this process was asked to, and the others had nothing to tell before they left.
+    """
     children = [FORK.Process(target=start, args=(number, processes, work)) for number in range(processes)]
-
-    def end(at_once: bool) -> None:
-        for child in children:
-            if child.is_alive():
-                (child.kill if at_once else child.terminate)()
-
-    with _asked(end) as came:
+    with _asked() as came:
         signal.pthread_sigmask(signal.SIG_BLOCK, ASKS)  # until all are there, and can answer
         for child in children:
             child.start()
         signal.pthread_sigmask(signal.SIG_UNBLOCK, ASKS)
-        status, deadline, running = 0, math.inf, children
+        status, deadline, again, running = 0, math.inf, 0.0, children
         while running:
             wait([child.sentinel for child in running], 1.0)
             watch()
             running = [child for child in children if child.exitcode is None]
-            failed = next((child.exitcode for child in children if child.exitcode), 0)
-            if failed and not status:
-                status = failed
-                if not came:
-                    end(at_once=False)
+            status = status or next((child.exitcode for child in children if child.exitcode), 0)
+            now = time.monotonic()
             if came or status:
-                deadline = min(deadline, time.monotonic() + (LEAVE if status else GRACE))
-            if time.monotonic() > deadline:
-                end(at_once=True)
+                deadline = min(deadline, now + (LEAVE if status else GRACE))
+                at_once = now > deadline or came.count(signal.SIGINT) > 1
+                if at_once or now > again:
+                    for child in running:
+                        (child.kill if at_once else child.terminate)()
+                    again = now + AGAIN
+    if came and status < 0:
+        raise Stopped(came[0])
     return _status(status, came)
 
 
 def _rank(place: dict[str, str], rank: int, ranks: int, work: Callable[[], None]) -> None:
     number = str(rank)
     os.environ.update(place, RANK=number, LOCAL_RANK=number, MASTER_ADDR="127.0.0.1")
-    _work(ranks, work, of_many=False)
+    worker(rank, ranks, work)
+
+
+def _unless_told_again(unraisable: Any) -> None:
+    if not isinstance(unraisable.exc_value, Stopped):
+        sys.__unraisablehook__(unraisable)
 
 
 def worker(number: int, processes: int, work: Callable[[], None]) -> None:
     """`work` as one of so many processes of this machine."""
-    _work(processes, work, of_many=True)
-
-
-def _work(processes: int, work: Callable[[], None], of_many: bool) -> None:
-    with told(of_many):
-        _prctl_pr_set_pdeathsig(signal.SIGINT)  # what ends it with its parent
-        # a shell's background jobs are started with the signal ignored
-        signal.signal(signal.SIGINT, signal.default_int_handler)
+    with told(of_many=True):
+        _prctl_pr_set_pdeathsig(signal.SIGTERM)  # it ends with its parent
         signal.signal(signal.SIGTERM, signal.SIG_DFL)
+        signal.signal(signal.SIGINT, signal.SIG_IGN)  # of a terminal; the parent sends SIGTERM then
         signal.pthread_sigmask(signal.SIG_UNBLOCK, ASKS)
+        sys.unraisablehook = _unless_told_again
         torch.set_num_threads(max(1, torch.get_num_threads() // processes))
         work()

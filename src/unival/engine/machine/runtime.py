@@ -5,7 +5,6 @@ part of a resolved configuration, and so never makes a stage run again.
 """
 
 import os
-import signal
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -119,8 +118,6 @@ def parallel(jobs: Sequence[Callable[[], Any]], title: str) -> None:
                 _next(done)
 
         status = run_forked(runtime.cores(), worker, work, lambda: bar.update(done.value - bar.n))
-        if status == 128 + signal.SIGINT:
-            raise KeyboardInterrupt
         if status:
             sys.exit(status)
     bar.close()
