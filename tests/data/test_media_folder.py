@@ -42,6 +42,8 @@ NEAREST = [
     (["one/img/7.jpg", "two/img/7.jpg"], "image", "7.jpg", "two", "two/img/7.jpg"),
     (["one/img/7.jpg", "two/img/7.jpg"], "image", "two/img/7.jpg", "one", "two/img/7.jpg"),
     (["one/img/7.jpg", "two/img/7.jpg"], "image", "img/7.jpg", "one", "one/img/7.jpg"),
+    (["one/img/7.jpg", "two/img/7.jpg"], "image", "7.jpg", "two/notes", "two/img/7.jpg"),
+    (["one/img/7.jpg", "two/img/7.jpg", "two/7.jpg"], "image", "img/7.jpg", "two/notes", "two/img/7.jpg"),
     (["7.JPG"], "image", "7.jpg", "", "7.JPG"),
     ([".7.jpg", "__MACOSX/7.jpg", "b/7.jpg"], "image", "7.jpg", "", "b/7.jpg"),
     (["a.b.mp4", "a.mp4"], "video", "a.b", "", "a.b.mp4"),

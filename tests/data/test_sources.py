@@ -624,6 +624,9 @@ def test_a_good_import_outlives_those_that_fail(tmp_path: Path) -> None:
         import_dataset("coco_captions", root, tmp_path / "out")
     assert {path: path.stat().st_mtime_ns for path in (tmp_path / "out").rglob("*")} == before
     assert pq.read_table(tmp_path / "out.rejected.parquet").num_rows == 4
+    (tmp_path / "elsewhere").rename(root / "photos")
+    import_dataset("coco_captions", root, tmp_path / "out")
+    assert {path.name for path in tmp_path.iterdir()} == {"coco", "out"}
 
 
 def test_captions_of_parts_of_a_video_are_about_these(tmp_path: Path) -> None:

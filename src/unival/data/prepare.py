@@ -105,6 +105,7 @@ def prepare(
             description |= contents(part, RECORD)
             write_json(part / RECORD, description)
             publish(part, out)
+            out.with_name(f"{out.name}.{REJECTED}").unlink(missing_ok=True)  # of an earlier try
         finally:
             if not stopped:
                 shutil.rmtree(part, ignore_errors=True)

@@ -2,7 +2,7 @@
 
 A medium is found by its name, its place and its kind. The name is the whole file name where the annotation
 gives a suffix, else the stem. Of several files of that name the place decides: the path that is written, the
-annotation's own folder, then the rest of the data set; files come before zip members. Two that are equally
+annotation's own folder, then the one above it, and so on; files come before zip members. Two that are equally
 near are an error, because no guess is right for all data sets.
 """
 
@@ -172,12 +172,11 @@ class MediaFolder:
         row_split = split_of(split)
 
         def distance(place: _Place) -> tuple[int, bool]:
-            steps = (
-                place.path.parent in written[:1],
-                place.path.parent in written,
-                own in place.path.parents,
-            )
-            return (*steps, True).index(True), place.archive > 0
+            folder = place.path.parent
+            if folder in written:
+                return written.index(folder), place.archive > 0
+            up = next(up for up, above in enumerate((own, *own.parents)) if above in place.path.parents)
+            return len(written) + up, place.archive > 0
 
         places = self._called(medium, name)
         if row_split and (self._anew or split_of(str(own))):
