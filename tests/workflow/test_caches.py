@@ -9,12 +9,14 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 
 from unival import files, provenance
-from unival.merging import search
+from unival.merging import collect, search
 from unival.metrics.bootstrap import Interval
-from unival.study import cells
+from unival.study import cells, coefficients, models
 from unival.tasks import TaskConfig
+from unival.tracking import Tracker
 
 DEEP = "[" * 100_000
 DAMAGE = ["", "{}", "[]", "null", "5", '"text"', '{"digest": 3}', "\xff", DEEP]
@@ -157,3 +159,31 @@ def test_searches_side_by_side_forget_nothing(tmp_path: Path) -> None:
     one({"x": 1})
     two({"x": 1})
     assert len(json.loads(cache.read_text())["scores"]) == 2
+
+
+@pytest.mark.fault
+@pytest.mark.parametrize("damage", ["", "bit", "cut", "gone", "seal"])
+def test_damaged_statistics_are_made_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, damage: str
+) -> None:
+    made = []
+    model = SimpleNamespace(eval=lambda: None)
+    monkeypatch.setattr(coefficients, "_weights_digest", lambda folder: "weights")
+    monkeypatch.setattr(coefficients, "_batches", lambda *words: [])
+    monkeypatch.setattr(models, "load_model", lambda folder: (model, None))
+    monkeypatch.setattr(collect, "fisher", lambda *words: made.append(1) or {"layer": torch.ones(8)})
+    source = SimpleNamespace(records=[1, 2])
+    benchmark: Any = SimpleNamespace(digest=lambda name: name, sources=lambda *words: {"caption": source})
+    task = TaskConfig("captioning", "image", "describe", "cider")
+    fit = coefficients.Fit(tmp_path, tmp_path, {"caption": task}, benchmark, tmp_path, Tracker())
+
+    path = fit.statistics("fisher", "caption", tmp_path, 2)
+    whole = path.read_bytes()
+    if damage == "gone":
+        path.unlink()
+    elif damage == "seal":
+        path.with_suffix(".json").write_text("[]")
+    elif damage:
+        path.write_bytes(whole[:-1] + (b"\xff" if damage == "bit" else b""))
+    assert fit.statistics("fisher", "caption", tmp_path, 2).read_bytes() == whole
+    assert len(made) == (2 if damage else 1)

@@ -3,6 +3,7 @@
 import csv
 import hashlib
 import json
+import shutil
 import signal
 import sqlite3
 import subprocess
@@ -140,6 +141,53 @@ def test_a_queued_experiment_imports_the_code_beside_it(clone, run) -> None:
     with sqlite3.connect(clone / "mlflow.db") as store:
         values = store.execute("select value from tags where key = 'beside'").fetchall()
     assert values == [("yes",)], "in the main repository's store, written by the queued copy of the code"
+
+
+def test_experiments_side_by_side_are_those_one_after_another(clone, run) -> None:
+    """Two workers on experiments whose later stages have equal configurations, and other inputs."""
+    params = yaml.safe_load((clone / "params.yaml").read_text())
+    params["tasks"] = ["caption", "vqa"]
+    (clone / "params.yaml").write_text(yaml.safe_dump(params, sort_keys=False))
+    run("dvc", "repro", "compose")
+    git = ("git", "-c", "user.name=t", "-c", "user.email=t@t")
+    run(*git, "add", "-A")
+    run(*git, "commit", "-qm", "composed")
+    changes = {steps: ("-S", f"++set.finetune.items.caption.train.steps={steps}") for steps in (2, 6)}
+    for steps, words in changes.items():
+        run("dvc", "exp", "run", "--queue", "-n", f"beside{steps}", *words, "evaluate")
+    run("dvc", "queue", "start", "-j", "2")
+    for steps in changes:
+        run("dvc", "queue", "logs", f"beside{steps}", "-f", check=False)
+    logged = points(clone)
+    assert logged == {f"beside{steps}": {steps} for steps in changes}
+    shutil.rmtree(clone / "scratch")
+    for steps, words in changes.items():
+        run("dvc", "exp", "run", "--no-run-cache", "-n", f"alone{steps}", *words, "evaluate")
+        assert outs(run, clone, f"beside{steps}") == outs(run, clone, f"alone{steps}")
+    assert outs(run, clone, "alone2")["models/merged"] != outs(run, clone, "alone6")["models/merged"]
+
+
+def points(clone: Path) -> dict[str, set[int]]:
+    """Experiment -> last step of the losses in each MLflow run of its expert."""
+    with sqlite3.connect(clone / "mlflow.db") as store:
+        found = store.execute(
+            "select tags.value, max(metrics.step) from metrics join tags using (run_uuid) join runs using "
+            "(run_uuid) where tags.key = 'dvc.exp' and runs.name = 'finetune-caption' and "
+            "metrics.key = 'train/loss' group by run_uuid, tags.value"
+        ).fetchall()
+    steps: dict[str, set[int]] = {}
+    for experiment, step in found:
+        steps.setdefault(experiment, set()).add(step)
+    return steps
+
+
+def outs(run, clone: Path, experiment: str) -> dict[str, str]:
+    """Digest of every out of an experiment, but for the notes of its runs."""
+    refs = run("git", "for-each-ref", "--format=%(refname)", "refs/exps").stdout.split()
+    (ref,) = (ref for ref in refs if ref.endswith(f"/{experiment}"))
+    lock = yaml.safe_load(run("git", "show", f"{ref}:dvc.lock").stdout)
+    found = [out for stage in lock["stages"].values() for out in stage.get("outs", [])]
+    return {out["path"]: out["md5"] for out in found if not out["path"].startswith("reports/runs/")}
 
 
 def test_a_sweep_has_one_parent_and_all_children(clone, run) -> None:

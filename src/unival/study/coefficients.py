@@ -146,7 +146,9 @@ class Fit:
         weights, data = _weights_digest(folder), self.benchmark.digest(TRAIN)
         known = [weights, data, asdict(self.tasks[task]), rows, _code()]
         out = self.folder / "statistics" / f"{kind}-{task}-{files.digest(known)}.safetensors"
-        if out.is_file():
+        seal = out.with_suffix(".json")
+        whole = files.read_sealed(seal)
+        if whole and out.is_file() and files.file_digest(out) == whole["sha256"]:
             return out
         model, processor = load_model(folder)
         model.eval()
@@ -158,6 +160,7 @@ class Fit:
         else:
             found = collect.grams(model, single, logits)
         collect.save(out, found, {"kind": kind, "task": task, "rows": size, "model": weights})
+        files.write_sealed(seal, {"sha256": files.file_digest(out)})
         return out
 
     def batch_norm(
