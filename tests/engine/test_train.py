@@ -208,6 +208,18 @@ def test_only_the_streams_of_the_mixture_count(tmp_path):
     same(run(config, tmp_path, "a", {"image": 24, "video": 9}), run(config, tmp_path, "b", {"image": 24}))
 
 
+def test_a_score_of_nan_is_never_the_best(tmp_path):
+    """Whether it comes first or after a number; where there is no other, the last weights are published."""
+    config = standins.config({"image": 4}, steps=12, selection=SelectionConfig(every=4, rows=8))
+    nan = float("nan")
+    for name, scores, step in (("a", [nan, 0.3, nan], 8), ("b", [0.3, nan, nan], 4), ("c", [nan] * 3, 12)):
+        given = iter(scores)
+        run(config, tmp_path, name, evaluate=lambda model, given=given: {"score": next(given)})
+        summary = json.loads((tmp_path / name / "training.json").read_text())
+        assert summary["best_step"] == step
+        assert summary["score"] == (None if name == "c" else 0.3)
+
+
 def test_best_weights_are_published(tmp_path):
     scores = {4: 0.2, 8: 0.9, 12: 0.5}
     seen = {}

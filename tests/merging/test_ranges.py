@@ -58,7 +58,8 @@ def test_a_merge_beyond_its_type_is_refused_and_writes_nothing(tmp_path, method,
     )
     with pytest.raises(UserError, match=r"bias: merged: -?\S+ does not fit float16, which ends at 65504"):
         merge(recipe, models, base, tmp_path / "out", threads=threads)
-    assert {path.name for path in tmp_path.iterdir()} <= {"a", "b", "base", "hashes.json"}
+    left = {path.name for path in tmp_path.iterdir() if "hashes.json" not in path.name}
+    assert left == {"a", "b", "base"}
 
 
 @pytest.mark.parametrize(
