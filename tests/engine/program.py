@@ -141,7 +141,8 @@ def _interfere(slow, die_in):
 
     def slow_or_dying_sync(path):
         time.sleep(slow / 2)
-        synced.append(path.name)
+        if path.parent.name.startswith(".step-"):
+            synced.append(path.name)
         if synced.count(die_in) == 3:
             os.kill(os.getpid(), signal.SIGKILL)
         sync(path)

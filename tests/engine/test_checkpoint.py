@@ -16,6 +16,13 @@ from unival.errors import UserError
 from . import standins
 
 
+def flip(path):
+    """Change one bit in the middle of a file."""
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1
+    path.write_bytes(content)
+
+
 def saved(tmp_path, steps=(3,), keep=2):
     folder = Checkpoints(tmp_path / "checkpoints", keep)
     model = standins.model()
@@ -40,6 +47,26 @@ def test_the_last_are_kept(tmp_path):
     assert folder.steps() == [9, 12]
     folder.clear()
     assert folder.steps() == [] and folder.latest() is None
+
+
+@pytest.mark.fault
+@pytest.mark.parametrize(
+    "text", ["", "[]", "null", '{"digests": 3}', '{"step": 6, "digests": {}}', "[" * 100_000]
+)
+def test_a_checkpoint_with_any_other_meta_is_passed_over(tmp_path, text):
+    folder, _ = saved(tmp_path, steps=(3, 6))
+    (folder.path(6) / "meta.json").write_text(text)
+    (folder.folder / "step-copy").mkdir()
+    assert folder.latest()[1]["step"] == 3
+
+
+@pytest.mark.fault
+def test_a_best_that_was_damaged_is_not_published(tmp_path):
+    folder, model = saved(tmp_path)
+    folder.save_best(3, model)
+    flip(folder.best / "model.safetensors")
+    with pytest.raises(UserError, match=r"best: damaged since it was written: run again"):
+        folder.load_best(model)
 
 
 @pytest.mark.fault
@@ -68,17 +95,17 @@ def small_disk():
 @pytest.mark.fault
 def test_writes_that_the_system_refuses(tmp_path, small_disk):
     folder, model = saved(tmp_path)
-    folder.save_best(model)
+    folder.save_best(3, model)
     with pytest.raises(UserError, match=r"step-00000006: cannot write: File too large: mend that"):
         folder.save(6, model, {"optimizer": torch.ones(100_000)}, {"identity": "x"})
     large = standins.model(width=400)
     with pytest.raises(UserError, match=r"step-00000006: cannot write: .*File too large"):
         folder.save(6, large, {}, {"identity": "x"})
-    with pytest.raises(UserError, match=r"best.safetensors: cannot write: .*File too large"):
-        folder.save_best(large)
+    with pytest.raises(UserError, match=r"best: cannot write: .*File too large"):
+        folder.save_best(6, large)
     assert folder.latest()[1]["step"] == 3
-    load_weights(model, folder.best)
-    assert {path.name for path in folder.folder.iterdir()} == {"step-00000003", "best.safetensors"}
+    folder.load_best(model)
+    assert {path.name for path in folder.folder.iterdir()} == {"step-00000003", "best"}
 
 
 @pytest.mark.fault

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from .program import PLACES, finish, place, start, told, wait_for_steps
+from .test_checkpoint import flip
 
 OPTIONS = {"steps": 30, "checkpoint_every": 4, "select": True, "ema": 0.9, "log_every": 5}
 pytestmark = pytest.mark.resume
@@ -114,6 +115,24 @@ def test_damaged_checkpoint_is_passed_over(tmp_path, undisturbed):
     newest = tmp_path / "scratch/checkpoints" / checkpoints(tmp_path)[-1] / "model.safetensors"
     newest.write_bytes(newest.read_bytes()[:-100])
     assert "goes on from step 12" in complete(tmp_path)
+    assert weights(tmp_path) == undisturbed
+
+
+@pytest.mark.fault
+@pytest.mark.parametrize("file", ["model.safetensors", "meta.json"])
+@pytest.mark.parametrize("damage", ["flipped", "cut", "gone"])
+@pytest.mark.parametrize("step", [17, 30])
+def test_damaged_best_weights_are_found_again(tmp_path, undisturbed, step, damage, file):
+    """The run goes back to before them and ends as it would have."""
+    finish(start(tmp_path, OPTIONS, fail_at=step), tmp_path)
+    path = tmp_path / "scratch/checkpoints/best" / file
+    if damage == "flipped":
+        flip(path)
+    elif damage == "cut":
+        path.write_bytes(path.read_bytes()[:-50])
+    else:
+        path.unlink()
+    complete(tmp_path)
     assert weights(tmp_path) == undisturbed
 
 

@@ -4,11 +4,11 @@ A checkpoint is the folder `step-00001234`: `model.safetensors` (weights and buf
 and average; loads with weights_only) and `meta.json` (step, what the run needs to go on, digests of these
 files). Configuration and processor lie beside them: it is a model folder too, which another run can start
 from. It is written beside its place, synced to disk and renamed, so a crash or a full disk at any moment
-leaves the previous one valid. A damaged checkpoint is passed over for the one before it.
+leaves the previous one valid. A damaged checkpoint is passed over for the one before it. The best weights by
+validation are the folder `best`, written and checked in the same way.
 """
 
 import hashlib
-import json
 import os
 import shutil
 from collections.abc import Callable, Iterator, Mapping
@@ -155,19 +155,20 @@ class Checkpoints:
 
     @property
     def best(self) -> Path:
-        """Weights of the best validation so far."""
-        return self.folder / "best.safetensors"
+        """Folder of the weights of the best validation so far."""
+        return self.folder / "best"
 
     def steps(self) -> list[int]:
         """Steps that have a checkpoint, ascending."""
-        return sorted(int(path.name.removeprefix("step-")) for path in self.folder.glob("step-*"))
+        numbers = (path.name.removeprefix("step-") for path in self.folder.glob("step-*"))
+        return sorted(int(number) for number in numbers if number.isdecimal())
 
     def path(self, step: int) -> Path:
         """Folder of the checkpoint after `step` updates."""
         return self.folder / f"step-{step:08d}"
 
     def save(self, step: int, model: nn.Module, state: Mapping[str, Any], meta: Mapping[str, Any]) -> Path:
-        """Write the checkpoint after `step` updates, then drop the oldest."""
+        """Write the checkpoint after `step` updates, then drop what is not needed any more."""
         path = self.path(step)
         with atomic_folder(path) as part:
             weights.save(unique_tensors(model), part / WEIGHTS)
@@ -175,27 +176,55 @@ class Checkpoints:
             if self.describe:
                 self.describe(part)
             digests = {name: files.file_digest(part / name) for name in (WEIGHTS, STATE)}
-            files.write_json(part / META, {**meta, "step": step, "digests": digests})
-        for old in self.steps()[: -self.keep]:
-            shutil.rmtree(self.path(old), ignore_errors=True)
+            files.write_sealed(part / META, {**meta, "step": step, "digests": digests})
+        self._tidy(step)
         return path
 
-    def save_best(self, model: nn.Module) -> None:
-        """Write the best weights.
+    def _tidy(self, step: int) -> None:
+        """Drop the oldest, and those after `step`, which were passed over when the run went on."""
+        steps = self.steps()
+        current = [old for old in steps if old <= step]
+        for old in {*steps} - {*current[-self.keep :]}:
+            shutil.rmtree(self.path(old), ignore_errors=True)
+
+    def save_best(self, step: int, model: nn.Module) -> None:
+        """Write the weights after `step` updates as the best.
 
         Raises:
             UserError: no space; the ones before stay.
         """
-        with told_of_disk(self.best), files.atomic(self.best) as part:
-            weights.save(unique_tensors(model), part)
+        with atomic_folder(self.best) as part:
+            weights.save(unique_tensors(model), part / WEIGHTS)
+            digests = {WEIGHTS: files.file_digest(part / WEIGHTS)}
+            files.write_sealed(part / META, {"step": step, "digests": digests})
+
+    def load_best(self, model: nn.Module) -> None:
+        """Copy the best weights into the model.
+
+        Raises:
+            UserError: they are not as they were written.
+        """
+        if whole_meta(self.best) is None:
+            raise UserError(
+                f"{self.best}: damaged since it was written: run again: it goes on from before these weights"
+            )
+        load_weights(model, self.best / WEIGHTS)
 
     def latest(self) -> tuple[Path, dict[str, Any]] | None:
-        """The newest whole checkpoint and its meta; None when there is none."""
+        """The newest checkpoint to go on from, and its meta; None when there is none.
+
+        Passed over are damaged ones, and those that count on best weights which are damaged or gone: who goes
+        on from before these finds them again.
+        """
+        best, lost = whole_meta(self.best), 0
         for step in reversed(self.steps()):
-            path = self.path(step)
-            meta = whole_meta(path)
-            if meta is not None:
-                return path, meta
+            meta = whole_meta(self.path(step))
+            if meta is None:
+                continue
+            needed = meta.get("best_step", 0)
+            if not needed or (best and best["step"] >= needed) or step < lost:
+                return self.path(step), meta
+            lost = max(lost, needed)
         return None
 
     def restore(self, path: Path, meta: Mapping[str, Any], model: nn.Module) -> dict[str, Any]:
@@ -211,15 +240,15 @@ class Checkpoints:
         """Remove all checkpoints: the run is complete."""
         for step in self.steps():
             shutil.rmtree(self.path(step), ignore_errors=True)
-        self.best.unlink(missing_ok=True)
+        shutil.rmtree(self.best, ignore_errors=True)
 
 
 def whole_meta(path: Path) -> dict[str, Any] | None:
     """The meta of a checkpoint all of whose files are as they were written; else None."""
+    meta = files.read_sealed(path / META)
     try:
-        meta = json.loads((path / META).read_text(encoding="utf-8"))
-        if all(files.file_digest(path / name) == value for name, value in meta["digests"].items()):
+        if meta and all(files.file_digest(path / name) == digest for name, digest in meta["digests"].items()):
             return meta
-    except (OSError, ValueError, KeyError):
+    except OSError:
         return None
     return None

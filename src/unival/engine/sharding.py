@@ -9,7 +9,6 @@ operators of DTensor, which run asynchronous ones behind the scenes.
 """
 
 import copy
-import shutil
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import nullcontext
 from pathlib import Path
@@ -129,13 +128,12 @@ class ShardedCheckpoints(Checkpoints):
                 if main:
                     written = sorted((part / SHARDS).iterdir())
                     digests = {f"{SHARDS}/{item.name}": files.file_digest(item) for item in written}
-                    files.write_json(part / META, {**meta, "step": step, "digests": digests})
+                    files.write_sealed(part / META, {**meta, "step": step, "digests": digests})
         except dcp.CheckpointException as error:
             rank, (reason, _) = next(iter(error.failures.items()))
             raise UserError(f"{path}: rank {rank} cannot write: {reason}: {MEND}") from error
         if main:
-            for old in self.steps()[: -self.keep]:
-                shutil.rmtree(self.path(old), ignore_errors=True)
+            self._tidy(step)
         return path
 
     def restore(self, path: Path, meta: Mapping[str, Any], model: nn.Module) -> dict[str, Any]:

@@ -28,7 +28,7 @@ from unival.engine.batches.collate import VALUES, Batch, Collator, Source
 from unival.engine.batches.loader import Loader, StepBatches
 from unival.engine.batches.mixture import Mixture
 from unival.engine.batches.sampler import Sampler
-from unival.engine.checkpoint import Checkpoints, atomic_folder, load_weights, weights_digest
+from unival.engine.checkpoint import Checkpoints, atomic_folder, weights_digest
 from unival.engine.machine.distributed import World, replicated, synchronised, world
 from unival.engine.machine.launch import ASKS
 from unival.engine.machine.runtime import Runtime
@@ -402,7 +402,7 @@ class Trainer:
                 metrics = evaluate(whole)
                 score = metrics["score"]
                 if score > self.score:
-                    self.checkpoints.save_best(whole)
+                    self.checkpoints.save_best(self.step, whole)
                 if self.replica:
                     whole.cpu()
                 monitor.log(self.step, {f"val/{name}": value for name, value in metrics.items()})
@@ -482,7 +482,7 @@ class Trainer:
         model = self.replica.filled(self.model) if self.replica else self.model
         if self.ranks.is_main and model is not None:
             if self.best_step:
-                load_weights(model, self.checkpoints.best)
+                self.checkpoints.load_best(model)
             if self.config.lora:
                 lora.merge(model)
             model.eval()
