@@ -12,6 +12,7 @@ from unival.commands import merge as command
 from unival.errors import UserError
 from unival.merging import Depth, ModuleRule, Recipe, hashing, merge, verify
 from unival.merging.merge_json import RECORD, read_record
+from unival.merging.vocabulary import read_tokens
 
 pytestmark = pytest.mark.fault
 ODD = (None, True, -1, 2**70, 1.5, float("nan"), "", "x", "../x", "\0", [], [1], {}, {"a": 1}, "9" * 5000)
@@ -150,3 +151,25 @@ def test_a_file_that_changed_and_has_its_old_size_and_time_is_hashed_anew(tmp_pa
     file.write_text("behind")
     os.utime(file, ns=(old.st_atime_ns, old.st_mtime_ns))
     assert hashing.digests([file]) == {"x": files.file_digest(file)}
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        None,
+        5,
+        [],
+        {},
+        {"model": 5},
+        {"model": {"vocab": 5}},
+        {"model": {"vocab": {}}},
+        {"model": {"vocab": {"a": "x"}}},
+    ]
+    + [{"model": {"vocab": {"a": number}}} for number in (-1, 10**12, 1.5, None, True, [0])]
+    + [{"model": {"vocab": {"a": 0}}, "added_tokens": added} for added in (5, [5], [{}], ["x"], {"a": 1})],
+    ids=str,
+)
+def test_a_damaged_tokenizer_is_one_line(tmp_path, content):
+    (tmp_path / "tokenizer.json").write_text(json.dumps(content))
+    with pytest.raises(UserError, match=r"tokenizer\.json: .*rows cannot be matched by token"):
+        read_tokens(tmp_path)

@@ -4,7 +4,6 @@ The reference is a model whose tokens include those of all others; the merged mo
 that a model lacks is filled with the mean of the models that have it, so that it takes no side.
 """
 
-import json
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -14,9 +13,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from unival import files
 from unival.errors import UserError
 from unival.merging.checkpoint import Source
 from unival.weights import Spec, cast
+
+TOKENS = 2**22
+"""More than any vocabulary has."""
 
 
 def read_tokens(folder: Path) -> list[str]:
@@ -26,8 +29,8 @@ def read_tokens(folder: Path) -> list[str]:
         UserError: no tokenizer.json, or one without a vocabulary.
     """
     file = folder / "tokenizer.json"
+    content = files.read_json(file)
     try:
-        content = json.loads(file.read_text(encoding="utf-8"))
         vocabulary = content["model"]["vocab"]
         pairs = (
             vocabulary.items()
@@ -35,10 +38,14 @@ def read_tokens(folder: Path) -> list[str]:
             else ((t[0], i) for i, t in enumerate(vocabulary))
         )
         numbers = dict(pairs) | {entry["content"]: entry["id"] for entry in content.get("added_tokens", [])}
-    except (OSError, ValueError, KeyError, TypeError) as error:
+        if not all(type(number) is int and 0 <= number < TOKENS for number in numbers.values()):
+            raise ValueError(f"the numbers of tokens are not whole numbers below {TOKENS}")
+    except (ValueError, LookupError, TypeError, AttributeError) as error:
         raise UserError(
             f"{file}: no vocabulary can be read ({error}): rows cannot be matched by token"
         ) from error
+    if not numbers:
+        raise UserError(f"{file}: has no tokens: rows cannot be matched by token")
     tokens = [f"\0unused {i}" for i in range(max(numbers.values()) + 1)]
     for token, number in numbers.items():
         tokens[number] = token
