@@ -98,7 +98,7 @@ def unused(params: Params) -> Iterator[str]:
                     if setting.value == settings[-1].value:
                         effective.add(place)
                     else:
-                        beaten[place] = (setting, settings[-1])
+                        beaten.setdefault(place, (setting, settings[-1]))
     for place in sorted(edited - effective):
         if place in beaten:
             setting, last = beaten[place]
