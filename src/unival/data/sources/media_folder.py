@@ -63,9 +63,9 @@ class _Place(NamedTuple):
 
 def parted(name: str) -> tuple[str, str]:
     """A file name as stem and media suffix in small letters, "" where it has none."""
-    suffix = PurePosixPath(name).suffix
-    known = suffix.lower() in SUFFIXES
-    return (name.removesuffix(suffix), suffix.lower()) if known else (name, "")
+    stem, dot, suffix = name.rpartition(".")
+    suffix = f"{dot}{suffix}".lower()
+    return (stem, suffix) if stem and suffix in SUFFIXES else (name, "")
 
 
 class MediaFolder:

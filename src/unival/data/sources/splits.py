@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Iterable
+from functools import lru_cache
 from pathlib import Path
 
 from unival.data.source import BadItem
@@ -17,6 +18,7 @@ SPLIT_WORDS = {
 """Official words for splits (Clotho's are development, validation, evaluation; GQA has testdev)."""
 
 
+@lru_cache(maxsize=4096)  # asked of the folder of every medium
 def split_of(name: str) -> str:
     """The split that an official name stands for, or ""; of a path, by its last part that says one."""
     for part in reversed(Path(name.lower()).parts):
