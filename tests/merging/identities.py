@@ -159,6 +159,53 @@ def statistics_are_averaged_whatever_the_method():
 
 
 @identity
+def statistics_of_batch_norm_need_no_rule():
+    """Methods that add changes take the plain mean, which stays a variance; others take them as weights."""
+    base, models = family(2)
+    values = {"running_mean": (-1.0, 3.0), "running_var": (1.0, 0.2)}
+    for number, model in enumerate(models.values()):
+        model |= {f"norm.{name}": torch.full((5,), pair[number]) for name, pair in values.items()}
+    base |= {"norm.running_mean": torch.zeros(5), "norm.running_var": torch.full((5,), 2.0)}
+    for method in METHODS.names():
+        kind = METHODS[method]
+        if kind.needs_statistics:
+            continue
+        weights = None if kind.ordered else {"a": 1, "b": 3}
+        options = {"scale": 2.0} if "scale" in kind.Options.__annotations__ else {}
+        out = merged(method, models, base, weights=weights, options=options)
+        share = 0.75 if method == "average" else 0.5
+        for name, (first, second) in values.items():
+            found, line = out[f"norm.{name}"], first + share * (second - first)
+            if method != "slerp":
+                torch.testing.assert_close(found, torch.full((5,), line), msg=f"{method}: {name}")
+    summed = merged(
+        "task_arithmetic", models, base, align=[AlignRule("running", "owners")], options={"scale": 2.0}
+    )
+    assert summed["norm.running_var"].max() < 0  # what the mean is for
+
+
+@identity
+def counters_of_batch_norm_are_those_of_the_base():
+    """Whatever method and rule; without a base they have to be equal, or to be ruled."""
+    base, models = family(2)
+    for number, state in enumerate((base, *models.values())):
+        state["norm.num_batches_tracked"] = torch.tensor(100 + 7 * number)
+    for method in ("average", "interpolate", "task_arithmetic", "ties", "tsv_m"):
+        for rules in ([], [AlignRule("norm", "trained")], [AlignRule("num_batches", "base")]):
+            assert merged(method, models, base, align=rules)["norm.num_batches_tracked"] == 100
+    taken = merged("average", models, base, align=[AlignRule("num_batches", "take", "b")])
+    assert taken["norm.num_batches_tracked"] == 114
+    try:
+        merged("average", models)
+    except UserError as error:
+        assert "norm.num_batches_tracked: integer values differ" in str(error)
+    else:
+        raise AssertionError("counters without a base were merged")
+    models["b"]["norm.num_batches_tracked"] = models["a"]["norm.num_batches_tracked"]
+    assert merged("average", models)["norm.num_batches_tracked"] == 107
+
+
+@identity
 def line_is_exact_at_both_ends():
     _, models = family(2)
     same(merged("interpolate", models, options={"t": 0.0}), models["a"])

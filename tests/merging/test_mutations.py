@@ -1,6 +1,7 @@
 """Seeded faults, each the bug of some public tool or a likely slip: every one is caught by an identity."""
 
 import dataclasses
+import re
 
 import numpy as np
 import pytest
@@ -172,6 +173,17 @@ def statistics_merged_like_weights(patch):
     patch.setattr(align, "_assign", faulty)
 
 
+def statistics_summed(patch):
+    """A variance is base + scale * sum of changes, too."""
+    patch.setattr(align, "STATISTIC", re.compile("(?!)"))
+
+
+def counters_of_the_first_model(patch):
+    original = align._integer
+    patch.setattr(align, "COUNTER", re.compile("(?!)"))
+    patch.setattr(align, "_integer", lambda name, owners, *rest: original(name, owners[:1], *rest))
+
+
 def average_in_the_type_of_the_file(patch):
     patch.setattr(engine.Plan, "_arithmetic", lambda self: next(iter(self.models["a"].specs.values())).dtype)
 
@@ -328,6 +340,8 @@ FAULTS = {
     tsv_null_vectors: "tsv_m_of_one_task_and_of_orthogonal_ones",
     iso_sum_instead_of_mean: "iso_c_makes_singular_values_equal",
     statistics_merged_like_weights: "statistics_are_averaged_whatever_the_method",
+    statistics_summed: "statistics_of_batch_norm_need_no_rule",
+    counters_of_the_first_model: "counters_of_batch_norm_are_those_of_the_base",
     average_in_the_type_of_the_file: "average_is_the_correctly_rounded_mean_in_bfloat16",
     average_of_products: "average_of_one_or_equal_models_is_exact",
     line_the_other_way: "line_is_exact_at_both_ends",

@@ -55,6 +55,16 @@ def test_every_edition_and_model_composes(project: Path) -> None:
             assert {name.split("/")[0].removesuffix(".yaml") for name in found} == set(STAGES)
 
 
+def test_the_full_edition_makes_and_evaluates_every_recipe(project: Path) -> None:
+    """A recipe is one file: no list has to name it."""
+    (project / "conf/merge/novel.yaml").write_text("method: average\nmodels: [vqa, caption]\n")
+    edit(project / "params.yaml", lambda v: v.update(edition="full"))
+    found = written(project)
+    merge, evaluate = (yaml.safe_load(found[f"{stage}.yaml"]) for stage in ("merge", "evaluate"))
+    assert merge["merges"] == evaluate["merges"] == evaluate["shifted_merges"] == compose.options("merge")
+    assert set(merge["recipes"]) == {"novel", *merge["merges"]}
+
+
 @pytest.mark.parametrize("benchmark", sorted(path.stem for path in (ROOT / "conf/benchmark").glob("*.yaml")))
 def test_every_benchmark_composes(project: Path, benchmark: str) -> None:
     edit(project / "params.yaml", lambda v: v.update(benchmark=benchmark))

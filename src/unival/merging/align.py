@@ -1,5 +1,8 @@
 """Which tensor of which model goes where: exact names and shapes, or an explicit rule per pattern.
 
+Two things need no rule, since they are no weights: counters and running statistics of batch norm (`COUNTER`,
+`STATISTIC`).
+
 `align` looks at names, shapes and types alone, and at the bytes only where a decision needs them (integer
 buffers, the rule `trained`, tensors that may be tied). It returns one `Assignment` per tensor of the output.
 """
@@ -16,6 +19,10 @@ from unival.merging.recipe import AlignRule, Recipe
 from unival.weights import Spec
 
 CHUNK = 1 << 20
+COUNTER = re.compile(r"(^|\.)num_batches_tracked$")
+"""Batches seen, which no forward pass of a trained model reads: the base's, where there is one."""
+STATISTIC = re.compile(r"(^|\.)running_(mean|var)$")
+"""Under methods that add changes to a base the plain mean: a sum of changes may leave a variance below 0."""
 ESTIMATED = "(estimated)"
 """Stands for the source of statistics that were estimated for the merge."""
 
@@ -96,6 +103,8 @@ def _assign(
     owners = [model for model in models if name in models[model].specs]
     in_base = base is not None and name in base.specs
     kind = rule.rule if rule else "exact"
+    if COUNTER.search(name) and in_base and kind != "take":
+        kind = "base"
     if kind == "take":
         chosen = rule.model  # type: ignore[union-attr]
         if chosen not in owners:
@@ -130,6 +139,8 @@ def _assign(
             f"{name}: rule 'owners': the base does not have it, so there is no change to merge: use the rule "
             "'mean' or 'take'"
         )
+    if kind == "exact" and needs_base and STATISTIC.search(name):
+        kind = "mean"
     return Assignment(name, first.shape, output_dtype(first.dtype, recipe), tuple(owners), None, kind)
 
 

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from unival.merging.align import STATISTIC
 from unival.merging.checkpoint import State, opened
 from unival.merging.engine import Plan, single_threaded
 from unival.merging.job import gram_and_norm
@@ -33,9 +34,12 @@ def geometry(models: Mapping[str, State], base: State, modules: str = MODULES) -
     """
     totals: dict[str, tuple[Tensor, float]] = {}
     with single_threaded(), opened(models) as sources, opened({"": base}) as bases:
-        counters = [n for n, spec in bases[""].specs.items() if not spec.dtype.is_floating_point]
-        rules = tuple(AlignRule(f"^{re.escape(name)}$", "base") for name in counters)
-        plan = Plan(Recipe("task_arithmetic", tuple(models), align=rules), sources, bases[""])
+        rules = [
+            AlignRule(f"^{re.escape(name)}$", "owners" if spec.dtype.is_floating_point else "base")
+            for name, spec in bases[""].specs.items()
+            if STATISTIC.search(name) or not spec.dtype.is_floating_point
+        ]
+        plan = Plan(Recipe("task_arithmetic", tuple(models), align=tuple(rules)), sources, bases[""])
         for job in plan.jobs.values():
             found = re.search(modules, job.name)
             products, norm = gram_and_norm(job)

@@ -19,6 +19,8 @@ DTYPES = ("float32", "bfloat16", "float16", "float64")
 class AlignRule:
     """What to do with the tensors whose name matches `pattern` (`re.search`); the first match decides.
 
+    None is needed for counters and running statistics of batch norm (`unival.merging.align`).
+
     owners: only the models that have the tensor take part; the only owner's tensor is taken as it is.
     mean: as owners, but the plain mean whatever the method: for statistics (running variances), which a sum
         of changes may lead out of their range.

@@ -218,7 +218,7 @@ def _of_pair(
     config: Config, scratch: Path, first: str, second: str
 ) -> list[tuple[str, str, float, "Result"]]:
     """Points between two models: (first, second, alpha, result), the ends included."""
-    from unival.merging import AlignRule, Interpolation
+    from unival.merging import Interpolation
     from unival.study.cells import Spec
     from unival.study.models import load_model
 
@@ -232,8 +232,7 @@ def _of_pair(
     @cache
     def line() -> tuple[Interpolation, Any]:
         model, processor = load_model(ends[0][0])
-        rules = [AlignRule(r"num_batches_tracked$", "base")]
-        return Interpolation(model, ends[0][0], ends[1][0], rules, config.pretrained), processor
+        return Interpolation(model, ends[0][0], ends[1][0], base=config.pretrained), processor
 
     def moved(alpha: float) -> tuple[Any, Any]:
         path, processor = line()

@@ -5,14 +5,14 @@ merges come after them. Written files: models/merged/<name>/ (`unival.study.merg
 reports/metrics/geometry.csv (norms and cosines of the experts' task vectors per module).
 """
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from unival.config import check_names, pick
 from unival.data.remote import local
 from unival.errors import UserError, nearest
-from unival.merging import Recipe
+from unival.merging import AlignRule, Recipe
 from unival.merging.canonical import canonical_form
 from unival.merging.geometry import geometry
 from unival.stages.base import Laid, StageIO
@@ -41,6 +41,8 @@ class Config:
     """Which recipes are made."""
     recipes: dict[str, Recipe]
     """name -> recipe; its models are names of experts, or of models under `again`."""
+    align: tuple[AlignRule, ...]
+    """Rules of every recipe, after its own."""
     tasks: dict[str, TaskConfig]
     """Tasks of the experts, for searches, statistics and finetuning."""
     search: dict[str, Search] = field(default_factory=dict)
@@ -105,12 +107,15 @@ def run(config: Config, io: StageIO) -> None:
 
     benchmark = Benchmark(config.data, config.tasks)
     fit = Fit(Path(config.base), Path(config.experts), config.tasks, benchmark, io.shared_scratch, io.tracker)
+    recipes = {
+        name: replace(recipe, align=(*recipe.align, *config.align)) for name, recipe in config.recipes.items()
+    }
     workshop = Workshop(
         io.scratch / "merged", io.out("models/merged"), io.scratch / "again", fit, config.finetuned,
-        config.recipes, config.again, config.search, config.batch_norm, config.statistics_rows,
+        recipes, config.again, config.search, config.batch_norm, config.statistics_rows,
     )  # fmt: skip
-    late = [name for name, recipe in config.recipes.items() if set(recipe.models) & set(config.again)]
-    for name in config.recipes:
+    late = [name for name, recipe in recipes.items() if set(recipe.models) & set(config.again)]
+    for name in recipes:
         if name not in late:
             workshop.merge(name)
     for name in config.again:
