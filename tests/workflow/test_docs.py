@@ -73,6 +73,15 @@ def test_the_ways_through_the_code_name_what_is_there() -> None:
                 assert any(re.search(rf"(?:class|def) {part}\b", text) for text in texts), f"{name}: {line}"
 
 
+def test_every_room_is_on_a_floor() -> None:
+    """Modules and packages at the top of `src/unival/` are those of the first column."""
+    table = TEXTS[ROOT / "docs/development.md"].split("|---|---|---|")[1].split("\n\n")[0]
+    columns = [line.split("|")[1] for line in table.splitlines() if line]
+    listed = {name for column in columns for name in re.findall(r"`(\w+)/?`", column)}
+    modules = {path.stem for path in (ROOT / "src/unival").glob("[!_]*.py")}
+    assert listed == modules | {path.parent.name for path in (ROOT / "src/unival").glob("*/__init__.py")}
+
+
 def test_every_environment_variable_is_in_the_table() -> None:
     """Those of ours that code, tests or configuration name, and no others."""
     listed = set(re.findall(r"`(UNIVAL_[A-Z_]+)`", TEXTS[ROOT / "docs/pipeline.md"]))
