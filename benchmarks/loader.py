@@ -26,9 +26,10 @@ from PIL import Image
 from tests.engine import standins
 from unival.data.media import encode_image, encode_video, segment_frames
 from unival.data.store import MediaStore, ShardWriter
-from unival.engine.batches.collate import Collator, Source
+from unival.engine.batches.collate import Collator
 from unival.engine.batches.loader import Loader, StepBatches
 from unival.engine.batches.mixture import Mixture, MixtureConfig, StreamConfig
+from unival.engine.batches.rows import MediaCache, Rows
 from unival.engine.batches.sampler import Sampler
 from unival.model.processing import UnivalProcessor
 from unival.record import Record
@@ -60,12 +61,13 @@ def cpu(medium: str) -> dict[str, float | str]:
         tokenizer = UnivalTokenizer.train(["a red circle left of it"] * 9, size=300, num_codes=0, num_bins=10)
         processor = UnivalProcessor(tokenizer, image_size=SIZE, video_size=SIZE, video_frames=FRAMES)
         records = [Record(id=key, **{medium: key}, references=("a red circle",)) for key in keys]
-        source = Source(standins.Task(), records, MediaStore(folder))
+        store = MediaStore(folder)
         mixture = Mixture(MixtureConfig(batch, [StreamConfig(medium, batch)]), {medium: count})
         sampler = Sampler(mixture, 0)
 
         def ours() -> None:
-            collator = Collator({medium: source}, processor, 0, "finetuning")  # an empty cache
+            rows = Rows(standins.Task(), records, store)  # with an empty cache
+            collator = Collator({medium: rows}, processor, 0, "finetuning")
             for step in range(count // batch):
                 collator(sampler.global_rows(step), step)
 
@@ -114,7 +116,7 @@ def bare_clip(content: bytes) -> None:
                 return
 
 
-class Rows:
+class Endless:
     """A million rows, each with an image and a text of its own, that are made when asked for."""
 
     def __len__(self) -> int:
@@ -140,13 +142,12 @@ def resident_mib() -> float:
 
 def memory() -> dict[str, float | str]:
     """Resident size while rows go through sampler, collator and loading thread."""
-    rows, batch = Rows(), 500
-    source = Source(standins.Task(), rows, Tiny())
-    sampler = Sampler(Mixture(MixtureConfig(batch, [StreamConfig("image", batch)]), {"image": len(rows)}), 0)
-    collator = Collator({"image": source}, standins.Processor(), 0, "finetuning")
-    collator.cache.limit = 2**20  # of 256 MiB, so that growth beyond it shows
+    records, batch = Endless(), 500
+    rows = Rows(standins.Task(), records, Tiny(), MediaCache(2**20))  # not 256 MiB: growth beyond it shows
+    mixture = Mixture(MixtureConfig(batch, [StreamConfig("image", batch)]), {"image": len(records)})
+    sampler, collator = Sampler(mixture, 0), Collator({"image": rows}, standins.Processor(), 0, "finetuning")
     sizes = {}
-    for step, _ in enumerate(Loader(StepBatches(sampler, collator, len(rows) // batch, 0, 1, 1), 0, 0), 1):
+    for step, _ in enumerate(Loader(StepBatches(sampler, collator, len(records) // batch, 0, 1, 1), 0, 0), 1):
         if step * batch in (10_000, 1_000_000):
             sizes[step * batch] = resident_mib()
     return row("memory", sizes[1_000_000], sizes[10_000], "MiB")

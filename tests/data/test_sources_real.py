@@ -266,10 +266,9 @@ def test_the_papers_suite_runs_on_the_small_real_data(photos: tuple[Path, dict[s
     benchmark = Benchmark(photos[0], tasks)
     model, processor = new_model(tiny["config"], tiny["processor"], benchmark.tokenizer, 0)
     for name in (*SEVEN, *MORE):
-        task, split = benchmark.task(name, tasks[name], processor, "test"), benchmark.split("test")
-        rows = split.records(name)[:6]
-        cell = evaluate_cell(model, processor, task, rows, split.store, batch_size=6, resamples=50)
-        assert cell.n == len(rows) > 0
+        rows = benchmark.rows_of(name, tasks[name], processor, "test", 6)
+        cell = evaluate_cell(model, processor, rows, batch_size=6, resamples=50)
+        assert cell.n == len(rows.records) > 0
         assert 0 <= cell.value.low <= cell.value.value <= cell.value.high <= 10
 
 

@@ -19,7 +19,7 @@ from torch.utils import backend_registration
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from unival.engine import sharding
-from unival.engine.batches.collate import Source
+from unival.engine.batches.rows import Rows
 from unival.engine.inference.candidates import continuations
 from unival.engine.machine.distributed import World
 from unival.engine.machine.runtime import Runtime
@@ -90,7 +90,7 @@ class Two(World):
         return tensor.mul_(2)
 
 
-def sources(config: TrainConfig, media: dict[str, str]) -> dict[str, Source]:
+def sources(config: TrainConfig, media: dict[str, str]) -> dict[str, Rows]:
     """Rows of each task, with the answers that its loss is limited to."""
     data = {task: standins.sources(**{kind: 24})[kind] for task, kind in media.items()}
     if not config.loss.constrained:

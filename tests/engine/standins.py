@@ -8,8 +8,8 @@ import numpy as np
 import torch
 from torch import nn
 
-from unival.engine.batches.collate import Source
 from unival.engine.batches.mixture import MixtureConfig, StreamConfig
+from unival.engine.batches.rows import Rows
 from unival.engine.settings import OptimizerConfig, TrainConfig
 from unival.record import Record
 
@@ -217,9 +217,9 @@ def records(kind, count):
 
 
 def sources(**sizes):
-    """One source per kind: `sources(image=20, video=9)`."""
+    """Rows of each kind: `sources(image=20, video=9)`."""
     store = Store()
-    return {kind: Source(Task(), records(kind, count), store) for kind, count in sizes.items()}
+    return {kind: Rows(Task(), records(kind, count), store) for kind, count in sizes.items()}
 
 
 def config(streams, balanced=True, **changes):

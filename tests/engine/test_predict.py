@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from tests.tasks import world
+from unival.engine.batches.rows import Rows
 from unival.engine.inference import evaluate
 from unival.engine.inference.evaluate import (
     blind_baselines,
@@ -23,14 +24,16 @@ STORE = world.Store()
 
 def run(name, rows=None, store=STORE, changes=None, **options):
     task = world.task(name, **(changes or {}))
-    return predict(world.model(), world.processor(), task, rows or world.records(name), store, **options)
+    rows = Rows(task, rows or world.records(name), store)
+    return predict(world.model(), world.processor(), rows, **options)
 
 
 @pytest.mark.parametrize("name", world.TASKS)
 def test_every_task_is_evaluated_end_to_end(name, tmp_path):
-    task, rows = world.task(name), world.records(name)
-    cell = evaluate_cell(world.model(), world.processor(), task, rows, STORE, batch_size=7, resamples=200)
-    assert cell.n == len(rows) and cell.value.low <= cell.value.value <= cell.value.high
+    task = world.task(name)
+    rows = Rows(task, world.records(name), STORE)
+    cell = evaluate_cell(world.model(), world.processor(), rows, batch_size=7, resamples=200)
+    assert cell.n == len(rows.records) and cell.value.low <= cell.value.value <= cell.value.high
     assert cell.value.value == pytest.approx(cell.scores[cell.primary].mean())
     for prediction in cell.predictions:
         if task.config.constraint == "answers":
@@ -39,14 +42,12 @@ def test_every_task_is_evaluated_end_to_end(name, tmp_path):
             x0, y0, x1, y1 = prediction.value
             assert 0 <= x0 <= x1 <= 32.1 and 0 <= y0 <= y1 <= 32.1
     path = tmp_path / "predictions.jsonl"
-    evaluate.write_predictions(path, cell, rows)
+    evaluate.write_predictions(path, cell, rows.records)
     lines = [json.loads(line) for line in path.read_text().splitlines()]
     assert [line["id"] for line in lines] == cell.ids
     assert cell.primary in lines[0]["scores"]
-    baselines = blind_baselines(task, rows, 100)
-    baselines["swapped"] = swapped_baseline(
-        world.model(), world.processor(), task, rows, STORE, resamples=100
-    )
+    baselines = blind_baselines(rows, 100)
+    baselines["swapped"] = swapped_baseline(world.model(), world.processor(), rows, resamples=100)
     for name, baseline in baselines.items():
         interval = baseline.metrics[cell.primary]
         assert interval.low <= interval.value <= interval.high, name
@@ -98,7 +99,7 @@ def test_beam_in_the_trie_agrees_with_all_candidates(prompt_type):
 def test_candidate_scores_equal_the_forward_pass():
     task, (row, *_) = world.task("entailment"), world.records("entailment")
     processor, model = world.processor(), world.model()
-    (prediction,) = predict(model, processor, task, [row], STORE, alternatives=2)
+    (prediction,) = predict(model, processor, Rows(task, [row], STORE), alternatives=2)
     inputs = processor(images=[STORE.image(row.image)], text=[task.inference(row).prompt])
     tokens = [processor.tokenizer.encode_text(f" {answer}") for answer in task.answers()]
     assert all(len(answer) == 1 for answer in tokens)
@@ -112,7 +113,7 @@ def test_candidate_scores_equal_the_forward_pass():
 def test_greedy_captions_equal_generate_of_transformers():
     task, rows = world.task("caption", decode={"max_tokens": 8}), world.records("caption", 6)
     processor, model = world.processor(), world.model()
-    texts = [p.text for p in predict(model, processor, task, rows, STORE)]
+    texts = [p.text for p in predict(model, processor, Rows(task, rows, STORE))]
     prompts = [task.inference(row).prompt for row in rows]
     inputs = processor(images=[STORE.image(row.image) for row in rows], text=prompts)
     ids = model.generate(**inputs, do_sample=False, max_new_tokens=9, min_new_tokens=2)
@@ -121,14 +122,42 @@ def test_greedy_captions_equal_generate_of_transformers():
 
 
 def test_swapped_media_are_a_derangement_of_the_split():
-    rows = world.records("vqa")
-    swapped = swap_media(rows, world.task("vqa"))
+    task, rows = world.task("vqa"), world.records("vqa")
+    swapped = swap_media(Rows(task, rows, STORE)).records
     assert all(one.image != other.image for one, other in zip(rows, swapped, strict=True))
     assert {row.image for row in swapped} == {row.image for row in rows}
     assert [row.text for row in swapped] == [row.text for row in rows]
     same = [row for row in rows if row.image == "0"]
     with pytest.raises(UserError, match="cannot swap"):
-        swap_media(same, world.task("vqa"))
+        swap_media(Rows(task, same, STORE))
+
+
+class FewFrames(world.Store):
+    """Notes how many frames and at what rate media are asked for."""
+
+    def __init__(self):
+        self.asked = []
+
+    def video(self, key, num_frames, rng=None):
+        self.asked.append(num_frames)
+        return super().video(key, num_frames, rng)
+
+    def audio(self, key, sampling_rate):
+        self.asked.append(sampling_rate)
+        return super().audio(key, sampling_rate)
+
+
+@pytest.mark.parametrize(
+    ("name", "setting"), [("video_caption", "video_frames"), ("audio_caption", "sampling_rate")]
+)
+def test_cached_media_are_those_that_the_processor_asks_for(name, setting):
+    store, processor = FewFrames(), world.processor()
+    rows = Rows(world.task(name), world.records(name, 1), store)
+    usual = getattr(processor, setting)
+    for value in (usual, usual, usual // 2):
+        setattr(processor, setting, value)
+        predict(world.model(), processor, rows)
+    assert store.asked == [usual, usual // 2]
 
 
 def test_a_shift_reaches_the_model():
@@ -147,6 +176,6 @@ def test_predictions_of_other_rows_are_refused():
     task, rows = world.task("vqa"), world.records("vqa")
     predictions = run("vqa", rows)
     with pytest.raises(UserError, match="other rows"):
-        score_cell(task, rows[::-1], predictions)
+        score_cell(Rows(task, rows[::-1], STORE), predictions)
     with pytest.raises(UserError, match="no rows"):
-        score_cell(task, [], [])
+        score_cell(Rows(task, [], STORE), [])

@@ -40,9 +40,8 @@ def computed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[int]:
 
 
 def result(tmp_path: Path) -> cells.Result:
-    split = SimpleNamespace(records=lambda task: [], store=None)
     benchmark: Any = SimpleNamespace(
-        digest=lambda name: name, split=lambda name: split, task=lambda *words: None
+        digest=lambda name: name, rows_of=lambda *words: SimpleNamespace(records=[])
     )
     config = TaskConfig("captioning", "image", "describe", "cider")
     store = cells.Cells(tmp_path / "cells", benchmark, {"caption": config}, 4, 10)

@@ -188,7 +188,7 @@ def test_two_steps_at_full_size(name, tmp_path, small_world):
     benchmark = Benchmark(small_world, run.tasks)
     processor = {**base["processor"], **run.processor}
     model, processor = new_model(base["config"], processor, benchmark.tokenizer, seed=0)
-    sources = benchmark.sources(run.tasks, processor, run.train.loss.constrained)
+    sources = benchmark.training_rows(run.tasks, processor, run.train.loss.constrained)
     before = {key: tensor.clone() for key, tensor in model.state_dict().items() if "projection" in key}
     result = train(
         few_rows(run.train), model, processor, sources, tmp_path / "out", tmp_path / "scratch",

@@ -24,9 +24,10 @@ from torch import Tensor, nn
 
 from unival import files
 from unival.engine import lora, sharding
-from unival.engine.batches.collate import VALUES, Batch, Collator, Source
+from unival.engine.batches.collate import VALUES, Batch, Collator
 from unival.engine.batches.loader import Loader, StepBatches
 from unival.engine.batches.mixture import Mixture
+from unival.engine.batches.rows import Rows
 from unival.engine.batches.sampler import Sampler
 from unival.engine.checkpoint import Checkpoints, atomic_folder, weights_digest
 from unival.engine.machine.distributed import World, replicated, synchronised, world
@@ -70,7 +71,7 @@ def train(
     config: TrainConfig,
     model: nn.Module,
     processor: Any,
-    data: Mapping[str, Source],
+    data: Mapping[str, Rows],
     out_dir: Path | str,
     scratch_dir: Path | str,
     runtime: Runtime,
@@ -80,7 +81,7 @@ def train(
 ) -> TrainResult | None:
     """Train `model` in place and publish it in `out_dir` with its processor and `training.json`.
 
-    Goes on from the newest checkpoint in `scratch_dir`. `data`: one source per task of the mixture. Returns
+    Goes on from the newest checkpoint in `scratch_dir`. `data`: the rows of each task of the mixture. Returns
     None, having done nothing, where `out_dir` already holds what this run would publish.
 
     Raises:
@@ -106,19 +107,19 @@ def train(
             del trainer.module
 
 
-def _identity(config: TrainConfig, model: nn.Module, data: Mapping[str, Source]) -> dict[str, str]:
+def _identity(config: TrainConfig, model: nn.Module, data: Mapping[str, Rows]) -> dict[str, str]:
     """Digests of what a run depends on: its checkpoints and its result are for no other.
 
     Processor and tasks are not among them: whoever calls `train` keeps a scratch folder for each of these.
     """
-    sources = {
+    rows = {
         stream.task: (len(data[stream.task].records), data[stream.task].digest)
         for stream in config.mixture.streams
         if stream.task in data
     }
     return {
         "another configuration": files.digest(asdict(config)),
-        "other data": files.digest(sources),
+        "other data": files.digest(rows),
         "other initial weights or another architecture": weights_digest(model),
     }
 
@@ -139,7 +140,7 @@ class Trainer:
         config: TrainConfig,
         model: nn.Module,
         processor: Any,
-        data: Mapping[str, Source],
+        data: Mapping[str, Rows],
         identity: dict[str, str],
         scratch_dir: Path,
         runtime: Runtime,
@@ -156,7 +157,7 @@ class Trainer:
                 f"mixture: {config.mixture.rows} rows a step cannot be dealt to {ranks.size} ranks x "
                 f"{self.accumulate} micro-batches: raise rows"
             )
-        mixture = Mixture(config.mixture, {task: len(source.records) for task, source in data.items()})
+        mixture = Mixture(config.mixture, {task: len(rows.records) for task, rows in data.items()})
         self.data = {task: data[task] for task in mixture.tasks}
         self.sampler = Sampler(mixture, config.seed)
         # FSDP gathers each layer anew for each group: all ranks must then have as many

@@ -49,7 +49,7 @@ def run(config: Config, io: StageIO) -> None:
     benchmark = Benchmark(config.data, config.tasks)
     benchmark.log(io.tracker, [TRAIN, VAL])
     model, processor = load_model(config.init, config.processor)
-    sources = benchmark.sources(config.tasks, processor, config.train.loss.constrained)
+    sources = benchmark.training_rows(config.tasks, processor, config.train.loss.constrained)
     evaluate = validation(benchmark, config.tasks, processor, config.train.selection)
     finished, curve = train_with_curve(
         config.train, model, processor, sources, io.scratch, io.tracker, io.name, evaluate

@@ -54,7 +54,7 @@ def run(config: Config, io: StageIO) -> None:
         model, processor = load_model(config.init, config.processor)
     else:
         model, processor = new_model(config.model, config.processor, benchmark.tokenizer, config.train.seed)
-    sources = benchmark.sources(config.tasks, processor)
+    sources = benchmark.training_rows(config.tasks, processor)
     finished, curve = train_with_curve(
         config.train, model, processor, sources, io.scratch, io.tracker, io.name
     )

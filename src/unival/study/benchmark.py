@@ -2,14 +2,14 @@
 
 import json
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from unival.data.manifest import Records, read_records
 from unival.data.remote import local
 from unival.data.store import MediaStore
-from unival.engine.batches.collate import MediaCache, Source
+from unival.engine.batches.rows import MediaCache, Rows
 from unival.engine.inference.candidates import continuations
 from unival.engine.inference.evaluate import validation_score
 from unival.engine.settings import SelectionConfig
@@ -32,6 +32,8 @@ class Split:
     store: MediaStore
     rows: Mapping[str, str]
     """Task -> the task whose rows it reads, where that is another one."""
+    cache: MediaCache = field(default_factory=MediaCache)
+    """Of media that are predicted on; a loader, which reads beside it, has its own."""
 
     def records(self, task: str) -> Records:
         """Rows of a task."""
@@ -85,17 +87,25 @@ class Benchmark:
             task.leaked = self.split(split).records(name)
         return task
 
-    def sources(
+    def rows_of(
+        self, name: str, config: TaskConfig, processor: UnivalProcessor, split: str, count: int
+    ) -> Rows:
+        """The first rows of a task in a split, at most `count`, to be predicted."""
+        records = self.split(split).records(name)[:count]
+        task = self.task(name, config, processor, split)
+        return Rows(task, records, self.split(split).store, self.split(split).cache)
+
+    def training_rows(
         self, tasks: Mapping[str, TaskConfig], processor: UnivalProcessor, constrained: bool = False
-    ) -> dict[str, Source]:
+    ) -> dict[str, Rows]:
         """Training rows of each task; `constrained`: losses are limited to the set of answers, if any."""
-        train, found = self.split(TRAIN), {}
+        train, cache, found = self.split(TRAIN), MediaCache(), {}
         for name, config in tasks.items():
             task, allowed = self.task(name, config, processor, TRAIN), None
             if constrained and config.constraint == "answers":
                 answers = [processor.tokenizer.encode_text(f" {answer}") for answer in task.answers()]
                 allowed = continuations(answers, processor.tokenizer.eos_token_id)
-            found[name] = Source(task, train.records(name), train.store, allowed, self.digest(TRAIN))
+            found[name] = Rows(task, train.records(name), train.store, cache, allowed, self.digest(TRAIN))
         return found
 
     def log(self, tracker: Tracker, splits: Iterable[str]) -> None:
@@ -113,15 +123,13 @@ def validation(
     """What scores the model on validation rows during training: the mean of the tasks' primary metrics."""
     if selection is None:
         return None
-    split, cache = benchmark.split(selection.split), MediaCache()
-    rows = {name: split.records(name)[: selection.rows] for name in tasks}
-    built = {name: benchmark.task(name, config, processor, selection.split) for name, config in tasks.items()}
+    rows = {
+        name: benchmark.rows_of(name, config, processor, selection.split, selection.rows)
+        for name, config in tasks.items()
+    }
 
     def evaluate(model: Any) -> dict[str, float]:
-        found = {
-            name: validation_score(model, processor, task, rows[name], split.store, cache=cache)
-            for name, task in built.items()
-        }
+        found = {name: validation_score(model, processor, chosen) for name, chosen in rows.items()}
         if len(found) == 1:
             return next(iter(found.values()))
         scores = {f"{name}/{key}": value for name, means in found.items() for key, value in means.items()}

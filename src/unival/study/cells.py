@@ -7,7 +7,7 @@ takes the cells of one model after the other: a model is loaded once, and decode
 """
 
 from collections.abc import Callable, Hashable, Iterable
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from unival import files, provenance
-from unival.engine.batches.collate import MediaCache
+from unival.engine.batches.rows import Rows
 from unival.engine.inference.evaluate import (
     blind_baselines,
     evaluate_cell,
@@ -26,7 +26,7 @@ from unival.engine.inference.evaluate import (
 from unival.metrics.bootstrap import Interval, difference
 from unival.study.benchmark import Benchmark
 from unival.study.tables import Kind
-from unival.tasks import Task, TaskConfig
+from unival.tasks import TaskConfig
 
 
 @dataclass(frozen=True)
@@ -92,8 +92,6 @@ class Cells:
     tasks: dict[str, TaskConfig]
     batch_size: int
     resamples: int
-    caches: dict[str, MediaCache] = field(default_factory=dict)
-    """Decoded media of each split."""
 
     def run(self, specs: Iterable[Spec], weights: Any, load: Loader) -> list[Result]:
         """The cells of one model. `weights`: what identifies them (digests, and a coefficient)."""
@@ -115,43 +113,30 @@ class Cells:
         return files.digest([code, weights, spec.task, task, spec.split, data, what])
 
     def _compute(self, spec: Spec, model: Any, processor: Any, path: Path) -> dict[str, Any]:
-        split = self.benchmark.split(spec.split)
-        task = self.benchmark.task(spec.task, self.tasks[spec.task], processor, spec.split)
-        rows = split.records(spec.task)[: spec.rows]
-        cache = self.caches.setdefault(spec.split, MediaCache())
+        rows = self.benchmark.rows_of(spec.task, self.tasks[spec.task], processor, spec.split, spec.rows)
         corrupt = partial(_shifted, spec.shift, spec.severity) if spec.shift else None
         cell = evaluate_cell(
-            model, processor, task, rows, split.store, batch_size=self.batch_size, corrupt=corrupt,
-            cache=cache, resamples=self.resamples,
-        )  # fmt: skip
-        write_predictions(path.with_suffix(".jsonl"), cell, rows)
+            model, processor, rows, batch_size=self.batch_size, corrupt=corrupt, resamples=self.resamples
+        )
+        write_predictions(path.with_suffix(".jsonl"), cell, rows.records)
         content: dict[str, Any] = {
             "primary": cell.primary,
             "n": cell.n,
             "metrics": cell.metrics,
             "scores": cell.scores[cell.primary].tolist(),
-            "groups": _numbers(media_of(rows)),
-            "baselines": self._blind(task, rows, model, processor, split.store, cache) if spec.blind else {},
+            "groups": _numbers(media_of(rows.records)),
+            "baselines": self._blind(rows, model, processor) if spec.blind else {},
             "predictions": files.file_digest(path.with_suffix(".jsonl")),
         }
         files.write_sealed(path, content)
         return content
 
-    def _blind(
-        self, task: Task, rows: list[Any], model: Any, processor: Any, store: Any, cache: MediaCache
-    ) -> dict[str, Interval]:
-        found = blind_baselines(task, rows, self.resamples)
+    def _blind(self, rows: Rows, model: Any, processor: Any) -> dict[str, Interval]:
+        found = blind_baselines(rows, self.resamples)
         found["swapped"] = swapped_baseline(
-            model,
-            processor,
-            task,
-            rows,
-            store,
-            batch_size=self.batch_size,
-            cache=cache,
-            resamples=self.resamples,
+            model, processor, rows, batch_size=self.batch_size, resamples=self.resamples
         )
-        return {name: baseline.metrics[task.primary] for name, baseline in found.items()}
+        return {name: baseline.metrics[rows.task.primary] for name, baseline in found.items()}
 
 
 def _stored(path: Path) -> dict[str, Any] | None:

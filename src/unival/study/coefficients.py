@@ -152,7 +152,7 @@ class Fit:
             return out
         model, processor = load_model(folder)
         model.eval()
-        sources = self.benchmark.sources({task: self.tasks[task]}, processor)
+        sources = self.benchmark.training_rows({task: self.tasks[task]}, processor)
         size = min(rows, len(sources[task].records))
         single = _batches(sources, model, processor, task, size, 1)  # row by row: nothing is padded
         if kind == "fisher":
@@ -176,7 +176,7 @@ class Fit:
 
         model, processor = self._live
         merge_into(model, recipe, folders, self.base, statistics).eval()
-        sources = self.benchmark.sources({task: self.tasks[task] for task in recipe.models}, processor)
+        sources = self.benchmark.training_rows({task: self.tasks[task] for task in recipe.models}, processor)
         batches = (
             batch
             for task in recipe.models
@@ -212,15 +212,13 @@ class Fit:
 
     def _decoded(self, model: Any, processor: Any, task: str, rows: int) -> Any:
         """Validation rows whose targets are what the model itself says."""
-        from unival.engine.batches.collate import Source
+        from unival.engine.batches.rows import Rows
         from unival.engine.inference.predict import predict
         from unival.study.benchmark import VAL
 
-        built = self.benchmark.task(task, self.tasks[task], processor, VAL)
-        split = self.benchmark.split(VAL)
-        records = split.records(task)[:rows]
-        said = predict(model, processor, built, records, split.store)
-        return Source(_Said(built, {one.id: one.text for one in said}), records, split.store)
+        asked = self.benchmark.rows_of(task, self.tasks[task], processor, VAL, rows)
+        said = {one.id: one.text for one in predict(model, processor, asked)}
+        return Rows(_Said(asked.task, said), asked.records, asked.store)
 
 
 class _Said:

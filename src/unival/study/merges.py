@@ -171,7 +171,7 @@ class Workshop:
         work = self.scratch / name / part
         model, processor = load_model(start)
         tasks = {task: self.fit.tasks[task] for task in again.tasks}
-        sources = self.fit.benchmark.sources(tasks, processor, settings.loss.constrained)
+        sources = self.fit.benchmark.training_rows(tasks, processor, settings.loss.constrained)
         evaluate = validation(self.fit.benchmark, tasks, processor, settings.selection)
         train(
             settings, model, processor, sources, work / "model", work, load_runtime(),

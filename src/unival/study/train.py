@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from unival import files
-from unival.engine.batches.collate import Source
+from unival.engine.batches.rows import Rows
 from unival.engine.machine.runtime import load as load_runtime
 from unival.engine.settings import TrainConfig
 from unival.engine.train import Evaluate, train
@@ -95,7 +95,7 @@ def train_with_curve(
     config: TrainConfig,
     model: UnivalForConditionalGeneration,
     processor: UnivalProcessor,
-    sources: Mapping[str, Source],
+    data: Mapping[str, Rows],
     scratch: Path,
     tracker: Tracker,
     title: str,
@@ -103,5 +103,5 @@ def train_with_curve(
 ) -> tuple[Path, Curve]:
     """Train in the scratch folder; returns the finished model folder in it, and the curve to be written."""
     finished, curve = scratch / "finished", Curve(tracker, scratch)
-    train(config, model, processor, sources, finished, scratch, load_runtime(), [curve], evaluate, title)
+    train(config, model, processor, data, finished, scratch, load_runtime(), [curve], evaluate, title)
     return finished, curve

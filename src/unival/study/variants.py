@@ -155,7 +155,7 @@ class Laboratory:
                 else:
                     model, processor = load_model(folder)
                 names = [stream.task for stream in phase.mixture.streams]
-                sources = self.benchmark.sources({task: self.tasks[task] for task in names}, processor)
+                sources = self.benchmark.training_rows({task: self.tasks[task] for task in names}, processor)
                 title = f"{name} phase {number}"
                 train(phase, model, processor, sources, work / "model", work, load_runtime(), title=title)
             folder = work / "model"

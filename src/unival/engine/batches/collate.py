@@ -8,7 +8,6 @@ Shapes: B examples of a part, L prompt tokens, T target tokens, K media of one k
 """
 
 import zlib
-from collections import OrderedDict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache, partial
@@ -29,6 +28,7 @@ from unival.engine.batches.augment import (
     view_image,
     view_video,
 )
+from unival.engine.batches.rows import Rows
 from unival.engine.batches.sampler import RowRef
 from unival.errors import UserError
 from unival.record import MEDIA, Medium, Record
@@ -36,33 +36,12 @@ from unival.record import MEDIA, Medium, Record
 IGNORED = -100
 VALUES = {"image": "pixel_values", "video": "video_values", "audio": "audio_values"}
 INDEX = {"image": "pixel_index", "video": "video_index", "audio": "audio_index"}
-CACHE_BYTES = 256 * 1024**2
-CACHED_ITEM_BYTES = 1024**2
 CACHED_CLIP_BYTES = 64 * 1024
 """Videos of this encoded size are decoded whole and kept; of larger ones only the frames in use are read."""
 CACHED_TEXTS = 10_000
 """Prompts and answers recur, captions hardly: more of them would only fill the memory."""
 PART_COST = 150
 """What a further group of examples costs, in tokens."""
-
-Allowed = Mapping[tuple[int, ...], Iterable[int]]
-"""Which tokens may follow a target prefix."""
-
-
-@dataclass(frozen=True)
-class Source:
-    """Where the rows of one task come from."""
-
-    task: Any
-    """A task of `unival.tasks`: `training(record, rng)` and `finetuning(record, rng)` give examples."""
-    records: Sequence[Record]
-    store: Any
-    """Media of the rows: `image(key)` as pixels, `picture(key)` as Pillow has it,
-    `video(key, num_frames, rng)`, `audio(key, sampling_rate)`."""
-    allowed: Allowed | None = None
-    """Restricts the loss to the tokens an answer may have at each place."""
-    digest: str = ""
-    """Of rows and media: a run is resumed with the same ones only."""
 
 
 @dataclass
@@ -119,28 +98,6 @@ class Batch:
         return Batch(media, [part.to(move) for part in self.parts], self.num_examples, self.damaged)
 
 
-class MediaCache:
-    """Small media, decoded or ready for the model, least recently used out first."""
-
-    def __init__(self, limit: int = CACHE_BYTES) -> None:
-        self.limit = limit
-        self.bytes = 0
-        self._items: OrderedDict[tuple[Any, ...], Any] = OrderedDict()
-
-    def get(self, key: tuple[Any, ...], load: Callable[[], Any]) -> Any:
-        """The cached array or tensor, else what `load` gives."""
-        if key in self._items:
-            self._items.move_to_end(key)
-            return self._items[key]
-        array = load()
-        if array.nbytes <= CACHED_ITEM_BYTES:
-            self._items[key] = array
-            self.bytes += array.nbytes
-            while self.bytes > self.limit:
-                self.bytes -= self._items.popitem(last=False)[1].nbytes
-        return array
-
-
 class Collator:
     """Makes batches. `examples`: both examples of a row (pretraining) or the task's own (finetuning).
 
@@ -149,7 +106,7 @@ class Collator:
 
     def __init__(
         self,
-        sources: Mapping[str, Source],
+        data: Mapping[str, Rows],
         processor: Any,
         seed: int,
         examples: Literal["pretraining", "finetuning"],
@@ -157,15 +114,14 @@ class Collator:
         damaged: int = 0,
         grouped: bool = True,
     ) -> None:
-        self.sources = sources
-        self.tasks = {name: number for number, name in enumerate(sources)}
+        self.data = data
+        self.tasks = {name: number for number, name in enumerate(data)}
         self.processor = processor
         self.seed = seed
         self.examples = examples
         self.augment = augment
         self.damaged = damaged
         self.grouped = grouped
-        self.cache = MediaCache()
         self.tokens = lru_cache(maxsize=CACHED_TEXTS)(processor.tokenizer.encode_text)
 
     def __call__(self, refs: Iterable[RowRef], step: int) -> Batch:
@@ -183,7 +139,7 @@ class Collator:
             except UserError as error:
                 if not self.damaged:
                     raise
-                damaged.append(f"{ref.task}:{self.sources[ref.task].records[ref.index].id}: {error}")
+                damaged.append(f"{ref.task}:{self.data[ref.task].records[ref.index].id}: {error}")
         if not encoded:
             raise UserError(f"step {step}: no row can be read: {damaged[0]}")
         present = [medium for medium, arrays in media.arrays.items() if arrays]
@@ -193,9 +149,9 @@ class Collator:
 
     def _encoded(self, ref: RowRef, media: "_Media") -> list["_Encoded"]:
         """The examples of a row; their media are entered in `media`."""
-        source = self.sources[ref.task]
-        make = source.task.training if self.examples == "pretraining" else source.task.finetuning
-        record, window = self._view(source, ref)
+        rows = self.data[ref.task]
+        make = rows.task.training if self.examples == "pretraining" else rows.task.finetuning
+        record, window = self._view(rows, ref)
         found = []
         for number, example in enumerate(make(record, ref.rng(self.seed))):
             prefix = self.tokens(example.decoder_prompt)
@@ -207,17 +163,17 @@ class Collator:
                     self.tokens(example.target),
                     len(prefix) + example.skip_target_tokens,
                     example.weight,
-                    media.add(source.store, example.media, window),
+                    media.add(rows, example.media, window),
                 )
             )
         return found
 
-    def _view(self, source: Source, ref: RowRef) -> tuple[Record, Window | None]:
+    def _view(self, rows: Rows, ref: RowRef) -> tuple[Record, Window | None]:
         """The row, and the part of its image that is shown where it has a box."""
-        record = source.records[ref.index]
+        record = rows.records[ref.index]
         if self.augment is None or record.box is None or record.image is None:
             return record, None
-        size = source.store.image_size(record.image)
+        size = rows.store.image_size(record.image)
         rng = np.random.default_rng((self.seed, zlib.crc32(ref.stream.encode()), ref.position, 1))
         window = image_window(size, self.processor.image_size, self.augment, rng, record.box)
         return shown_in(record, size, window), window
@@ -248,12 +204,12 @@ class Collator:
         )
 
     def _allowed(self, group: list["_Encoded"], labels_BT: Tensor) -> Tensor | None:
-        if all(self.sources[example.kind[0]].allowed is None for example in group):
+        if all(self.data[example.kind[0]].allowed is None for example in group):
             return None
         size = len(self.processor.tokenizer)
         allowed_BTV = torch.ones(*labels_BT.shape, size, dtype=torch.bool)
         for row, example in enumerate(group):
-            follow = self.sources[example.kind[0]].allowed
+            follow = self.data[example.kind[0]].allowed
             if follow is None:
                 continue
             for place in range(len(example.target) + 1):
@@ -324,35 +280,40 @@ class _Media:
         self.places: dict[tuple[Any, ...], int] = {}
 
     def add(
-        self, store: Any, media: Iterable[tuple[Medium, str]], window: Window | None = None
+        self, rows: Rows, media: Iterable[tuple[Medium, str]], window: Window | None = None
     ) -> dict[Medium, list[int]]:
         """Enter the media of an example, of images the part in `window`; returns their places."""
         uses: dict[Medium, list[int]] = {medium: [] for medium in MEDIA}
         for medium, key in media:
-            name = (id(store), medium, key, window)
+            name = (id(rows.store), medium, key, window)
             if name not in self.places:
-                array = self._load(store, medium, key, window)
+                array = self._load(rows, medium, key, window)
                 self.places[name] = len(self.arrays[medium])
                 self.arrays[medium].append(array)
             uses[medium].append(self.places[name])
         return uses
 
-    def _load(self, store: Any, medium: Medium, key: str, window: Window | None) -> np.ndarray:
+    def _load(self, rows: Rows, medium: Medium, key: str, window: Window | None) -> np.ndarray:
         """Pixels of the model's size, uint8, or samples."""
-        processor, cache, augment = self.collator.processor, self.collator.cache, self.collator.augment
-        name = (id(store), medium, key)
+        processor, augment = self.collator.processor, self.collator.augment
+        store, cache, name = rows.store, rows.cache, (rows.store, medium, key)
         # random views, the same for all examples of the step however they are dealt to ranks
         rng = np.random.default_rng((self.collator.seed, self.step, zlib.crc32(key.encode())))
         if medium == "image":
             if augment is None:
-                return cache.get(name, lambda: processor.fit_image(store.picture(key)))
+                return cache.get((*name, processor), lambda: processor.fit_image(store.picture(key)))
             pixels_HWC = cache.get(name, lambda: store.image(key))
             return processor.fit_image(view_image(pixels_HWC, processor.image_size, augment, rng, window))
         if medium == "audio":
             if augment is None:
-                return cache.get(name, lambda: processor.fit_audio(store.audio(key, processor.sampling_rate)))
+                return cache.get(
+                    (*name, processor), lambda: processor.fit_audio(store.audio(key, processor.sampling_rate))
+                )
             return processor.fit_audio(
-                cache.get(name, lambda: store.audio(key, processor.sampling_rate)), rng
+                cache.get(
+                    (*name, processor.sampling_rate), lambda: store.audio(key, processor.sampling_rate)
+                ),
+                rng,
             )
         if len(store.bytes(key)) > CACHED_CLIP_BYTES:
             frames_THWC = store.video(key, processor.video_frames, rng)

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from unival import files
-from unival.engine.batches.collate import MediaCache
+from unival.engine.batches.rows import Rows, as_list
 from unival.engine.inference.predict import Corrupt, Prediction, predict
 from unival.engine.inference.predictions import PredictedRow
 from unival.errors import UserError
@@ -54,13 +54,10 @@ class Cell:
 def evaluate_cell(
     model: UnivalForConditionalGeneration,
     processor: Any,
-    task: Task,
-    records: Sequence[Record],
-    store: Any,
+    rows: Rows,
     *,
     batch_size: int = 128,
     corrupt: Corrupt | None = None,
-    cache: MediaCache | None = None,
     resamples: int = RESAMPLES,
 ) -> Cell:
     """Predict the rows and score them; see `predict` for the arguments.
@@ -68,31 +65,28 @@ def evaluate_cell(
     Raises:
         UserError: a row without what predictions are compared with.
     """
-    rows = _labelled(task, records)
-    predictions = predict(
-        model, processor, task, rows, store, batch_size=batch_size, corrupt=corrupt, cache=cache
-    )
-    return score_cell(task, rows, predictions, resamples)
+    rows = _labelled(rows)
+    predictions = predict(model, processor, rows, batch_size=batch_size, corrupt=corrupt)
+    return score_cell(rows, predictions, resamples)
 
 
-def score_cell(
-    task: Task, records: Sequence[Record], predictions: Sequence[Prediction], resamples: int = RESAMPLES
-) -> Cell:
+def score_cell(rows: Rows, predictions: Sequence[Prediction], resamples: int = RESAMPLES) -> Cell:
     """Score predictions that were made before.
 
     Raises:
         UserError: no rows, one without what predictions are compared with, or predictions of other rows.
     """
-    rows, ids = _labelled(task, records), [prediction.id for prediction in predictions]
-    if not rows:
+    task, records = rows.task, _labelled(rows).records
+    ids = [prediction.id for prediction in predictions]
+    if not records:
         raise UserError(f"task '{task.name}': no rows to evaluate")
-    if ids != [row.id for row in rows]:
+    if ids != [record.id for record in records]:
         raise UserError(f"task '{task.name}': the predictions are of other rows than those to evaluate")
     values = [prediction.value for prediction in predictions]
-    scores = task.scores(values, rows)
-    groups = media_of(rows)
+    scores = task.scores(values, records)
+    groups = media_of(records)
     metrics = {name: interval(score_N, SEED, resamples, groups=groups) for name, score_N in scores.items()}
-    for name, (statistics_NS, reduce) in task.corpus(values, rows).items():
+    for name, (statistics_NS, reduce) in task.corpus(values, records).items():
         metrics[name] = statistic(statistics_NS, reduce, SEED, resamples, groups=groups)
     return Cell(task.name, task.primary, metrics, scores, ids, list(predictions))
 
@@ -102,22 +96,13 @@ def media_of(records: Sequence[Record]) -> list[Hashable]:
     return [tuple(record.media()) or record.id for record in records]
 
 
-def validation_score(
-    model: UnivalForConditionalGeneration,
-    processor: Any,
-    task: Task,
-    records: Sequence[Record],
-    store: Any,
-    *,
-    batch_size: int = 128,
-    cache: MediaCache | None = None,
-) -> dict[str, float]:
+def validation_score(model: UnivalForConditionalGeneration, processor: Any, rows: Rows) -> dict[str, float]:
     """Means of the scores without intervals; `score` is the primary metric, which selects checkpoints."""
-    rows = as_list(records)
-    predictions = predict(model, processor, task, rows, store, batch_size=batch_size, cache=cache)
-    scores = task.scores([prediction.value for prediction in predictions], rows)
+    rows = rows.listed()
+    values = [prediction.value for prediction in predict(model, processor, rows)]
+    scores = rows.task.scores(values, rows.records)
     means = {name: float(score_N.mean()) for name, score_N in scores.items()}
-    return {**means, "score": means[task.primary]}
+    return {**means, "score": means[rows.task.primary]}
 
 
 @dataclass(frozen=True)
@@ -128,55 +113,55 @@ class Baseline:
     scores: dict[str, np.ndarray]
 
 
-def blind_baselines(task: Task, records: Sequence[Record], resamples: int = RESAMPLES) -> dict[str, Baseline]:
+def blind_baselines(rows: Rows, resamples: int = RESAMPLES) -> dict[str, Baseline]:
     """Baselines that need no model.
 
     `constant`: the best prediction on the training rows per question form (for grounding: the best box);
     `majority`: the best for all rows, where the task has one; `random`, for grounding: a training row's box.
     """
-    rows = _labelled(task, records)
-    found: dict[str, Sequence[Value]] = {"constant": [task.constant(row) for row in rows]}
+    task, records = rows.task, _labelled(rows).records
+    found: dict[str, Sequence[Value]] = {"constant": [task.constant(record) for record in records]}
     if task.config.constraint == "boxes":
         rng = np.random.default_rng(SEED)
-        found["random"] = [task.random(row, rng) for row in rows]
+        found["random"] = [task.random(record, rng) for record in records]
     else:
-        found["majority"] = [task.majority] * len(rows)
-    return {name: _baseline(task, rows, values, resamples) for name, values in found.items()}
+        found["majority"] = [task.majority] * len(records)
+    return {name: _baseline(task, records, values, resamples) for name, values in found.items()}
 
 
 def swapped_baseline(
     model: UnivalForConditionalGeneration,
     processor: Any,
-    task: Task,
-    records: Sequence[Record],
-    store: Any,
+    rows: Rows,
     *,
     batch_size: int = 128,
-    cache: MediaCache | None = None,
     resamples: int = RESAMPLES,
 ) -> Baseline:
     """The model itself on media of other rows: what it has from the text alone."""
-    rows = as_list(records)
-    predictions = predict(
-        model, processor, task, swap_media(rows, task), store, batch_size=batch_size, cache=cache
-    )
-    values = [task.parse(p.text, row) for p, row in zip(predictions, rows, strict=True)]
-    return _baseline(task, rows, values, resamples)
+    task, rows = rows.task, rows.listed()
+    predictions = predict(model, processor, swap_media(rows), batch_size=batch_size)
+    values = [task.parse(p.text, record) for p, record in zip(predictions, rows.records, strict=True)]
+    return _baseline(task, rows.records, values, resamples)
 
 
-def swap_media(records: Sequence[Record], task: Task) -> list[Record]:
+def swap_media(rows: Rows) -> Rows:
     """The rows with each medium replaced by another one of the split; no row keeps its own.
 
     Raises:
         UserError: all rows show the same medium.
     """
-    medium = task.config.medium
-    keys = list(dict.fromkeys(getattr(record, medium) for record in records))
+    medium = rows.task.config.medium
+    keys = list(dict.fromkeys(getattr(record, medium) for record in rows.records))
     if len(keys) < 2:
-        raise UserError(f"task '{task.name}': cannot swap media: all rows show the same {medium}")
+        raise UserError(f"task '{rows.task.name}': cannot swap media: all rows show the same {medium}")
     order = np.random.default_rng(SEED).permutation(len(keys))
     cycle = {keys[here]: keys[there] for here, there in zip(order, np.roll(order, 1), strict=True)}
-    return [dataclasses.replace(row, **{medium: cycle[getattr(row, medium)]}) for row in records]
+    return dataclasses.replace(
+        rows,
+        records=[
+            dataclasses.replace(record, **{medium: cycle[getattr(record, medium)]}) for record in rows.records
+        ],
+    )
 
 
 def prediction_rows(cell: Cell, records: Sequence[Record]) -> list[PredictedRow]:
@@ -206,23 +191,18 @@ def write_predictions(path: Path | str, cell: Cell, records: Sequence[Record]) -
     files.write_text(path, "".join(row.to_json() + "\n" for row in prediction_rows(cell, records)))
 
 
-def as_list(records: Sequence[Record]) -> list[Record]:
-    """The rows made once: a manifest makes a Record each time it is asked."""
-    return records if isinstance(records, list) else [records[index] for index in range(len(records))]
-
-
-def _labelled(task: Task, records: Sequence[Record]) -> list[Record]:
-    rows = as_list(records)
-    unlabelled = next((row.id for row in rows if not row.labelled), None)
+def _labelled(rows: Rows) -> Rows:
+    rows = rows.listed()
+    unlabelled = next((record.id for record in rows.records if not record.labelled), None)
     if unlabelled is not None:
         raise UserError(
-            f"task '{task.name}': row '{unlabelled}' has nothing to compare a prediction with: rows of a "
-            "test split without answers are for `unival score --model --submission`"
+            f"task '{rows.task.name}': row '{unlabelled}' has nothing to compare a prediction with: rows of "
+            "a test split without answers are for `unival score --model --submission`"
         )
     return rows
 
 
-def _baseline(task: Task, rows: Sequence[Record], values: Sequence[Value], resamples: int) -> Baseline:
-    scores, groups = task.scores(values, rows), media_of(rows)
+def _baseline(task: Task, records: Sequence[Record], values: Sequence[Value], resamples: int) -> Baseline:
+    scores, groups = task.scores(values, records), media_of(records)
     found = {name: interval(score_N, SEED, resamples, groups=groups) for name, score_N in scores.items()}
     return Baseline(found, scores)

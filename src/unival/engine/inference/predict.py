@@ -14,12 +14,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from unival.engine.batches.collate import INDEX, VALUES, MediaCache, pad_rows
+from unival.engine.batches.collate import INDEX, VALUES, pad_rows
+from unival.engine.batches.rows import Rows
 from unival.engine.inference.candidates import Candidates
 from unival.model.constraints import Constraint, Locations, Trie
 from unival.model.generation import SearchOptions, beam_search
 from unival.model.modeling import UnivalForConditionalGeneration
-from unival.record import MEDIA, Medium, Record
+from unival.record import MEDIA, Medium
 from unival.tasks import Example, Task, Value
 
 Corrupt = Callable[[Medium, np.ndarray, str], np.ndarray]
@@ -45,38 +46,34 @@ class Prediction:
 def predict(
     model: UnivalForConditionalGeneration,
     processor: Any,
-    task: Task,
-    records: Sequence[Record],
-    store: Any,
+    rows: Rows,
     *,
     batch_size: int = 128,
     corrupt: Corrupt | None = None,
-    cache: MediaCache | None = None,
     alternatives: int = 0,
 ) -> list[Prediction]:
     """Predict every row, in order.
 
     Args:
         model: runs where its weights are; set to evaluation mode meanwhile.
-        store: media of the rows.
         corrupt: a shift to apply to the decoded media.
-        cache: decoded media, shared by calls on the same store.
         alternatives: how many next best texts to keep (of the beams, or of the candidates).
     """
     was_training = model.training
     model.eval()
     try:
+        task, count = rows.task, len(rows.records)
         decoder = Decoder(model, processor, task, alternatives)
-        batches = Batches(processor, task, store, corrupt, cache)
+        batches = Batches(processor, rows, corrupt)
         predictions: list[Prediction] = []
-        for start in range(0, len(records), batch_size):
-            rows = [records[index] for index in range(start, min(start + batch_size, len(records)))]
-            examples = [task.inference(row) for row in rows]
-            inputs, prefix_BP = batches.inputs(examples, model.device)
-            for row, texts in zip(rows, decoder(inputs, prefix_BP, [row.id for row in rows]), strict=True):
+        for start in range(0, count, batch_size):
+            records = [rows.records[index] for index in range(start, min(start + batch_size, count))]
+            inputs, prefix_BP = batches.inputs([task.inference(record) for record in records], model.device)
+            found = decoder(inputs, prefix_BP, [record.id for record in records])
+            for record, texts in zip(records, found, strict=True):
                 text, score = texts[0]
-                value = task.parse(text, row)
-                predictions.append(Prediction(row.id, text, value, score, tuple(texts[1:])))
+                value = task.parse(text, record)
+                predictions.append(Prediction(record.id, text, value, score, tuple(texts[1:])))
         return predictions
     finally:
         model.train(was_training)
@@ -85,16 +82,8 @@ def predict(
 class Batches:
     """Encoder inputs of examples."""
 
-    def __init__(
-        self,
-        processor: Any,
-        task: Task,
-        store: Any,
-        corrupt: Corrupt | None = None,
-        cache: MediaCache | None = None,
-    ) -> None:
-        self.processor, self.task, self.store, self.corrupt = processor, task, store, corrupt
-        self.cache = cache or MediaCache()
+    def __init__(self, processor: Any, rows: Rows, corrupt: Corrupt | None = None) -> None:
+        self.processor, self.store, self.cache, self.corrupt = processor, rows.store, rows.cache, corrupt
         self.tokens = lru_cache(maxsize=100_000)(processor.tokenizer.encode_text)
 
     def inputs(
@@ -129,17 +118,20 @@ class Batches:
 
     def _load(self, medium: Medium, key: str) -> Tensor:
         processor = self.processor
-        array = self.cache.get((id(self.store), medium, key), lambda: self._decoded(medium, key))
+        array = self._decoded(medium, key)
         if self.corrupt is not None:
             array = self.corrupt(medium, array, key)
         return getattr(processor, medium)(array)
 
     def _decoded(self, medium: Medium, key: str) -> np.ndarray:
+        store, name = self.store, (self.store, medium, key)
         if medium == "image":
-            return self.store.image(key)
+            return self.cache.get(name, lambda: store.image(key))
         if medium == "video":
-            return self.store.video(key, self.processor.video_frames)
-        return self.store.audio(key, self.processor.sampling_rate)
+            frames = self.processor.video_frames
+            return self.cache.get((*name, frames), lambda: store.video(key, frames))
+        rate = self.processor.sampling_rate
+        return self.cache.get((*name, rate), lambda: store.audio(key, rate))
 
 
 class Decoder:

@@ -18,6 +18,7 @@ import torch
 
 from unival import config, files
 from unival.data import media
+from unival.engine.batches.rows import Rows
 from unival.engine.inference.predict import Prediction, predict
 from unival.errors import UserError, nearest
 from unival.model import folder as model_folder
@@ -126,15 +127,10 @@ class Predictor:
             batch = by_task[start : start + batch_size]
             found: dict[str, Prediction] = {}
             for name in dict.fromkeys(name for name, _ in batch):
-                rows = [self._record(path, text, name) for entry, path in batch if entry == name]
+                records = [self._record(path, text, name) for entry, path in batch if entry == name]
+                rows = Rows(self._task(name), records, self.store)
                 made = predict(
-                    self.model,
-                    self.processor,
-                    self._task(name),
-                    rows,
-                    self.store,
-                    alternatives=alternatives,
-                    batch_size=batch_size,
+                    self.model, self.processor, rows, alternatives=alternatives, batch_size=batch_size
                 )
                 found |= {prediction.id: prediction for prediction in made}
             yield from (found[path] for _, path in batch)

@@ -9,8 +9,9 @@ import numpy as np
 from unival import config
 from unival.data.manifest import manifest_path, read_records
 from unival.data.store import MediaStore
+from unival.engine.batches.rows import Rows, as_list
 from unival.engine.inference import submission
-from unival.engine.inference.evaluate import Cell, as_list, evaluate_cell, media_of, write_predictions
+from unival.engine.inference.evaluate import Cell, evaluate_cell, media_of, write_predictions
 from unival.engine.inference.predict import predict
 from unival.engine.inference.predictions import Predicted
 from unival.engine.inference.predictor import TASKS, Predictor
@@ -24,12 +25,12 @@ from unival.record import LABELS, Answer, Record
 from unival.tasks import TaskConfig, build
 from unival.tasks.base import likeliest
 
-Rows = Sequence[Predicted]
+Read = Sequence[Predicted]
 Score = tuple[str, Interval | float, int]
 """Name, value (with its interval where rows can be drawn), number of rows."""
 
 
-def scores(rows: Rows, objects: Mapping[str, str] | None = None) -> Iterator[Score]:
+def scores(rows: Read, objects: Mapping[str, str] | None = None) -> Iterator[Score]:
     """The metrics of rows of one kind. `objects`: word -> object it names, for CHAIR.
 
     Raises:
@@ -51,7 +52,7 @@ def scores(rows: Rows, objects: Mapping[str, str] | None = None) -> Iterator[Sco
             )
 
 
-def _answers(rows: Rows) -> Iterator[Score]:
+def _answers(rows: Read) -> Iterator[Score]:
     media = media_of([row.record for row in rows])
     weights = [{answer.text: answer.weight for answer in row.record.answers} for row in rows]
     right_N = np.array(
@@ -70,7 +71,7 @@ def _answers(rows: Rows) -> Iterator[Score]:
         yield "brier", interval(brier(confidence_N, right_N), groups=media), len(rows)
 
 
-def _captions(rows: Rows) -> Iterator[Score]:
+def _captions(rows: Read) -> Iterator[Score]:
     candidates, references = [row.text for row in rows], [row.record.references for row in rows]
     media = media_of([row.record for row in rows])
     for name, score_N in caption.row_scores(candidates, references).items():
@@ -86,7 +87,7 @@ def _captions(rows: Rows) -> Iterator[Score]:
             yield name, found, len(rows)
 
 
-def _hallucination(rows: Rows, objects: Mapping[str, str]) -> Iterator[Score]:
+def _hallucination(rows: Read, objects: Mapping[str, str]) -> Iterator[Score]:
     """What an image holds: its labels, and what its reference captions name."""
     present = [
         {
@@ -101,7 +102,7 @@ def _hallucination(rows: Rows, objects: Mapping[str, str]) -> Iterator[Score]:
     yield "chair_i", statistic(found.counts_N2, instance, groups=media), len(rows)
 
 
-def _boxes(rows: Rows) -> Iterator[Score]:
+def _boxes(rows: Read) -> Iterator[Score]:
     truth_N4 = np.array([row.record.box for row in rows], dtype=np.float64)
     guess_N4 = np.array([row.box for row in rows], dtype=np.float64)
     iou_N = boxes.iou(guess_N4, truth_N4)
@@ -117,7 +118,7 @@ def _boxes(rows: Rows) -> Iterator[Score]:
             yield f"acc@{threshold}{name}", interval(right_N, groups=chosen), len(chosen)
 
 
-def submitted(rows: Rows) -> list[dict[str, Any]]:
+def submitted(rows: Read) -> list[dict[str, Any]]:
     """The entries of the data set's results file.
 
     Raises:
@@ -174,14 +175,15 @@ def make(path: Path, model: Path, split: Path, name: str, edition: str) -> None:
     predictor = Predictor.load(model, device=machine.torch_device())
     chosen = settings(name, edition)
     kind = chosen.rows or name
-    rows, store = as_list(read_records(split, kind)), MediaStore(split)
+    records, store = as_list(read_records(split, kind)), MediaStore(split)
     known: Sequence[Record] = [Record(label, answers=(Answer(label),)) for label in LABELS.get(kind, ())]
     if not known and manifest_path(split.parent / "train", kind).is_file():
         known = read_records(split.parent / "train", kind)
     task = build(name, chosen, predictor.processor, store, known)
-    if all(row.labelled for row in rows):
-        cell = evaluate_cell(predictor.model, predictor.processor, task, rows, store)
+    rows = Rows(task, records, store)
+    if all(record.labelled for record in records):
+        cell = evaluate_cell(predictor.model, predictor.processor, rows)
     else:  # to be submitted: written without scores
-        made = predict(predictor.model, predictor.processor, task, rows, store)
-        cell = Cell(task.name, task.primary, {}, {}, [row.id for row in rows], made)
-    write_predictions(path, cell, rows)
+        made = predict(predictor.model, predictor.processor, rows)
+        cell = Cell(task.name, task.primary, {}, {}, [record.id for record in records], made)
+    write_predictions(path, cell, records)
