@@ -4,8 +4,8 @@ VENV ?= .venv
 BIN := $(abspath $(VENV))/bin
 # Stage commands run `python`: it must be the one of the virtual environment.
 export PATH := $(BIN):$(PATH)
-# One thread: the tiny model is many times slower when two OpenMP threads wait for each other.
-export OMP_NUM_THREADS ?= 1
+# Stages take their threads from conf/runtime/. Tests have one: tiny tensors wait for two of them.
+test test-all: export OMP_NUM_THREADS ?= 1
 
 .DEFAULT_GOAL := help
 .PHONY: help setup repro test test-all lint smoke ui dag clean clean-runs clean-exps

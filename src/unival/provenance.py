@@ -118,10 +118,40 @@ def versions() -> dict[str, str]:
     return found
 
 
+def machine() -> dict[str, Any]:
+    """What this process runs on, and how PyTorch computes there if the process has loaded it.
+
+    A result has the same bytes where the kernels (processor, instructions, version), threads and ranks are
+    the same; elsewhere sums are rounded in another order.
+    """
+    found: dict[str, Any] = {
+        "system": platform.system(),
+        "machine": platform.machine(),
+        "processor": _processor(),
+        "cpus": os.cpu_count(),
+        "ranks": int(os.environ.get("WORLD_SIZE", "1")),
+    }
+    if torch := sys.modules.get("torch"):
+        found["torch"] = torch.__version__
+        found["instructions"] = torch.backends.cpu.get_cpu_capability()
+        found["threads"] = torch.get_num_threads()
+    return found
+
+
+def _processor() -> str:
+    """The name of the CPU."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").splitlines()
+    except OSError:
+        lines = []
+    names = (line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
+    return next(names, "") or platform.processor() or "unknown"
+
+
 def describe() -> dict[str, Any]:
     """Commit, versions and machine, for reports."""
     return {
         "commit": git("rev-parse", "HEAD"),
         "versions": versions(),
-        "machine": {"system": platform.system(), "machine": platform.machine(), "cpus": os.cpu_count()},
+        "machine": machine(),
     }

@@ -108,7 +108,10 @@ def test_summary_has_the_documented_fields(folder) -> None:
     assert all(set(row) == fields for row in made_summary["tasks"].values())
     assert made_summary["tasks"]["grounding"]["majority"] is None
     assert all(made_summary[part] for part in ("ood", "merges", "ablations"))
-    assert all(set(stage) == {"seconds", "peak_mib", "run_id"} for stage in made_summary["stages"].values())
+    assert all(
+        set(stage) == {"seconds", "peak_mib", "run_id", "machine"}
+        for stage in made_summary["stages"].values()
+    )
     assert isinstance(made_summary["ood"][0]["value"], float)
     merge = next(row for row in made_summary["merges"] if row["task"] == "vqa")
     assert merge["minus_expert"] == [-0.05, -0.08, -0.02]

@@ -107,7 +107,8 @@ class TrainConfig:
     """bfloat16: autocast; weights and optimiser stay float32."""
     accumulate: int = 1
     """Micro-batches of an update, over all ranks: at least one each. Train-mode batch norm sees one at once,
-    so with as many micro-batches as ranks a machine with fewer ranks computes the same."""
+    so with as many micro-batches as ranks fewer ranks train the same weights but for rounding; running
+    statistics are those of the micro-batches of the first rank."""
     freeze: list[str] = field(default_factory=list)
     """Patterns of module or parameter names, e.g. `shared` (the embeddings) or `encoder.media.image`."""
     train_only: list[str] = field(default_factory=list)

@@ -269,9 +269,26 @@ def _runs(study: Results, provenance: dict[str, Any]) -> list[Block]:
         f"{len(rows)} processes, {words.duration(total)} in all (this one not counted while it runs).",
         f"Commit `{provenance.get('commit') or 'none'}`.",
         f"{machine.get('system')} {machine.get('machine')}, {machine.get('cpus')} CPUs. {versions}.",
+        *_machines(study),
         "Resolved configurations: `build/config/`. All runs, curves and parameters: `make ui`.",
     ]
     return [Table(columns, rows, numbers=False), Points(points)]
+
+
+def _machines(study: Results) -> list[str]:
+    """What the processes that use PyTorch computed on, each kind once."""
+    kinds = sorted(
+        {
+            f"{ran['processor']} ({ran['instructions']}, threads a process {ran['threads']}, "
+            f"processes that train together {ran['ranks']})"
+            for ran in (run.machine for run in study.runs.values())
+            if "instructions" in ran
+        }
+    )
+    equal = (
+        "The same bytes come out where instructions, threads and processes are the same (docs/training.md)"
+    )
+    return [f"Computed on {'; '.join(kinds)}. {equal}."] if kinds else []
 
 
 def setting(config: dict[str, Any]) -> str:

@@ -64,6 +64,7 @@ class Stage:
     seconds: float
     peak_mib: int
     run_id: str | None
+    machine: dict[str, Any]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -107,7 +108,7 @@ def summarise(study: Results, origin: dict[str, Any]) -> dict[str, Any]:
         merges=[_merge(study, cell) for cell in study.primary(kind="merged", shifted=False)],
         ablations=list(tables.flat(Ablation, study.ablations)),
         stages={
-            name: Stage(seconds=run.seconds, peak_mib=run.peak_mib, run_id=run.run_id)
+            name: Stage(seconds=run.seconds, peak_mib=run.peak_mib, run_id=run.run_id, machine=run.machine)
             for name, run in study.runs.items()
         },
         provenance=Provenance(

@@ -144,6 +144,7 @@ def _work(stage: str, resolved: dict[str, Any], stage_config: Any, folder: Path,
         pointer = io.out(f"reports/runs/{io.name}.json")
         files.write_json(pointer, ended["pointer"] if ended else _pointer(io, config_hash))
         scratch.end(folder, io.outs, pointer, out_root)
+        tracker.tags({f"machine.{key}": str(value) for key, value in provenance.machine().items()})
         tracker.end("FINISHED")
 
 
@@ -201,5 +202,6 @@ def _pointer(io: StageIO, config_hash: str) -> dict[str, Any]:
             run_id=io.tracker.run_id,
             seconds=round(time.time() - started, 1),
             peak_mib=peak_mib(),
+            machine=provenance.machine(),
         )
     )

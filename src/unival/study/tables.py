@@ -238,6 +238,8 @@ class Run:
     """Wall time of the command, imports included."""
     peak_mib: int
     """Largest resident memory of any one of its processes."""
+    machine: dict[str, Any]
+    """What it ran on, and how it computed there (`unival.provenance.machine`)."""
 
 
 Curve = list[dict[str, float | None]]

@@ -1,7 +1,8 @@
 """The machine: device, threads, workers and processes.
 
-`conf/runtime/$UNIVAL_RUNTIME.yaml` (default `auto`) holds it. It never changes what is computed, is never
-part of a resolved configuration, and so never makes a stage run again.
+`conf/runtime/$UNIVAL_RUNTIME.yaml` (default `auto`) holds it. It changes no more of a result than its
+rounding (docs/training.md says where), is never part of a resolved configuration, and so never makes a stage
+run again.
 """
 
 import os
@@ -31,7 +32,7 @@ class Runtime:
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """auto: a GPU where there is one."""
     threads: int = 0
-    """Threads of one process's arithmetic; 0: what PyTorch finds, or OMP_NUM_THREADS."""
+    """Threads of one process's arithmetic; 0: what PyTorch finds, or OMP_NUM_THREADS. Sums depend on it."""
     workers: int = 0
     """Processes that load data, per rank; 0: a thread of the training process."""
     launcher: Literal["none", "torchrun", "fork", "slurm"] = "none"
@@ -103,9 +104,9 @@ def parallel(jobs: Sequence[Callable[[], Any]], title: str) -> None:
         SystemExit: a job in another process met bad input or was killed; it has said why, and ends all.
     """
     runtime = load()
+    runtime.apply()
     bar = tqdm(total=len(jobs), desc=title, unit="job", disable=None)
     if runtime.cores() == 1 or len(jobs) < 2:
-        runtime.apply()
         for job in jobs:
             job()
             bar.update()

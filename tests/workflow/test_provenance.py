@@ -1,0 +1,70 @@
+"""What is noted of the machine that computed a result."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from unival import provenance
+from unival.engine.machine import runtime
+from unival.report import content
+from unival.study.tables import Run
+
+ROOT = Path(__file__).parents[2]
+
+
+def test_the_machine_says_what_rounding_depends_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    found = provenance.machine()
+    assert found["instructions"] == torch.backends.cpu.get_cpu_capability()
+    assert (found["threads"], found["ranks"]) == (torch.get_num_threads(), 2)
+    assert found["torch"] == torch.__version__ and found["processor"] not in ("", "unknown")
+
+
+def test_who_does_not_compute_does_not_load_pytorch() -> None:
+    code = "import sys; from unival import provenance; assert 'threads' not in provenance.machine(); "
+    code += "assert 'torch' not in sys.modules"
+    subprocess.run([sys.executable, "-c", code], cwd=ROOT, env={"PYTHONPATH": "src"}, check=True)
+
+
+@pytest.mark.parametrize("given", ["1", "2", None])
+@pytest.mark.parametrize("name", ["auto", "cpu"])
+def test_threads_do_not_come_from_the_environment(name: str, given: str | None) -> None:
+    """`dvc repro` and `make repro` round alike on any number of cores."""
+    code = "import torch; from unival.engine.machine import runtime; "
+    code += f"runtime.load('{name}').apply(); print(torch.get_num_threads())"
+    kept = {key: value for key, value in os.environ.items() if key != "OMP_NUM_THREADS"}
+    kept |= {"PYTHONPATH": "src"} | ({"OMP_NUM_THREADS": given} if given else {})
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=ROOT, env=kept, capture_output=True, text=True, check=True
+    )
+    assert done.stdout == "1\n"
+
+
+def test_jobs_of_a_stage_have_the_threads_of_the_runtime(monkeypatch: pytest.MonkeyPatch) -> None:
+    """In this process too, whose record is written for all."""
+    before, seen = torch.get_num_threads(), []
+    monkeypatch.setattr(runtime, "load", lambda: runtime.Runtime(device="cpu", threads=1))
+    torch.set_num_threads(2)
+    try:
+        runtime.parallel([lambda: seen.append(torch.get_num_threads())], "jobs")
+        assert seen == [1] and provenance.machine()["threads"] == 1
+    finally:
+        torch.set_num_threads(before)
+
+
+def test_the_report_names_each_kind_of_machine_once() -> None:
+    def run(**machine: object) -> Run:
+        return Run(
+            stage="finetune", item=None, config_hash="hash", run_id=None, seconds=1.0, peak_mib=1,
+            machine=machine,
+        )  # fmt: skip
+
+    kind = {"processor": "CPU", "instructions": "AVX2", "threads": 1}
+    study = type("Study", (), {})()
+    study.runs = {"a": run(**kind, ranks=2), "b": run(**kind, ranks=2), "c": run(**kind, ranks=1), "d": run()}
+    (line,) = content._machines(study)
+    assert line.count("AVX2") == 2 and "together 2)" in line and "together 1)" in line
