@@ -39,6 +39,7 @@ smoke: setup ## Run the whole DAG at its smallest size in a scratch clone
 	sh tests/workflow/smoke.sh
 
 ui: setup ## Open the MLflow page of all runs at http://127.0.0.1:5000
+	-python -m unival sync
 	MLFLOW_SERVER_ENABLE_JOB_EXECUTION=false mlflow ui --workers 1 --backend-store-uri sqlite:///mlflow.db
 
 dag: setup ## Draw the stages

@@ -60,18 +60,22 @@ def held(folder: Path, outs: Path, title: str) -> Iterator[None]:
     """
     waiting = f"{title}: another process works in {folder}: waiting for its end"
     rank = os.environ.get("RANK")
-    with ExitStack() as locks:
-        if rank is not None and HELD in os.environ:
-            if rank == "0":
-                locks.enter_context(files.locked(_lock_of_ranks(folder), waiting))
-        elif rank in (None, "0"):
-            place = folder.with_name(f".{files.digest([title, str(outs.resolve())])}.lock")
-            waited = [locks.enter_context(files.locked(lock, waiting)) for lock in (place, _lock(folder))]
-            with files.locked(_lock_of_ranks(folder), waiting) as ranks:
-                _begin(folder, outs, any([*waited, ranks]))
+    with ExitStack() as held:
+        if rank is None or HELD not in os.environ:
+            if rank in (None, "0"):
+                place = folder.with_name(f".{files.digest([title, str(outs.resolve())])}.lock")
+                waited = [held.enter_context(files.locked(lock, waiting)) for lock in (place, _lock(folder))]
+                with files.locked(_lock_of_ranks(folder), waiting) as ranks:
+                    _begin(folder, outs, any([*waited, ranks]))
             os.environ[HELD] = str(folder)
+            held.callback(os.environ.pop, HELD)
+        elif rank == "0":
+            held.enter_context(files.locked(_lock_of_ranks(folder), waiting))
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise UserError(f"{folder}: cannot write here: {error.strerror}") from error
         yield
-    os.environ.pop(HELD, None)
 
 
 def _lock(folder: Path) -> Path:
@@ -83,19 +87,13 @@ def _lock_of_ranks(folder: Path) -> Path:
 
 
 def _begin(folder: Path, outs: Path, waited: bool) -> None:
-    """Make the folder. What a run that ended left in it is of use where its outs are gone, or just came."""
+    """What a run that ended left in the folder is of use where its outs are gone, or have just come."""
     tidy(folder.parent.parent)
     found = ended(folder)
-    if (
-        found
-        and not waited
-        and (_taken(found, Path()) or all((outs / out).exists() for out in found["outs"]))
-    ):
-        discard(folder)  # asked for again
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise UserError(f"{folder}: cannot write here: {error.strerror}") from error
+    if found and not waited:
+        in_place = all((outs / out).exists() for out in found["outs"])
+        if in_place or _taken(found, Path()):  # it is asked for again
+            discard(folder)
 
 
 def ended(folder: Path) -> dict[str, Any] | None:

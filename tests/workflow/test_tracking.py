@@ -362,6 +362,10 @@ def test_artifacts_lie_beside_the_store_wherever_it_is(
     before = sorted(first.rglob("*"))
     shutil.copytree(first, second) if how == "copied" else first.rename(second)
     monkeypatch.setenv("DVC_ROOT", str(second))
+    assert list(tracking.send_all()) == []
+    with sqlite3.connect(second / "mlflow.db") as moved:  # as `make ui` opens it
+        places = [place for (place,) in moved.execute("select artifact_uri from runs")]
+    assert len(places) == 3 and all(place.startswith(second.as_uri()) for place in places)
     assert_everything()
     for found in stored().values():
         assert found.info.artifact_uri.startswith((second / "mlartifacts").as_uri())

@@ -64,6 +64,10 @@ def _file() -> Path | None:
     return Path(uri.removeprefix(SQLITE)) if uri.startswith(SQLITE) else None
 
 
+def _lock() -> Path:
+    return provenance.root() / "scratch" / "mlflow.lock"
+
+
 def connect(experiment: str) -> tuple["MlflowClient", str]:
     """A client of the store and the id of the experiment, both created when missing.
 
@@ -76,7 +80,7 @@ def connect(experiment: str) -> tuple["MlflowClient", str]:
     from mlflow import MlflowClient
 
     try:
-        with CONNECTING, files.locked(provenance.root() / "scratch" / "mlflow.lock"):
+        with CONNECTING, files.locked(_lock()):
             path = _file()
             if path is not None:
                 _make(path)
@@ -288,12 +292,17 @@ class Delivery:
 
 
 def send_all() -> Iterator[tuple[Spool, int]]:
-    """Send the spools of all runs; yields each that had something to send, and how much.
+    """Send the spools of all runs, and find the artifacts of a store that was moved.
+
+    Yields each spool that had something to send, and how much.
 
     Raises:
         UserError: the store cannot be used or failed; or a run waits for another store.
     """
-    others = set()
+    path, others = _file(), set()
+    if path is not None and path.is_file():
+        with CONNECTING, files.locked(_lock()):
+            _follow(path.resolve())
     for spool in spools():
         state = spool.state()
         if state and state.run_id and state.store != store_name():

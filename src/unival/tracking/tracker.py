@@ -11,7 +11,7 @@ import re
 import sys
 import threading
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +26,7 @@ LONGEST = 60.0
 PATIENCE = 10.0
 """Seconds for which the end of a run waits for a store that takes what it is sent."""
 SHORT_PATIENCE = 2.0
-"""And for one that has failed."""
+"""And where the store has failed, or the run: a rank that failed has a reason to tell before it is ended."""
 MAX_PARAM_CHARACTERS = 500
 TABLE_ROWS = 200
 
@@ -118,7 +118,7 @@ class MlflowTracker(Tracker):
     def run_id(self) -> str | None:
         """The run's id; None where the store could not be reached so far."""
         if self._run_id is None:
-            self._sender.wait(lambda: self._stored_id() is not None)
+            self._sender.wait(lambda: self._stored_id() is not None, PATIENCE)
             self._run_id = self._stored_id()
         return self._run_id
 
@@ -183,7 +183,8 @@ class MlflowTracker(Tracker):
     def end(self, status: str) -> None:
         """Close the run: FINISHED, FAILED or KILLED. What the store does not take in time stays on disk."""
         self._add("status", status=status)
-        self._sender.wait(lambda: not self._spool.waiting())
+        patience = PATIENCE if status == "FINISHED" else SHORT_PATIENCE
+        self._sender.wait(lambda: not self._spool.waiting(), patience)
         self._sender.stop()
         self._alive.close()
         self._run_id = self._run_id or self._stored_id()
@@ -222,10 +223,10 @@ class _Sender(threading.Thread):
         """Try now."""
         self._woken.set()
 
-    def wait(self, reached: Any) -> None:
-        """Wait for a moment until something is reached."""
+    def wait(self, reached: Callable[[], bool], seconds: float) -> None:
+        """Wait until something is reached, for some seconds; not as long once the store has failed."""
         self.wake()
-        limit = time.monotonic() + (SHORT_PATIENCE if self._failed else PATIENCE)
+        limit = time.monotonic() + (min(seconds, SHORT_PATIENCE) if self._failed else seconds)
         failed = self._failed
         while not reached() and time.monotonic() < limit and self._failed == failed and self.is_alive():
             time.sleep(0.02)
