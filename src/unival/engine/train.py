@@ -24,7 +24,8 @@ from torch import Tensor, nn
 
 from unival import files
 from unival.engine import lora, sharding
-from unival.engine.batches.collate import VALUES, Batch, Collator
+from unival.engine.batches.builder import VALUES
+from unival.engine.batches.collate import Batch, Collator
 from unival.engine.batches.loader import Loader, StepBatches
 from unival.engine.batches.mixture import Mixture
 from unival.engine.batches.rows import Rows

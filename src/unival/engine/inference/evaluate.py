@@ -14,7 +14,8 @@ import numpy as np
 
 from unival import files
 from unival.engine.batches.rows import Rows, as_list
-from unival.engine.inference.predict import Corrupt, Prediction, predict
+from unival.engine.batches.views import Change
+from unival.engine.inference.predict import Prediction, predict
 from unival.engine.inference.predictions import PredictedRow
 from unival.errors import UserError
 from unival.metrics.bootstrap import RESAMPLES, Interval, interval, statistic
@@ -57,7 +58,7 @@ def evaluate_cell(
     rows: Rows,
     *,
     batch_size: int = 128,
-    corrupt: Corrupt | None = None,
+    corrupt: Change | None = None,
     resamples: int = RESAMPLES,
 ) -> Cell:
     """Predict the rows and score them; see `predict` for the arguments.

@@ -5,26 +5,23 @@ depend on the batch size beyond rounding.
 """
 
 import zlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from unival.engine.batches.collate import INDEX, VALUES, pad_rows
+from unival.engine.batches.builder import INDEX, BatchBuilder, BatchMedia, pad_rows
 from unival.engine.batches.rows import Rows
+from unival.engine.batches.views import Change, FixedViews
 from unival.engine.inference.candidates import Candidates
 from unival.model.constraints import Constraint, Locations, Trie
 from unival.model.generation import SearchOptions, beam_search
 from unival.model.modeling import UnivalForConditionalGeneration
-from unival.record import MEDIA, Medium
-from unival.tasks import Example, Task, Value
-
-Corrupt = Callable[[Medium, np.ndarray, str], np.ndarray]
-"""A shift of decoded media: (medium, array, key) -> array."""
+from unival.record import Record
+from unival.tasks import Task, Value
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,7 +46,7 @@ def predict(
     rows: Rows,
     *,
     batch_size: int = 128,
-    corrupt: Corrupt | None = None,
+    corrupt: Change | None = None,
     alternatives: int = 0,
 ) -> list[Prediction]:
     """Predict every row, in order.
@@ -64,11 +61,11 @@ def predict(
     try:
         task, count = rows.task, len(rows.records)
         decoder = Decoder(model, processor, task, alternatives)
-        batches = Batches(processor, rows, corrupt)
+        builder, view = BatchBuilder(processor), FixedViews(processor, corrupt)
         predictions: list[Prediction] = []
         for start in range(0, count, batch_size):
             records = [rows.records[index] for index in range(start, min(start + batch_size, count))]
-            inputs, prefix_BP = batches.inputs([task.inference(record) for record in records], model.device)
+            inputs, prefix_BP = _inputs(builder, view, rows, records, model.device)
             found = decoder(inputs, prefix_BP, [record.id for record in records])
             for record, texts in zip(records, found, strict=True):
                 text, score = texts[0]
@@ -79,59 +76,30 @@ def predict(
         model.train(was_training)
 
 
-class Batches:
-    """Encoder inputs of examples."""
+def _inputs(
+    builder: BatchBuilder, view: FixedViews, rows: Rows, records: Sequence[Record], device: torch.device
+) -> tuple[dict[str, Tensor], Tensor | None]:
+    """Arguments of the encoder on `device`, and the decoder prompts (B, P) where there are any.
 
-    def __init__(self, processor: Any, rows: Rows, corrupt: Corrupt | None = None) -> None:
-        self.processor, self.store, self.cache, self.corrupt = processor, rows.store, rows.cache, corrupt
-        self.tokens = lru_cache(maxsize=100_000)(processor.tokenizer.encode_text)
-
-    def inputs(
-        self, examples: Sequence[Example], device: torch.device
-    ) -> tuple[dict[str, Tensor], Tensor | None]:
-        """Arguments of the encoder on `device`, and the decoder prompts (B, P) where there are any."""
-        tokenizer = self.processor.tokenizer
-        bos, eos, pad = tokenizer.bos_token_id, tokenizer.eos_token_id, tokenizer.pad_token_id
-        input_ids_BL = pad_rows([[bos, *self.tokens(example.prompt), eos] for example in examples], pad)
-        inputs = {"input_ids": input_ids_BL.to(device), **self._media(examples, device)}
-        mask_BL = input_ids_BL != pad
-        if not bool(mask_BL.all()):
-            inputs["attention_mask"] = mask_BL.long().to(device)
-        prefixes = [list(self.tokens(example.decoder_prompt)) for example in examples]
-        return inputs, pad_rows(prefixes, pad).to(device) if any(prefixes) else None
-
-    def _media(self, examples: Sequence[Example], device: torch.device) -> dict[str, Tensor]:
-        """Each medium of the batch once, and which rows show it (the index stays on the host)."""
-        tensors: dict[str, Tensor] = {}
-        for medium in MEDIA:
-            keys = [[key for kind, key in example.media if kind == medium] for example in examples]
-            places = {
-                key: place for place, key in enumerate(dict.fromkeys(key for row in keys for key in row))
-            }
-            if places:
-                tensors[VALUES[medium]] = torch.stack([self._load(medium, key) for key in places]).to(device)
-                if [[place] for place in range(len(examples))] != (
-                    index := [[places[k] for k in row] for row in keys]
-                ):
-                    tensors[INDEX[medium]] = pad_rows(index, -1)
-        return tensors
-
-    def _load(self, medium: Medium, key: str) -> Tensor:
-        processor = self.processor
-        array = self._decoded(medium, key)
-        if self.corrupt is not None:
-            array = self.corrupt(medium, array, key)
-        return getattr(processor, medium)(array)
-
-    def _decoded(self, medium: Medium, key: str) -> np.ndarray:
-        store, name = self.store, (self.store, medium, key)
-        if medium == "image":
-            return self.cache.get(name, lambda: store.image(key))
-        if medium == "video":
-            frames = self.processor.video_frames
-            return self.cache.get((*name, frames), lambda: store.video(key, frames))
-        rate = self.processor.sampling_rate
-        return self.cache.get((*name, rate), lambda: store.audio(key, rate))
+    What says nothing is left out: a mask without padding, an index by which each row shows one medium of its
+    own. The index stays on the host.
+    """
+    media, task = BatchMedia(builder.processor, view), rows.task
+    examples = [task.inference(record) for record in records]
+    encoded = [builder.encode(e, (task.name, 0), media.add(rows, e.media)) for e in examples]
+    inputs = builder.inputs(encoded, media)
+    if bool(inputs["attention_mask"].all()):
+        del inputs["attention_mask"]
+    own_B1 = torch.arange(len(records))[:, None]
+    for name in INDEX.values():
+        if name in inputs and torch.equal(inputs[name], own_B1):
+            del inputs[name]
+    host = INDEX.values()
+    moved = {name: tensor if name in host else tensor.to(device) for name, tensor in inputs.items()}
+    moved |= {name: tensor.to(device) for name, tensor in media.values().items()}
+    prefixes = [example.prefix for example in encoded]
+    pad = builder.tokenizer.pad_token_id
+    return moved, pad_rows(prefixes, pad).to(device) if any(prefixes) else None
 
 
 class Decoder:
