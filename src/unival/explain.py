@@ -89,7 +89,8 @@ def unused(params: Params) -> Iterator[str]:
     edited = {(file, key) for file, keys in _edited(params) for key in keys}
     if not edited:
         return
-    tree, effective, beaten = compose.compose(params), set(), {}
+    tree, effective = compose.compose(params), set()
+    beaten: dict[tuple[str, str], tuple[Setting, Setting]] = {}
     for stage in STAGES:
         for item in params.items(stage):
             for settings in history(tree, params, stage, item).values():

@@ -1,11 +1,17 @@
 """The ablations as a stage."""
 
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
+from unival import config as configuration
 from unival import files
-from unival.stages import ablate, base
+from unival.engine.settings import TrainConfig
+from unival.stages import ablate, base, finetune, pretrain
+from unival.study import benchmark, models, train
+from unival.study.variants import Laboratory, Study, Variant
 from unival.tracking import Tracker
 
 ROOT = Path(__file__).parents[2]
@@ -22,3 +28,65 @@ def test_no_study_leaves_an_empty_folder(tmp_path: Path, monkeypatch: pytest.Mon
     scratch.mkdir()
     ablate.run(config, base.StageIO("ablate", None, {}, scratch, scratch, tmp_path, Tracker()))
     assert list((tmp_path / "reports/ablations").iterdir()) == []
+
+
+class Rows:
+    """Stands in for a benchmark; notes what training asks of it."""
+
+    tokenizer, asked = Path("tokenizer"), list[Any]()
+
+    def __init__(self, *_: Any) -> None:
+        pass
+
+    def has(self, split: str, task: str) -> bool:
+        return True
+
+    def digest(self, split: str) -> str:
+        return split
+
+    def log(self, *_: Any) -> None:
+        pass
+
+    def training_rows(self, tasks: Any, processor: Any, constrained: bool) -> dict[str, Any]:
+        self.asked.append(("constrained", constrained))
+        return dict.fromkeys(tasks)
+
+
+def test_all_trainings_heed_loss_and_selection(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Pretraining, finetuning and a variant of an ablation read the same settings in the same way."""
+
+    def trained(settings: Any, model: Any, processor: Any, data: Any, out: Path, *rest: Any) -> None:
+        asked.append(("selects by", rest[3]))
+        files.write_json(out / "training.json", {"steps": 1, "score": None})
+
+    asked = Rows.asked
+    monkeypatch.setattr(train, "train", trained)
+    monkeypatch.setattr(train, "load_runtime", lambda: None)
+    monkeypatch.setattr(train, "validation", lambda *rest: rest[-1].split)
+    monkeypatch.setattr(benchmark, "Benchmark", Rows)
+    for name in ("new_model", "load_model"):
+        monkeypatch.setattr(models, name, lambda *_: (None, None))
+    values = configuration.load(ROOT / "build/config/ablate.yaml")["train"]
+    stream = {"task": "vqa", "rows": 8}
+    values["mixture"] |= {"rows": 8, "streams": [stream]}
+    values |= {
+        "examples": "finetuning",
+        "loss": {**values["loss"], "constrained": True},
+        "selection": {"split": "val", "every": 1, "rows": 4},
+    }
+    settings = configuration.build(TrainConfig, values, "train")
+    tasks: Any = {"vqa": SimpleNamespace(rows=None)}
+
+    def io(name: str) -> base.StageIO:
+        scratch = tmp_path / name
+        scratch.mkdir()
+        return base.StageIO(name, None, {}, scratch, scratch, tmp_path, Tracker())
+
+    pretrain.run(pretrain.Config("", "a", "", None, {}, {}, settings, tasks), io("pretrain"))
+    finetune.run(finetune.Config("", "vqa", "", "start", settings, tasks), io("finetune"))
+    study = Study("?", ["vqa"], "one", {"one": Variant([{}])})
+    monkeypatch.setattr(Laboratory, "__post_init__", lambda self: None)
+    rows: Any = Rows()
+    lab = Laboratory(tmp_path / "lab", rows, tasks, {"study": study}, [0], {}, {}, values, 4, 1, 1)
+    lab._train(study, "one", 0, "key")
+    assert asked == [("constrained", True), ("selects by", "val")] * 3

@@ -10,8 +10,9 @@ import pytest
 
 from unival import files
 from unival.errors import UserError
-from unival.stages.evaluate import CURVE_COLUMNS
-from unival.study.train import Curve
+from unival.study import tables
+from unival.study.curve import Curve
+from unival.study.tables import PointScore
 from unival.tracking import Tracker
 
 INFO = {"start": 0, "parameters": 1, "trained_parameters": 1, "device": "cpu", "ranks": 1}
@@ -103,10 +104,13 @@ def test_dvc_draws_a_panel_per_pair_and_task(clone: Path, run: Any) -> None:
     """Scores of different metrics are no points of one line."""
     pairs = [("caption", "vqa"), ("caption", "grounding")]
     rows = [
-        (*pair, alpha, task, f"metric of {task}", 0.5, 0.4, 0.6, 8)
+        PointScore(
+            first=pair[0], second=pair[1], alpha=alpha, task=task, metric=f"metric of {task}", value=0.5,
+            low=0.4, high=0.6, n=8,
+        )
         for pair in pairs for alpha in (0.0, 0.5, 1.0) for task in pair
     ]  # fmt: skip
-    files.write_csv(clone / "reports/metrics/interpolation.csv", CURVE_COLUMNS, rows)
+    tables.write(clone / "reports/metrics/interpolation.csv", PointScore, rows)
     found, values = drawn(run, "reports/metrics/interpolation.csv")
     assert len(values) == len(rows)
     (series,) = found["transform"]

@@ -36,6 +36,6 @@ def _launch(options: argparse.Namespace) -> int | None:
 
     machine = runtime.load()
     if machine.cores() > 1:
-        importlib.import_module("unival.study.train")  # once, for all ranks that are forked
+        importlib.import_module("unival.study.curve")  # once, for all ranks that are forked
     words = [options.stage, "--config", str(options.config), "--out", str(options.out)]
     return machine.launch(["run", *words], lambda: main(words))

@@ -42,17 +42,15 @@ def inputs(config: Config) -> list[Path]:
 
 def run(config: Config, io: StageIO) -> None:
     """Write `models/finetune/<task>`."""
-    from unival.study.benchmark import TRAIN, VAL, Benchmark, validation
+    from unival.study.benchmark import TRAIN, VAL, Benchmark
+    from unival.study.curve import train_with_curve
     from unival.study.models import load_model
-    from unival.study.train import train_with_curve
 
     benchmark = Benchmark(config.data, config.tasks)
     benchmark.log(io.tracker, [TRAIN, VAL])
     model, processor = load_model(config.init, config.processor)
-    sources = benchmark.training_rows(config.tasks, processor, config.train.loss.constrained)
-    evaluate = validation(benchmark, config.tasks, processor, config.train.selection)
     finished, curve = train_with_curve(
-        config.train, model, processor, sources, io.scratch, io.tracker, io.name, evaluate
+        model, processor, benchmark, config.tasks, config.train, io.scratch, io.tracker, io.name
     )
     if io.main:
         table, validated = (io.out(f"reports/curves/{io.name}{part}.csv") for part in ("", "-validation"))

@@ -45,8 +45,8 @@ def inputs(config: Config) -> list[Path]:
 def run(config: Config, io: StageIO) -> None:
     """Write `models/pretrain/<phase>`."""
     from unival.study.benchmark import TRAIN, Benchmark
+    from unival.study.curve import train_with_curve
     from unival.study.models import load_model, new_model
-    from unival.study.train import train_with_curve
 
     benchmark = Benchmark(config.data, config.tasks)
     benchmark.log(io.tracker, [TRAIN])
@@ -54,9 +54,8 @@ def run(config: Config, io: StageIO) -> None:
         model, processor = load_model(config.init, config.processor)
     else:
         model, processor = new_model(config.model, config.processor, benchmark.tokenizer, config.train.seed)
-    sources = benchmark.training_rows(config.tasks, processor)
     finished, curve = train_with_curve(
-        config.train, model, processor, sources, io.scratch, io.tracker, io.name
+        model, processor, benchmark, config.tasks, config.train, io.scratch, io.tracker, io.name
     )
     if io.main:
         curve.write(io.out(f"reports/curves/{io.name}.csv"), finished)

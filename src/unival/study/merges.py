@@ -157,11 +157,9 @@ class Workshop:
     def _train(self, again: Again, start: Path, name: str, part: str) -> tuple[Path, int]:
         """The model folder after finetuning `start`, and the updates it took: one per step and task."""
         from unival.engine.batches.mixture import MixtureConfig, StreamConfig
-        from unival.engine.machine.runtime import load as load_runtime
         from unival.engine.settings import TrainConfig
-        from unival.engine.train import train
-        from unival.study.benchmark import validation
         from unival.study.models import load_model
+        from unival.study.train import train_on
 
         source = self.fit.experts / again.tasks[0]
         expert = configuration.build(TrainConfig, _training(source)["train"], str(source))
@@ -171,12 +169,8 @@ class Workshop:
         work = self.scratch / name / part
         model, processor = load_model(start)
         tasks = {task: self.fit.tasks[task] for task in again.tasks}
-        sources = self.fit.benchmark.training_rows(tasks, processor, settings.loss.constrained)
-        evaluate = validation(self.fit.benchmark, tasks, processor, settings.selection)
-        train(
-            settings, model, processor, sources, work / "model", work, load_runtime(),
-            evaluate=evaluate, title=f"{start.name} on {', '.join(tasks)}",
-        )  # fmt: skip
+        title = f"{start.name} on {', '.join(tasks)}"
+        train_on(model, processor, self.fit.benchmark, tasks, settings, work / "model", work, title)
         return work / "model", settings.steps * len(again.tasks)
 
 

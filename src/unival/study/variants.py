@@ -140,9 +140,8 @@ class Laboratory:
 
     def _train(self, study: Study, name: str, seed: int, key: str) -> Path:
         """The model folder of the last phase."""
-        from unival.engine.machine.runtime import load as load_runtime
-        from unival.engine.train import train
         from unival.study.models import load_model, new_model
+        from unival.study.train import train_on
 
         variant = study.variants[name]
         folder: Path | None = Path(variant.init) if variant.init else None
@@ -154,10 +153,9 @@ class Laboratory:
                     model, processor = new_model(self.model, self.processor, tokenizer, seed)
                 else:
                     model, processor = load_model(folder)
-                names = [stream.task for stream in phase.mixture.streams]
-                sources = self.benchmark.training_rows({task: self.tasks[task] for task in names}, processor)
+                tasks = {stream.task: self.tasks[stream.task] for stream in phase.mixture.streams}
                 title = f"{name} phase {number}"
-                train(phase, model, processor, sources, work / "model", work, load_runtime(), title=title)
+                train_on(model, processor, self.benchmark, tasks, phase, work / "model", work, title)
             folder = work / "model"
         assert folder is not None
         return folder
