@@ -203,6 +203,15 @@ def test_half_a_line_and_a_damaged_one_cost_only_themselves(by_hand: Path) -> No
 
 
 @pytest.mark.fault
+def test_a_damaged_start_is_named(by_hand: Path) -> None:
+    begin(by_hand).metrics({"loss": 1.0}, 1)
+    (left,) = spool.spools()
+    left.items.write_bytes(left.items.read_bytes().replace(b'"start"', b'"stArt"'))
+    with pytest.raises(UserError, match=r"items\.jsonl: the first line is damaged: delete"):
+        list(tracking.send_all())
+
+
+@pytest.mark.fault
 def test_what_the_store_refuses_holds_nothing_back(by_hand: Path, capsys: Any) -> None:
     run = begin(by_hand)
     run._add("params", values={"steps": "1"})

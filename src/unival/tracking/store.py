@@ -158,14 +158,26 @@ class Delivery:
             state = self.spool.state() or State(store_name())
             if not self.spool.waiting():
                 return 0
-            first = next((item for _, _, item in self.spool.read()), {})
             if self._connected is None:
-                self._connected = connect(str(first.get("experiment", "lost")))
+                self._connected = connect(self._experiment())
                 state = self._checked(state)
             try:
                 return self._send(state)
             except Exception as error:  # each store has errors of its own
                 raise UserError(f"MLflow store {store_name()}: {_reason(error)}") from error
+
+    def _experiment(self) -> str:
+        """What the first item names.
+
+        Raises:
+            UserError: it is damaged.
+        """
+        for _, _, first in self.spool.read():
+            if first.get("do") == "start":
+                return str(first["experiment"])
+            break
+        folder = self.spool.folder
+        raise UserError(f"{self.spool.items}: the first line is damaged: delete {folder} to go on without")
 
     def children(self) -> list[tuple[str, str, dict[str, float]]]:
         """Name, status and metrics of the runs below this one; none where the store does not answer."""
@@ -257,7 +269,8 @@ class Delivery:
 
     def _made(self, state: State, begin: int, tag: str, value: str, item: Item) -> str:
         """The run of an item: made, or found where it was made before and the answer was lost."""
-        client, experiment = self._connected or connect("lost")
+        assert self._connected is not None
+        client, experiment = self._connected
         if state.tried == begin:
             found = client.search_runs([experiment], f"tags.`{tag}` = '{value}'", max_results=1)
             if found:
