@@ -20,6 +20,7 @@ from unival.errors import UserError
 
 BOS, PAD, EOS, UNK, MASK = "<s>", "<pad>", "</s>", "<unk>", "<mask>"
 SPECIALS = (BOS, PAD, EOS, UNK)
+TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json")
 # White space before a symbol belongs to the symbol: "region: <bin_1> <bin_2>" is text + 2 tokens.
 _SYMBOL = re.compile(r"\s*(<(?:bin|code)_(?:0|[1-9]\d*)>)")
 
@@ -98,9 +99,9 @@ class UnivalTokenizer(PreTrainedTokenizerFast):
         Raises:
             UserError: it is missing or damaged, or lacks a token that every vocabulary has.
         """
-        path = Path(folder) / "tokenizer.json"
-        for file in (path, path.with_name("tokenizer_config.json")):
-            _read_json(file)
+        path = Path(folder) / TOKENIZER_FILES[0]
+        for name in TOKENIZER_FILES:
+            _read_json(path.with_name(name))
         try:
             found = cls.from_pretrained(folder)
         except Exception as error:  # tokenizers raises this very class

@@ -12,6 +12,7 @@ from transformers import (
     AutoConfig,
     AutoModel,
     AutoModelForImageTextToText,
+    AutoModelForMultimodalLM,
     AutoModelForSeq2SeqLM,
     GenerationMixin,
     PreTrainedModel,
@@ -223,6 +224,5 @@ class UnivalForConditionalGeneration(PreTrainedModel, GenerationMixin):
 
 
 AutoConfig.register(UnivalConfig.model_type, UnivalConfig)
-AutoModel.register(UnivalConfig, UnivalForConditionalGeneration)
-AutoModelForSeq2SeqLM.register(UnivalConfig, UnivalForConditionalGeneration)
-AutoModelForImageTextToText.register(UnivalConfig, UnivalForConditionalGeneration)
+for _auto in (AutoModel, AutoModelForSeq2SeqLM, AutoModelForImageTextToText, AutoModelForMultimodalLM):
+    _auto.register(UnivalConfig, UnivalForConditionalGeneration)

@@ -8,8 +8,8 @@ M media, T frames, H, W pixels, C colours, S samples, B rows, L tokens, K media 
 
 import math
 import re
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any, Literal
 
@@ -17,13 +17,16 @@ import numpy as np
 import torch
 from torch import Tensor
 from transformers import AutoProcessor, AutoTokenizer, BatchFeature, ProcessorMixin
+from transformers.utils.hub import cached_file
 
 from unival import canonical, config, files, limits
 from unival.errors import UserError
 from unival.model.configuration import UnivalConfig
-from unival.vocab import UnivalTokenizer
+from unival.vocab import TOKENIZER_FILES, UnivalTokenizer
 
 SETTINGS_FILE = "processor_config.json"
+_HUB = ("cache_dir", "force_download", "local_files_only", "proxies", "revision", "subfolder", "token")
+_OF_CODE = ("code_revision", "trust_remote_code", "use_fast")  # which class to take: it is this one
 Box = tuple[float, float, float, float]
 _BIN = re.compile(r"<bin_(\d+)>")
 
@@ -296,6 +299,12 @@ class UnivalProcessor(ProcessorMixin):
         """Generated ids of one row to text."""
         return self.tokenizer.decode_text(ids_T)
 
+    def post_process_image_text_to_text(
+        self, generated_outputs: Any, skip_special_tokens: bool = True, **unused: Any
+    ) -> list[str]:
+        """Generated ids to texts, for transformers' pipelines."""
+        return self.batch_decode(generated_outputs)
+
     # Files
 
     def to_dict(self) -> dict[str, Any]:
@@ -305,30 +314,65 @@ class UnivalProcessor(ProcessorMixin):
     def __repr__(self) -> str:
         return f"{type(self).__name__}({self.settings}, vocabulary of {len(self.tokenizer)})"
 
-    def save_pretrained(self, save_directory: Any, push_to_hub: bool = False, **unused: Any) -> list[str]:
-        """Write the settings and the tokenizer into a model folder."""
+    def save_pretrained(self, save_directory: Any, push_to_hub: bool = False, **hub: Any) -> list[str]:
+        """Write the settings and the tokenizer into a model folder.
+
+        Args:
+            save_directory: the folder.
+            push_to_hub: upload them, too, to `repo_id`, or to a repository of the folder's name.
+            hub: other arguments of `push_to_hub`.
+        """
         folder = Path(save_directory)
         files.write_json(folder / SETTINGS_FILE, self.to_dict())
-        return [str(folder / SETTINGS_FILE), *self.tokenizer.save_pretrained(folder)]
+        written = [str(folder / SETTINGS_FILE), *self.tokenizer.save_pretrained(folder)]
+        if push_to_hub:
+            self.push_to_hub(hub.pop("repo_id", folder.name), **hub)
+        return written
 
     @classmethod
     def from_pretrained(  # type: ignore[override]
-        cls, pretrained_model_name_or_path: Any, **settings: Any
+        cls, pretrained_model_name_or_path: Any, **arguments: Any
     ) -> "UnivalProcessor":
-        """Read a processor from a model folder; `settings` override the saved ones.
+        """Read a processor from a model folder or from the hub.
+
+        Args:
+            pretrained_model_name_or_path: a folder, or a name on the hub.
+            arguments: settings, which override the saved ones, and where to look (`revision`, `cache_dir`,
+                `subfolder`, ...). What transformers says of itself is dropped: names that start with `_`, and
+                in a pipeline, which gives all parts the arguments of the model, whatever is no setting.
 
         Raises:
             UserError: the folder has no processor or an unknown setting.
+            OSError: the hub and its cache have none.
         """
-        path = Path(pretrained_model_name_or_path) / SETTINGS_FILE
-        for key in ("trust_remote_code", "_from_auto", "cache_dir", "local_files_only", "token", "revision"):
-            settings.pop(key, None)
+        hub = {name: arguments.pop(name) for name in _HUB if name in arguments}
+        folder = _folder(pretrained_model_name_or_path, hub)
+        path = folder / SETTINGS_FILE
         if not path.is_file():
-            raise UserError(f"{path.parent}: no processor there: it lacks {path.name}")
+            raise UserError(f"{folder}: no processor there: it lacks {path.name}")
         saved = files.read_json(path)
         if not isinstance(saved, dict):
             raise UserError(f"{path}: expected settings by name, found {type(saved).__name__}")
-        return cls(UnivalTokenizer.from_folder(path.parent), **{**saved, **settings})
+        names = {field.name for field in fields(ProcessorSettings)}
+        settings = {
+            name: value
+            for name, value in arguments.items()
+            if name in names or not ("_from_pipeline" in arguments or name in _OF_CODE or name[0] == "_")
+        }
+        return cls(UnivalTokenizer.from_folder(folder), **{**saved, **settings})
+
+
+def _folder(name: Any, hub: Mapping[str, Any]) -> Path:
+    """The folder that holds the processor's files: the one of that name, or the cache's of a hub name.
+
+    Raises:
+        OSError: neither the hub nor the cache has them.
+    """
+    if Path(name).is_dir():
+        return Path(name, hub.get("subfolder", ""))
+    # one revision of a repository is one folder of the cache
+    found = [cached_file(str(name), file, **hub) for file in (SETTINGS_FILE, *TOKENIZER_FILES)]
+    return Path(str(found[0])).parent
 
 
 def _rgb(pixels: Any) -> np.ndarray:
