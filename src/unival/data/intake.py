@@ -80,6 +80,8 @@ class Intake:
         """Left with an error they drop what is not whole, so that going on gives the same shards."""
         self.rejected = self.writers.enter_context(TableWriter(folder / REJECTED, REJECTED_SCHEMA))
         self.bad_items = 0
+        self.bad: dict[str, Counter[str]] = {}
+        """Split -> task, or "media" -> how many of it were rejected."""
         self.cut_boxes = 0
         """Boxes that reached over the border by no more than BORDER."""
         self.items = 0
@@ -111,9 +113,19 @@ class Intake:
                     self._reject(item.file, item.row, item.field, item.reason)
                 elif inspect is not None:
                     self._media(item, inspect)
-                self.bad_items += self.rejected.rows > before
+                if self.rejected.rows > before:
+                    self._count(item)
         if not self.manifests and not self.rejected.rows:
             raise UserError("the source gave no rows: check its folder and options")
+
+    def _count(self, item: Item) -> None:
+        self.bad_items += 1
+        if not isinstance(item, BadItem):  # of what could not be read nobody knows the split
+            what = "media"
+            if isinstance(item, RowItem):
+                known = item.task in NEEDS or (item.split, item.task) in self.manifests
+                what = item.task if known else "other rows"
+            self.bad.setdefault(item.split, Counter())[what] += 1
 
     def _ahead(self, items: Iterable[Item]) -> Generator[tuple[Item, "Inspect | None"]]:
         """The items in their order, media with what gives the result of inspecting them.

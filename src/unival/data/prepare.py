@@ -191,6 +191,7 @@ def _describe(config: PrepareConfig, source: Source, writer: Intake, folder: Pat
         **_run_of(config),
         "licence": source.licence,
         "rejected": writer.rejected.rows,
+        "rejected_from": {split: dict(counts) for split, counts in writer.bad.items()},
         "cut_boxes": writer.cut_boxes,
         "splits": splits,
         **source.info,

@@ -2,9 +2,11 @@
 
 A claim is a comparison whose 95 % interval decides: all of its parts clear in its favour, supported; one part
 clear against it, not supported; otherwise undecided. Two models of which neither is clearly above what needs
-no medium say nothing about each other: such parts are left out, and counted. The paper: Shukor et al.,
-"UnIVAL: Unified Model for Image, Video, Audio and Language Tasks", TMLR 2023, arXiv 2307.16184; tables are
-cited as T<n>.
+no medium say nothing about each other: such parts are left out, and counted. Claims about ways to train need
+models of more than one seed: intervals over test rows do not cover what another seed changes.
+
+The paper: Shukor et al., "UnIVAL: Unified Model for Image, Video, Audio and Language Tasks", TMLR 2023,
+arXiv 2307.16184; tables are cited as T<n>.
 """
 
 from collections.abc import Callable, Iterable, Sequence
@@ -15,7 +17,7 @@ from unival.report import words
 from unival.study.results import Results
 from unival.study.tables import Ablation, CellScore, TaskScore
 
-Verdict = Literal["supported", "not supported", "undecided", "not tested"]
+Verdict = Literal["supported", "not supported", "undecided", "not tested", "one seed: no verdict"]
 MARGIN = 0.05
 """A loss smaller than this, of accuracy, counts as none in the claims that something costs nothing."""
 DERIVED = ("matching", "grounded_caption", "video_matching")
@@ -33,6 +35,8 @@ class Part(NamedTuple):
     high: float
     learned: bool = True
     """Whether one of the two models is clearly above what needs no medium."""
+    seed: int | None = None
+    """Of the training that is compared; None: the claim is not about ways to train."""
 
 
 @dataclass(frozen=True)
@@ -120,6 +124,9 @@ def _claim(text: str, source: str, found: Sequence[Part], margin: float = 0.0) -
         evidence = f"{len(parts)} comparisons: clear gain {gains}, clear loss {losses}"
     if len(parts) < len(found):
         evidence += f" ({left_out})"
+    seeds = {part.seed for part in parts}
+    if len(seeds) == 1 and None not in seeds:
+        return Claim(text, source, "one seed: no verdict", evidence)
     return Claim(text, source, decide([(part.low, part.high) for part in parts], margin), evidence)
 
 
@@ -186,7 +193,7 @@ def _ablation(
             values = (-value, -high, -low) if flip else (value, low, high)
             pair = row, baselines.get((row.task, row.seed))
             learned = any(_beats_floor(study, one) for one in pair)
-            found.append(Part(words.task(row.task), *values, learned))
+            found.append(Part(words.task(row.task), *values, learned, row.seed))
     return found
 
 

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from unival.report import charts, claims, dag, gallery, merging, words
+from unival.report import charts, claims, dag, gallery, headline, merging, silent, words
 from unival.report.page import Block, Cell, Document, Figures, Fold, Points, Section, Table, Text
 from unival.study.results import Results
 from unival.study.tables import CellScore, Comparison, TaskScore
@@ -25,9 +25,11 @@ def document(study: Results, provenance: dict[str, Any], figures: Path) -> Docum
         "otherwise: the intervals cover the choice of test rows, not that of the seed."
     )
     sections = [
-        _section("What ran", [Figures(dag.draw(study, figures))]),
+        _section("Result", [Points(list(headline.sentences(study)))]),
+        *([_section("Read this first", [Points(faults)])] if (faults := silent.lines(study)) else []),
         _section("Tasks", _tasks(study)),
         _section("Claims", _claims(study)),
+        _section("What did not work, and what is missing", []),
         _section("Learning curves", _figures(charts.learning_curves(study, figures))),
         _section("Interpolation of experts", _interpolation(study, figures)),
         _section("Merged models", _merges(study, figures)),
@@ -35,9 +37,12 @@ def document(study: Results, provenance: dict[str, Any], figures: Path) -> Docum
         _section("Synergy", _synergy(study, figures)),
         _section("Examples", _examples(study, figures)),
         _section("The data at a glance", _sheets(study, figures)),
+        _section("What ran", [Figures(dag.draw(study, figures))]),
         _section("Runs and configurations", _runs(study, provenance)),
     ]
-    sections.insert(3, _section("What did not work, and what is missing", _negative(study)))
+    # last, as what is missing is found where it is drawn
+    negative = "What did not work, and what is missing"
+    sections = [_section(negative, _negative(study)) if one.title == negative else one for one in sections]
     return Document("UnIVAL in small: a study", lead, sections)
 
 
@@ -55,12 +60,12 @@ def _tasks(study: Results) -> list[Block]:
         who = "expert" if task in study.finetuned else "pretrained"
         rows.append(
             [
-                words.task(task), words.number(row.value), words.interval(row.low, row.high),
-                verdict(row), words.number(row.blind), words.number(row.majority), str(row.n),
+                words.task(task), verdict(row), words.number(row.value), words.interval(row.low, row.high),
+                words.number(row.blind), words.number(row.majority), str(row.n),
                 words.metric(row.metric), who,
             ]
         )  # fmt: skip
-    columns = ("task", "value", "95 % interval", "verdict", "blind", "majority", "n", "metric", "model")
+    columns = ("task", "verdict", "value", "95 % interval", "blind", "majority", "n", "metric", "model")
     text = (
         "**Blind** is the better of two baselines that do not see the medium: the model with the media of "
         "other rows, and the best constant answer per question form. **Majority** is the commonest training "
@@ -93,8 +98,10 @@ def _secondary(study: Results) -> list[Block]:
             rows.append([words.task(task), "; ".join(shown)])
     if not rows:
         return []
-    text = "Other metrics. **All facts correct** is stricter than CIDEr, which templates inflate: a checker "
-    text += "reads the caption and asks for every object, attribute and count."
+    text = "Other metrics."
+    if any("correct" in row.metrics for row in study.tasks.values()):
+        text += " **All facts correct** is stricter than CIDEr, which templates inflate: a checker reads the "
+        text += "caption and asks for every object, attribute and count."
     return [Text(text), Table(("task", "metrics"), rows, numbers=False)]
 
 
@@ -107,7 +114,8 @@ def _claims(study: Results) -> list[Block]:
         "What the paper found at full scale (tables T of arXiv 2307.16184), in our words, and whether this "
         "small study agrees. **Supported**: every comparison clear in favour, **not supported**: one clear "
         "against, by 95 % intervals, which are not corrected for the number of comparisons. What two models "
-        "say that are both no better than blind is not counted."
+        "say that are both no better than blind is not counted, and models of **one seed** decide nothing "
+        "about ways to train: these intervals cover the choice of test rows alone."
     )
     return [Text(text), Table(("claim", "paper", "here", "evidence"), rows, numbers=False)]
 
@@ -126,11 +134,12 @@ def _negative(study: Results) -> list[Block]:
         for claim in claims.check(study)
         if claim.verdict == "not supported"
     ]
+    points += silent.below_start(study)
     points += [f"Missing: {what}." for what in study.missing]
     return (
         [Points(points)]
         if points
-        else [Text("Nothing: every task is above its baseline and no file is missing.")]
+        else [Text("Nothing: every task is above its baseline and its start, and no file is missing.")]
     )
 
 

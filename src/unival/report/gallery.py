@@ -61,7 +61,7 @@ def _chosen(rows: list[PredictedRow], metric: str) -> list[PredictedRow]:
 
 def _lines(study: Results, task: str, row: PredictedRow, metric: str) -> list[str]:
     lines = [f"prompt: {study.prompt(task, row)}"]
-    output = row.output.strip() or "(nothing)"
+    output = _said(row)
     mark = "✓" if row.scores[metric] >= 0.5 else "✗"
     lines.append(f"**{mark} {output}**")
     if "iou" in row.scores:
@@ -72,6 +72,15 @@ def _lines(study: Results, task: str, row: PredictedRow, metric: str) -> list[st
     elif row.references:
         lines.append(f"reference: {row.references[0]}")
     return lines
+
+
+def _said(row: PredictedRow) -> str:
+    """The output as a person reads it: a box in pixels, not in location tokens."""
+    if isinstance(row.prediction, tuple):
+        return f"({', '.join(f'{side:.0f}' for side in row.prediction)})"
+    if "iou" in row.scores:
+        return "(no box)"
+    return row.output.strip() or "(nothing)"
 
 
 def _picture(row: PredictedRow, store: MediaStore) -> Image.Image:

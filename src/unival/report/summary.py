@@ -4,6 +4,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from unival.metrics.bootstrap import Interval
+from unival.report import silent
 from unival.study import tables
 from unival.study.results import Results
 from unival.study.tables import Ablation, CellScore, Kind, TaskScore
@@ -88,6 +89,8 @@ class Provenance:
 class Summary:
     """The whole file."""
 
+    read_first: list[str]
+    """What went wrong without an error (`unival.report.silent`)."""
     tasks: dict[str, Task]
     ood: list[Shifted]
     merges: list[Merge]
@@ -100,6 +103,7 @@ class Summary:
 def summarise(study: Results, origin: dict[str, Any]) -> dict[str, Any]:
     """The whole file as a mapping; `origin`: commit, versions and machine (`unival.provenance.describe`)."""
     summary = Summary(
+        read_first=silent.lines(study),
         tasks={
             task: Task(**_score(score), blind=score.blind, majority=score.majority)
             for task, score in study.tasks.items()

@@ -4,8 +4,8 @@ Written files (their fields: `unival.study.tables`):
     reports/metrics/tasks.json          a task's score and baselines
     reports/metrics/cells.csv           a line per model x task x split x shift x metric, with its interval
     reports/metrics/interpolation.csv   a line per pair x point x task: primary metric from one to the other
-    reports/metrics/comparisons.csv     a merged model against the task's expert, and the pretrained model:
-                                        paired differences
+    reports/metrics/comparisons.csv     a merged model against the task's expert and the pretrained model, an
+                                        expert against the latter: paired differences
     reports/metrics/{league,pairs,fronts}.csv   merged models over their tasks, in and out of distribution;
                                         what lies between two models (study/leaderboard.py)
     reports/predictions/<model>/<task>/<split>[-<shift>-<severity>].jsonl   a line per row, with its scores
@@ -23,15 +23,19 @@ from typing import TYPE_CHECKING, Any, Literal
 from unival import files, provenance
 from unival.config import check_names, pick
 from unival.data.remote import local
+from unival.report import silent
 from unival.stages.base import Laid, StageIO
 from unival.study import leaderboard, tables
-from unival.study.tables import CellScore, Comparison, Front, PairScore, PointScore, Standing, TaskScore
+from unival.study import results as study_results
+from unival.study.tables import CellScore, Comparison, Front, Kind, PairScore, PointScore, Standing, TaskScore
 from unival.tasks import TaskConfig
 
 if TYPE_CHECKING:
     from unival.study.cells import Cells, Result, Spec
 
 TEST = "test"
+AGAINST: dict[Kind, tuple[Kind, ...]] = {"merged": ("finetuned", "pretrained"), "finetuned": ("pretrained",)}
+"""What models are compared with, row by row."""
 BLIND: tuple[Literal["swapped", "constant"], ...] = ("constant", "swapped")
 """Baselines that every task has and that do not see the medium."""
 
@@ -266,6 +270,7 @@ def _write(
     tables.write(folder / "fronts.csv", Front, leaderboard.fronts(lines))
     _write_predictions(results, io)
     _log(scores, results, io)
+    silent.say("evaluate", silent.evaluated(study_results.read(io.out_root, local(config.data), "")))
 
 
 def _task_score(result: "Result") -> TaskScore:
@@ -323,7 +328,7 @@ def _point_score(first: str, second: str, alpha: float, result: "Result") -> Poi
 
 
 def _comparisons(config: Config, results: Sequence["Result"]) -> Iterator[Comparison]:
-    """Merged models against the expert of each task and the pretrained model, on the same rows."""
+    """Merged models against experts and pretrained model, experts against the latter, on the same rows."""
 
     def place(spec: "Spec") -> tuple[Any, ...]:
         return spec.task, spec.split, spec.shift, spec.severity
@@ -331,9 +336,7 @@ def _comparisons(config: Config, results: Sequence["Result"]) -> Iterator[Compar
     others = {(r.spec.kind, place(r.spec)): r for r in results}
     for result in results:
         spec = result.spec
-        if spec.kind != "merged":
-            continue
-        for kind in ("finetuned", "pretrained"):
+        for kind in AGAINST.get(spec.kind, ()):
             other = others.get((kind, place(spec)))
             if other is not None:
                 difference, low, high = result.minus(other, config.resamples).rounded()

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from unival.data.catalog import source_of
+from unival.data.intake import REJECTED
 from unival.data.prepare import PrepareConfig
 from unival.data.prepare import prepare as build
 from unival.stages.base import Laid, StageIO
@@ -34,6 +35,8 @@ def run(config: Config, io: StageIO) -> None:
     out = io.out(f"data/processed/{config.benchmark.name}")
     source = source_of(config.benchmark, "build/config/prepare.yaml: benchmark")
     description = build(config.benchmark, source, out)
+    if description["rejected"]:
+        print(f"prepare: {description['rejected']} faults, listed in {out / REJECTED}", flush=True)
     for split, facts in description["splits"].items():
         io.tracker.dataset(f"{config.benchmark.name}-{split}", facts["digest"], str(out / split), split)
         io.tracker.metrics({f"rows/{split}/{task}": rows for task, rows in facts["rows"].items()})

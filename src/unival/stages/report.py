@@ -28,7 +28,7 @@ def inputs(config: Config) -> list[Path]:
 
 def run(config: Config, io: StageIO) -> None:
     """Write `reports/summary.json`, `reports/index.html`, `reports/report.md` and `reports/figures`."""
-    from unival.report import claims, content, page, summary
+    from unival.report import claims, content, page, silent, summary
     from unival.study import results
 
     found = results.read(".", config.data, config.edition)
@@ -36,6 +36,7 @@ def run(config: Config, io: StageIO) -> None:
     figures = io.scratch / "figures"
     shutil.rmtree(figures, ignore_errors=True)
     figures.mkdir(parents=True)
+    silent.say("report", silent.lines(found))
     document = content.document(found, origin, figures)
     files.write_text(io.out("reports/index.html"), page.to_html(document, figures))
     files.write_text(io.out("reports/report.md"), page.to_markdown(document, "figures"))

@@ -100,11 +100,11 @@ class PointScore:
 
 @dataclass(frozen=True, kw_only=True)
 class Comparison:
-    """A line of `metrics/comparisons.csv`: a merged model minus another one on the same rows."""
+    """A line of `metrics/comparisons.csv`: a merged model or expert minus another one, same rows."""
 
     model: str
     against: str
-    """The task's expert, or the pretrained model."""
+    """The task's expert, or the pretrained model; of an expert, the pretrained model."""
     task: str
     split: str
     """With corruption and severity where there is one: `test-blur-3`."""

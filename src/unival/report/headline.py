@@ -1,0 +1,49 @@
+"""What came out, in a few sentences, before anything else."""
+
+from collections import Counter
+from collections.abc import Iterator
+
+from unival.metrics.bootstrap import Interval
+from unival.report import claims, words
+from unival.study.results import Results
+from unival.study.tables import Standing
+
+
+def sentences(study: Results) -> Iterator[str]:
+    """Experts against what needs no medium, the best merged model against its experts, and the claims."""
+    experts = {task: study.tasks[task] for task in study.finetuned if task in study.tasks}
+    if experts:
+        above = [words.task(task) for task, row in experts.items() if row.low > claims.floor(row)]
+        rest = [words.task(task) for task, row in experts.items() if row.low <= claims.floor(row)]
+        yield (
+            f"**{len(above)} of {len(experts)} experts** are clearly above what needs no medium"
+            + (f"; not so: {', '.join(rest)}." if rest else ".")
+        )
+    merges = [
+        row for row in study.league if row.model.startswith("merged/") and row.part == "id" and row.share
+    ]
+    if merges:
+        best = max(merges, key=_share)
+        outside = [
+            row for row in study.league
+            if (row.model, row.tasks, row.part) == (best.model, best.tasks, "ood") and row.share
+        ]  # fmt: skip
+        tasks = ", ".join(map(words.task, best.tasks.split()))
+        yield (
+            f"Of the merged models **{words.task(best.model.removeprefix('merged/'))}** keeps most: one "
+            f"model for {tasks}, with {_percent(best.share)} of the experts' scores"
+            + (f" ({_percent(outside[0].share)} out of distribution)." if outside else ".")
+        )
+    counts = Counter(claim.verdict for claim in claims.check(study))
+    yield (
+        "Of the paper's claims: " + "; ".join(f"{count} {verdict}" for verdict, count in counts.items()) + "."
+    )
+
+
+def _share(row: Standing) -> float:
+    return row.share.value if row.share else 0.0
+
+
+def _percent(share: Interval | None) -> str:
+    value, low, high = (round(100 * figure) for figure in share or (0.0, 0.0, 0.0))
+    return f"{value} % [{low}, {high}]"
