@@ -177,6 +177,11 @@ def test_an_example_shows_what_the_model_read(folder) -> None:
     assert "IoU" not in examples and "{" not in examples
 
 
+@pytest.mark.parametrize(("rows", "told"), [(500, "500"), (None, "all")])
+def test_the_rows_of_a_cell_are_told(rows, told) -> None:
+    assert content.setting({"rows": rows}) == f"{told} test rows a cell"
+
+
 def test_a_difference_of_nothing_has_no_sign() -> None:
     assert words.change((-0.0, -0.0004, 0.1)) == "+0.000 [+0.000, +0.100]"
 

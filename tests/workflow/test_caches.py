@@ -172,7 +172,9 @@ def test_damaged_statistics_are_made_again(
     monkeypatch.setattr(models, "load_model", lambda folder: (model, None))
     monkeypatch.setattr(collect, "fisher", lambda *words: made.append(1) or {"layer": torch.ones(8)})
     source = SimpleNamespace(records=[1, 2])
-    benchmark: Any = SimpleNamespace(digest=lambda name: name, training_rows=lambda *words: {"caption": source})
+    benchmark: Any = SimpleNamespace(
+        digest=lambda name: name, training_rows=lambda *words: {"caption": source}
+    )
     task = TaskConfig("captioning", "image", "describe", "cider")
     fit = coefficients.Fit(tmp_path, tmp_path, {"caption": task}, benchmark, tmp_path, Tracker())
 

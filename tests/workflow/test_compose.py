@@ -65,6 +65,11 @@ def test_the_full_edition_makes_and_evaluates_every_recipe(project: Path) -> Non
     assert set(merge["recipes"]) == {"novel", *merge["merges"]}
 
 
+def test_the_paper_edition_scores_every_test_row(project: Path) -> None:
+    edit(project / "params.yaml", lambda v: v.update(edition="paper"))
+    assert yaml.safe_load(written(project)["evaluate.yaml"])["rows"] is None
+
+
 @pytest.mark.parametrize("benchmark", sorted(path.stem for path in (ROOT / "conf/benchmark").glob("*.yaml")))
 def test_every_benchmark_composes(project: Path, benchmark: str) -> None:
     edit(project / "params.yaml", lambda v: v.update(benchmark=benchmark))

@@ -313,7 +313,7 @@ def setting(config: dict[str, Any]) -> str:
     if "seeds" in config:
         parts.append(f"seeds {config['seeds']}")
     if "rows" in config:
-        parts.append(f"{config['rows']} test rows a cell")
+        parts.append(f"{config['rows'] or 'all'} test rows a cell")
     if config.get("merges"):
         parts.append("merges " + ", ".join(config["merges"]))
     options = (config.get("benchmark") or {}).get("options") or {}

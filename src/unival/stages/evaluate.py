@@ -81,8 +81,8 @@ class Config:
     merges: list[str]
     """Names below models/merged."""
     tasks: dict[str, TaskConfig]
-    rows: int
-    """Test rows of a cell, in distribution."""
+    rows: int | None
+    """Test rows of a cell, in distribution; null: all."""
     shift_rows: int
     """Rows of a cell out of distribution."""
     shifts: dict[str, ShiftConfig]

@@ -88,9 +88,9 @@ class Benchmark:
         return task
 
     def rows_of(
-        self, name: str, config: TaskConfig, processor: UnivalProcessor, split: str, count: int
+        self, name: str, config: TaskConfig, processor: UnivalProcessor, split: str, count: int | None
     ) -> Rows:
-        """The first rows of a task in a split, at most `count`, to be predicted."""
+        """The rows of a task in a split, at most the first `count`, to be predicted."""
         records = self.split(split).records(name)[:count]
         task = self.task(name, config, processor, split)
         return Rows(task, records, self.split(split).store, self.split(split).cache)

@@ -38,7 +38,8 @@ class Spec:
     kind: Kind
     task: str
     split: str
-    rows: int
+    rows: int | None
+    """The first so many of the split; None: all."""
     shift: str = ""
     """A shift that is applied to the decoded media; empty: none."""
     severity: int = 0
