@@ -12,12 +12,13 @@ from torch.nn import functional as F
 from unival.engine.batches.collate import IGNORED, Batch, Part
 from unival.engine.settings import LossConfig
 from unival.model.loss import sequence_loss
+from unival.model.modeling import UnivalForConditionalGeneration
 
 
 class LossModule(nn.Module):
     """Token losses of a micro-batch, summed."""
 
-    def __init__(self, model: nn.Module, loss: LossConfig, num_tasks: int) -> None:
+    def __init__(self, model: UnivalForConditionalGeneration, loss: LossConfig, num_tasks: int) -> None:
         super().__init__()
         self.model = model
         self.loss = loss
@@ -31,9 +32,9 @@ class LossModule(nn.Module):
         The encoders of `absent` media get a gradient of zero instead of none.
         """
         total, sums_N2 = batch.parts[0].labels_BT.new_zeros((), dtype=torch.float32), None
-        media_tokens = self.model.encoder.embed_media(**batch.media)  # type: ignore[union-attr, operator]
+        media_tokens = self.model.encoder.embed_media(**batch.media)
         for medium in absent:
-            for parameter in self.model.encoder.media[medium].parameters():  # type: ignore[union-attr, index]
+            for parameter in self.model.encoder.media[medium].parameters():
                 total = total + 0.0 * parameter.flatten()[0]
         for part in batch.parts:
             logits_BTV = self.model(**part.inputs, media_tokens=media_tokens, use_cache=False).logits

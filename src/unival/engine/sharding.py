@@ -12,7 +12,7 @@ import copy
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import nullcontext
 from pathlib import Path
-from typing import Any
+from typing import Any, Generic, TypeVar
 
 import torch
 import torch.distributed as dist
@@ -27,6 +27,8 @@ from unival.engine.optim import moving
 from unival.errors import UserError
 
 SHARDS = "shards"
+
+Model = TypeVar("Model", bound=nn.Module)
 
 
 def shard(module: nn.Module) -> None:
@@ -69,14 +71,14 @@ def gather(tensor: Tensor) -> Tensor | None:
     return None if parts is None else torch.cat(parts)[: shape[0]]
 
 
-class Replica:
+class Replica(Generic[Model]):
     """The whole model, on rank 0, in main memory. Make it before `shard`."""
 
-    def __init__(self, model: nn.Module, is_main: bool) -> None:
-        self.model = copy.deepcopy(model).cpu() if is_main else None
+    def __init__(self, model: Model, is_main: bool) -> None:
+        self.model: Model | None = copy.deepcopy(model).cpu() if is_main else None
 
     @torch.no_grad()
-    def filled(self, sharded: nn.Module) -> nn.Module | None:
+    def filled(self, sharded: Model) -> Model | None:
         """With the weights of the sharded model; None on the other ranks. All ranks call it."""
         for name, parameter in sharded.named_parameters():
             whole = gather(parameter)

@@ -28,6 +28,7 @@ from unival.engine.batches.builder import VALUES
 from unival.engine.batches.collate import Batch, Collator
 from unival.engine.batches.loader import Loader, StepBatches
 from unival.engine.batches.mixture import Mixture
+from unival.engine.batches.protocols import Processor
 from unival.engine.batches.rows import Rows
 from unival.engine.batches.sampler import Sampler
 from unival.engine.checkpoint import Checkpoints, atomic_folder, weights_digest
@@ -40,6 +41,7 @@ from unival.engine.optim import Ema, build_optimizer, freeze, learning_rate, set
 from unival.engine.settings import TrainConfig
 from unival.errors import UserError
 from unival.model.folder import write_model
+from unival.model.modeling import UnivalForConditionalGeneration
 from unival.record import MEDIA
 
 FAIL_AT = "UNIVAL_FAIL_AT_STEP"
@@ -48,7 +50,7 @@ FAIL_AT = "UNIVAL_FAIL_AT_STEP"
 AGREE_EVERY = 4
 """Steps after which ranks ask each other whether one is to end: each time, all wait for the slowest."""
 
-Evaluate = Callable[[nn.Module], dict[str, float]]
+Evaluate = Callable[[UnivalForConditionalGeneration], dict[str, float]]
 """Metrics of the model on validation rows; `score` is the one to maximise."""
 
 
@@ -70,8 +72,8 @@ class TrainResult:
 
 def train(
     config: TrainConfig,
-    model: nn.Module,
-    processor: Any,
+    model: UnivalForConditionalGeneration,
+    processor: Processor,
     data: Mapping[str, Rows],
     out_dir: Path | str,
     scratch_dir: Path | str,
@@ -139,8 +141,8 @@ class Trainer:
     def __init__(
         self,
         config: TrainConfig,
-        model: nn.Module,
-        processor: Any,
+        model: UnivalForConditionalGeneration,
+        processor: Processor,
         data: Mapping[str, Rows],
         identity: dict[str, str],
         scratch_dir: Path,
@@ -171,16 +173,16 @@ class Trainer:
             config.damaged,
             grouped=not self.sharded,
         )
-        self.model = model.to(ranks.device)
+        self.model = model.to(ranks.device)  # type: ignore[arg-type]
         torch.manual_seed(config.seed)  # of the adapters' first weights
         if config.lora:
             lora.add(model, config.lora)
         train_only(model, config.train_only)
         self.held = freeze(model, config.freeze, config.freeze_batch_norm)
         if config.gradient_checkpointing:
-            model.gradient_checkpointing_enable()  # type: ignore[operator]
+            model.gradient_checkpointing_enable()
         build_optimizer(config.optimizer, model)  # what is wrong with its settings is told before ranks meet
-        self.replica: sharding.Replica | None = None
+        self.replica: sharding.Replica[UnivalForConditionalGeneration] | None = None
         self.module = self._wrap(LossModule(model, config.loss, len(self.data)))
         self.parameters = [p for p in model.parameters() if p.requires_grad]
         self.optimizer = build_optimizer(config.optimizer, model)
@@ -400,7 +402,7 @@ class Trainer:
         with self.ema.swapped() if self.ema else nullcontext():
             whole = self.replica.filled(self.model) if self.replica else self.model
             if self.ranks.is_main and whole is not None:
-                whole.to(self.ranks.device).eval()
+                whole.to(self.ranks.device).eval()  # type: ignore[arg-type]
                 metrics = evaluate(whole)
                 score = metrics["score"]
                 if score > self.score:
@@ -415,7 +417,7 @@ class Trainer:
         self.window.started += time.perf_counter() - started
 
     def _describe(self, folder: Path) -> None:
-        self.model.config.save_pretrained(folder)  # type: ignore[union-attr, operator]
+        self.model.config.save_pretrained(folder)
         self.processor.save_pretrained(folder)
 
     def _save(self, monitor: Monitor) -> None:
@@ -498,7 +500,7 @@ class Trainer:
                 "damaged": self.damaged,
             }
             with atomic_folder(out_dir) as part:
-                write_model(model, part)  # type: ignore[arg-type]
+                write_model(model, part)
                 self.processor.save_pretrained(part)
                 files.write_json(part / "training.json", summary)
             self.checkpoints.clear()

@@ -5,6 +5,7 @@ two ends (never from the last position), so nothing drifts and the ends are exac
 """
 
 from collections.abc import Iterator, Mapping, Sequence
+from typing import TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -16,6 +17,8 @@ from unival.merging.elementwise import interpolate
 from unival.merging.engine import Plan
 from unival.merging.recipe import AlignRule, Recipe
 from unival.weights import cast
+
+Live = TypeVar("Live", bound=nn.Module)
 
 
 class Interpolation:
@@ -90,12 +93,12 @@ class Interpolation:
 
 @torch.no_grad()
 def merge_into(
-    model: nn.Module,
+    model: Live,
     recipe: Recipe,
     models: Mapping[str, State],
     base: State | None = None,
     statistics: Mapping[str, State] | None = None,
-) -> nn.Module:
+) -> Live:
     """Merge straight into the weights of a live model and return it.
 
     Raises:

@@ -31,6 +31,7 @@ from unival.study.tables import CellScore, Comparison, Front, Kind, PairScore, P
 from unival.tasks import TaskConfig
 
 if TYPE_CHECKING:
+    from unival.study.benchmark import Benchmark
     from unival.study.cells import Cells, Result, Spec
 
 TEST = "test"
@@ -145,7 +146,7 @@ def _of_model(config: Config, scratch: Path, folder: Path, specs: list["Spec"]) 
     return _cells(config, scratch).run(specs, _digest(folder), cache(partial(load_model, folder)))
 
 
-def _plan(config: Config, benchmark: Any) -> Iterator[tuple[Path, list["Spec"]]]:
+def _plan(config: Config, benchmark: "Benchmark") -> Iterator[tuple[Path, list["Spec"]]]:
     """(model folder, its cells) of every model there is."""
     from unival.study.cells import Spec
 
@@ -184,7 +185,7 @@ def merged_tasks(config: Config) -> dict[str, list[str]]:
     return {name: leaderboard.made(f"merged/{name}")["tasks"] for name in order}
 
 
-def _shifted(config: Config, benchmark: Any, own: "Spec") -> list["Spec"]:
+def _shifted(config: Config, benchmark: "Benchmark", own: "Spec") -> list["Spec"]:
     """The cell out of distribution: stored splits that hold the task, and the shifts of its medium."""
     stored = [split for split in benchmark.shifts if benchmark.has(split, own.task)]
     specs = [replace(own, split=split, rows=config.shift_rows, blind=False) for split in stored]
@@ -224,7 +225,7 @@ def _of_pair(
     """Points between two models: (first, second, alpha, result), the ends included."""
     from unival.merging import Interpolation
     from unival.study.cells import Spec
-    from unival.study.models import load_model
+    from unival.study.models import Loaded, load_model
 
     cells, last = _cells(config, scratch), config.interpolation.points + 1
     ends = [_end(config, name) for name in (first, second)]
@@ -234,13 +235,14 @@ def _of_pair(
     specs = [Spec(name, "interpolated", task, TEST, rows) for task in tasks]
 
     @cache
-    def line() -> tuple[Interpolation, Any]:
-        model, processor = load_model(ends[0][0])
-        return Interpolation(model, ends[0][0], ends[1][0], base=config.pretrained), processor
+    def line() -> tuple[Interpolation, Loaded]:
+        loaded = load_model(ends[0][0])
+        return Interpolation(loaded[0], ends[0][0], ends[1][0], base=config.pretrained), loaded
 
-    def moved(alpha: float) -> tuple[Any, Any]:
-        path, processor = line()
-        return path.move(alpha), processor
+    def moved(alpha: float) -> Loaded:
+        path, loaded = line()
+        path.move(alpha)
+        return loaded
 
     found = []
     for number in range(last + 1):

@@ -15,6 +15,7 @@ from unival.engine.inference.evaluate import validation_score
 from unival.engine.settings import SelectionConfig
 from unival.engine.train import Evaluate
 from unival.errors import UserError
+from unival.model.modeling import UnivalForConditionalGeneration
 from unival.model.processing import UnivalProcessor
 from unival.tasks import Task, TaskConfig
 from unival.tasks import build as build_task
@@ -128,7 +129,7 @@ def validation(
         for name, config in tasks.items()
     }
 
-    def evaluate(model: Any) -> dict[str, float]:
+    def evaluate(model: UnivalForConditionalGeneration) -> dict[str, float]:
         found = {name: validation_score(model, processor, chosen) for name, chosen in rows.items()}
         if len(found) == 1:
             return next(iter(found.values()))

@@ -24,7 +24,11 @@ from unival.engine.inference.evaluate import (
     write_predictions,
 )
 from unival.metrics.bootstrap import Interval, difference
+from unival.model.modeling import UnivalForConditionalGeneration
+from unival.model.processing import UnivalProcessor
+from unival.record import Medium
 from unival.study.benchmark import Benchmark
+from unival.study.models import Loaded
 from unival.study.tables import Kind
 from unival.tasks import TaskConfig
 
@@ -80,7 +84,7 @@ class Result:
         return difference(self.scores, other.scores, resamples=resamples, groups=self.groups)
 
 
-Loader = Callable[[], tuple[Any, Any]]
+Loader = Callable[[], Loaded]
 """Gives the model of a cell, and its processor, when it is needed."""
 
 
@@ -113,7 +117,9 @@ class Cells:
         code = provenance.code_digest("unival.study.cells", "unival.study.models")
         return files.digest([code, weights, spec.task, task, spec.split, data, what])
 
-    def _compute(self, spec: Spec, model: Any, processor: Any, path: Path) -> dict[str, Any]:
+    def _compute(
+        self, spec: Spec, model: UnivalForConditionalGeneration, processor: UnivalProcessor, path: Path
+    ) -> dict[str, Any]:
         rows = self.benchmark.rows_of(spec.task, self.tasks[spec.task], processor, spec.split, spec.rows)
         corrupt = partial(_shifted, spec.shift, spec.severity) if spec.shift else None
         cell = evaluate_cell(
@@ -132,7 +138,9 @@ class Cells:
         files.write_sealed(path, content)
         return content
 
-    def _blind(self, rows: Rows, model: Any, processor: Any) -> dict[str, Interval]:
+    def _blind(
+        self, rows: Rows, model: UnivalForConditionalGeneration, processor: UnivalProcessor
+    ) -> dict[str, Interval]:
         found = blind_baselines(rows, self.resamples)
         found["swapped"] = swapped_baseline(
             model, processor, rows, batch_size=self.batch_size, resamples=self.resamples
@@ -167,7 +175,7 @@ def _numbers(keys: Iterable[Hashable]) -> list[int]:
     return [numbers.setdefault(key, len(numbers)) for key in keys]
 
 
-def _shifted(name: str, severity: int, medium: Any, array: np.ndarray, key: str) -> np.ndarray:
+def _shifted(name: str, severity: int, medium: Medium, array: np.ndarray, key: str) -> np.ndarray:
     from unival.data import shifts
 
     return shifts.apply(name, severity, medium, array, key)

@@ -6,24 +6,33 @@ files that Fisher and RegMean need.
 
 import itertools
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, cast
 
 from unival import files, provenance
 from unival.merging import ModuleRule, Recipe, collect, search
 from unival.merging.adamerging import adamerging, entropy
 from unival.merging.canonical import recipe_digest
 from unival.merging.live import merge_into
+from unival.record import Record
 from unival.tasks import TaskConfig
 from unival.tracking import Tracker
 
 if TYPE_CHECKING:
+    import torch
     from torch import Tensor
 
+    from unival.engine.batches.collate import Batch
+    from unival.engine.batches.rows import Rows
+    from unival.engine.train import Evaluate
+    from unival.model.modeling import UnivalForConditionalGeneration
+    from unival.model.processing import UnivalProcessor
     from unival.study.benchmark import Benchmark
+    from unival.study.models import Loaded
+    from unival.tasks import Example, Task
 
 BATCH = 16
 """Rows of a batch of AdaMerging (the paper's), and of one that batch norm's statistics are estimated on."""
@@ -72,7 +81,7 @@ class Fit:
         self._alone: dict[tuple[str, int], float] = {}
 
     @cached_property
-    def _live(self) -> tuple[Any, Any]:
+    def _live(self) -> "Loaded":
         """The pretrained model, whose weights the trials take the place of, and its processor."""
         from unival.study.models import load_model
 
@@ -116,7 +125,7 @@ class Fit:
         self.tracker.metrics({**found, f"best/{name}_share": best})
         return applied(recipe, point, settings)
 
-    def _validation(self, tasks: tuple[str, ...], rows: int) -> Any:
+    def _validation(self, tasks: tuple[str, ...], rows: int) -> "Evaluate":
         from unival.engine.settings import SelectionConfig
         from unival.study.benchmark import validation
 
@@ -192,7 +201,7 @@ class Fit:
 
         model, processor = self._live
         merge_into(model, recipe, folders, self.base)
-        sources = {task: self._decoded(model, processor, task, settings.rows) for task in recipe.models}
+        sources = {task: self._decoded(task, settings.rows) for task in recipe.models}
         streams = {
             task: _batches(sources, model, processor, task, settings.rows, BATCH, endless=True)
             for task in sources
@@ -210,24 +219,25 @@ class Fit:
         rules = tuple(ModuleRule(f"^{re.escape(name)}$", weights=found) for name, found in table.items())
         return replace(recipe, options={**recipe.options, "scale": 1.0}, modules=rules)
 
-    def _decoded(self, model: Any, processor: Any, task: str, rows: int) -> Any:
+    def _decoded(self, task: str, rows: int) -> "Rows":
         """Validation rows whose targets are what the model itself says."""
         from unival.engine.batches.rows import Rows
         from unival.engine.inference.predict import predict
         from unival.study.benchmark import VAL
 
+        model, processor = self._live
         asked = self.benchmark.rows_of(task, self.tasks[task], processor, VAL, rows)
         said = {one.id: one.text for one in predict(model, processor, asked)}
-        return Rows(_Said(asked.task, said), asked.records, asked.store)
+        return Rows(cast("Task", _Said(asked.task, said)), asked.records, asked.store)
 
 
 class _Said:
-    """A task whose targets are given texts."""
+    """A task whose targets are given texts, as far as a collator asks it."""
 
-    def __init__(self, task: Any, texts: Mapping[str, str]) -> None:
+    def __init__(self, task: "Task", texts: Mapping[str, str]) -> None:
         self.task, self.texts = task, texts
 
-    def finetuning(self, record: Any, rng: Any) -> list[Any]:
+    def finetuning(self, record: Record, rng: Any) -> "list[Example]":
         """The example of a row."""
         return [replace(self.task.inference(record), target=f" {self.texts[record.id].strip()}")]
 
@@ -257,14 +267,14 @@ def _run(objective: search.Objective, recipe: Recipe, settings: Search) -> tuple
 
 
 def _batches(
-    sources: Mapping[str, Any],
-    model: Any,
-    processor: Any,
+    sources: "Mapping[str, Rows]",
+    model: "UnivalForConditionalGeneration",
+    processor: "UnivalProcessor",
     task: str,
     rows: int,
     size: int,
     endless: bool = False,
-) -> Iterator[Any]:
+) -> "Iterator[Batch]":
     """Batches of the first rows of a task, without augmentation, where the model is."""
     from unival.engine.batches.collate import Collator
     from unival.engine.batches.sampler import RowRef
@@ -277,12 +287,12 @@ def _batches(
         start += size
 
 
-def logits(call: Any, batch: Any) -> "list[Tensor]":
+def logits(call: Callable[..., Any], batch: "Batch") -> "list[Tensor]":
     """Logits (B, T, V) of every part of a batch."""
     return [call(**part.inputs, **batch.media, use_cache=False).logits for part in batch.parts]
 
 
-def logits_and_mask(call: Any, batch: Any) -> "tuple[Tensor, Tensor]":
+def logits_and_mask(call: Callable[..., Any], batch: "Batch") -> "tuple[Tensor, Tensor]":
     """Logits at all target places of a batch (P, V), and which of them count (P,)."""
     import torch
 
@@ -293,7 +303,7 @@ def logits_and_mask(call: Any, batch: Any) -> "tuple[Tensor, Tensor]":
     return found, labels != IGNORED
 
 
-def log_likelihood(model: Any, batch: Any) -> "Tensor":
+def log_likelihood(model: Callable[..., Any], batch: "Batch") -> "Tensor":
     """log p(target | input), summed over the target's tokens."""
     from torch.nn import functional as F
 
@@ -306,7 +316,7 @@ def log_likelihood(model: Any, batch: Any) -> "Tensor":
     return -sum(losses[1:], losses[0])
 
 
-def _moved(state: Mapping[str, "Tensor"], device: Any) -> "dict[str, Tensor]":
+def _moved(state: Mapping[str, "Tensor"], device: "torch.device") -> "dict[str, Tensor]":
     return {name: value.to(device) for name, value in state.items()}
 
 

@@ -17,10 +17,10 @@ from unival.vocab import UnivalTokenizer
 
 logging.disable_progress_bar()  # of transformers: a bar per small file says nothing
 
+Loaded = tuple[UnivalForConditionalGeneration, UnivalProcessor]
 
-def load_model(
-    folder: str | Path, processor: Mapping[str, Any] | None = None
-) -> tuple[UnivalForConditionalGeneration, UnivalProcessor]:
+
+def load_model(folder: str | Path, processor: Mapping[str, Any] | None = None) -> Loaded:
     """Model, on the device of the runtime, and processor of a model folder; `processor` changes settings.
 
     Raises:
@@ -33,9 +33,7 @@ def load_model(
     return model, found
 
 
-def new_model(
-    model: Mapping[str, Any], processor: Mapping[str, Any], tokenizer: Path, seed: int
-) -> tuple[UnivalForConditionalGeneration, UnivalProcessor]:
+def new_model(model: Mapping[str, Any], processor: Mapping[str, Any], tokenizer: Path, seed: int) -> Loaded:
     """Model with new weights, and its processor, for the vocabulary in a folder.
 
     Raises:

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from unival.engine.batches.augment import Window
+from unival.engine.batches.protocols import Processor
 from unival.engine.batches.rows import Rows
 from unival.engine.batches.views import View
 from unival.record import MEDIA, Medium
@@ -51,7 +52,7 @@ class Encoded:
 class BatchMedia:
     """Collects the media of a batch, each once."""
 
-    def __init__(self, processor: Any, view: View) -> None:
+    def __init__(self, processor: Processor, view: View) -> None:
         self.processor, self.view = processor, view
         self.arrays: dict[Medium, list[np.ndarray]] = {medium: [] for medium in MEDIA}
         self.places: dict[tuple[Any, ...], int] = {}
@@ -85,7 +86,7 @@ class BatchMedia:
 class BatchBuilder:
     """Makes the encoder's inputs of examples."""
 
-    def __init__(self, processor: Any) -> None:
+    def __init__(self, processor: Processor) -> None:
         self.processor, self.tokenizer = processor, processor.tokenizer
         self.tokens = lru_cache(maxsize=CACHED_TEXTS)(processor.tokenizer.encode_text)
 

@@ -20,6 +20,7 @@ from torch import Tensor
 from unival.device import sent
 from unival.engine.batches.augment import AugmentConfig, Window, image_window, shown_in
 from unival.engine.batches.builder import INDEX, BatchBuilder, BatchMedia, Encoded, pad_rows
+from unival.engine.batches.protocols import Processor
 from unival.engine.batches.rows import Rows
 from unival.engine.batches.sampler import RowRef
 from unival.engine.batches.views import RandomViews
@@ -94,7 +95,7 @@ class Collator:
     def __init__(
         self,
         data: Mapping[str, Rows],
-        processor: Any,
+        processor: Processor,
         seed: int,
         examples: Literal["pretraining", "finetuning"],
         augment: AugmentConfig | None = None,

@@ -5,7 +5,9 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+from unival.engine.batches.protocols import MediaStore
 from unival.record import Record
+from unival.tasks import Task
 
 CACHE_BYTES = 256 * 1024**2
 CACHED_ITEM_BYTES = 1024**2
@@ -40,12 +42,9 @@ class MediaCache:
 class Rows:
     """Rows of one task with their media."""
 
-    task: Any
-    """A task of `unival.tasks`: makes the examples of a row, reads and scores what a model says."""
+    task: Task
     records: Sequence[Record]
-    store: Any
-    """Media of the rows: `image(key)` as pixels, `picture(key)` as Pillow has it,
-    `video(key, num_frames, rng)`, `audio(key, sampling_rate)`."""
+    store: MediaStore
     cache: MediaCache = field(default_factory=MediaCache, repr=False, compare=False)
     """Of these media; rows on the same store may share it."""
     allowed: Allowed | None = None

@@ -2,12 +2,12 @@
 
 import zlib
 from collections.abc import Callable
-from typing import Any
 
 import numpy as np
 
 from unival.data.media import segment_frames
 from unival.engine.batches.augment import AugmentConfig, Window, view_image, view_video
+from unival.engine.batches.protocols import Processor
 from unival.engine.batches.rows import Rows
 from unival.record import Medium
 
@@ -23,7 +23,7 @@ Change = Callable[[Medium, np.ndarray, str], np.ndarray]
 class FixedViews:
     """Images whole, frames and sounds from the middle; `change` comes between decoding and fitting."""
 
-    def __init__(self, processor: Any, change: Change | None = None) -> None:
+    def __init__(self, processor: Processor, change: Change | None = None) -> None:
         self.processor, self.change = processor, change
 
     def __call__(self, rows: Rows, medium: Medium, key: str, window: Window | None = None) -> np.ndarray:
@@ -53,7 +53,7 @@ class RandomViews:
     to ranks.
     """
 
-    def __init__(self, processor: Any, augment: AugmentConfig | None, seed: int, step: int) -> None:
+    def __init__(self, processor: Processor, augment: AugmentConfig | None, seed: int, step: int) -> None:
         self.processor, self.augment, self.seed, self.step = processor, augment, seed, step
 
     def __call__(self, rows: Rows, medium: Medium, key: str, window: Window | None = None) -> np.ndarray:

@@ -8,7 +8,6 @@ import dataclasses
 from collections.abc import Hashable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -20,6 +19,7 @@ from unival.engine.inference.predictions import PredictedRow
 from unival.errors import UserError
 from unival.metrics.bootstrap import RESAMPLES, Interval, interval, statistic
 from unival.model.modeling import UnivalForConditionalGeneration
+from unival.model.processing import UnivalProcessor
 from unival.record import Record
 from unival.tasks import Task, Value
 
@@ -54,7 +54,7 @@ class Cell:
 
 def evaluate_cell(
     model: UnivalForConditionalGeneration,
-    processor: Any,
+    processor: UnivalProcessor,
     rows: Rows,
     *,
     batch_size: int = 128,
@@ -97,7 +97,9 @@ def media_of(records: Sequence[Record]) -> list[Hashable]:
     return [tuple(record.media()) or record.id for record in records]
 
 
-def validation_score(model: UnivalForConditionalGeneration, processor: Any, rows: Rows) -> dict[str, float]:
+def validation_score(
+    model: UnivalForConditionalGeneration, processor: UnivalProcessor, rows: Rows
+) -> dict[str, float]:
     """Means of the scores without intervals; `score` is the primary metric, which selects checkpoints."""
     rows = rows.listed()
     values = [prediction.value for prediction in predict(model, processor, rows)]
@@ -132,7 +134,7 @@ def blind_baselines(rows: Rows, resamples: int = RESAMPLES) -> dict[str, Baselin
 
 def swapped_baseline(
     model: UnivalForConditionalGeneration,
-    processor: Any,
+    processor: UnivalProcessor,
     rows: Rows,
     *,
     batch_size: int = 128,

@@ -7,7 +7,6 @@ depend on the batch size beyond rounding.
 import zlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import torch
@@ -20,6 +19,7 @@ from unival.engine.inference.candidates import Candidates
 from unival.model.constraints import Constraint, Locations, Trie
 from unival.model.generation import SearchOptions, beam_search
 from unival.model.modeling import UnivalForConditionalGeneration
+from unival.model.processing import UnivalProcessor
 from unival.record import Record
 from unival.tasks import Task, Value
 
@@ -42,7 +42,7 @@ class Prediction:
 @torch.no_grad()
 def predict(
     model: UnivalForConditionalGeneration,
-    processor: Any,
+    processor: UnivalProcessor,
     rows: Rows,
     *,
     batch_size: int = 128,
@@ -106,7 +106,11 @@ class Decoder:
     """The search that a task asks for, made once for many batches."""
 
     def __init__(
-        self, model: UnivalForConditionalGeneration, processor: Any, task: Task, alternatives: int = 0
+        self,
+        model: UnivalForConditionalGeneration,
+        processor: UnivalProcessor,
+        task: Task,
+        alternatives: int = 0,
     ) -> None:
         self.model, self.tokenizer = model, processor.tokenizer
         self.config = task.config.decode

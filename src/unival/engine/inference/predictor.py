@@ -11,7 +11,7 @@ import dataclasses
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -26,6 +26,9 @@ from unival.model.modeling import UnivalForConditionalGeneration
 from unival.model.processing import UnivalProcessor
 from unival.record import LABELS, Answer, Medium, Record
 from unival.tasks import Task, TaskConfig, build
+
+if TYPE_CHECKING:
+    from PIL import Image
 
 TASKS = Path("conf/task").resolve()
 if not TASKS.is_dir():
@@ -45,26 +48,33 @@ class Files:
     def __init__(self) -> None:
         self._sizes: dict[str, tuple[int, int]] = {}
 
+    def bytes(self, key: str) -> bytes:
+        """The file."""
+        return files.read_bytes(Path(key))
+
+    def picture(self, key: str) -> "Image.Image":
+        """The image as Pillow holds it."""
+        return media.open_image(self.bytes(key), key)
+
     def image(self, key: str) -> np.ndarray:
         """Pixels, uint8 HWC."""
-        return media.decode_image(self._bytes(key), key)
+        return media.decode_image(self.bytes(key), key)
 
     def image_size(self, key: str) -> tuple[int, int]:
         """(width, height)."""
         if key not in self._sizes:
-            self._sizes[key] = media.image_size(self._bytes(key), key)
+            self._sizes[key] = media.image_size(self.bytes(key), key)
         return self._sizes[key]
 
-    def video(self, key: str, num_frames: int) -> np.ndarray:
+    def video(
+        self, key: str, num_frames: int | None = None, rng: np.random.Generator | None = None
+    ) -> np.ndarray:
         """Frames, uint8 THWC."""
-        return media.decode_video(self._bytes(key), key, num_frames)
+        return media.decode_video(self.bytes(key), key, num_frames, rng)
 
-    def audio(self, key: str, sampling_rate: int) -> np.ndarray:
+    def audio(self, key: str, sampling_rate: int | None = None) -> np.ndarray:
         """Mono samples, float32."""
-        return media.decode_audio(self._bytes(key), key, sampling_rate)
-
-    def _bytes(self, key: str) -> bytes:
-        return files.read_bytes(Path(key))
+        return media.decode_audio(self.bytes(key), key, sampling_rate)
 
 
 class Predictor:
