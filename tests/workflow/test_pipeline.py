@@ -146,7 +146,9 @@ def test_a_queued_experiment_imports_the_code_beside_it(clone, run) -> None:
 def test_experiments_side_by_side_are_those_one_after_another(clone, run) -> None:
     """Two workers on experiments whose later stages have equal configurations, and other inputs."""
     params = yaml.safe_load((clone / "params.yaml").read_text())
-    params["tasks"] = ["caption", "vqa"]
+    params["tasks"] = ["caption", "video_caption", "video_qa"]
+    merges = ["average_video"]
+    params["set"] |= {"merge": {"merges": merges}, "evaluate": {"merges": merges, "shifted_merges": merges}}
     (clone / "params.yaml").write_text(yaml.safe_dump(params, sort_keys=False))
     run("dvc", "repro", "compose")
     git = ("git", "-c", "user.name=t", "-c", "user.email=t@t")
