@@ -22,7 +22,7 @@ LAYERS = (
         "record",
         "config",
         "vocab",
-        "answers",
+        "vqa_answers",
         "device",
         "weights",
     ),

@@ -8,9 +8,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from unival.answers import consensus, leave_one_out, normalise, soft_answers
 from unival.errors import UserError
 from unival.metrics.vqa import soft_score
+from unival.vqa_answers import consensus, leave_one_out, normalise, soft_answers
 
 
 @pytest.mark.parametrize(

@@ -1,12 +1,12 @@
 """VQA accuracy: the official leave-one-out score, or the soft score where only answers' weights are known.
 
-The rules of comparison are in `unival.answers`.
+The rules of comparison are in `unival.vqa_answers`.
 """
 
 import json
 from collections.abc import Mapping, Sequence
 
-from unival.answers import leave_one_out, normalise
+from unival.vqa_answers import leave_one_out, normalise
 
 
 def accuracy(prediction: str, weights: Mapping[str, float], humans: Sequence[str] = ()) -> float:

@@ -5,7 +5,6 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from unival.answers import soft_answers
 from unival.data.source import BadItem
 from unival.data.sources.captions import image_key
 from unival.data.sources.formats import Row, by_id, changed, json_pairs, json_rows, value
@@ -13,6 +12,7 @@ from unival.data.sources.reader import File, Item, rows
 from unival.data.sources.splits import split_of
 from unival.errors import UserError
 from unival.record import Answer
+from unival.vqa_answers import soft_answers
 
 COCO_FOLDERS = {"train": "train2014", "val": "val2014", "test": "test2015"}
 """Folders of the photos that VQAv2 asks about; their names begin with it."""

@@ -6,7 +6,6 @@ from dataclasses import dataclass
 from random import Random
 from typing import Any
 
-from unival.answers import consensus
 from unival.data.benchmarks.world.concepts import (
     ALLOWED_PAIRS,
     COLORS,
@@ -20,6 +19,7 @@ from unival.data.benchmarks.world.concepts import (
     shuffled,
 )
 from unival.record import NUMBERS, Answer
+from unival.vqa_answers import consensus
 
 Templates = Mapping[str, Mapping[str, tuple[str, ...]]]
 """Phrasing -> form -> templates. "unseen" are those of `ood-phrasing`: they occur in no other split."""
@@ -94,7 +94,7 @@ def different(texts: Iterable[str], count: int) -> tuple[str, ...]:
 def soft_answers(rng: Random, truth: str) -> tuple[Answer, ...]:
     """Distinct answers of ten annotators, the truth first, weighted as VQA does.
 
-    Mostly the usual word, at times a synonym or a slip. What follows is `unival.answers.consensus`: 0.3, 0.6,
+    Mostly the usual word, at times a synonym or a slip. What follows is `vqa_answers.consensus`: 0.3, 0.6,
     0.9, 1 for one, two, three, four and more annotators.
     """
     others = next((group for group in SLIPS if truth in group), ())
