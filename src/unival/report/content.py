@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from unival.report import charts, claims, dag, gallery, headline, merging, silent, words
-from unival.report.page import Block, Cell, Document, Figures, Fold, Points, Section, Table, Text
+from unival.report.page import Block, Document, Figures, Fold, Points, Section, Table, Text, TonedCell
 from unival.study.results import Results
 from unival.study.tables import CellScore, Comparison, TaskScore
 
@@ -55,7 +55,7 @@ def _figures(found: Sequence[Any]) -> list[Block]:
 
 
 def _tasks(study: Results) -> list[Block]:
-    rows: list[list[str | Cell]] = []
+    rows: list[list[str | TonedCell]] = []
     for task, row in study.tasks.items():
         who = "expert" if task in study.finetuned else "pretrained"
         rows.append(
@@ -75,17 +75,17 @@ def _tasks(study: Results) -> list[Block]:
     return [Table(columns, rows), Text(text), *_secondary(study)]
 
 
-def verdict(row: TaskScore) -> Cell:
+def verdict(row: TaskScore) -> TonedCell:
     """Whether the interval is above what needs no medium."""
     floor = claims.floor(row)
     if row.low > floor:
-        return Cell("above baseline", "good")
-    return Cell("below baseline", "bad") if row.high < floor else Cell("not above baseline", "bad")
+        return TonedCell("above baseline", "good")
+    return TonedCell("below baseline", "bad") if row.high < floor else TonedCell("not above baseline", "bad")
 
 
 def _secondary(study: Results) -> list[Block]:
     """Other metrics, the strictest first: the checker of captions reads every object, attribute and count."""
-    rows: list[list[str | Cell]] = []
+    rows: list[list[str | TonedCell]] = []
     for task, row in study.tasks.items():
         others = {name: values for name, values in row.metrics.items() if name != row.metric}
         order = sorted(others, key=lambda name: (name != "correct", name != "exact"))
@@ -106,8 +106,8 @@ def _secondary(study: Results) -> list[Block]:
 
 
 def _claims(study: Results) -> list[Block]:
-    rows: list[list[str | Cell]] = [
-        [claim.text, claim.source, Cell(claim.verdict, TONES.get(claim.verdict, "")), claim.evidence]
+    rows: list[list[str | TonedCell]] = [
+        [claim.text, claim.source, TonedCell(claim.verdict, TONES.get(claim.verdict, "")), claim.evidence]
         for claim in claims.check(study)
     ]
     text = (
@@ -158,7 +158,7 @@ def _merges(study: Results, figures: Path) -> list[Block]:
     merged = study.primary(kind="merged", shifted=False)
     if not merged:
         return []
-    rows: list[list[str | Cell]] = []
+    rows: list[list[str | TonedCell]] = []
     for row in merged:
         expert, pretrained = f"finetune/{row.task}", study.pretrained
         cells = [study.in_distribution(other, row.task) for other in (expert, pretrained)]
@@ -187,11 +187,11 @@ def _merges(study: Results, figures: Path) -> list[Block]:
     return [Text(text), Table(columns, rows), shown, *merging.blocks(study, figures)]
 
 
-def _change(row: Comparison | None) -> Cell | str:
+def _change(row: Comparison | None) -> TonedCell | str:
     if row is None:
         return "–"
     text = words.change((row.difference, row.low, row.high))
-    return Cell(text, "good" if row.low > 0 else "bad" if row.high < 0 else "")
+    return TonedCell(text, "good" if row.low > 0 else "bad" if row.high < 0 else "")
 
 
 def _shifts(study: Results, figures: Path) -> list[Block]:

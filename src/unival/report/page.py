@@ -15,7 +15,7 @@ STYLE = (Path(__file__).parent / "style.css").read_text(encoding="utf-8")
 
 
 @dataclass(frozen=True)
-class Cell:
+class TonedCell:
     """A table cell with a tone."""
 
     text: str
@@ -42,7 +42,7 @@ class Table:
     """Columns of a table; the first is text, the others are numbers where `numbers` says so."""
 
     columns: Sequence[str]
-    rows: Sequence[Sequence[str | Cell]]
+    rows: Sequence[Sequence[str | TonedCell]]
     numbers: bool = True
 
 
@@ -141,9 +141,9 @@ def _table(table: Table) -> str:
     return f'<div class="scroll"><table class="{kind}">{head}<tbody>\n{rows}</tbody></table></div>'
 
 
-def _td(cell: str | Cell, column: str) -> str:
+def _td(cell: str | TonedCell, column: str) -> str:
     """A cell that knows its column: a phone shows rows of words as cards."""
-    text, tone = (cell.text, cell.tone) if isinstance(cell, Cell) else (cell, "")
+    text, tone = (cell.text, cell.tone) if isinstance(cell, TonedCell) else (cell, "")
     kind = f' class="{tone}"' if tone else ""
     return f'<td{kind} data-column="{html.escape(column)}">{_inline(text)}</td>'
 
@@ -192,8 +192,8 @@ def _picture(figure: Figure, folder: str) -> str:
     return f"![{alt}]({folder}/{figure.file}){caption}"
 
 
-def _plain(cell: str | Cell) -> str:
-    return cell.text if isinstance(cell, Cell) else cell
+def _plain(cell: str | TonedCell) -> str:
+    return cell.text if isinstance(cell, TonedCell) else cell
 
 
 def _escaped(text: str) -> str:
