@@ -4,7 +4,7 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-from unival.model.convert import convert, export, initialise
+from unival.model.convert import convert, export, initialise, portable
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -43,6 +43,11 @@ def _parser() -> argparse.ArgumentParser:
     command.add_argument("folder", type=Path)
     command.add_argument("out", type=Path, help=".pt or .safetensors")
     command.add_argument("--half", action="store_true", help="float16")
+
+    command = actions.add_parser("portable", help="a model folder -> one that loads without this package")
+    command.set_defaults(act=_portable)
+    command.add_argument("folder", type=Path)
+    command.add_argument("out", type=Path)
     return parser
 
 
@@ -74,6 +79,10 @@ def _init(settings: Path, out: Path, image: Any, video: Any, audio: Any, **optio
 
 def _export(folder: Path, out: Path, half: bool) -> None:
     print(f"{out}: {export(folder, out, half)} tensors")
+
+
+def _portable(folder: Path, out: Path) -> None:
+    print(f"{out}: loads with trust_remote_code=True; its code: {portable(folder, out)} modules")
 
 
 def main(arguments: list[str] | None = None) -> None:

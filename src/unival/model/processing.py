@@ -26,7 +26,7 @@ from unival.vocab import TOKENIZER_FILES, UnivalTokenizer
 
 SETTINGS_FILE = "processor_config.json"
 _HUB = ("cache_dir", "force_download", "local_files_only", "proxies", "revision", "subfolder", "token")
-_OF_CODE = ("code_revision", "trust_remote_code", "use_fast")  # which class to take: it is this one
+_OF_CODE = ("code_revision", "trust_remote_code", "use_fast")  # which class to take, too
 Box = tuple[float, float, float, float]
 _BIN = re.compile(r"<bin_(\d+)>")
 
@@ -84,7 +84,8 @@ class UnivalProcessor(ProcessorMixin):
     """
 
     def __init__(self, tokenizer: UnivalTokenizer, **settings: Any) -> None:
-        settings.pop("processor_class", None)
+        for name in ("processor_class", "auto_map"):  # which class to take: it is this one
+            settings.pop(name, None)
         self.tokenizer = tokenizer
         self.chat_template = None
         self.settings = config.build(ProcessorSettings, settings, "processor")
