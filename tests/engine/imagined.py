@@ -18,7 +18,7 @@ from torch._subclasses.fake_tensor import (
 from torch.utils import backend_registration
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from unival.engine import sharding
+from unival.engine import parallel, sharding
 from unival.engine.batches.rows import Rows
 from unival.engine.inference.candidates import continuations
 from unival.engine.machine.distributed import World
@@ -122,7 +122,8 @@ def waits(config: TrainConfig, media: dict[str, str], sharded: bool = False) -> 
         made = trainer(config, media, device)
     batches = [made.collator(rows, 0) for rows in made.sampler.rows(0)]  # real: the host may read them
     if sharded:
-        made.ranks, made.replica = Two(0, 2, device), object()
+        made.ranks = Two(0, 2, device)
+        made.strategy = parallel.Sharded(made.ranks)
     with mock.patch.object(sharding.dist, "all_reduce"), mode, Waits() as found:
         try:
             made._update(batches)

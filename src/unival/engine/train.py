@@ -20,10 +20,9 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
 
 from unival import files
-from unival.engine import lora, sharding
+from unival.engine import lora
 from unival.engine.batches.builder import VALUES
 from unival.engine.batches.collate import Batch, Collator
 from unival.engine.batches.loader import Loader, StepBatches
@@ -31,13 +30,15 @@ from unival.engine.batches.mixture import Mixture
 from unival.engine.batches.protocols import Processor
 from unival.engine.batches.rows import Rows
 from unival.engine.batches.sampler import Sampler
-from unival.engine.checkpoint import Checkpoints, atomic_folder, weights_digest
-from unival.engine.machine.distributed import World, replicated, synchronised, world
+from unival.engine.checkpoint import atomic_folder
+from unival.engine.identity import differences, identity, published
+from unival.engine.machine.distributed import World, world
 from unival.engine.machine.launch import ASKS
 from unival.engine.machine.runtime import Runtime
 from unival.engine.monitor import Callback, Monitor, SpikeAlarm, Window
 from unival.engine.objective import LossModule
 from unival.engine.optim import Ema, build_optimizer, freeze, learning_rate, set_rate, train_only
+from unival.engine.parallel import strategy
 from unival.engine.settings import TrainConfig
 from unival.errors import UserError
 from unival.model.folder import write_model
@@ -92,47 +93,22 @@ def train(
             finite, a full disk.
         SystemExit: SIGTERM or Ctrl-C came; the checkpoint was saved.
     """
-    identity = _identity(config, model, data)
+    own = identity(config, model, data)
     with world(runtime.apply()) as ranks:
-        published = ranks.sum([float(_published(Path(out_dir)) == identity)])[0]
-        if published == ranks.size:
+        found = ranks.sum([float(published(Path(out_dir)) == own)])[0]
+        if found == ranks.size:
             return None
-        if published:
+        if found:
             raise UserError(
                 f"{out_dir}: some ranks find the finished model there, others not: all nodes must share it"
             )
-        trainer = Trainer(config, model, processor, data, identity, Path(scratch_dir), runtime, ranks, title)
+        trainer = Trainer(config, model, processor, data, own, Path(scratch_dir), runtime, ranks, title)
         try:
             return trainer.run(Path(out_dir), callbacks, evaluate)
         finally:
             # DDP must go before the ranks part: were it the last to hold their process group, the group would
             # be taken down with the interpreter locked, and wait for ever for a thread that needs the lock
             del trainer.module
-
-
-def _identity(config: TrainConfig, model: nn.Module, data: Mapping[str, Rows]) -> dict[str, str]:
-    """Digests of what a run depends on: its checkpoints and its result are for no other.
-
-    Processor and tasks are not among them: whoever calls `train` keeps a scratch folder for each of these.
-    """
-    rows = {
-        stream.task: (len(data[stream.task].records), data[stream.task].digest)
-        for stream in config.mixture.streams
-        if stream.task in data
-    }
-    return {
-        "another configuration": files.digest(asdict(config)),
-        "other data": files.digest(rows),
-        "other initial weights or another architecture": weights_digest(model),
-    }
-
-
-def _published(out_dir: Path) -> dict[str, str] | None:
-    """Identity of the run whose result a folder holds."""
-    try:
-        return json.loads((out_dir / "training.json").read_text(encoding="utf-8")).get("identity")
-    except (OSError, ValueError, AttributeError):
-        return None
 
 
 class Trainer:
@@ -152,7 +128,7 @@ class Trainer:
     ) -> None:
         self.config, self.processor, self.runtime, self.ranks = config, processor, runtime, ranks
         self.identity, self.title = identity, title
-        self.sharded = ranks.size > 1 and runtime.sharding == "full"
+        self.strategy = strategy(ranks, runtime, config.optimizer)
         self.accumulate = -(-config.accumulate // ranks.size)
         parts = ranks.size * self.accumulate
         if config.mixture.rows < parts:
@@ -163,7 +139,6 @@ class Trainer:
         mixture = Mixture(config.mixture, {task: len(rows.records) for task, rows in data.items()})
         self.data = {task: data[task] for task in mixture.tasks}
         self.sampler = Sampler(mixture, config.seed)
-        # FSDP gathers each layer anew for each group: all ranks must then have as many
         self.collator = Collator(
             self.data,
             processor,
@@ -171,7 +146,7 @@ class Trainer:
             config.examples,
             config.augment,
             config.damaged,
-            grouped=not self.sharded,
+            grouped=self.strategy.grouped,
         )
         self.model = model.to(ranks.device)  # type: ignore[arg-type]
         torch.manual_seed(config.seed)  # of the adapters' first weights
@@ -182,35 +157,22 @@ class Trainer:
         if config.gradient_checkpointing:
             model.gradient_checkpointing_enable()
         build_optimizer(config.optimizer, model)  # what is wrong with its settings is told before ranks meet
-        self.replica: sharding.Replica[UnivalForConditionalGeneration] | None = None
-        self.module = self._wrap(LossModule(model, config.loss, len(self.data)))
+        if config.compile:
+            model.compile(dynamic=True)
+        self.module = self.strategy.wrap(LossModule(model, config.loss, len(self.data)), model)
         self.parameters = [p for p in model.parameters() if p.requires_grad]
         self.optimizer = build_optimizer(config.optimizer, model)
         self.ema = Ema(model, config.ema) if config.ema else None
         folder = scratch_dir / "checkpoints"
-        # with adapters or in parts the weights are not those of a model folder
-        self.checkpoints = Checkpoints(folder, config.keep, None if config.lora else self._describe)
-        if self.replica:
-            self.checkpoints = sharding.ShardedCheckpoints(folder, config.keep, self.optimizer)
+        # with adapters the weights are not those of a model folder
+        describe = None if config.lora else self._describe
+        self.checkpoints = self.strategy.checkpoints(folder, config.keep, describe, self.optimizer)
         self.step = 0
         self.best_step, self.score = 0, -float("inf")
         self.damaged = 0
         self.alarm = SpikeAlarm(config.spike)
         self.window = Window()
         self.asked = 0  # the signal that asked for an end
-
-    def _wrap(self, module: nn.Module) -> nn.Module:
-        if self.config.compile:
-            self.model.compile(dynamic=True)
-        if self.ranks.size == 1:
-            return module
-        if self.sharded:
-            if self.config.optimizer.name == "muon":
-                raise UserError("muon needs whole matrices: use adamw, or a runtime without sharding")
-            self.replica = sharding.Replica(self.model, self.ranks.is_main)
-            sharding.shard(module)
-            return module
-        return replicated(module, self.ranks.device)
 
     def run(self, out_dir: Path, callbacks: Sequence[Callback], evaluate: Evaluate | None) -> TrainResult:
         """From the newest checkpoint to the published model."""
@@ -285,8 +247,8 @@ class Trainer:
             micro = number * self.ranks.size + self.ranks.rank
             torch.manual_seed(_step_seed(config.seed, self.step, micro))
             last = number == len(micro_batches) - 1
-            absent = self._absent(batch, shown_anywhere) if last else []
-            with synchronised(self.module, last):
+            absent = self.strategy.absent(batch, shown_anywhere) if last else []
+            with self.strategy.synchronised(self.module, last):
                 with torch.autocast(device.type, torch.bfloat16, config.precision == "bfloat16"):
                     loss, sums_N2 = self.module(batch.to(device), by_task, drop_worst, absent)
                 # DDP averages over the ranks: times their number makes it a sum
@@ -294,7 +256,7 @@ class Trainer:
             summed += loss.detach()
             if sums_N2 is not None:
                 self.window.add_tasks(sums_N2)
-        norm = self._clip()
+        norm = self.strategy.clip(self.parameters, config.optimizer.clip or float("inf"))
         loss_per_token = self.ranks.sum_(summed) / total
         self.alarm.note(self.step, loss_per_token, norm)
         if device.type == "cpu":
@@ -306,19 +268,6 @@ class Trainer:
             self.ema.update()
         self.step += 1
         self.window.add(micro_batches, loss_per_token, norm)
-
-    def _absent(self, batch: Batch, shown_anywhere: Sequence[float]) -> list[str]:
-        """Media of other ranks that this batch lacks: with FSDP all ranks must have the same gradients."""
-        if self.replica is None:
-            return []
-        kinds = zip(MEDIA, shown_anywhere, strict=True)
-        return [medium for medium, count in kinds if count and VALUES[medium] not in batch.media]
-
-    def _clip(self) -> Tensor:
-        limit = self.config.optimizer.clip or float("inf")
-        if self.replica:
-            return sharding.clip(self.parameters, limit)
-        return nn.utils.clip_grad_norm_(self.parameters, limit, foreach=True)
 
     def _check(self) -> None:
         """Stop at the first step whose loss is not finite or jumped.
@@ -399,16 +348,13 @@ class Trainer:
     def _validate(self, monitor: Monitor, evaluate: Evaluate) -> None:
         """Score the (averaged) weights on rank 0 and keep them when they are the best."""
         started, score = time.perf_counter(), 0.0
-        with self.ema.swapped() if self.ema else nullcontext():
-            whole = self.replica.filled(self.model) if self.replica else self.model
-            if self.ranks.is_main and whole is not None:
-                whole.to(self.ranks.device).eval()  # type: ignore[arg-type]
-                metrics = evaluate(whole)
+        averaged = self.ema.swapped() if self.ema else nullcontext()
+        with averaged, self.strategy.whole_on_device(self.model) as whole:
+            if whole is not None:
+                metrics = evaluate(whole.eval())
                 score = metrics["score"]
                 if score > self.score:
                     self.checkpoints.save_best(self.step, whole)
-                if self.replica:
-                    whole.cpu()
                 monitor.log(self.step, {f"val/{name}": value for name, value in metrics.items()})
         self._train_mode()
         score = self.ranks.broadcast(score)
@@ -421,8 +367,8 @@ class Trainer:
         self.processor.save_pretrained(folder)
 
     def _save(self, monitor: Monitor) -> None:
-        if self.ranks.is_main or self.replica:
-            state: dict[str, Any] = {} if self.replica else {"optimizer": self.optimizer.state_dict()}
+        if self.strategy.saves:
+            state = self.strategy.state(self.optimizer)
             if self.ema:
                 state["ema"] = self.ema.average
             meta = {
@@ -449,15 +395,13 @@ class Trainer:
         if found is None:
             return
         path, meta = found
-        other = [what for what, digest in self.identity.items() if meta["identity"].get(what) != digest]
-        if other:
+        if other := differences(self.identity, meta["identity"]):
             folder = self.checkpoints.folder
             raise UserError(
                 f"{path}: a checkpoint of {' and of '.join(other)}: delete {folder} to start anew"
             )
         state = self.checkpoints.restore(path, meta, self.model)
-        if not self.replica:
-            self.optimizer.load_state_dict(state["optimizer"])
+        self.strategy.load_state(self.optimizer, state)
         if self.ema:
             self.ema.load(state["ema"])
         self.step = meta["step"]
@@ -483,8 +427,8 @@ class Trainer:
         """Write the model folder: the best weights after a selection, else the last (or averaged)."""
         if self.ema and not self.best_step:
             self.ema.swap()
-        model = self.replica.filled(self.model) if self.replica else self.model
-        if self.ranks.is_main and model is not None:
+        model = self.strategy.whole(self.model)
+        if model is not None:
             if self.best_step:
                 self.checkpoints.load_best(model)
             if self.config.lora:

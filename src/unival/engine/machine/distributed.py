@@ -3,19 +3,14 @@
 import os
 import socket
 import time
-import warnings
 from collections.abc import Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
 from itertools import count
-from typing import Any
 
 import torch
 import torch.distributed as dist
-from torch import nn
-from torch.distributed.fsdp import FSDPModule
-from torch.nn.parallel import DistributedDataParallel
 
 from unival.errors import UserError
 
@@ -136,21 +131,3 @@ def _meeting(rank: int, size: int) -> dist.Store:
         f"rank {rank}: waited {PATIENCE} for the other {size - 1} at {host}:{port}: {problem}: "
         "see what they told, and whether this node can reach that one"
     )
-
-
-def replicated(module: nn.Module, device: torch.device) -> DistributedDataParallel:
-    """The module under DDP."""
-    # of 1x1 kernels in channels_last, where both layouts are the same memory
-    warnings.filterwarnings("ignore", "Grad strides do not match bucket view strides")
-    ids = [device.index] if device.type == "cuda" else None
-    # a rank's rows may lack a modality: its encoder is then unused there, and only there
-    return DistributedDataParallel(module, device_ids=ids, find_unused_parameters=True)
-
-
-def synchronised(module: nn.Module, last: bool) -> AbstractContextManager[Any]:
-    """Forward and backward of a micro-batch: ranks share the gradients in the `last` one of an update."""
-    if isinstance(module, FSDPModule):
-        module.set_requires_gradient_sync(last)
-    if isinstance(module, DistributedDataParallel) and not last:
-        return module.no_sync()
-    return nullcontext()
