@@ -16,6 +16,8 @@ from unival import limits
 from unival.errors import UserError
 
 EXIF_ORIENTATION = 0x0112
+TIFF_PHOTOMETRIC = 262
+TIFF_PHOTOMETRIC = 262
 Box = tuple[float, float, float, float]
 Size = tuple[int, int]
 """Width and height in pixels."""
@@ -101,12 +103,14 @@ def rgb(image: Image.Image, name: str) -> Image.Image:
     Raises:
         UserError: it cannot be told which value is white.
     """
+    zero_is_white = is_deep(image) and getattr(image, "tag_v2", {}).get(TIFF_PHOTOMETRIC) == 0
     if orientation_of(image) != 1:
         image = ImageOps.exif_transpose(image)
     if image.mode == "RGB":
         return image
     if is_deep(image):
-        image = Image.fromarray(_eight_bits(np.asarray(image), image, name))
+        levels_HW = _eight_bits(np.asarray(image), image, name)
+        image = Image.fromarray(255 - levels_HW if zero_is_white else levels_HW)  # Pillow heeds it in 8 bits
     return image.convert("RGB")
 
 

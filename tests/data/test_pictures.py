@@ -1,6 +1,7 @@
 """Images in odd forms: each is shown as a viewer shows it, or refused."""
 
 import io
+import struct
 from typing import Any
 
 import numpy as np
@@ -65,6 +66,15 @@ def test_grey_of_16_bits_is_scaled(form: str) -> None:
     assert np.array_equal(shown, np.repeat(GREY[..., None], 3, 2))
 
 
+def test_grey_of_16_bits_whose_zero_is_white_is_inverted() -> None:
+    """A scanner's TIFF: Pillow heeds PhotometricInterpretation 0 in 8 bits alone."""
+    data = encoded(Image.fromarray(GREY.astype(np.uint16) * 257), "TIFF")
+    entry = struct.pack("<HHI", canonical.TIFF_PHOTOMETRIC, 3, 1)
+    assert data.count(entry + b"\1") == 1
+    shown = media.decode_image(data.replace(entry + b"\1", entry + b"\0"), "x")
+    assert np.array_equal(shown[..., 0], 255 - GREY)
+
+
 def test_grey_of_16_bits_is_rounded_and_any_byte_order_read() -> None:
     deep = np.array([[0, 128, 129, 32767, 65406, 65407, 65535]], np.uint16)
     wanted = [0, 0, 1, 127, 254, 255, 255]
@@ -114,7 +124,6 @@ def test_a_palette_with_a_transparent_colour_shows_its_colours() -> None:
 
 def test_colour_of_16_bits_keeps_its_upper_eight(tmp_path: Any) -> None:
     """Written by hand: Pillow reads PNG of 16 bits a colour, but does not write it."""
-    import struct
     import zlib
 
     def chunk(kind: bytes, body: bytes) -> bytes:
