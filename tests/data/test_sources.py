@@ -450,6 +450,25 @@ def test_bad_rows_are_listed(tmp_path: Path, row: Any) -> None:
     assert reason
 
 
+BAD_IMAGES: dict[str, Any] = {
+    "without a caption": {"id": 77, "file_name": "000000000001.jpg"},
+    "an id twice": {"id": 1, "file_name": "000000000002.jpg"},
+}
+
+
+@pytest.mark.fault
+@pytest.mark.parametrize("row", BAD_IMAGES.values(), ids=BAD_IMAGES)
+def test_photos_without_captions_and_ids_with_two_photos_are_listed(tmp_path: Path, row: Any) -> None:
+    root = coco(tmp_path / "coco")
+    path = root / "annotations" / "captions_train2017.json"
+    content = json.loads(path.read_text())
+    content["images"].append(row)
+    write(path, content)
+    description = import_dataset("coco_captions", root, tmp_path / "out", max_rejected=0.5)
+    assert description["splits"]["train"]["rows"] == {"caption": 2}
+    assert len(faults(tmp_path / "out")) == 1
+
+
 BAD_PHOTOS = {
     "empty": b"",
     "text": b"not a photo",

@@ -15,7 +15,7 @@ from unival.errors import UserError
 from unival.record import Record
 
 KARPATHY_SPLITS = {"train": "train", "restval": "train", "val": "val", "test": "test"}
-coco_json = captioned("images", "id", "annotations", "image_id", required=False)
+coco_json = captioned("images", "id", "annotations", "image_id")
 
 
 def image_key(image_id: object) -> str:

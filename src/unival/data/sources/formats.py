@@ -160,18 +160,16 @@ def grouped(load: Load, key: Callable[[Any], Any], text: Callable[[Any], str]) -
     return gather
 
 
-def captioned(one: str, one_id: str, many: str, many_id: str, required: bool = False) -> Load:
-    """Loader of a JSON with two lists: rows of `one` as (row, captions that rows of `many` give for it).
-
-    Args:
-        required: whether a row without captions is a fault; else it is left out.
-    """
+def captioned(one: str, one_id: str, many: str, many_id: str) -> Load:
+    """Loader of a JSON with two lists: rows of `one` as (row, captions that rows of `many` give for it)."""
 
     def load(path: Path) -> Iterator[Row]:
         things, texts, used = Spool(), Groups(), Spool()
 
         def owner(row: Any) -> None:
-            things.add(json.dumps(value(row, one_id, ID)), json.dumps(row))
+            key, content = json.dumps(value(row, one_id, ID)), json.dumps(row)
+            if not things.add(key, content) and things.get(key) != content:
+                raise UserError(f"{one_id} {row[one_id]} comes twice, with other content")
 
         def text(row: Any) -> None:
             key, caption = value(row, many_id, ID), filled(value(row, "caption"))
@@ -185,7 +183,7 @@ def captioned(one: str, one_id: str, many: str, many_id: str, required: bool = F
         for key, captions in texts:
             used.add(json.dumps(key))
             yield f"{one_id} {key}", (json.loads(things.get(json.dumps(key)) or ""), captions)
-        for key in things if required else ():
+        for key in things:
             if key not in used:
                 yield BadItem(str(path), f"{one_id} {json.loads(key)}", "row", "has no caption")
 
@@ -204,12 +202,17 @@ def by_id(path: Path, lists: Mapping[str, str], fields: Sequence[str] = ()) -> C
     Args:
         lists: name of a list -> field that holds the id.
         fields: what to keep of a row; all where empty.
+
+    Raises:
+        UserError: an id comes twice, with other content.
     """
     rows = Spool()
     for name, row in json_lists(path, *lists):
         if isinstance(row, dict):
-            kept = {field: row[field] for field in fields or row if field in row}
-            rows.add(f"{name} {row.get(lists[name])}", json.dumps(kept))
+            kept = json.dumps({field: row[field] for field in fields or row if field in row})
+            key = f"{name} {row.get(lists[name])}"
+            if not rows.add(key, kept) and rows.get(key) != kept:
+                raise UserError(f"{path}: {lists[name]} of {key} comes twice, with other content")
 
     def find(name: str, row_id: Any) -> Any:
         found = rows.get(f"{name} {row_id}")

@@ -32,7 +32,7 @@ GIFS = ("gif_name", "question", "answer")
 def _msrvtt_json(path: Path) -> Iterator[Row]:
     """Files without both lists are other files of the folder (questions, an index)."""
     if {"videos", "sentences"} <= set(json_keys(path) or ()):
-        yield from captioned("videos", "video_id", "sentences", "video_id", required=True)(path)
+        yield from captioned("videos", "video_id", "sentences", "video_id")(path)
 
 
 @rows("msrvtt", "*.json", load=_msrvtt_json)
