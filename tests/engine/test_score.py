@@ -37,7 +37,11 @@ def test_answers_are_scored_by_the_ten_annotators(tmp_path: Path, capsys: Any) -
         "extra": {"answers": json.dumps(humans), "question_id": "421"},
     }  # fmt: skip
     found = score(
-        tmp_path, capsys, [row, {**row, "id": "9", "extra": {}}], "--submission", str(tmp_path / "s")
+        tmp_path,
+        capsys,
+        [row, {**row, "id": "9", "extra": {"question_id": "9"}}],
+        "--submission",
+        str(tmp_path / "s"),
     )
     assert float(found["vqa_accuracy"][0]) == pytest.approx((1.0 + 0.6) / 2)
     submitted = json.loads((tmp_path / "s").read_text())
@@ -78,6 +82,7 @@ def test_captions_objects_and_results_file(
         {"id": "a", "references": ["a puppy runs"], "prediction": "a dog runs", "extra": {"image_id": "42"}},
         {"id": "b", "references": ["a tree"], "objects": ["dog"], "prediction": "a dog and a kitten"},
     ]
+    rows[1]["extra"] = {"image_id": "43"}
     options = ("--objects", str(tmp_path / "objects.txt"), "--submission", str(tmp_path / "results.json"))
     found = score(tmp_path, capsys, rows, *options)
     assert float(found["chair_s"][0]) == 0.5 and float(found["chair_i"][0]) == pytest.approx(1 / 3, abs=1e-6)
@@ -190,6 +195,17 @@ def test_each_data_set_has_its_results_file(
     assert found == [result]
     labelled = "answers" in row or "references" in row
     assert ("note:" in printed) == (not labelled or "references" in row)  # the latter: there is no Java
+
+
+def test_rows_with_and_without_an_official_id_are_not_one_results_file(tmp_path: Path) -> None:
+    rows = [
+        {"id": name, "text": "?", "prediction": "a", "extra": extra}
+        for name, extra in (("4", {"question_id": "4"}), ("5", {}))
+    ]
+    path = tmp_path / "made.jsonl"
+    path.write_text("\n".join(map(json.dumps, rows)))
+    with pytest.raises(UserError, match=r"made\.jsonl: line 2: no question_id in extra"):
+        scoring.submitted(predictions.read(path))
 
 
 def test_ids_of_a_file_are_all_numbers_or_none(tmp_path: Path, capsys: Any) -> None:

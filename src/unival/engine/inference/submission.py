@@ -42,12 +42,14 @@ def results(rows: Sequence[tuple[str, Record, str]], forms: Sequence[Form]) -> l
     Where none has, in the first of all, with the rows' own ids: numbers if every one is written as one.
 
     Raises:
-        UserError: two rows with one id; the message names both.
+        UserError: two rows with one id (the message names both), or one without the id that others have.
     """
     own = next((form for form in forms for _, record, _ in rows if form.row in record.extra), None)
     form = own or forms[0]
     places: dict[str, str] = {}
     for place, record, _ in rows:
+        if own and form.row not in record.extra:
+            raise UserError(f"{place}: no {form.row} in extra, which other rows have: submit them apart")
         identity = record.extra.get(form.row, record.id)
         if places.setdefault(identity, place) != place:
             raise UserError(f"{place}: {form.row} '{identity}' comes twice, first in {places[identity]}")
