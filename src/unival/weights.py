@@ -32,9 +32,10 @@ WEIGHTS = "model.safetensors"
 HEADER_LIMIT = 100_000_000
 """Bytes; that of the safetensors library."""
 ADAPTER = re.compile(
-    r"^base_model\.model\.|(^|\.)(lora_|ia3_|hada_|lokr_|oft_|boft_|vera_|prompt_embeddings)"
+    r"^base_model\.model\.|(^|[._])lora[._]|(^|\.)(ia3_|hada_|lokr_|oft_|boft_|vera_|prompt_embeddings)"
 )
-"""Names that only parts of adapters have: PEFT's prefix, the factors of its methods, `lora_up` of others."""
+"""Names that only parts of adapters have: PEFT's prefix, the factors of its methods, `lora_up` and `lora.up`
+of others."""
 
 
 @dataclass(frozen=True)

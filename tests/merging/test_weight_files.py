@@ -68,6 +68,8 @@ def test_a_folder_that_was_saved_to_twice_is_refused(tmp_path):
         "base_model.model.encoder.q.lora_A.weight",
         "encoder.q.lora_B.default.weight",
         "lora_unet_down.lora_up.weight",
+        "unet.attn1.processor.to_q_lora.down.weight",
+        "text_model.q_proj.lora.up.weight",
         "encoder.q.lora_magnitude_vector.default.weight",
         "encoder.q.ia3_l.default",
         "encoder.q.hada_w1_a",
