@@ -11,8 +11,8 @@ from dvc.utils.hydra import apply_overrides
 
 from unival import cli, compose, config
 from unival.merging import Recipe
-from unival.merging.canonical import canonical_form
 from unival.merging.methods import METHODS
+from unival.merging.recipe_digest import canonical_form
 from unival.study.coefficients import Search
 
 ROOT = Path(__file__).parents[2]

@@ -24,12 +24,12 @@ from unival.errors import UserError, nearest
 from unival.folders import contents, new_folder
 from unival.merging import hashing
 from unival.merging.align import ESTIMATED, Assignment
-from unival.merging.canonical import canonical_form, recipe_digest
 from unival.merging.checkpoint import Source, Writer, layout, opened
 from unival.merging.engine import Plan
 from unival.merging.job import CHUNK, Settings
 from unival.merging.merge_json import RECORD, read_record
 from unival.merging.recipe import Recipe, as_recipe
+from unival.merging.recipe_digest import canonical_form, recipe_digest
 from unival.merging.vocabulary import RowAligned, read_tokens, reference_of
 from unival.weights import INDEX, WEIGHTS, Spec, weight_files
 

@@ -13,8 +13,8 @@ from unival.config import check_names, pick
 from unival.data.remote import local
 from unival.errors import UserError, nearest
 from unival.merging import AlignRule, Recipe
-from unival.merging.canonical import canonical_form
 from unival.merging.geometry import geometry
+from unival.merging.recipe_digest import canonical_form
 from unival.stages.base import Laid, StageIO
 from unival.study import tables
 from unival.study.coefficients import Fit, Search

@@ -15,8 +15,8 @@ from typing import TYPE_CHECKING, Any, Literal, cast
 from unival import files, provenance
 from unival.merging import ModuleRule, Recipe, collect, search
 from unival.merging.adamerging import adamerging, entropy
-from unival.merging.canonical import recipe_digest
 from unival.merging.live import merge_into
+from unival.merging.recipe_digest import recipe_digest
 from unival.record import Record
 from unival.tasks import TaskConfig
 from unival.tracking import Tracker
