@@ -149,6 +149,9 @@ def test_a_damaged_value_of_a_json_file_is_named(study, tmp_path):
             entry.clear()
             entry.update({other: value for other, value in good.items() if other != key})
             path.write_text(json.dumps(content))
+            if key == "machine":  # earlier runs have none
+                assert read(path).machine == {}
+                continue
             with pytest.raises(UserError, match=f"missing key '{key}'"):
                 read(path)
         entry.clear()

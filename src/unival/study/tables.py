@@ -238,8 +238,9 @@ class Run:
     """Wall time of the command, imports included."""
     peak_mib: int
     """Largest resident memory of any one of its processes."""
-    machine: dict[str, Any]
-    """What it ran on, and how it computed there (`unival.provenance.machine`)."""
+    machine: dict[str, Any] = dataclasses.field(default_factory=dict)
+    """What it ran on, and how it computed there (`unival.provenance.machine`); runs of earlier
+    commits, which `dvc repro` need not repeat, lack it."""
 
 
 Curve = list[dict[str, float | None]]
