@@ -117,6 +117,8 @@ class NoConfig:
 class Model(nn.Module):
     """Bag of prompt words and mean media features, and a decoder that sees the last token only."""
 
+    learned = frozenset({"audio"})
+
     def __init__(self, width=16, dropout=0.0):
         super().__init__()
         self.embed = nn.Embedding(len(WORDS), width)

@@ -98,3 +98,25 @@ def test_a_damaged_file_of_a_folder_is_listed(photos, tmp_path, monkeypatch, cap
     with pytest.raises(SystemExit):  # nothing to do with the files: said once
         main(["predict", str(tmp_path / "model"), str(photos), "--task", "groundin"])
     assert "did you mean 'grounding'" in capsys.readouterr().err
+
+
+def test_a_medium_that_was_never_learned_is_said(photos, tmp_path, monkeypatch, capsys):
+    """By what the folder tells of training, or of the models of a merge; else nothing is said."""
+    monkeypatch.chdir(tmp_path)
+    for name, record in (
+        ("expert", {"training.json": {"media": ["audio", "image"]}}),
+        ("deaf", {"training.json": {"media": ["audio"]}}),
+        ("merged", {"merge.json": {"paths": {"inputs": {"a": "../deaf", "b": "../expert"}}}}),
+        ("merged_deaf", {"merge.json": {"paths": {"inputs": {"a": "../deaf"}}}}),
+        ("merged_far", {"merge.json": {"paths": {"inputs": {"a": "../deaf", "b": "../gone"}}}}),
+        ("circle", {"merge.json": {"paths": {"inputs": {"a": "."}}}}),
+        ("damaged", {"merge.json": {"paths": []}}),
+        ("converted", {}),
+    ):
+        world.model().save_pretrained(name)
+        world.processor().save_pretrained(name)
+        for file, content in record.items():
+            (tmp_path / name / file).write_text(json.dumps(content))
+        main(["predict", name, str(photos / "1.png"), "is it red?", "--task", "matching"])
+        said = f"note: {name} was never trained on image" in capsys.readouterr().err
+        assert said == (name in ("deaf", "merged_deaf")), name

@@ -90,6 +90,7 @@ def test_learns_and_tells(tmp_path):
     assert {"perf/tokens_per_second", "perf/examples_per_second", "perf/memory_mib"} <= last.keys()
     assert recorder.calls[0] == "start" and recorder.calls[-1] == "end" and "checkpoint 4" in recorder.calls
     summary = json.loads((tmp_path / "out/training.json").read_text())
+    assert summary["media"] == ["audio", "image", "video"]  # the first from before
     assert summary["steps"] == 150 and summary["rows"] == {"image": 24, "video": 9}
     assert not list((tmp_path / "out-scratch/checkpoints").glob("step-*"))
 

@@ -11,7 +11,7 @@ from unival import files
 from unival.commands import merge as command
 from unival.errors import UserError
 from unival.merging import Depth, ModuleRule, Recipe, hashing, merge, verify
-from unival.merging.merge_json import RECORD, read_record
+from unival.merging.merge_json import RECORD, equal_inputs, read_record
 from unival.merging.vocabulary import read_tokens
 
 pytestmark = pytest.mark.fault
@@ -173,3 +173,13 @@ def test_a_damaged_tokenizer_is_one_line(tmp_path, content):
     (tmp_path / "tokenizer.json").write_text(json.dumps(content))
     with pytest.raises(UserError, match=r"tokenizer\.json: .*rows cannot be matched by token"):
         read_tokens(tmp_path)
+
+
+def test_models_that_are_one_and_the_same_are_said(merged, tmp_path):
+    """Two names for the same weights, or an expert that is the base: the page of the merge says so."""
+    assert list(equal_inputs(read_record(merged))) == []
+    models = {"a": tmp_path / "a", "b": tmp_path / "a", "c": tmp_path / "base"}
+    merge(Recipe("task_arithmetic", tuple(models)), models, tmp_path / "base", tmp_path / "again")
+    page = command.page(read_record(tmp_path / "again"))
+    assert "note: a, b are one and the same model" in page
+    assert "note: c, the base are one and the same model" in page

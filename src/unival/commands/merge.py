@@ -162,6 +162,8 @@ def named_paths(pairs: list[str], option: str) -> dict[str, Path]:
 
 def page(record: "MergeRecord") -> str:
     """The record of a merge on one page."""
+    from unival.merging.merge_json import equal_inputs
+
     recipe, tensors = record.recipe, record.tensors
     lines = [
         f"{recipe.method} of {', '.join(recipe.models)}   recipe {record.recipe_digest}",
@@ -172,6 +174,7 @@ def page(record: "MergeRecord") -> str:
     lines += [f"copied from {owner}: {count} tensors" for owner, count in sorted(tensors.copied.items())]
     lines += [f"tied: {name} = {first}" for name, first in sorted(tensors.tied.items())]
     lines += [f"note: {what}: {value}" for what, value in sorted(record.notes.items())]
+    lines += [f"note: {what}" for what in equal_inputs(record)]
     lines += [f"configuration differs: {key}" for key in sorted(record.config_differences)]
     lines += [f"wrote {name}: sha256 {digest}" for name, digest in sorted(record.outputs.items())]
     return "\n".join(lines)

@@ -2,6 +2,7 @@
 
 import argparse
 import json
+import sys
 from pathlib import Path
 
 from tqdm import tqdm
@@ -29,6 +30,9 @@ def main(arguments: list[str]) -> None:
     logging.disable_progress_bar()
     machine = runtime.load() if runtime.FOLDER.is_dir() else runtime.Runtime()
     predictor = Predictor.load(options.model, options.tasks, machine.torch_device(), answers)
+    asked = media_files(options.path) if options.path.is_dir() else [options.path]
+    for medium in predictor.never_learned(asked):
+        print(f"note: {options.model} was never trained on {medium}: it guesses", file=sys.stderr)
     if options.path.is_dir():
         _folder(predictor, options)
         return

@@ -31,6 +31,7 @@ from unival.engine.batches.protocols import Processor
 from unival.engine.batches.rows import Rows
 from unival.engine.batches.sampler import Sampler
 from unival.engine.checkpoint import atomic_folder
+from unival.engine.frozen import Frozen
 from unival.engine.identity import differences, identity, published
 from unival.engine.machine.distributed import World, world
 from unival.engine.machine.launch import ASKS
@@ -154,6 +155,7 @@ class Trainer:
             lora.add(model, config.lora)
         train_only(model, config.train_only)
         self.held = freeze(model, config.freeze, config.freeze_batch_norm)
+        self.frozen = Frozen(model, self.held)
         if config.gradient_checkpointing:
             model.gradient_checkpointing_enable()
         build_optimizer(config.optimizer, model)  # what is wrong with its settings is told before ranks meet
@@ -184,6 +186,8 @@ class Trainer:
         monitor.tell(lambda callback: callback.on_start(self._info()))
         if self.step:
             monitor.say(f"goes on from step {self.step}")
+        for line in self.sampler.mixture.repeated():
+            monitor.say(line)
         batches = StepBatches(
             self.sampler, self.collator, config.steps, self.ranks.rank, self.ranks.size, self.accumulate
         )
@@ -209,7 +213,7 @@ class Trainer:
                 examples / seconds,
                 loader.waited / seconds,
             )
-            self._publish(out_dir, result)
+            self._publish(out_dir, result, monitor)
         finally:
             monitor.close()
             for number, handler in previous.items():
@@ -423,7 +427,7 @@ class Trainer:
         heard = [number for number in ASKS if signal.getsignal(number) != signal.SIG_IGN]
         return {number: signal.signal(number, note) for number in heard}
 
-    def _publish(self, out_dir: Path, result: TrainResult) -> None:
+    def _publish(self, out_dir: Path, result: TrainResult, monitor: Monitor) -> None:
         """Write the model folder: the best weights after a selection, else the last (or averaged)."""
         if self.ema and not self.best_step:
             self.ema.swap()
@@ -431,6 +435,10 @@ class Trainer:
         if model is not None:
             if self.best_step:
                 self.checkpoints.load_best(model)
+            if model is self.model and (moved := self.frozen.moved()):
+                monitor.say(
+                    f"{len(moved)} frozen tensors moved, the first is '{moved[0]}': do not use this model"
+                )
             if self.config.lora:
                 lora.merge(model)
             model.eval()
@@ -442,6 +450,7 @@ class Trainer:
                 "best_step": result.best_step,
                 "score": result.score,
                 "damaged": self.damaged,
+                "media": self._media(),
             }
             with atomic_folder(out_dir) as part:
                 write_model(model, part)
@@ -449,6 +458,16 @@ class Trainer:
                 files.write_json(part / "training.json", summary)
             self.checkpoints.clear()
         self.ranks.barrier()
+
+    def _media(self) -> list[str] | None:
+        """Media that the model was trained on, here or before; None: what came before is not known."""
+        if self.model.learned is None:
+            return None
+        return sorted(
+            self.model.learned.union(
+                medium for rows in self.data.values() for medium, _ in rows.records[0].media()
+            )
+        )
 
 
 def _step_seed(seed: int, step: int, micro: int) -> int:

@@ -1,6 +1,7 @@
 """merge.json as it is read back, checked once: what a merge was made of, and what it wrote."""
 
 import re
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -71,6 +72,17 @@ class MergeRecord:
             for name, digest in digests.items():
                 if not re.fullmatch(r"[^/\\\0]{1,255}", name) or not re.fullmatch("[0-9a-f]{64}", digest):
                     raise ValueError(f"'{name[:80]}': no file beside others, or no digest of one")
+
+
+def equal_inputs(record: MergeRecord) -> Iterator[str]:
+    """What is to be said of models of a merge whose files are the same, or those of the base."""
+    named = {**record.inputs, **({"the base": record.base} if record.base else {})}
+    names: dict[str, list[str]] = {}
+    for name, digests in named.items():
+        names.setdefault(str(sorted(digests.items())), []).append(name)
+    for alike in names.values():
+        if len(alike) > 1:
+            yield f"{', '.join(alike)} are one and the same model"
 
 
 def read_record(folder: Path) -> MergeRecord:

@@ -67,7 +67,25 @@ def read_model(folder: Path | str) -> UnivalForConditionalGeneration:
     model: UnivalForConditionalGeneration = UnivalForConditionalGeneration.from_pretrained(
         None, config=config, state_dict=state, dtype=torch.float32
     )
+    model.learned = learned(folder)
     return model
+
+
+def learned(folder: Path, depth: int = 8) -> frozenset[str] | None:
+    """Media that the model of a folder was trained on, as its training says, or those of a merge's models.
+
+    None: not known, as of converted weights, and of merges whose models are not where they lay. `depth`: of
+    merges of merges.
+    """
+    try:
+        if (folder / "training.json").is_file():
+            return frozenset(files.read_json(folder / "training.json")["media"])
+        places = files.read_json(folder / "merge.json")["paths"]["inputs"].values()
+    except (UserError, LookupError, TypeError, AttributeError):
+        return None
+    found = [learned(folder / place, depth - 1) if depth else None for place in places]
+    known = [media for media in found if media is not None]
+    return frozenset().union(*known) if len(known) == len(found) else None
 
 
 def read_config(folder: Path) -> UnivalConfig:

@@ -51,6 +51,9 @@ class UnivalForConditionalGeneration(PreTrainedModel, GenerationMixin):
         "lm_head.weight": "shared.weight",
     }
 
+    learned: frozenset[str] | None = frozenset()
+    """Media that it was trained on; None: not known."""
+
     def __init__(self, config: UnivalConfig) -> None:
         super().__init__(config)
         self.shared = nn.Embedding(config.vocab_size, config.d_model, padding_idx=config.pad_token_id)

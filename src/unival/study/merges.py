@@ -15,6 +15,7 @@ from unival import config as configuration
 from unival import files
 from unival.errors import UserError
 from unival.merging import Recipe, merge
+from unival.merging.merge_json import equal_inputs, read_record
 from unival.study.coefficients import Fit, Search
 
 NOTE = "made.json"
@@ -131,6 +132,8 @@ class Workshop:
             moved=(self.folder, self.published),
         )  # fmt: skip
         files.write_json(out / NOTE, {"tasks": tasks, "updates": updates})
+        for what in equal_inputs(read_record(out)):
+            print(f"merge: {name}: {what}", flush=True)
         self.fit.tracker.metrics({f"seconds/{name}": time.monotonic() - started})
         self.fit.tracker.text(json.dumps(record, indent=2, sort_keys=True), f"merges/{name}.json")
 

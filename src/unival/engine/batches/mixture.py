@@ -98,6 +98,16 @@ class Mixture:
             spans.append(Span(stream.task, (stream.task,), start, stop))
         return spans
 
+    def repeated(self) -> list[str]:
+        """What is to be said of streams with fewer rows than their quota."""
+        streams = self.config.streams if self.config.balanced else []
+        return [
+            f"stream '{stream.task}' has {self.sizes[stream.task]} rows and a quota of {stream.rows} a step: "
+            "a step holds some of them more than once"
+            for stream in streams
+            if self.sizes[stream.task] < stream.rows
+        ]
+
     def locate(self, tasks: tuple[str, ...], index: int) -> tuple[str, int]:
         """(task, row) of row `index` of the pool of `tasks`."""
         bounds = accumulate((self.sizes[task] for task in tasks), initial=0)

@@ -9,7 +9,7 @@ predictor.draw("photo.jpg", found, "found.png")
 
 import dataclasses
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -144,6 +144,12 @@ class Predictor:
                 )
                 found |= {prediction.id: prediction for prediction in made}
             yield from (found[path] for _, path in batch)
+
+    def never_learned(self, paths: Iterable[Path | str]) -> list[Medium]:
+        """Media among files that the model was not trained on, as far as its folder tells."""
+        if self.model.learned is None:
+            return []
+        return [medium for medium in sorted({*map(kind_of, paths)}) if medium not in self.model.learned]
 
     def draw(self, path: Path | str, prediction: Prediction, out: Path | str) -> None:
         """Write the image with the predicted box as a PNG.
