@@ -94,6 +94,14 @@ def test_training_starts_in_float32_and_moves(folder: Path, dtype: torch.dtype) 
     assert moved > 0.99 * sum(int((p.grad != 0).sum()) for _, p in with_gradient if p.grad is not None)
 
 
+@pytest.mark.parametrize("dtype", [torch.float8_e4m3fn, torch.float8_e5m2])
+def test_tensors_in_8_bits_are_read(folder: Path, dtype: torch.dtype) -> None:
+    state = load_file(folder / WEIGHTS)
+    state[LAYER] = state[LAYER].to(dtype)
+    save_file(state, folder / WEIGHTS)
+    assert torch.equal(read_model(folder).state_dict()[LAYER], state[LAYER].float())
+
+
 @pytest.mark.fault
 @pytest.mark.parametrize(
     "reader", [read_model, load_model, Predictor.load, lambda f: export(f, f / "out.pt")]
@@ -115,6 +123,7 @@ def test_training_starts_in_float32_and_moves(folder: Path, dtype: torch.dtype) 
         (lambda s: s[LAYER][3].fill_(float("nan")), f"'{LAYER}' holds NaN or infinity"),
         (lambda s: s["shared.weight"][0].fill_(float("inf")), "'shared.weight' holds NaN or infinity"),
         (lambda s: s.update({"lm_head.weight": s["shared.weight"] + 1}), r"is not as '\S+', its other name"),
+        (lambda s: s.update({LAYER: s[LAYER].to(torch.int8)}), f"'{LAYER}' is int8, .*: save it unquantised"),
         (lambda s: s.update({"x.lora_A.weight": torch.ones(1)}), "an adapter"),
         (lambda s: s.clear(), "0 layers of the encoder, 1"),
     ],

@@ -59,7 +59,8 @@ def read_model(folder: Path | str) -> UnivalForConditionalGeneration:
         except (OSError, SafetensorError) as error:
             raise UserError(f"{file}: cannot read the weights: {error}") from error
     state: dict[str, Tensor] = {}
-    for name, tensor in stored.items():
+    for name, found in stored.items():
+        tensor = found.float() if found.is_floating_point() else found  # float8 has no `isfinite`
         if tensor.is_floating_point() and not tensor.isfinite().all():
             raise UserError(f"{folder}: '{name}' holds NaN or infinity: go back to an earlier checkpoint")
         if not torch.equal(state.setdefault(places[name], tensor), tensor):
@@ -130,6 +131,9 @@ def _places(folder: Path, config: UnivalConfig, specs: Mapping[str, Spec]) -> di
         if name in specs and specs[name].shape != tuple(tensor.shape):
             shapes = f"{list(specs[name].shape)}, by config.json {list(tensor.shape)}"
             raise UserError(f"{folder}: '{name}' is {shapes}: {AGAIN}")
+        if name in specs and specs[name].dtype.is_floating_point != tensor.is_floating_point():
+            types = f"{str(specs[name].dtype)[6:]}, and a model's is {str(tensor.dtype)[6:]}"
+            raise UserError(f"{folder}: '{name}' is {types}: save it unquantised")
     filled = {places[name] for name in specs if name in places}
     missing = [name for name in firsts.values() if name not in filled]
     for names, what in ((missing, "lacks"), (sorted(set(specs) - set(places)), "has no place for")):
