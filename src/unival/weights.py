@@ -29,6 +29,8 @@ SAFE_TO_TORCH = {
 TORCH_TO_SAFE = {dtype: name for name, dtype in SAFE_TO_TORCH.items()}
 INDEX = "model.safetensors.index.json"
 WEIGHTS = "model.safetensors"
+TASKS = "tasks.json"
+"""What the model was trained to be asked, beside its weights (`unival.tasks.folder`)."""
 HEADER_LIMIT = 100_000_000
 """Bytes; that of the safetensors library."""
 ADAPTER = re.compile(

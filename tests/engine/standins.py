@@ -12,6 +12,7 @@ from unival.engine.batches.mixture import MixtureConfig, StreamConfig
 from unival.engine.batches.rows import Rows
 from unival.engine.settings import OptimizerConfig, TrainConfig
 from unival.record import Record
+from unival.tasks import TaskConfig
 
 COLOURS = ("red", "green", "blue", "grey")
 WORDS = ("<s>", "<pad>", "</s>", "<unk>", *COLOURS, "is", "it", "what", "yes", "no", "and", "low", "high")
@@ -94,6 +95,8 @@ class Example:
 
 class Task:
     """Name the colour; then say whether a colour is the right one."""
+
+    config = TaskConfig("captioning", "image", "what is it", "exact")
 
     def finetuning(self, record, rng):
         return [

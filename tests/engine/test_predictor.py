@@ -10,6 +10,7 @@ from tests.tasks import world
 from unival.cli import main
 from unival.engine.inference.predictor import Predictor, as_json, media_files
 from unival.errors import UserError
+from unival.tasks import folder as task_files
 
 
 @pytest.fixture
@@ -64,6 +65,56 @@ def test_without_known_answers_the_text_is_free(photos):
     tasks = {"vqa": world.task_config("vqa")}
     free = Predictor(world.model(), world.processor(), tasks)
     assert isinstance(free(photos / "0.png", "what?").text, str)
+
+
+def model_folder(folder, **tasks):
+    """A model that carries these tasks."""
+    world.model().save_pretrained(folder)
+    world.processor().save_pretrained(folder)
+    if tasks:
+        task_files.write_tasks(tasks, folder)
+    return folder
+
+
+@pytest.fixture
+def nowhere(tmp_path, monkeypatch):
+    """No conf/ at hand, nor beside the code."""
+    place = tmp_path / "elsewhere"
+    place.mkdir()
+    monkeypatch.chdir(place)
+    monkeypatch.setattr(task_files, "PACKAGED", tmp_path / "none")
+
+
+def test_a_folder_is_asked_as_it_was_trained(photos, tmp_path, nowhere):
+    trained = world.task_config("video_caption", medium="image", prompt=" what is there?", max_words=7)
+    found = Predictor.load(model_folder(tmp_path / "model", seen=trained))
+    assert found.configs == {"seen": trained}
+    assert found(photos / "0.png").text == found(photos / "0.png", task="seen").text
+    with pytest.raises(UserError, match=r"unknown task 'caption'.*seen"):
+        found(photos / "0.png", task="caption")
+
+
+def test_without_tasks_anywhere_the_fix_is_named(tmp_path, nowhere):
+    with pytest.raises(UserError, match=r"no tasks.json, .*no conf/task.*give a folder of task files"):
+        Predictor.load(model_folder(tmp_path / "model"))
+
+
+def test_tasks_of_the_folder_come_before_those_of_conf(tmp_path, monkeypatch):
+    monkeypatch.chdir(world.CONF.parents[1])
+    trained = world.task_config("caption", prompt=" what is there?")
+    folder = model_folder(tmp_path / "model", caption=trained)
+    configs = Predictor.load(folder).configs
+    assert configs["caption"] == trained and configs["vqa"].prompt
+    assert Predictor.load(folder, world.CONF).configs["caption"] != trained
+
+
+@pytest.mark.fault
+@pytest.mark.parametrize("content", ["[]", "{", '{"caption": 3}', '{"caption": {"kind": "captioning"}}'])
+def test_damaged_tasks_of_a_folder_are_named(tmp_path, content):
+    folder = model_folder(tmp_path / "model")
+    (folder / "tasks.json").write_text(content)
+    with pytest.raises(UserError, match=r"tasks\.json"):
+        Predictor.load(folder)
 
 
 def test_the_command(photos, tmp_path, monkeypatch, capsys):

@@ -20,6 +20,7 @@ from unival.engine.inference import score as scoring
 from unival.errors import UserError
 from unival.metrics import java
 from unival.record import Record
+from unival.tasks.folder import write_tasks
 
 
 def score(tmp_path: Path, capsys: Any, rows: list[dict[str, Any]], *options: str) -> dict[str, list[str]]:
@@ -163,6 +164,15 @@ def test_an_edition_changes_the_decoding() -> None:
     assert (paper.decode.beams, paper.decode.no_repeat_ngram) == (5, 3)
     assert plain.decode.beams == 1
     assert paper.prompt == plain.prompt
+
+
+def test_a_model_is_scored_as_it_was_trained(tmp_path: Path) -> None:
+    plain = scoring.settings("caption", "")
+    trained = replace(plain, prompt=" what is there?")
+    write_tasks({"caption": trained}, tmp_path)
+    assert scoring.settings("caption", "", tmp_path) == trained
+    assert scoring.settings("caption", "paper", tmp_path) == scoring.settings("caption", "paper")
+    assert scoring.settings("vqa", "", tmp_path) == scoring.settings("vqa", "")
 
 
 def submitted(tmp_path: Path, capsys: Any, rows: list[dict[str, Any]]) -> Any:

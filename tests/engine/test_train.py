@@ -14,6 +14,7 @@ from unival.engine.batches.collate import Collator
 from unival.engine.batches.loader import Loader
 from unival.engine.batches.mixture import Mixture, MixtureConfig, StreamConfig
 from unival.engine.batches.sampler import Sampler
+from unival.engine.checkpoint import Checkpoints
 from unival.engine.inference.candidates import continuations
 from unival.engine.machine.runtime import Runtime
 from unival.engine.monitor import Monitor
@@ -21,6 +22,7 @@ from unival.engine.settings import LossConfig, OptimizerConfig, SelectionConfig
 from unival.engine.train import Trainer, train
 from unival.errors import UserError
 from unival.model.modeling import UnivalForConditionalGeneration
+from unival.tasks.folder import carried
 
 from . import standins
 
@@ -237,6 +239,14 @@ def test_best_weights_are_published(tmp_path):
     same(weights, {name: seen[8][name] for name in weights})
     assert json.loads((tmp_path / "out/training.json").read_text())["best_step"] == 8
     assert (8, {"val/score": 0.9, "val/accuracy": 0.9}) in recorder.logs
+
+
+def test_a_model_and_its_checkpoints_carry_their_tasks(tmp_path, monkeypatch):
+    monkeypatch.setattr(Checkpoints, "clear", lambda checkpoints: None)
+    run(standins.config({"image": 4}), tmp_path)
+    tasks = {"image": standins.Task.config}
+    (checkpoint, *_) = (tmp_path / "out-scratch/checkpoints").glob("step-*")
+    assert carried(tmp_path / "out") == carried(checkpoint) == tasks
 
 
 def test_moving_average_is_published(tmp_path):

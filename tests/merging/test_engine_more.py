@@ -146,6 +146,20 @@ def test_matrices_that_the_base_holds_apart_are_not_tied():
     torch.testing.assert_close(merge_states(recipe, sources, Memory(base))["two.weight"], values + 2)
 
 
+def test_a_merge_carries_the_tasks_of_all_its_models(tmp_path):
+    """Of a task in several, the first model's; the base's own come last."""
+    told = {"base": {"one": 0, "three": 0}, "a": {"one": 1}, "b": {"one": 2, "two": 2}}
+    paths = {name: save(tmp_path / name, {"w": torch.ones(2)}) for name in told}
+    for name, tasks in told.items():
+        (paths[name] / "tasks.json").write_text(json.dumps(tasks))
+    base = paths.pop("base")
+    merge(Recipe("average", ("a", "b")), paths, base, tmp_path / "out")
+    assert json.loads((tmp_path / "out/tasks.json").read_text()) == {"one": 1, "two": 2, "three": 0}
+    (paths["a"] / "tasks.json").write_text("[]")
+    with pytest.raises(UserError, match=r"a/tasks.json: expected tasks by name, found list"):
+        merge(Recipe("average", ("a", "b")), paths, base, tmp_path / "again")
+
+
 def tokenizer(*tokens):
     return {"model": {"vocab": {token: i for i, token in enumerate(tokens)}}, "added_tokens": []}
 

@@ -9,7 +9,7 @@ from tqdm import tqdm
 from transformers.utils import logging
 
 from unival import files
-from unival.engine.inference.predictor import TASKS, Predictor, as_json, media_files
+from unival.engine.inference.predictor import Predictor, as_json, media_files
 from unival.engine.machine import runtime
 from unival.errors import UserError
 
@@ -99,6 +99,9 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--answers", type=Path, metavar="<file>", help="only these answers, one a line")
     parser.add_argument("--out", type=Path, metavar="<file>", help="PNG of a box, or JSONL of a folder")
     parser.add_argument(
-        "--tasks", type=Path, default=TASKS, metavar="<folder>", help="task files (default: conf/task)"
+        "--tasks",
+        type=Path,
+        metavar="<folder>",
+        help="task files, in place of the model's own and conf/task",
     )
     return parser

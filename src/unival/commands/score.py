@@ -38,7 +38,10 @@ def main(arguments: list[str]) -> None:
     parser.add_argument("--split", type=Path, metavar="<folder>", help="as data/processed/coco/test")
     parser.add_argument("--task", metavar="<task>", help="one of `unival list task`")
     parser.add_argument(
-        "--edition", default="", metavar="<edition>", help="its decoding, as of `paper`; none: conf/task"
+        "--edition",
+        default="",
+        metavar="<edition>",
+        help="decode as it says (`paper`)",
     )
     options = parser.parse_args(arguments)
     if bool(options.split) != bool(options.task) or (options.model and not options.split):
@@ -48,7 +51,7 @@ def main(arguments: list[str]) -> None:
     known = None
     if options.split:
         known = read_records(
-            options.split, score.settings(options.task, options.edition).rows or options.task
+            options.split, score.settings(options.task, options.edition, options.model).rows or options.task
         )
     rows = predictions.read(options.predictions, known)
     if options.submission and rows[0].kind == "nothing":

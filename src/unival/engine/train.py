@@ -45,6 +45,7 @@ from unival.errors import UserError
 from unival.model.folder import write_model
 from unival.model.modeling import UnivalForConditionalGeneration
 from unival.record import MEDIA
+from unival.tasks.folder import write_tasks
 
 FAIL_AT = "UNIVAL_FAIL_AT_STEP"
 """For tests: the process kills itself after this many updates."""
@@ -368,7 +369,12 @@ class Trainer:
 
     def _describe(self, folder: Path) -> None:
         self.model.config.save_pretrained(folder)
+        self._write_beside(folder)
+
+    def _write_beside(self, folder: Path) -> None:
+        """What a model folder has beside the model."""
         self.processor.save_pretrained(folder)
+        write_tasks({name: rows.task.config for name, rows in self.data.items()}, folder)
 
     def _save(self, monitor: Monitor) -> None:
         if self.strategy.saves:
@@ -454,7 +460,7 @@ class Trainer:
             }
             with atomic_folder(out_dir) as part:
                 write_model(model, part)
-                self.processor.save_pretrained(part)
+                self._write_beside(part)
                 files.write_json(part / "training.json", summary)
             self.checkpoints.clear()
         self.ranks.barrier()

@@ -31,7 +31,7 @@ from unival.merging.merge_json import RECORD, read_record
 from unival.merging.recipe import Recipe, as_recipe
 from unival.merging.recipe_digest import canonical_form, recipe_digest
 from unival.merging.vocabulary import RowAligned, read_tokens, reference_of
-from unival.weights import INDEX, WEIGHTS, Spec, weight_files
+from unival.weights import INDEX, TASKS, WEIGHTS, Spec, weight_files
 
 NOT_COPIED = {RECORD, INDEX, "training.json", "README.md"}
 
@@ -98,6 +98,7 @@ def merge(
                 "notes": plan.method.notes,
                 "config_differences": copy_side_files(folder, folders, reference),
             }
+            gather_tasks(folder, folders)
             record |= contents(folder, RECORD)
             files.write_json(folder / RECORD, record)
     return record
@@ -332,6 +333,26 @@ def copy_side_files(folder: Path, sources: Mapping[str, Path], reference: str) -
     if differences:  # Infinity, which is no JSON, is what some models' configurations hold
         files.write_text(folder / "config.json", json.dumps(merged, indent=2, sort_keys=True) + "\n")
     return dict(json.loads(json.dumps(differences), parse_constant=str))
+
+
+def gather_tasks(folder: Path, sources: Mapping[str, Path]) -> None:
+    """Write what the merge can be asked: the tasks of all models; those of the base ("") come last.
+
+    A task that several carry is that of the first.
+
+    Raises:
+        UserError: tasks that are damaged.
+    """
+    tasks: dict[str, Any] = {}
+    for name in sorted(sources, key=lambda name: name == ""):
+        path = sources[name] / TASKS
+        if path.is_file():
+            content = files.read_json(path)
+            if not isinstance(content, dict):
+                raise UserError(f"{path}: expected tasks by name, found {type(content).__name__}")
+            tasks = content | tasks
+    if tasks:
+        files.write_json(folder / TASKS, tasks)
 
 
 def _relative(path: Path | str, out: Path, moved: tuple[Path, Path] | None) -> str:

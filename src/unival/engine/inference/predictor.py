@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
-from unival import config, files
+from unival import files
 from unival.data import media
 from unival.engine.batches.rows import Rows
 from unival.engine.inference.predict import Prediction, predict
@@ -26,14 +26,11 @@ from unival.model.modeling import UnivalForConditionalGeneration
 from unival.model.processing import UnivalProcessor
 from unival.record import LABELS, Answer, Medium, Record
 from unival.tasks import Task, TaskConfig, build
+from unival.tasks.folder import tasks_of
 
 if TYPE_CHECKING:
     from PIL import Image
 
-TASKS = Path("conf/task").resolve()
-if not TASKS.is_dir():
-    TASKS = Path(__file__).parents[4] / "conf" / "task"
-"""Of the repository at hand, else of the one that this code lies in."""
 DEFAULTS: dict[Medium, tuple[str, str]] = {
     "image": ("caption", "vqa"),
     "video": ("video_caption", "video_qa"),
@@ -95,21 +92,17 @@ class Predictor:
     def load(
         cls,
         folder: Path | str,
-        tasks: Path = TASKS,
+        tasks: Path | None = None,
         device: str | torch.device = "cpu",
         answers: Sequence[str] | None = None,
     ) -> "Predictor":
-        """Read a model folder, and the tasks from `conf/task`.
+        """Read a model folder with its tasks; `tasks`: a folder of task files to use instead.
 
         Raises:
             UserError: no whole model or no tasks there.
         """
-        configs = {
-            path.stem: config.build(TaskConfig, config.load(path), str(path)) for path in tasks.glob("*.yaml")
-        }
-        if not configs:
-            raise UserError(f"{tasks}: no tasks there: run in the repository or give their folder")
         model, processor = model_folder.read(folder)
+        configs = tasks_of(Path(folder), tasks)
         model.to(torch.device(device))  # type: ignore[arg-type]
         return cls(model, processor, configs, answers)
 
@@ -168,7 +161,14 @@ class Predictor:
             pixels.save(part, "PNG")
 
     def _default(self, medium: Medium, question: bool) -> str:
-        return DEFAULTS[medium][question]
+        """The usual task; of a model that does not know it, one on the same medium."""
+        usual = DEFAULTS[medium][question]
+        fitting = (
+            name
+            for name, task in self.configs.items()
+            if task.medium == medium and ("{text}" in task.prompt) == question
+        )
+        return usual if usual in self.configs else next(fitting, usual)
 
     def _task(self, name: str) -> Task:
         if name not in self._tasks:

@@ -14,7 +14,7 @@ from unival.engine.inference import submission
 from unival.engine.inference.evaluate import Cell, evaluate_cell, media_of, write_predictions
 from unival.engine.inference.predict import predict
 from unival.engine.inference.predictions import Predicted
-from unival.engine.inference.predictor import TASKS, Predictor
+from unival.engine.inference.predictor import Predictor
 from unival.engine.machine import runtime
 from unival.errors import UserError, nearest
 from unival.metrics import boxes, caption, java, vqa
@@ -24,6 +24,7 @@ from unival.metrics.classification import brier, expected_calibration_error
 from unival.record import LABELS, Answer, Record
 from unival.tasks import TaskConfig, build
 from unival.tasks.base import likeliest
+from unival.tasks.folder import carried, conf_folder
 
 Read = Sequence[Predicted]
 Score = tuple[str, Interval | float, int]
@@ -145,16 +146,20 @@ def read_objects(path: Path) -> dict[str, str]:
     return {word: line[0] for line in words for word in line}
 
 
-def settings(name: str, edition: str) -> TaskConfig:
-    """`conf/task/<name>.yaml`, with what an edition changes in it.
+def settings(name: str, edition: str, model: Path | None = None) -> TaskConfig:
+    """The task as a model folder carries it; without a model, or with an edition, that of `conf/task`.
 
     Raises:
         UserError: no such task or edition.
     """
-    place, edition_place = TASKS / f"{name}.yaml", TASKS.parent / "edition" / f"{edition}.yaml"
+    tasks = conf_folder()
+    there = carried(model) if model is not None and not edition else {}
+    if name in there:
+        return there[name]
+    place, edition_place = tasks / f"{name}.yaml", tasks.parent / "edition" / f"{edition}.yaml"
     if not place.is_file():
         raise UserError(
-            f"unknown task '{name}': {nearest(name, [path.stem for path in TASKS.glob('*.yaml')])}"
+            f"unknown task '{name}': {nearest(name, [*there, *(path.stem for path in tasks.glob('*.yaml'))])}"
         )
     values = config.load(place)
     if edition:
@@ -173,7 +178,7 @@ def make(path: Path, model: Path, split: Path, name: str, edition: str) -> None:
     """
     machine = runtime.load() if runtime.FOLDER.is_dir() else runtime.Runtime()
     predictor = Predictor.load(model, device=machine.torch_device())
-    chosen = settings(name, edition)
+    chosen = settings(name, edition, model)
     kind = chosen.rows or name
     records, store = as_list(read_records(split, kind)), MediaStore(split)
     known: Sequence[Record] = [Record(label, answers=(Answer(label),)) for label in LABELS.get(kind, ())]

@@ -1,0 +1,64 @@
+"""The tasks that a model folder carries: prompts, decoding and metric that it was trained with."""
+
+from collections.abc import Mapping
+from dataclasses import asdict
+from pathlib import Path
+
+from unival import config, files
+from unival.errors import UserError
+from unival.tasks.base import TaskConfig
+from unival.weights import TASKS
+
+CONF = Path("conf/task")
+PACKAGED = Path(__file__).parents[3] / CONF
+"""Of the repository that this code lies in; none where it is installed without one."""
+
+
+def write_tasks(tasks: Mapping[str, TaskConfig], folder: Path) -> None:
+    """Write the tasks into a model folder."""
+    files.write_json(folder / TASKS, {name: asdict(task) for name, task in tasks.items()})
+
+
+def carried(folder: Path) -> dict[str, TaskConfig]:
+    """The tasks of a model folder; none where it has no tasks.json.
+
+    Raises:
+        UserError: the file is damaged, or a task in it is none.
+    """
+    path = folder / TASKS
+    if not path.is_file():
+        return {}
+    tasks: dict[str, TaskConfig] = config.convert(dict[str, TaskConfig], files.read_json(path), str(path))
+    return tasks
+
+
+def conf_folder() -> Path:
+    """`conf/task` of the repository at hand, else of the one that this code lies in."""
+    return CONF if CONF.is_dir() else PACKAGED
+
+
+def of_conf(folder: Path) -> dict[str, TaskConfig]:
+    """The tasks of a folder of YAML files, such as `conf/task`.
+
+    Raises:
+        UserError: a file that is no task.
+    """
+    paths = sorted(folder.glob("*.yaml"))
+    return {path.stem: config.build(TaskConfig, config.load(path), str(path)) for path in paths}
+
+
+def tasks_of(folder: Path, given: Path | None = None) -> dict[str, TaskConfig]:
+    """What a model can be asked: the tasks that its folder carries and, beside these, those of `conf/task`.
+
+    Args:
+        folder: the model's.
+        given: task files to use instead.
+
+    Raises:
+        UserError: no tasks anywhere.
+    """
+    tasks = of_conf(given) if given is not None else of_conf(conf_folder()) | carried(folder)
+    if not tasks:
+        place = given if given is not None else f"{folder}: it carries no {TASKS}, and here is no {CONF}"
+        raise UserError(f"{place}: no tasks there: run in the repository or give a folder of task files")
+    return tasks
