@@ -154,12 +154,30 @@ def resolve(tree: Any, stage: str, item: str | None) -> dict[str, Any]:
     Raises:
         UserError: an unknown key, value or item, with the nearest valid one.
     """
+    _refuse_environment(tree)
     found = module(stage)
     values = _laid(tree, stage, item)
     if hasattr(found, "keep"):
         values = found.keep(values, lambda other: _laid(tree, other, None))
     name = f"{stage}@{item}" if item else stage
     return to_plain(config.build(found.Config, values, f"configuration of {name}"))
+
+
+def _refuse_environment(tree: Any) -> None:
+    """Resolved files are committed: a secret that the tree takes from the environment would be, too."""
+    from omegaconf import OmegaConf
+
+    places: list[tuple[str, Any]] = [("", OmegaConf.to_container(tree, resolve=False))]
+    while places:
+        place, value = places.pop()
+        if isinstance(value, dict | list):
+            inner = value.items() if isinstance(value, dict) else enumerate(value)
+            places += [(f"{place}.{key}" if place else str(key), one) for key, one in inner]
+        elif isinstance(value, str) and "oc.env" in value and not place.startswith("hydra."):
+            raise UserError(
+                f"{place}: {value}: the value would stand in {BUILD}, which is committed: write it out, or "
+                "leave the variable to the library that reads it"
+            )
 
 
 def _laid(tree: Any, stage: str, item: str | None) -> dict[str, Any]:

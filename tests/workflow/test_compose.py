@@ -236,3 +236,18 @@ def test_a_recipe_of_ones_own_can_be_evaluated(project: Path) -> None:
     over = {"merge": mine, "evaluate": {"merges": ["mine"], "shifted_merges": ["mine"]}}
     edit(project / "params.yaml", lambda v: v["set"].update(over))
     assert yaml.safe_load(written(project)["evaluate.yaml"])["shifted_merges"] == ["mine"]
+
+
+@pytest.mark.parametrize("value", ["${oc.env:HOME}", "a${oc.env:NOT_SET,b}", "${oc.decode:${oc.env:HOME}}"])
+def test_no_value_of_the_environment_comes_into_a_committed_file(project: Path, value: str) -> None:
+    """Wherever it stands; nothing is written."""
+    before = written(project)
+    edit(project / "params.yaml", lambda v: v["set"].update(finetune={"init": value}))
+    with pytest.raises(UserError, match=r"init.*oc\.env.*committed"):
+        compose.write_all()
+    found = {str(path.relative_to(compose.BUILD)): path.read_text() for path in compose.BUILD.rglob("*.yaml")}
+    assert found == before
+    edit(project / "params.yaml", lambda v: v["set"].update(finetune={}))
+    edit(project / "conf/stage/report.yaml", lambda v: v.update(edition=value))
+    with pytest.raises(UserError, match=r"edition.*oc\.env.*committed"):
+        compose.write_all()

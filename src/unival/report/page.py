@@ -188,7 +188,7 @@ def _markdown(block: Block, figures: str) -> str:
 
 def _picture(figure: Figure, folder: str) -> str:
     caption = "".join(f"  \n{_escaped(line)}" for line in figure.caption)
-    alt = re.sub(r"[\[\]\n]", " ", figure.alt)
+    alt = _escaped(re.sub(r"[\[\]]", " ", figure.alt))
     return f"![{alt}]({folder}/{figure.file}){caption}"
 
 
@@ -197,4 +197,7 @@ def _plain(cell: str | TonedCell) -> str:
 
 
 def _escaped(text: str) -> str:
-    return text.replace("<", "&lt;").replace("\n", " ")
+    """Without tags, links and addresses, which Markdown would make links of; `code` and **bold** stay."""
+    text = text.replace("\\", "\\\\").replace("<", "&lt;").replace("\n", " ")
+    text = re.sub(r"\](?=[(\[:])", r"\\]", text)
+    return re.sub(r"(?i)\b(https?|ftp)(?=:)|\bwww(?=\.)", lambda found: f"{found[0]}\\", text)
