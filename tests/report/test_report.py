@@ -98,6 +98,14 @@ def test_merged_models_are_placed_in_plane_matrix_and_cosines(folder) -> None:
     assert "| all | 0.20 | 0.010 to 0.010 |" in text and "| empty | – | 0.010 to 0.010 |" in text
 
 
+def test_captions_and_shares_have_axes_of_their_own(folder) -> None:
+    """CIDEr reaches 10, an accuracy 1; and no answer is shown in location tokens."""
+    names = {path.name for path in (folder / "reports/figures").iterdir()}
+    assert {"curve-finetune-val.png", "curve-finetune-val-cider.png"} <= names
+    text = (folder / "reports/index.html").read_text(encoding="utf-8")
+    assert "bin_" not in text and "✓ (6, 7, 22, 27)" in text
+
+
 def test_summary_has_the_documented_fields(folder) -> None:
     """Exactly the fields of docs/summary.md, numbers as numbers."""
     found = results.read(folder, folder / "data/tiny", "quick")

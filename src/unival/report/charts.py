@@ -88,17 +88,23 @@ def learning_curves(study: Results, folder: Path) -> list[Figure]:
         n.removeprefix("finetune-"): rows for n, rows in study.curves.items() if n.startswith("finetune-")
     }
     if experts:
-        for key, title in (
-            ("train/loss", "finetuning: training loss"),
-            ("val/score", "finetuning: validation"),
+        cider = [task for task in experts if (score := study.tasks.get(task)) and score.metric == "cider"]
+        shares = [task for task in experts if task not in cider]
+        for name, key, tasks, title, label in (
+            ("train", "train/loss", list(experts), "finetuning: training loss", "loss"),
+            ("val-cider", "val/score", cider, "finetuning: validation, CIDEr", "CIDEr"),
+            ("val", "val/score", shares, "finetuning: validation, shares", "accuracy of the task"),
         ):
-            with panel(folder, f"curve-finetune-{key.split('/')[0]}", title, found, (WIDTH, 3.6)) as axes:
-                for number, (task, rows) in enumerate(experts.items()):
-                    _line(axes, rows, key, words.task(task), number)
-                axes.set(
-                    title=title, xlabel="step", ylabel="loss" if key == "train/loss" else "primary metric"
-                )
-                axes.set_ylim(bottom=0)
+            if not tasks:
+                continue
+            with panel(folder, f"curve-finetune-{name}", title, found, (WIDTH, 3.6)) as axes:
+                for task in tasks:
+                    _line(axes, experts[task], key, words.task(task), list(experts).index(task))
+                axes.set(title=title, xlabel="step", ylabel=label)
+                if key == "train/loss":
+                    axes.set_yscale("log")  # one that starts from nothing would flatten the others
+                else:
+                    axes.set_ylim(bottom=0)
                 _legend(axes)
     return found
 
