@@ -18,7 +18,7 @@ from unival.engine.batches.augment import (
 from unival.engine.batches.collate import Collator
 from unival.engine.batches.mixture import Mixture
 from unival.engine.batches.sampler import Sampler
-from unival.engine.train import Trainer
+from unival.engine.ending import Ending
 from unival.errors import UserError
 from unival.record import Record
 
@@ -128,7 +128,7 @@ def test_damaged_media_are_counted_named_and_limited(tmp_path, capsys, monkeypat
 def test_a_run_that_is_stopped_has_counted(tmp_path, monkeypatch):
     """What was left out since the last log line is in the checkpoint."""
     monkeypatch.setattr(standins, "Store", Damaged)
-    monkeypatch.setattr(Trainer, "_stop_agreed", lambda trainer: trainer.step == 6)  # one pass over 24 rows
+    monkeypatch.setattr(Ending, "agreed", lambda ending, ranks, step: step == 6)  # one pass over 24 rows
     config = standins.config({"image": 4}, steps=12, log_every=1000, damaged=2)
     with pytest.raises(SystemExit):
         run(config, tmp_path, "stopped")

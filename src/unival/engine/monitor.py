@@ -3,7 +3,6 @@
 Losses stay on the device until a window ends, so that a GPU is never waited for within a step.
 """
 
-import math
 import resource
 import sys
 import time
@@ -24,6 +23,22 @@ SLOW_WINDOWS = 2
 """Slow windows in a row after which a person is told: in the first one the loader starts."""
 
 
+@dataclass(frozen=True)
+class TrainResult:
+    """What came of a run."""
+
+    steps: int
+    best_step: int
+    """Step of the published weights."""
+    score: float | None
+    """Validation score of the published weights."""
+    seconds: float
+    """Time of this process in the loop, without what a resumed run did before."""
+    examples_per_second: float
+    data_wait: float
+    """Share of the time spent waiting for data."""
+
+
 class Callback(Protocol):
     """Follows a run, on rank 0. A tracker is one."""
 
@@ -36,7 +51,7 @@ class Callback(Protocol):
     def on_checkpoint(self, step: int, path: Any) -> None:
         """After a checkpoint was written."""
 
-    def on_end(self, result: Any) -> None:
+    def on_end(self, result: TrainResult) -> None:
         """After the model was published."""
 
 
@@ -158,40 +173,3 @@ def peak_memory_mib(device: torch.device) -> float:
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device) / 2**20
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-
-
-class SpikeAlarm:
-    """Finds losses that are not finite, or far above their running mean (an average over ~50 steps)."""
-
-    MEMORY = 0.98
-    PATIENCE = 20
-
-    def __init__(self, limit: float) -> None:
-        self.limit = limit
-        self.mean = 0.0
-        self.seen = 0
-        self._noted: list[tuple[int, Tensor, Tensor]] = []
-
-    def note(self, step: int, loss: Tensor, norm: Tensor) -> None:
-        """Loss per token and gradient norm of a step, to be looked at later: reading them waits for a GPU."""
-        self._noted.append((step, loss, norm))
-
-    def find(self) -> tuple[int, str] | None:
-        """The first of the noted steps with which something is wrong, and what."""
-        noted, self._noted = self._noted, []
-        for step, loss, norm in noted:
-            problem = self._problem(float(loss), float(norm))
-            if problem:
-                return step, problem
-        return None
-
-    def _problem(self, loss: float, norm: float) -> str | None:
-        if not math.isfinite(loss):
-            return f"the loss is {loss}"
-        if not math.isfinite(norm):
-            return f"the gradient norm is {norm}"
-        if self.limit and self.seen >= self.PATIENCE and loss > self.mean + self.limit:
-            return f"the loss jumped to {loss:.2f} from a running mean of {self.mean:.2f}"
-        self.mean = loss if self.seen == 0 else self.MEMORY * self.mean + (1 - self.MEMORY) * loss
-        self.seen += 1
-        return None

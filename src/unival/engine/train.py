@@ -11,11 +11,10 @@ scored tokens in all of them; only train-mode batch norm and dropout depend on h
 import json
 import os
 import signal
-import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import nullcontext
-from dataclasses import asdict, dataclass
+from contextlib import closing, nullcontext
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +22,7 @@ import torch
 
 from unival import files
 from unival.engine import lora
+from unival.engine.alarm import SpikeAlarm, bad_step
 from unival.engine.batches.builder import VALUES
 from unival.engine.batches.collate import Batch, Collator
 from unival.engine.batches.loader import Loader, StepBatches
@@ -31,12 +31,12 @@ from unival.engine.batches.protocols import Processor
 from unival.engine.batches.rows import Rows
 from unival.engine.batches.sampler import Sampler
 from unival.engine.checkpoint import atomic_folder
+from unival.engine.ending import Ending
 from unival.engine.frozen import Frozen
 from unival.engine.identity import differences, identity, published
 from unival.engine.machine.distributed import World, world
-from unival.engine.machine.launch import ASKS
 from unival.engine.machine.runtime import Runtime
-from unival.engine.monitor import Callback, Monitor, SpikeAlarm, Window
+from unival.engine.monitor import Callback, Monitor, TrainResult, Window
 from unival.engine.objective import LossModule
 from unival.engine.optim import Ema, build_optimizer, freeze, learning_rate, set_rate, train_only
 from unival.engine.parallel import strategy
@@ -50,27 +50,8 @@ from unival.tasks.folder import write_tasks
 FAIL_AT = "UNIVAL_FAIL_AT_STEP"
 """For tests: the process kills itself after this many updates."""
 
-AGREE_EVERY = 4
-"""Steps after which ranks ask each other whether one is to end: each time, all wait for the slowest."""
-
 Evaluate = Callable[[UnivalForConditionalGeneration], dict[str, float]]
 """Metrics of the model on validation rows; `score` is the one to maximise."""
-
-
-@dataclass(frozen=True)
-class TrainResult:
-    """What came of a run."""
-
-    steps: int
-    best_step: int
-    """Step of the published weights."""
-    score: float | None
-    """Validation score of the published weights."""
-    seconds: float
-    """Time of this process in the loop, without what a resumed run did before."""
-    examples_per_second: float
-    data_wait: float
-    """Share of the time spent waiting for data."""
 
 
 def train(
@@ -175,7 +156,7 @@ class Trainer:
         self.damaged = 0
         self.alarm = SpikeAlarm(config.spike)
         self.window = Window()
-        self.asked = 0  # the signal that asked for an end
+        self.ending = Ending()
 
     def run(self, out_dir: Path, callbacks: Sequence[Callback], evaluate: Evaluate | None) -> TrainResult:
         """From the newest checkpoint to the published model."""
@@ -194,8 +175,7 @@ class Trainer:
         )
         loader = Loader(batches, self.step, self.runtime.workers)
         started, examples = time.perf_counter(), 0
-        previous = self._on_signals()
-        try:
+        with self.ending.heard(), closing(monitor):
             self._train_mode()
             self.window = Window()
             for micro_batches in loader:
@@ -215,10 +195,6 @@ class Trainer:
                 loader.waited / seconds,
             )
             self._publish(out_dir, result, monitor)
-        finally:
-            monitor.close()
-            for number, handler in previous.items():
-                signal.signal(number, handler)
         monitor.tell(lambda callback: callback.on_end(result))
         return result
 
@@ -286,16 +262,7 @@ class Trainer:
         step, problem = found
         refs = self.sampler.global_rows(step)
         rows = [f"{ref.task}:{self.data[ref.task].records[ref.index].id}" for ref in refs]
-        path = self.checkpoints.folder / f"bad-step-{step}.json"
-        if self.ranks.is_main:
-            files.write_json(path, {"step": step, "problem": problem, "rows": rows})
-        steps = self.checkpoints.steps()
-        kept = self.checkpoints.path(steps[-1]) if steps else "none yet"
-        start = "from it (as `init`)" if steps and self.checkpoints.describe else "anew"
-        raise UserError(
-            f"step {step}: {problem}: rows {', '.join(rows[:8])}{', ...' * (len(rows) > 8)} (all in {path}); "
-            f"last good checkpoint: {kept}: check the rows, or start {start} at a lower rate"
-        )
+        raise bad_step(step, problem, rows, self.checkpoints, self.ranks.is_main)
 
     def _after_update(self, monitor: Monitor, loader: Loader, evaluate: Evaluate | None) -> None:
         """Logging, validation, checkpoint, signals: whatever is due at this step."""
@@ -304,7 +271,7 @@ class Trainer:
         log_due = step % config.log_every == 0 or done
         save_due = step % config.checkpoint_every == 0 and not done
         validation_due = config.selection is not None and (step % config.selection.every == 0 or done)
-        stopped = self._stop_agreed()
+        stopped = self.ending.agreed(self.ranks, step)
         if log_due or save_due or validation_due or stopped:
             self._check()
             self._count_damage()
@@ -318,7 +285,7 @@ class Trainer:
             os.kill(os.getpid(), signal.SIGKILL)
         if stopped and not done:
             monitor.say(f"stopped: saved step {step}, run again to go on")
-            raise SystemExit(128 + (self.asked or signal.SIGTERM))
+            raise SystemExit(self.ending.status)
 
     def _count_damage(self) -> None:
         """Add up the rows that all ranks left out.
@@ -333,13 +300,6 @@ class Trainer:
                 f"step {self.step}: {self.damaged} rows could not be read (listed above), more than "
                 f"{self.config.damaged}: mend the data or raise train.damaged"
             )
-
-    def _stop_agreed(self) -> bool:
-        if self.ranks.size == 1:
-            return self.asked != 0
-        if self.step % AGREE_EVERY:
-            return False
-        return self.ranks.sum([float(self.asked != 0)])[0] > 0
 
     def _figures(self, waited: float) -> dict[str, float]:
         """The window's figures, over all ranks; starts the next window."""
@@ -419,19 +379,6 @@ class Trainer:
         self.score = meta["score"] if meta["score"] is not None else -float("inf")
         self.alarm.mean, self.alarm.seen = meta["alarm"]
         self.damaged = meta["damaged"]
-
-    def _on_signals(self) -> dict[int, Any]:
-        """SIGTERM and Ctrl-C end the run after a step, a second Ctrl-C at once. Returns the old handlers."""
-
-        def note(number: int, frame: Any) -> None:
-            if number == self.asked == signal.SIGINT:
-                raise KeyboardInterrupt
-            self.asked = self.asked or number
-
-        if threading.current_thread() is not threading.main_thread():
-            return {}
-        heard = [number for number in ASKS if signal.getsignal(number) != signal.SIG_IGN]
-        return {number: signal.signal(number, note) for number in heard}
 
     def _publish(self, out_dir: Path, result: TrainResult, monitor: Monitor) -> None:
         """Write the model folder: the best weights after a selection, else the last (or averaged)."""
