@@ -45,6 +45,7 @@ NEAREST = [
     (["one/img/7.jpg", "two/img/7.jpg"], "image", "7.jpg", "two/notes", "two/img/7.jpg"),
     (["one/img/7.jpg", "two/img/7.jpg", "two/7.jpg"], "image", "img/7.jpg", "two/notes", "two/img/7.jpg"),
     (["7.JPG"], "image", "7.jpg", "", "7.JPG"),
+    (["7.JPG", "7.jpg"], "image", "7.jpg", "", "7.jpg"),
     ([".7.jpg", "__MACOSX/7.jpg", "b/7.jpg"], "image", "7.jpg", "", "b/7.jpg"),
     (["a.b.mp4", "a.mp4"], "video", "a.b", "", "a.b.mp4"),
     (["photos/7.png"], "image", "7.jpg", "", "7.jpg"),  # missing: where it should be

@@ -171,12 +171,14 @@ class MediaFolder:
         written = own / name.parent, name.parent
         row_split = split_of(split)
 
-        def distance(place: _Place) -> tuple[int, bool]:
+        def distance(place: _Place) -> tuple[int, bool, bool]:
             folder = place.path.parent
             if folder in written:
-                return written.index(folder), place.archive > 0
-            up = next(up for up, above in enumerate((own, *own.parents)) if above in place.path.parents)
-            return len(written) + up, place.archive > 0
+                away = written.index(folder)
+            else:
+                parents = enumerate((own, *own.parents))
+                away = len(written) + next(up for up, above in parents if above in place.path.parents)
+            return away, place.archive > 0, place.path.name != name.name  # x.jpg before x.JPG
 
         places = self._called(medium, name)
         if row_split and (self._anew or split_of(str(own))):
