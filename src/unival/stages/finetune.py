@@ -42,6 +42,7 @@ def inputs(config: Config) -> list[Path]:
 
 def run(config: Config, io: StageIO) -> None:
     """Write `models/finetune/<task>`."""
+    from unival.study import card
     from unival.study.benchmark import TRAIN, VAL, Benchmark
     from unival.study.curve import train_with_curve
     from unival.study.models import load_model
@@ -55,4 +56,5 @@ def run(config: Config, io: StageIO) -> None:
     if io.main:
         table, validated = (io.out(f"reports/curves/{io.name}{part}.csv") for part in ("", "-validation"))
         curve.write(table, finished, validated)
-        io.publish(finished, f"models/finetune/{config.item}")
+        published = io.publish(finished, f"models/finetune/{config.item}")
+        card.write_trained(published, benchmark, config.init)

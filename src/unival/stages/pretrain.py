@@ -44,6 +44,7 @@ def inputs(config: Config) -> list[Path]:
 
 def run(config: Config, io: StageIO) -> None:
     """Write `models/pretrain/<phase>`."""
+    from unival.study import card
     from unival.study.benchmark import TRAIN, Benchmark
     from unival.study.curve import train_with_curve
     from unival.study.models import load_model, new_model
@@ -59,4 +60,5 @@ def run(config: Config, io: StageIO) -> None:
     )
     if io.main:
         curve.write(io.out(f"reports/curves/{io.name}.csv"), finished)
-        io.publish(finished, f"models/pretrain/{config.item}")
+        published = io.publish(finished, f"models/pretrain/{config.item}")
+        card.write_trained(published, benchmark, config.init)

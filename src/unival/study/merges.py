@@ -16,6 +16,7 @@ from unival import files
 from unival.errors import UserError
 from unival.merging import Recipe, merge
 from unival.merging.merge_json import equal_inputs, read_record
+from unival.study import card
 from unival.study.coefficients import Fit, Search
 
 NOTE = "made.json"
@@ -134,6 +135,7 @@ class Workshop:
         files.write_json(out / NOTE, {"tasks": tasks, "updates": updates})
         for what in equal_inputs(read_record(out)):
             print(f"merge: {name}: {what}", flush=True)
+        card.write(out)
         self.fit.tracker.metrics({f"seconds/{name}": time.monotonic() - started})
         self.fit.tracker.text(json.dumps(record, indent=2, sort_keys=True), f"merges/{name}.json")
 
@@ -152,10 +154,12 @@ class Workshop:
             self._write(name, recipe, folders, again.tasks, updates, self._statistics(recipe, folders))
             return
         start = self.folder / again.recipe if again.recipe else self.fit.base
+        known = self.published / again.recipe if again.recipe else self.fit.base
         made, updates[name] = self._train(again, start, name, "model")
         shutil.rmtree(self.folder / name, ignore_errors=True)
         shutil.copytree(made, self.folder / name)
         files.write_json(self.folder / name / NOTE, {"tasks": again.tasks, "updates": updates})
+        card.write_trained(self.folder / name, self.fit.benchmark, known)
 
     def _train(self, again: Again, start: Path, name: str, part: str) -> tuple[Path, int]:
         """The model folder after finetuning `start`, and the updates it took: one per step and task."""

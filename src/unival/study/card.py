@@ -1,0 +1,151 @@
+"""The model card, README.md of a model folder: what the folder's own records say, for people and for the hub.
+
+The text hangs on these records alone (no dates, no places of this machine): equal folders have equal cards.
+"""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from unival import config, files
+from unival.errors import UserError
+from unival.merging.merge_json import RECORD
+from unival.model.folder import read_config
+from unival.study.benchmark import TRAIN, VAL, Benchmark
+
+CARD = "README.md"
+TRAINING = "training.json"
+ORIGIN = "origin"
+"""Key of training.json: the start and the data, which a stage knows and training does not."""
+_USE = """\
+## Use
+
+```python
+from unival.model import UnivalForConditionalGeneration, UnivalProcessor
+
+model = UnivalForConditionalGeneration.from_pretrained("{name}").eval()
+processor = UnivalProcessor.from_pretrained("{name}")
+print(processor.batch_decode(model.generate(**processor(text=" a prompt"{media}), num_beams=5))[0])
+```
+"""
+_ARGUMENTS = {"image": "images=image", "video": "videos=frames", "audio": "audio=samples"}
+_LIMITS = """\
+## Limits
+
+It answers what its tasks ask, in their prompts; on other tasks and other data nothing is known of it. Errors
+out of distribution, and what is scored without the medium, are in the report of the study, not here.
+"""
+
+
+def write_trained(folder: Path, benchmark: Benchmark, start: Path | str | None) -> None:
+    """Note in training.json what a stage trained on and from, and write the card."""
+    parent = None if start is None else "/".join(Path(start).parts[-2:])  # wherever models/ lies
+    path = folder / TRAINING
+    digests = {split: benchmark.digest(split) for split in (TRAIN, VAL)}
+    origin = {"start": parent, "data": benchmark.folder.name, "digests": digests}
+    files.write_json(path, files.read_json(path) | {ORIGIN: origin})
+    write(folder)
+
+
+def write(folder: Path) -> None:
+    """Write the card of a model folder.
+
+    Raises:
+        UserError: as `text`.
+    """
+    files.write_text(folder / CARD, text(folder))
+
+
+def text(folder: Path) -> str:
+    """The card of a model folder.
+
+    Raises:
+        UserError: no model there, or a damaged record.
+    """
+    model = read_config(folder)
+    records = {
+        name: files.read_json(folder / name)
+        for name in (TRAINING, RECORD, "made.json")
+        if (folder / name).is_file()
+    }
+    for record, content in records.items():
+        if not isinstance(content, dict):
+            raise UserError(f"{folder / record}: no record of this kind: make the folder again")
+    name = folder.resolve().name
+    try:
+        merged, trained = records.get(RECORD), records.get(TRAINING)
+        parts = [_data(trained), _training(trained)] if trained else []
+        parts += [_merge(merged)] if merged else []
+        head = _metadata(list(model.media), trained, merged)
+        tasks = _tasks(trained, records.get("made.json"))
+    except (KeyError, TypeError, AttributeError) as error:
+        raise UserError(f"{folder}: its records lack {error}: make the folder again") from error
+    media = [*model.media, "text"]
+    use = "".join(f", {_ARGUMENTS[medium]}" for medium in model.media)
+    sizes = f"width {model.d_model}, {model.encoder_layers} + {model.decoder_layers} layers"
+    first = f"A UnIVAL model: {', '.join(media)} in, text out; {sizes}, {model.vocab_size} tokens."
+    if tasks:
+        first += f"\n\nTasks: {', '.join(tasks)}."
+    parts += [_USE.format(name=name, media=use), _LIMITS]
+    blocks = [f"---\n{config.dump(head)}---", f"# {name}", first, *parts]
+    return "\n\n".join(block.strip() for block in blocks) + "\n"
+
+
+def _metadata(media: list[str], trained: Any, merged: Any) -> dict[str, Any]:
+    """The block that the hub reads."""
+    head: dict[str, Any] = {"library_name": "transformers"}
+    if trained or merged:  # weights of others have their own licence
+        head["license"] = "apache-2.0"
+    head["pipeline_tag"] = "image-text-to-text" if media == ["image"] else "any-to-any"
+    head["tags"] = ["unival", *media]
+    if merged:
+        head |= {"tags": [*head["tags"], "merge"], "base_model": merged["recipe"]["models"]}
+        head["base_model_relation"] = "merge"
+    elif origin := (trained or {}).get(ORIGIN):
+        head["datasets"] = [origin["data"]]
+        if origin["start"]:
+            head |= {"base_model": [Path(origin["start"]).name], "base_model_relation": "finetune"}
+    return head
+
+
+def _tasks(trained: Any, made: Any) -> list[str]:
+    """Tasks of a merge, or of the mixture of a training."""
+    if made:
+        return list(made["tasks"])
+    return [stream["task"] for stream in trained["train"]["mixture"]["streams"]] if trained else []
+
+
+def _data(trained: Mapping[str, Any]) -> str:
+    rows = [f"| {task} | {count} |" for task, count in sorted(trained["rows"].items())]
+    lines = ["## Data", "", "| task | training rows |", "|---|---|", *rows]
+    if origin := trained.get(ORIGIN):
+        lines += ["", f"Prepared data `{origin['data']}`:", ""]
+        lines += [f"- `{split}`: digest `{digest}`" for split, digest in sorted(origin["digests"].items())]
+    return "\n".join(lines)
+
+
+def _training(trained: Mapping[str, Any]) -> str:
+    lines = ["## Training", "", f"{trained['steps']} steps"]
+    if trained["score"] is not None:  # else nothing was selected
+        lines[-1] += f"; weights of step {trained['best_step']}, the best on validation rows"
+        lines[-1] += f" (score {trained['score']:.4f})"
+    lines[-1] += "."
+    if start := trained.get(ORIGIN, {}).get("start"):
+        lines += ["", f"Started from `{start}`."]
+    return "\n".join([*lines, "", "```yaml", config.dump(trained["train"]).strip(), "```"])
+
+
+def _merge(record: Mapping[str, Any]) -> str:
+    inputs = {**record["inputs"], **({"(base)": record["base"]} if record["base"] else {})}
+    digests = [
+        f"| {model} | {file} | `{digest}` |"
+        for model, its in inputs.items()
+        for file, digest in sorted(its.items())
+    ]
+    recipe = {key: value for key, value in record["recipe"].items() if value not in (None, [], {})}
+    lines = ["## Merge", "", "```yaml", config.dump(recipe).strip(), "```", ""]
+    lines += ["| model | file | SHA-256 |", "|---|---|---|", *digests, ""]
+    lines += [
+        f"Recipe `{record['recipe_digest']}`; `unival merge verify` repeats it. Data: cards of its models."
+    ]
+    return "\n".join(lines)
