@@ -144,7 +144,10 @@ def compose(params: Params, overrides: Sequence[str] = ()) -> Any:
     try:
         with initialize_config_dir(version_base="1.3", config_dir=str(CONF.resolve())):
             return hydra_compose(PRIMARY, list(overrides))
-    except (HydraException, OmegaConfBaseException, YAMLError) as error:
+    except (HydraException, OmegaConfBaseException, YAMLError, UnicodeDecodeError, OSError) as error:
+        # Hydra raises OSError for a file that holds no mapping, and names it for no other kind of damage
+        for path in CONF.rglob("*.yaml"):
+            config.load(path)
         raise UserError(f"{CONF}: {_one_line(error)}") from error
 
 
@@ -157,10 +160,14 @@ def resolve(tree: Any, stage: str, item: str | None) -> dict[str, Any]:
     _refuse_environment(tree)
     found = module(stage)
     values = _laid(tree, stage, item)
+    where = f"configuration of {stage}@{item}" if item else f"configuration of {stage}"
     if hasattr(found, "keep"):
-        values = found.keep(values, lambda other: _laid(tree, other, None))
-    name = f"{stage}@{item}" if item else stage
-    return to_plain(config.build(found.Config, values, f"configuration of {name}"))
+        try:
+            values = found.keep(values, lambda other: _laid(tree, other, None))
+        except (TypeError, KeyError, AttributeError):
+            config.build(found.Config, values, where)  # says which value is missing or of a wrong type
+            raise
+    return to_plain(config.build(found.Config, values, where))
 
 
 def _refuse_environment(tree: Any) -> None:
@@ -254,12 +261,20 @@ def overlays(tree: Any, stage: str, item: str | None) -> list[Overlay]:
         for name in stages:
             if name not in STAGES:
                 raise UserError(f"{source}: unknown stage '{name}': {nearest(name, STAGES)}")
-        of_all = dict(stages.get(stage) or {})
-        of_items = of_all.pop("items", None) or {}
-        made.append(Overlay(source, f"{start}{stage}", of_all))
-        own = item or tree.benchmark.name
-        made.append(Overlay(source, f"{start}{stage}.items.{own}", of_items.get(own) or {}))
+        key = f"{start}{stage}"
+        of_all = _mapping(stages.get(stage), f"{source}: {key}")
+        of_items = _mapping(of_all.pop("items", None), f"{source}: {key}.items")
+        made.append(Overlay(source, key, of_all))
+        key = f"{key}.items.{item or tree.benchmark.name}"
+        own = _mapping(of_items.get(item or tree.benchmark.name), f"{source}: {key}")
+        made.append(Overlay(source, key, own))
     return made
+
+
+def _mapping(value: Any, where: str) -> dict[str, Any]:
+    if value is not None and not isinstance(value, Mapping):
+        raise UserError(f"{where}: expected a mapping, found {value!r}")
+    return dict(value or {})
 
 
 def to_plain(value: Any) -> Any:

@@ -118,7 +118,8 @@ def trainer(config: TrainConfig, media: dict[str, str], device: torch.device) ->
 def waits(config: TrainConfig, media: dict[str, str], sharded: bool = False) -> list[str]:
     """Where an update of a run would wait for the device; `media`: what the rows of each task show."""
     device = torch.device(NAME)
-    with FakeTensorMode(allow_non_fake_inputs=True) as mode:
+    # what is frozen is read before the first step, when waiting costs nothing
+    with FakeTensorMode(allow_non_fake_inputs=True) as mode, mock.patch("unival.engine.train.Frozen"):
         made = trainer(config, media, device)
     batches = [made.collator(rows, 0) for rows in made.sampler.rows(0)]  # real: the host may read them
     if sharded:

@@ -10,7 +10,7 @@ from unival import config as configuration
 from unival import files
 from unival.engine.settings import TrainConfig
 from unival.stages import ablate, base, finetune, pretrain
-from unival.study import benchmark, models, train
+from unival.study import benchmark, card, models, train
 from unival.study.variants import Laboratory, Study, Variant
 from unival.tracking import Tracker
 
@@ -64,6 +64,7 @@ def test_all_trainings_heed_loss_and_selection(tmp_path: Path, monkeypatch: pyte
     monkeypatch.setattr(train, "load_runtime", lambda: None)
     monkeypatch.setattr(train, "validation", lambda *rest: rest[-1].split)
     monkeypatch.setattr(benchmark, "Benchmark", Rows)
+    monkeypatch.setattr(card, "write_trained", lambda *_: None)
     for name in ("new_model", "load_model"):
         monkeypatch.setattr(models, name, lambda *_: (None, None))
     values = configuration.load(ROOT / "build/config/ablate.yaml")["train"]

@@ -156,6 +156,18 @@ def test_overlays_apply_to_all_items_and_then_to_one(project: Path) -> None:
         ),
         (lambda v: v["set"].update(evaluate={"shifted_merges": ["avrage"]}), "did you mean 'average'"),
         (lambda v: v["set"].update(ablate={"only": ["balancd"]}), "did you mean 'balanced'"),
+        (lambda v: v["set"].update(finetune=[1]), "params.yaml: set.finetune: expected a mapping"),
+        (lambda v: v["set"].update(finetune={"items": 3}), "set.finetune.items: expected a mapping"),
+        (lambda v: v["set"].update(finetune={"items": {"vqa": "x"}}), "items.vqa: expected a mapping"),
+        (lambda v: v["set"].update(finetune={"train": 3}), "train: expected a mapping, found 3"),
+        (lambda v: v["set"].update(pretrain={"train": {"mixture": 3}}), "mixture: expected a mapping"),
+        (lambda v: v["set"].update(merge={"recipes": {"average": None}}), "average: expected a mapping"),
+        (lambda v: v["set"].update(merge={"merges": 3}), "merges: expected a list, found 3"),
+        (lambda v: v["set"].update(evaluate={"merges": None}), "merges: expected a list, found None"),
+        (lambda v: v["set"].update(ablate={"studies": None}), "studies: expected a list, found None"),
+        (lambda v: v["set"].update(evaluate={"rows": -3}), "rows is -3: it must be at least 1"),
+        (lambda v: v["set"].update(evaluate={"resamples": 0}), "resamples is 0: it must be at least 1"),
+        (lambda v: v["set"].update(evaluate={"interpolation": {"points": -2}}), "points must be at least 0"),
     ],
 )
 def test_mistakes_name_the_thing_and_the_fix(
@@ -208,9 +220,10 @@ def test_every_sweep_preset_composes_and_names_its_choices(preset: str) -> None:
     assert tree.hydra.sweeper.params
 
 
-def test_broken_yaml_is_one_line(project: Path) -> None:
-    (project / "conf/edition/quick.yaml").write_text("prepare: {a: [1\n")
-    with pytest.raises(UserError, match="conf") as caught:
+@pytest.mark.parametrize("content", [b"prepare: {a: [1\n", b"\xff\xfe", b"5\n"])
+def test_a_damaged_file_is_named_in_one_line(project: Path, content: bytes) -> None:
+    (project / "conf/edition/quick.yaml").write_bytes(content)
+    with pytest.raises(UserError, match=r"conf/edition/quick\.yaml: ") as caught:
         compose.write_all()
     assert "\n" not in str(caught.value)
 

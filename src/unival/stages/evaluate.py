@@ -63,6 +63,8 @@ class InterpolationConfig:
     def __post_init__(self) -> None:
         if any(len(pair) != 2 for pair in self.pairs):
             raise ValueError("interpolation.pairs: a pair is two names of models")
+        if self.points < 0 or self.rows < 1:
+            raise ValueError("points must be at least 0, rows at least 1")
 
 
 @dataclass(frozen=True)
@@ -100,6 +102,9 @@ class Config:
     def __post_init__(self) -> None:
         models = (*self.experts, *self.merges, *itertools.chain(*self.interpolation.pairs))
         check_names("models", models)
+        for name in ("rows", "shift_rows", "batch_size", "resamples"):
+            if (value := getattr(self, name)) is not None and value < 1:
+                raise ValueError(f"{name} is {value}: it must be at least 1")
 
 
 def keep(values: dict[str, Any], laid: Laid) -> dict[str, Any]:

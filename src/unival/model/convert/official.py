@@ -250,6 +250,7 @@ def to_model(source: Source, config: UnivalConfig) -> UnivalForConditionalGenera
         if ours not in wanted or tensor.shape != wanted[ours].shape:
             expected = list(wanted[ours].shape) if ours in wanted else "no such tensor"
             raise UserError(f"tensor '{ours}' has shape {list(tensor.shape)}, the model expects {expected}")
+        state[ours] = tensor.to(wanted[ours].dtype)  # batch norm's counters may have been halved too
     model.load_state_dict(state, strict=False, assign=True)
     model.tie_weights()
     return model.eval()
