@@ -29,10 +29,10 @@ import numpy as np
 
 from unival.data import media
 from unival.data.importing import import_dataset
-from unival.record import Medium
+from unival.record import Modality
 
 ROUNDS = 5
-KINDS: tuple[tuple[str, Medium, int], ...] = (
+KINDS: tuple[tuple[str, Modality, int], ...] = (
     ("image", "image", 200), ("video", "video", 40), ("stereo", "audio", 60), ("mono", "audio", 60)
 )  # fmt: skip
 
@@ -53,7 +53,7 @@ def content(name: str, rng: np.random.Generator) -> tuple[str, bytes]:
     return ".wav", buffer.getvalue()
 
 
-def make_folder(root: Path, name: str, kind: Medium, count: int) -> int:
+def make_folder(root: Path, name: str, kind: Modality, count: int) -> int:
     """A data set in our own table form; returns the bytes of its media."""
     rng, lines, total = np.random.default_rng(0), [], 0
     task = {"image": "caption", "video": "video_caption", "audio": "audio_caption"}[kind]
@@ -67,7 +67,7 @@ def make_folder(root: Path, name: str, kind: Medium, count: int) -> int:
     return total
 
 
-def copy_and_decode(root: Path, kind: Medium, out: Path) -> None:
+def copy_and_decode(root: Path, kind: Modality, out: Path) -> None:
     with out.open("wb") as handle:
         for path in sorted((root / "media").iterdir()):
             data = path.read_bytes()
@@ -83,7 +83,7 @@ def seconds(run: Callable[[], object]) -> float:
     return time.process_time() - start
 
 
-def throughput(folder: Path, name: str, kind: Medium, count: int) -> None:
+def throughput(folder: Path, name: str, kind: Modality, count: int) -> None:
     root = folder / name
     size = make_folder(root, name, kind, count) / 1e6
     pairs = [

@@ -48,26 +48,26 @@ def photo(seed: int) -> bytes:
     return encode_image(np.mean(layers, 0).astype(np.uint8), ".jpg", 90)
 
 
-def cpu(medium: str) -> dict[str, float | str]:
+def cpu(modality: str) -> dict[str, float | str]:
     """CPU of batches made ready for the model, and of decode and resize alone."""
-    image = medium == "image"
+    image = modality == "image"
     count, batch = (FILES, BATCH) if image else (CLIPS, CLIPS)
     keys = [f"k{number}" for number in range(count)]
     with tempfile.TemporaryDirectory() as folder:
         data = {key: photo(number) if image else clip(number) for number, key in enumerate(keys)}
         with ShardWriter(folder) as writer:
             for key, content in data.items():
-                writer.add(key, medium, ".jpg" if image else ".mp4", content)
+                writer.add(key, modality, ".jpg" if image else ".mp4", content)
         tokenizer = UnivalTokenizer.train(["a red circle left of it"] * 9, size=300, num_codes=0, num_bins=10)
         processor = UnivalProcessor(tokenizer, image_size=SIZE, video_size=SIZE, video_frames=FRAMES)
-        records = [Record(id=key, **{medium: key}, references=("a red circle",)) for key in keys]
+        records = [Record(id=key, **{modality: key}, references=("a red circle",)) for key in keys]
         store = MediaStore(folder)
-        mixture = Mixture(MixtureConfig(batch, [StreamConfig(medium, batch)]), {medium: count})
+        mixture = Mixture(MixtureConfig(batch, [StreamConfig(modality, batch)]), {modality: count})
         sampler = Sampler(mixture, 0)
 
         def ours() -> None:
             rows = Rows(standins.Task(), records, store)  # with an empty cache
-            collator = Collator({medium: rows}, processor, 0, "finetuning")
+            collator = Collator({modality: rows}, processor, 0, "finetuning")
             for step in range(count // batch):
                 collator(sampler.global_rows(step), step)
 
@@ -85,7 +85,7 @@ def cpu(medium: str) -> dict[str, float | str]:
                 work()
                 taken[name].append((time.process_time() - start) / count)
     ours_s, bare_s = (statistics.median(taken[name]) for name in ("ours", "bare"))
-    return row(f"cpu/{medium}", ours_s * 1e3, bare_s * 1e3, "ms CPU")
+    return row(f"cpu/{modality}", ours_s * 1e3, bare_s * 1e3, "ms CPU")
 
 
 def row(name: str, ours: float, baseline: float, unit: str) -> dict[str, float | str]:

@@ -3,8 +3,8 @@
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-Medium = Literal["image", "video", "audio"]
-MEDIA: tuple[Medium, ...] = ("image", "video", "audio")
+Modality = Literal["image", "video", "audio"]
+MODALITIES: tuple[Modality, ...] = ("image", "video", "audio")
 LABELS = {"entailment": ("yes", "no", "maybe"), "matching": ("yes", "no"), "video_matching": ("yes", "no")}
 """The only answers of the paper's tasks that have few."""
 NUMBERS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
@@ -52,11 +52,11 @@ class Record:
         return bool(self.references or self.answers or self.box)
 
     @classmethod
-    def about(cls, medium: Medium, key: str, row_id: str, **fields: Any) -> "Record":
+    def about(cls, modality: Modality, key: str, row_id: str, **fields: Any) -> "Record":
         """A row about one medium."""
-        fields[medium] = key
+        fields[modality] = key
         return cls(row_id, **fields)
 
-    def media(self) -> list[tuple[Medium, str]]:
-        """(medium, key) of every medium of the row, in the model's order."""
-        return [(medium, key) for medium in MEDIA if (key := getattr(self, medium)) is not None]
+    def media(self) -> list[tuple[Modality, str]]:
+        """(modality, key) of every medium of the row, in the model's order."""
+        return [(modality, key) for modality in MODALITIES if (key := getattr(self, modality)) is not None]

@@ -10,7 +10,7 @@ from unival import limits
 from unival.data import media
 from unival.errors import UserError
 from unival.files import read_bytes
-from unival.record import Medium
+from unival.record import Modality
 
 RNG = np.random.default_rng(0)
 IMAGE = RNG.integers(0, 256, (20, 30, 3), dtype=np.uint8)
@@ -126,7 +126,7 @@ def test_huge_dimensions_are_refused_before_decoding(monkeypatch: pytest.MonkeyP
 
 def test_unknown_suffix_lists_the_known() -> None:
     with pytest.raises(UserError, match=r"suffix '\.txt'.*\.png"):
-        media.kind_of(".txt", "a.txt")
+        media.modality_of(".txt", "a.txt")
 
 
 @pytest.mark.fault
@@ -193,7 +193,7 @@ CONTAINERS = [
 @pytest.mark.fault
 @pytest.mark.parametrize(("kind", "container", "codec"), CONTAINERS)
 def test_a_file_that_was_cut_anywhere_is_noticed(
-    kind: Medium, container: str, codec: str, tmp_path: Path
+    kind: Modality, container: str, codec: str, tmp_path: Path
 ) -> None:
     data = muxed(kind, container, codec, tmp_path)
     media.describe(kind, data, "whole")

@@ -1,4 +1,4 @@
-"""Which file is the medium that an annotation names: by its name, its place and its kind."""
+"""Which file is the medium that an annotation names: by its name, its place and its modality."""
 
 from pathlib import Path
 
@@ -15,13 +15,13 @@ from unival.data.source import MediaItem
 from unival.data.sources.media_folder import MediaFolder
 from unival.data.store import MediaStore
 from unival.errors import UserError
-from unival.record import Medium
+from unival.record import Modality
 
 
-def found(root: Path, medium: Medium, name: str, split: str = "train", beside: str = "") -> str:
+def found(root: Path, modality: Modality, name: str, split: str = "train", beside: str = "") -> str:
     """The file that is taken, below the root."""
-    (item,) = MediaFolder(root).item(split, medium, "key", name, root / beside)
-    assert isinstance(item, MediaItem) and item.kind == medium
+    (item,) = MediaFolder(root).item(split, modality, "key", name, root / beside)
+    assert isinstance(item, MediaItem) and item.read_as == modality
     return str(Path(item.file or str(item.data)).relative_to(root))
 
 
@@ -32,7 +32,7 @@ def files(root: Path, *names: str) -> Path:
 
 
 NEAREST = [
-    # files, medium, name in the annotation, folder of the annotation, what is meant
+    # files, modality, name in the annotation, folder of the annotation, what is meant
     (["masks/7.png", "photos/7.jpg"], "image", "7.jpg", "", "photos/7.jpg"),
     (["a/clip.wav", "b/clip.mp4", "c/clip.jpg"], "video", "clip", "", "b/clip.mp4"),
     (["a/clip.wav", "b/clip.mp4", "c/clip.jpg"], "audio", "clip", "", "a/clip.wav"),
@@ -54,11 +54,11 @@ NEAREST = [
 ]
 
 
-@pytest.mark.parametrize(("there", "medium", "name", "beside", "meant"), NEAREST)
+@pytest.mark.parametrize(("there", "modality", "name", "beside", "meant"), NEAREST)
 def test_name_place_and_kind(
-    there: list[str], medium: Medium, name: str, beside: str, meant: str, tmp_path: Path
+    there: list[str], modality: Modality, name: str, beside: str, meant: str, tmp_path: Path
 ) -> None:
-    assert found(files(tmp_path, *there), medium, name, beside=beside) == meant
+    assert found(files(tmp_path, *there), modality, name, beside=beside) == meant
 
 
 @pytest.mark.parametrize("split", ["train", "val", "test"])
@@ -86,12 +86,12 @@ def test_an_annotation_in_a_folder_of_its_split_takes_no_other(tmp_path: Path) -
 
 def test_two_that_could_be_meant_are_both_named(tmp_path: Path) -> None:
     files(tmp_path, "large/1.jpg", "small/1.jpg", "clips/v.mp4", "clips/v.avi")
-    for medium, name, both in (
+    for modality, name, both in (
         ("image", "1.jpg", "large/1.jpg and .*small/1.jpg"),
         ("video", "v", "v.avi and .*v.mp4"),
     ):
         with pytest.raises(UserError, match=both):
-            list(MediaFolder(tmp_path).item("train", medium, "key", name, tmp_path))  # type: ignore[arg-type]
+            list(MediaFolder(tmp_path).item("train", modality, "key", name, tmp_path))  # type: ignore[arg-type]
 
 
 def test_links_to_one_file_are_one(tmp_path: Path) -> None:
@@ -143,7 +143,7 @@ def test_sounds_in_containers_of_clips_are_heard(tmp_path: Path) -> None:
     )
     store = MediaStore(tmp_path / "out" / "test")
     for key in store.keys():  # noqa: SIM118
-        assert store.kind(key) == "audio"
+        assert store.modality(key) == "audio"
         assert store.audio(key, 16_000).size == pytest.approx(16_000, abs=1200)
 
 

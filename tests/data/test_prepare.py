@@ -113,7 +113,7 @@ def test_all_bad_rows_are_listed_in_one_go(tmp_path: Path) -> None:
         (10, "answers", "no label"),
         (11, "box", "outside the 10x8"),
         (12, "image", "needs it"),
-        (12, "video", "kind image"),
+        (12, "video", "modality image"),
         (13, "json", "not JSON"),
     ]:
         assert reason in table[f"line {number}", field]["reason"], (number, field)

@@ -8,32 +8,32 @@ RNG = np.random.default_rng(0)
 IMAGE = np.clip(RNG.normal(128, 40, (48, 48, 3)), 0, 255).astype(np.uint8)
 VIDEO = np.stack([IMAGE, IMAGE[::-1]])
 SOUND = (0.3 * np.sin(np.arange(4000) / 3)).astype(np.float32)
-OF_PICTURES = [name for name in shifts.SHIFTS.names() if shifts.SHIFTS[name].medium == "image"]
+OF_PICTURES = [name for name in shifts.SHIFTS.names() if shifts.SHIFTS[name].modality == "image"]
 
 
 def example(name: str) -> tuple[str, np.ndarray]:
-    medium = shifts.SHIFTS[name].medium
-    return medium, SOUND if medium == "audio" else IMAGE
+    modality = shifts.SHIFTS[name].modality
+    return modality, SOUND if modality == "audio" else IMAGE
 
 
 @pytest.mark.parametrize("name", shifts.SHIFTS.names())
 def test_severity_grows_and_the_kind_stays(name: str) -> None:
-    medium, array = example(name)
+    modality, array = example(name)
     distances = []
     for severity in shifts.SEVERITIES:
-        result = shifts.apply(name, severity, medium, array, "k")  # type: ignore[arg-type]
+        result = shifts.apply(name, severity, modality, array, "k")  # type: ignore[arg-type]
         assert result.shape == array.shape and result.dtype == array.dtype
         distances.append(float(np.abs(result.astype(float) - array).mean()))
     assert distances == sorted(distances) and distances[0] > 0
-    if medium == "audio":
+    if modality == "audio":
         assert np.abs(result).max() <= 1
 
 
 @pytest.mark.parametrize("name", ["noise", "audio_noise"])
 def test_the_same_row_always_gets_the_same_corruption(name: str) -> None:
-    medium, array = example(name)
+    modality, array = example(name)
     first, again, other = (
-        shifts.apply(name, 3, medium, array, key)  # type: ignore[arg-type]
+        shifts.apply(name, 3, modality, array, key)  # type: ignore[arg-type]
         for key in ("a", "a", "b")
     )
     assert (first == again).all() and (first != other).any()

@@ -123,7 +123,7 @@ def test_random_access_across_shards(split: Path) -> None:
     assert len(list(split.glob("media-*.tar"))) > 1
     for number in (11, 0, 5):
         assert (store.image(f"i{number}") == number).all()
-    assert store.audio("a" * 150).shape == (900,) and store.kind("i0") == "image"
+    assert store.audio("a" * 150).shape == (900,) and store.modality("i0") == "image"
 
 
 def test_shards_are_ordinary_tar_files(split: Path) -> None:

@@ -141,7 +141,7 @@ class Model(nn.Module):
 
     @property
     def media(self):
-        """The encoder of each medium."""
+        """The encoder of each modality."""
         return {"image": self.image_encoder, "video": self.video_encoder, "audio": self.audio_encoder}
 
     def embed_media(self, **values):

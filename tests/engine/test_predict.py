@@ -164,8 +164,8 @@ def test_a_shift_reaches_the_model():
     rows = world.records("caption")
     seen = []
 
-    def corrupt(medium, array, key):
-        seen.append((medium, key))
+    def corrupt(modality, array, key):
+        seen.append((modality, key))
         return np.zeros_like(array)
 
     run("caption", rows, corrupt=corrupt)

@@ -86,7 +86,7 @@ def nowhere(tmp_path, monkeypatch):
 
 
 def test_a_folder_is_asked_as_it_was_trained(photos, tmp_path, nowhere):
-    trained = world.task_config("video_caption", medium="image", prompt=" what is there?", max_words=7)
+    trained = world.task_config("video_caption", modality="image", prompt=" what is there?", max_words=7)
     found = Predictor.load(model_folder(tmp_path / "model", seen=trained))
     assert found.configs == {"seen": trained}
     assert found(photos / "0.png").text == found(photos / "0.png", task="seen").text

@@ -31,7 +31,7 @@ def elsewhere():
 
 
 def recipe(name: str) -> tuple[TrainConfig, dict[str, str]]:
-    """Training of one of the paper's recipes, and the medium of each task."""
+    """Training of one of the paper's recipes, and the modality of each task."""
     with contextlib.chdir(ROOT):
         tree = compose.compose(compose.read_params(), [f"+experiment=paper/{name}"])
         return few_rows(compose.resolve(tree, str(tree.stage_name), str(tree.item)))
@@ -51,7 +51,7 @@ def few_rows(values: dict) -> tuple[TrainConfig, dict[str, str]]:
     ]
     rows = sum(stream.rows for stream in streams)
     mixture = dataclasses.replace(run.mixture, streams=streams, rows=rows)
-    media = {stream.task: values["tasks"][stream.task]["medium"] for stream in streams}
+    media = {stream.task: values["tasks"][stream.task]["modality"] for stream in streams}
     return dataclasses.replace(run, mixture=mixture, accumulate=1, log_every=1, augment=None), media
 
 

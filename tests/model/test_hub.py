@@ -42,7 +42,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def media() -> dict[str, Any]:
-    """One medium of each kind, as the arguments of the processor name them."""
+    """One medium of each modality, as the arguments of the processor name them."""
     wave = np.sin(np.arange(500) / 9).astype(np.float32)
     return {"images": Image.fromarray(noise(20, 30, 3)), "videos": noise(4, 8, 8, 3), "audio": wave}
 

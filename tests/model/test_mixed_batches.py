@@ -83,7 +83,7 @@ def row_of(arguments: dict[str, Any], row: int, length: int) -> dict[str, Any]:
     alone: dict[str, Any] = {"input_ids": arguments["input_ids"][row : row + 1, :length]}
     for name in NAMES.values():
         if f"{name}_values" in arguments:
-            shown = [medium for medium in arguments[f"{name}_index"][row].tolist() if medium >= 0]
+            shown = [modality for modality in arguments[f"{name}_index"][row].tolist() if modality >= 0]
             if shown:
                 alone[f"{name}_values"] = arguments[f"{name}_values"][shown]
                 alone[f"{name}_index"] = torch.arange(len(shown))[None]

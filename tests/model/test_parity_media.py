@@ -48,8 +48,8 @@ def test_raw_media(case: tuple[Path, str], load: Any) -> None:
     given, expected = (recorded.tensors("e2e.safetensors", f"{name}.{side}.") for side in ("in", "out"))
     features: list[Tensor] = []
     hooks = [
-        medium.backbone.register_forward_hook(lambda _, args, output: features.append(output))
-        for medium in model.encoder.media.values()
+        modality.backbone.register_forward_hook(lambda _, args, output: features.append(output))
+        for modality in model.encoder.media.values()
     ]
     with torch.no_grad():
         encoded = model.encoder(**inputs(given))

@@ -35,7 +35,7 @@ def metric(task):
     return METRIC.get(task, "cider" if "caption" in task else "accuracy")
 
 
-def medium(task):
+def modality(task):
     """What a task looks at."""
     return task.split("_")[0] if task.startswith(("video", "audio")) else "image"
 
@@ -62,7 +62,7 @@ def write_data(folder):
 
 def record(task, number):
     """One row."""
-    kind = medium(task)
+    kind = modality(task)
     fields = {kind: f"{kind}-{number}"}
     if "ground" in task:
         fields |= {"text": "the red square", "box": (4.0, 5.0, 20.0, 25.0)}
@@ -94,17 +94,17 @@ def cells():
             if kind == "merged" and task == "audio_caption":
                 continue
             names = {"finetuned": f"finetune/{task}", "pretrained": "pretrain/video_text"}
-            merge = "average" if medium(task) == "image" else "average_video"
+            merge = "average" if modality(task) == "image" else "average_video"
             name = names.get(kind, f"merged/{merge}")
             value = VALUE.get(task, 0.75) * share
             yield name, kind, task, "test", "", "", metric(task), 1, *around(value), 500
             yield name, kind, task, "test", "", "", "exact", 0, *around(value / 2), 500
             if kind == "pretrained":
                 continue
-            for place, split in enumerate(STORED[: 3 if medium(task) == "image" else 2]):
+            for place, split in enumerate(STORED[: 3 if modality(task) == "image" else 2]):
                 worse = value * (0.85 - 0.15 * place)
                 yield name, kind, task, split, "", "", metric(task), 1, *around(worse, 0.06), 200
-            for place, shift in enumerate(SHIFTS[medium(task)]):
+            for place, shift in enumerate(SHIFTS[modality(task)]):
                 for severity in (1, 3, 5):
                     worse = value * (1 - severity * (0.05 + 0.03 * place))
                     yield (

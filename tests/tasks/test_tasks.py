@@ -27,24 +27,24 @@ def pairs(examples):
 MEDIA = [("caption", "image"), ("video_caption", "video"), ("audio_caption", "audio")]
 
 
-@pytest.mark.parametrize(("name", "medium"), MEDIA)
-def test_captioning(name, medium):
-    row = Record("r", references=("A Red, square-ish <person>!",), **{medium: "1"})
+@pytest.mark.parametrize(("name", "modality"), MEDIA)
+def test_captioning(name, modality):
+    row = Record("r", references=("A Red, square-ish <person>!",), **{modality: "1"})
     task = world.task(name)
     seen = set()
     for seed in range(40):
         main, match = task.training(row, rng(seed))
         assert (
-            main.prompt == f" what does the {medium} describe?"
+            main.prompt == f" what does the {modality} describe?"
             and main.target == " a red, square ish person!"
         )
-        assert main.media == match.media == ((medium, "1"),)
-        shown = re.fullmatch(rf' does the {medium} describe " (.*) "\?', match.prompt)[1]
+        assert main.media == match.media == ((modality, "1"),)
+        shown = re.fullmatch(rf' does the {modality} describe " (.*) "\?', match.prompt)[1]
         assert match.target == (" yes" if shown == "a red, square ish person!" else " no")
         seen.add(match.target)
     assert seen == {" yes", " no"}
     assert pairs(task.finetuning(row, rng())) == [(main.prompt, " A Red squareish person")]
-    assert task.inference(row).prompt == f" what does the {medium} describe?"
+    assert task.inference(row).prompt == f" what does the {modality} describe?"
     assert task.parse("a cat, sitting.", row) == "a cat sitting"
 
 

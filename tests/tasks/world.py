@@ -40,8 +40,8 @@ def record(task, number):
     rng = np.random.default_rng(number)
     colour, shape = COLOURS[number % 3], SHAPES[number % 2]
     other = COLOURS[(number + 1) % 3]
-    medium = "video" if task.startswith("video") else "audio" if task.startswith("audio") else "image"
-    row = {"id": f"{task}-{number}", medium: str(number // 2), "objects": (f"{colour} {shape}",)}
+    modality = "video" if task.startswith("video") else "audio" if task.startswith("audio") else "image"
+    row = {"id": f"{task}-{number}", modality: str(number // 2), "objects": (f"{colour} {shape}",)}
     if task in ("caption", "video_caption", "audio_caption"):
         name = f"{colour} {shape}"
         row["references"] = (f"a {name}.", f"One {name} is here", f"the {shape}, {colour}")

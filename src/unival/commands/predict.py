@@ -31,8 +31,8 @@ def main(arguments: list[str]) -> None:
     machine = runtime.load() if runtime.FOLDER.is_dir() else runtime.Runtime()
     predictor = Predictor.load(options.model, options.tasks, machine.torch_device(), answers)
     asked = media_files(options.path) if options.path.is_dir() else [options.path]
-    for medium in predictor.never_learned(asked):
-        print(f"note: {options.model} was never trained on {medium}: it guesses", file=sys.stderr)
+    for modality in predictor.never_learned(asked):
+        print(f"note: {options.model} was never trained on {modality}: it guesses", file=sys.stderr)
     if options.path.is_dir():
         _folder(predictor, options)
         return

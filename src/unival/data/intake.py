@@ -30,7 +30,7 @@ from unival.data.store import ShardWriter
 from unival.data.table import TableWriter
 from unival.errors import UserError, nearest
 from unival.files import inside
-from unival.record import LABELS, MEDIA, Medium, Record
+from unival.record import LABELS, MODALITIES, Modality, Record
 
 REJECTED = "rejected.parquet"
 REJECTED_SCHEMA = pa.schema([(name, pa.string()) for name in ("file", "row", "field", "reason")])
@@ -168,7 +168,7 @@ class Intake:
         shard, kind = self._shard(item.split), "media"
         try:
             inside(self.folder, check_text(item.key))  # it becomes a name in a shard
-            kind = item.medium
+            kind = item.modality
             shard.add(item.key, *inspect())
         except (UserError, ValueError) as error:
             if not shard.known(item.key):  # a second medium under a used key does not spoil the first
@@ -232,7 +232,7 @@ class Intake:
         if item.task not in NEEDS and not usable:
             hint = nearest(item.task, NEEDS)
             yield "task", f"task '{item.task}' needs a medium, and references, answers or a box ({hint})"
-        for name in MEDIA:
+        for name in MODALITIES:
             key = getattr(record, name)
             if key is not None:
                 yield from self._key_problems(item.split, name, key)
@@ -242,7 +242,7 @@ class Intake:
         if not all(map(str.strip, record.references)):
             yield "references", "an empty reference"
 
-    def _key_problems(self, split: str, name: Medium, key: str) -> Iterator[tuple[str, str]]:
+    def _key_problems(self, split: str, name: Modality, key: str) -> Iterator[tuple[str, str]]:
         known = self.shards[split].known(key) if split in self.shards else None
         if known is None:
             if f"{split}\0{key}" in self.bad_keys:
@@ -251,7 +251,7 @@ class Intake:
                 yield name, f"no medium with key '{key}' in split '{split}'"
             return
         if known[0] != name:
-            yield name, f"key '{key}' is a medium of kind {known[0]}"
+            yield name, f"key '{key}' is of modality {known[0]}"
 
     def _shard(self, split: str) -> ShardWriter:
         if split not in self.shards:
@@ -282,7 +282,7 @@ class Intake:
 class _Medium(NamedTuple):
     """A medium that can be decoded; in the order of `ShardWriter.add`."""
 
-    kind: Medium
+    kind: Modality
     suffix: str
     data: bytes
     width: int
@@ -302,7 +302,7 @@ def _inspect(item: MediaItem) -> _Medium:
     Raises:
         UserError: one of these fails.
     """
-    kind = item.medium
+    kind = item.modality
     source = stamp(item.data) if isinstance(item.data, Path) else None  # before it is read
     data = item.read()
     width, height = media.describe(kind, data, item.origin, item.part)

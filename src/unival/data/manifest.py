@@ -17,7 +17,7 @@ import pyarrow.parquet as pq
 
 from unival.data.table import TableWriter
 from unival.errors import UserError, nearest
-from unival.record import MEDIA, Answer, Record
+from unival.record import MODALITIES, Answer, Record
 
 SCHEMA = pa.schema(
     [
@@ -152,7 +152,7 @@ def _extra(value: Any) -> dict[str, str]:
 
 _CHECKS: dict[str, Any] = {
     **dict.fromkeys(_STRINGS, check_text),
-    **dict.fromkeys(MEDIA, _key),
+    **dict.fromkeys(MODALITIES, _key),
     **dict.fromkeys(_STRING_LISTS, _strings),
     "answers": _answers,
     "box": _box,

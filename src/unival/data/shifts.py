@@ -14,7 +14,7 @@ from PIL import Image, ImageFilter
 
 from unival.data import media
 from unival.errors import UserError
-from unival.record import Medium
+from unival.record import Modality
 from unival.registry import Registry
 
 SEVERITIES = (1, 2, 3, 4, 5)
@@ -23,9 +23,9 @@ Corruption = Callable[[np.ndarray, float, np.random.Generator], np.ndarray]
 
 @dataclass(frozen=True)
 class Shift:
-    """A corruption of one medium and its strength at each severity."""
+    """A corruption of one modality and its strength at each severity."""
 
-    medium: Medium
+    modality: Modality
     strengths: tuple[float, float, float, float, float]
     corrupt: Corruption
 
@@ -33,29 +33,29 @@ class Shift:
 SHIFTS: Registry[Shift] = Registry("shift")
 
 
-def _register(name: str, medium: Medium, *strengths: float) -> Callable[[Corruption], Corruption]:
+def _register(name: str, modality: Modality, *strengths: float) -> Callable[[Corruption], Corruption]:
     def enter(function: Corruption) -> Corruption:
         first, second, third, fourth, fifth = strengths
-        SHIFTS.register(name)(Shift(medium, (first, second, third, fourth, fifth), function))
+        SHIFTS.register(name)(Shift(modality, (first, second, third, fourth, fifth), function))
         return function
 
     return enter
 
 
-def apply(name: str, severity: int, medium: Medium, array: np.ndarray, key: str) -> np.ndarray:
+def apply(name: str, severity: int, modality: Modality, array: np.ndarray, key: str) -> np.ndarray:
     """Corrupt one decoded medium: uint8 HWC (image) or THWC (video, frame by frame), float32 (S,) (audio).
 
     Raises:
-        UserError: unknown shift, a severity outside 1..5, or a medium that the shift is not for.
+        UserError: unknown shift, a severity outside 1..5, or a modality that the shift is not for.
     """
     shift = SHIFTS[name]
     if severity not in SEVERITIES:
         raise UserError(f"shift '{name}': severity {severity} is not one of 1 to 5")
-    if (shift.medium == "audio") != (medium == "audio"):
-        raise UserError(f"shift '{name}' is for {shift.medium}, not for {medium}")
+    if (shift.modality == "audio") != (modality == "audio"):
+        raise UserError(f"shift '{name}' is for {shift.modality}, not for {modality}")
     seed = int.from_bytes(hashlib.sha256(f"{name}/{severity}/{key}".encode()).digest()[:8], "little")
     rng, strength = np.random.default_rng(seed), shift.strengths[severity - 1]
-    if medium == "video":
+    if modality == "video":
         return np.stack([shift.corrupt(frame, strength, rng) for frame in array])
     return shift.corrupt(array, strength, rng)
 

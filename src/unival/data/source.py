@@ -11,7 +11,7 @@ from typing import Any
 
 from unival.data import media
 from unival.files import read_bytes
-from unival.record import Medium, Record
+from unival.record import Modality, Record
 from unival.registry import Registry
 
 
@@ -28,19 +28,19 @@ class MediaItem:
     file: str = ""
     """Where it came from, for messages; the path itself where empty."""
     row: str = ""
-    kind: Medium | None = None
+    read_as: Modality | None = None
     """What it is read as, where its suffix alone does not say: a clip (.mp4) may be wanted as a sound."""
     part: media.Part | None = None
     """What of a clip is meant, in seconds; all of it where None."""
 
     @property
-    def medium(self) -> Medium:
+    def modality(self) -> Modality:
         """What it is read as.
 
         Raises:
             UserError: its suffix is unknown.
         """
-        return self.kind or media.kind_of(self.ending, self.origin)
+        return self.read_as or media.modality_of(self.ending, self.origin)
 
     @property
     def origin(self) -> str:
@@ -76,11 +76,13 @@ class RowItem:
     """Width and height, by the annotation, of the picture that its box lies in; None where it tells none."""
 
 
-def rows_about(split: str, medium: Medium, key: str, file: str = "", **shared: Any) -> Callable[..., RowItem]:
+def rows_about(
+    split: str, modality: Modality, key: str, file: str = "", **shared: Any
+) -> Callable[..., RowItem]:
     """A function (task, end of the id, fields of the record) -> row about one medium; `shared` are in all."""
 
     def row(task: str, end: str = "", **fields: Any) -> RowItem:
-        record = Record.about(medium, key, key + end, **shared, **fields)
+        record = Record.about(modality, key, key + end, **shared, **fields)
         return RowItem(split, task, record, file or f"{split}/{task}", record.id)
 
     return row

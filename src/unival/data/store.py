@@ -28,7 +28,7 @@ from unival.data.spool import Spool
 from unival.data.table import TableWriter
 from unival.errors import UserError, nearest
 from unival.files import atomic
-from unival.record import Medium
+from unival.record import Modality
 
 INDEX = "media.parquet"
 BLOCK = 512
@@ -81,7 +81,7 @@ class ShardWriter:
             self._shard = finished - 1
 
     def known(self, key: str) -> tuple[str, int, int, int] | None:
-        """Kind, width, height and orientation of a medium that was entered; None where none was."""
+        """Modality, width, height and orientation of a medium that was entered; None where none was."""
         found = self._seen.get(key)
         if found is None:
             return None
@@ -108,7 +108,7 @@ class ShardWriter:
     def add(
         self,
         key: str,
-        kind: Medium,
+        kind: Modality,
         suffix: str,
         data: bytes,
         width: int = 0,
@@ -224,7 +224,7 @@ class MediaStore:
         self._shard, self._offset, self._size = (
             index.column(name).to_numpy() for name in ("shard", "offset", "size")
         )
-        self._kind = index.column("kind").to_pylist()
+        self._modality = index.column("kind").to_pylist()
         starts, ends = (index.column(name).to_pylist() for name in ("start", "end"))
         self._parts = {
             row: (start, end)
@@ -244,9 +244,9 @@ class MediaStore:
         """All keys in the order they were written."""
         return list(self._rows)
 
-    def kind(self, key: str) -> Medium:
+    def modality(self, key: str) -> Modality:
         """image, video or audio."""
-        return self._kind[self._row(key)]
+        return self._modality[self._row(key)]
 
     def bytes(self, key: str) -> bytes:
         """The encoded medium, as it was put in; of a part of a clip, the whole clip.

@@ -33,8 +33,8 @@ class LossModule(nn.Module):
         """
         total, sums_N2 = batch.parts[0].labels_BT.new_zeros((), dtype=torch.float32), None
         media_tokens = self.model.encoder.embed_media(**batch.media)
-        for medium in absent:
-            for parameter in self.model.encoder.media[medium].parameters():
+        for modality in absent:
+            for parameter in self.model.encoder.media[modality].parameters():
                 total = total + 0.0 * parameter.flatten()[0]
         for part in batch.parts:
             logits_BTV = self.model(**part.inputs, media_tokens=media_tokens, use_cache=False).logits

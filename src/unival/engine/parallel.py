@@ -24,7 +24,7 @@ from unival.engine.machine.runtime import Runtime
 from unival.engine.settings import OptimizerConfig
 from unival.errors import UserError
 from unival.model.modeling import UnivalForConditionalGeneration as Model
-from unival.record import MEDIA
+from unival.record import MODALITIES
 
 
 class Single:
@@ -128,8 +128,8 @@ class Sharded(Single):
 
     def absent(self, batch: Batch, shown_anywhere: Sequence[float]) -> list[str]:
         """Media of other ranks that this batch lacks: all ranks must have the same gradients."""
-        kinds = zip(MEDIA, shown_anywhere, strict=True)
-        return [medium for medium, count in kinds if count and VALUES[medium] not in batch.media]
+        kinds = zip(MODALITIES, shown_anywhere, strict=True)
+        return [modality for modality, count in kinds if count and VALUES[modality] not in batch.media]
 
     def clip(self, parameters: Sequence[Tensor], limit: float) -> Tensor:
         """See `Single`."""

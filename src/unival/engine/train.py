@@ -44,7 +44,7 @@ from unival.engine.settings import TrainConfig
 from unival.errors import UserError
 from unival.model.folder import write_model
 from unival.model.modeling import UnivalForConditionalGeneration
-from unival.record import MEDIA
+from unival.record import MODALITIES
 from unival.tasks.folder import write_tasks
 
 FAIL_AT = "UNIVAL_FAIL_AT_STEP"
@@ -220,7 +220,9 @@ class Trainer:
         by_task = (self.step + 1) % config.log_every == 0
         drop_worst = config.loss.drop_worst if self.step >= config.loss.drop_worst_after else 0.0
         tokens = float(sum(batch.num_tokens(drop_worst) for batch in micro_batches))
-        shown = [float(any(VALUES[medium] in batch.media for batch in micro_batches)) for medium in MEDIA]
+        shown = [
+            float(any(VALUES[modality] in batch.media for batch in micro_batches)) for modality in MODALITIES
+        ]
         total, *shown_anywhere = self.ranks.sum([tokens, *shown])
         total = max(total, 1.0)  # where the loss leaves all tokens out
         summed = torch.zeros((), device=device)
@@ -418,7 +420,7 @@ class Trainer:
             return None
         return sorted(
             self.model.learned.union(
-                medium for rows in self.data.values() for medium, _ in rows.records[0].media()
+                modality for rows in self.data.values() for modality, _ in rows.records[0].media()
             )
         )
 

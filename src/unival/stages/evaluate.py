@@ -45,8 +45,8 @@ BLIND: tuple[Literal["swapped", "constant"], ...] = ("constant", "swapped")
 class ShiftConfig:
     """A shift of decoded media: `conf/shift/<name>.yaml`."""
 
-    medium: Literal["image", "video", "audio"]
-    """Tasks of this medium are evaluated under it."""
+    modality: Literal["image", "video", "audio"]
+    """Tasks of this modality are evaluated under it."""
 
 
 @dataclass(frozen=True)
@@ -191,11 +191,11 @@ def merged_tasks(config: Config) -> dict[str, list[str]]:
 
 
 def _shifted(config: Config, benchmark: "Benchmark", own: "Spec") -> list["Spec"]:
-    """The cell out of distribution: stored splits that hold the task, and the shifts of its medium."""
+    """The cell out of distribution: stored splits that hold the task, and the shifts of its modality."""
     stored = [split for split in benchmark.shifts if benchmark.has(split, own.task)]
     specs = [replace(own, split=split, rows=config.shift_rows, blind=False) for split in stored]
-    medium = config.tasks[own.task].medium
-    names = [name for name, shift in config.shifts.items() if shift.medium == medium]
+    modality = config.tasks[own.task].modality
+    names = [name for name, shift in config.shifts.items() if shift.modality == modality]
     return specs + [
         replace(own, rows=config.shift_rows, shift=name, severity=severity, blind=False)
         for name in names

@@ -81,7 +81,7 @@ def text(folder: Path) -> str:
     except (KeyError, TypeError, AttributeError) as error:
         raise UserError(f"{folder}: its records lack {error}: make the folder again") from error
     media = [*model.media, "text"]
-    use = "".join(f", {_ARGUMENTS[medium]}" for medium in model.media)
+    use = "".join(f", {_ARGUMENTS[modality]}" for modality in model.media)
     sizes = f"width {model.d_model}, {model.encoder_layers} + {model.decoder_layers} layers"
     first = f"A UnIVAL model: {', '.join(media)} in, text out; {sizes}, {model.vocab_size} tokens."
     if tasks:

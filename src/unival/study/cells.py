@@ -26,7 +26,7 @@ from unival.engine.inference.evaluate import (
 from unival.metrics.bootstrap import Interval, difference
 from unival.model.modeling import UnivalForConditionalGeneration
 from unival.model.processing import UnivalProcessor
-from unival.record import Medium
+from unival.record import Modality
 from unival.study.benchmark import Benchmark
 from unival.study.models import Loaded
 from unival.study.tables import Kind
@@ -175,7 +175,7 @@ def _numbers(keys: Iterable[Hashable]) -> list[int]:
     return [numbers.setdefault(key, len(numbers)) for key in keys]
 
 
-def _shifted(name: str, severity: int, medium: Medium, array: np.ndarray, key: str) -> np.ndarray:
+def _shifted(name: str, severity: int, modality: Modality, array: np.ndarray, key: str) -> np.ndarray:
     from unival.data import shifts
 
-    return shifts.apply(name, severity, medium, array, key)
+    return shifts.apply(name, severity, modality, array, key)

@@ -1,7 +1,7 @@
 """What a task is: from a Record to (prompt, target), from generated text to a prediction, and its scores.
 
 A kind of task is a class in this package; a task is `conf/task/<name>.yaml`, which names the kind and says
-what is special about it (medium, prompts, decoding, metric). Prompts are those of the paper, word for word
+what is special about it (modality, prompts, decoding, metric). Prompts are those of the paper, word for word
 (docs/reference.md 2.4): every text starts with one space, since the vocabulary has word-initial tokens.
 """
 
@@ -14,7 +14,7 @@ from typing import Any, ClassVar, Literal, Protocol
 import numpy as np
 
 from unival.errors import UserError
-from unival.record import Answer, Medium, Record
+from unival.record import Answer, Modality, Record
 from unival.registry import Registry
 
 Value = str | tuple[float, float, float, float] | None
@@ -35,7 +35,7 @@ class Example:
     """Text the decoder is given before the target; not predicted."""
     weight: float = 1.0
     """Confidence of the target; scales its loss."""
-    media: tuple[tuple[Medium, str], ...] = ()
+    media: tuple[tuple[Modality, str], ...] = ()
     skip_target_tokens: int = 0
     """So many first target tokens are left out of the loss."""
 
@@ -78,7 +78,7 @@ class TaskConfig:
 
     kind: str
     """The class: `unival.tasks.TASKS`."""
-    medium: Medium
+    modality: Modality
     prompt: str
     """Input text. `{text}`: the record's text; `{premise}`: its `extra.premise`; `{box}`: its box as bins."""
     metric: str
@@ -204,18 +204,18 @@ class Task(ABC):
         """A random prediction, where that is a baseline."""
         raise NotImplementedError
 
-    def media(self, record: Record) -> tuple[tuple[Medium, str], ...]:
+    def media(self, record: Record) -> tuple[tuple[Modality, str], ...]:
         """The media of the row that the task looks at.
 
         Raises:
-            UserError: the row has no medium of this kind.
+            UserError: the row has no medium of this modality.
         """
-        key = getattr(record, self.config.medium)
+        key = getattr(record, self.config.modality)
         if key is None:
             raise UserError(
-                f"row '{record.id}': task '{self.name}' needs {self.config.medium}, which is missing"
+                f"row '{record.id}': task '{self.name}' needs {self.config.modality}, which is missing"
             )
-        return ((self.config.medium, key),)
+        return ((self.config.modality, key),)
 
     def example(
         self,

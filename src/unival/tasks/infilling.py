@@ -7,7 +7,7 @@ import zlib
 
 import numpy as np
 
-from unival.record import Medium, Record
+from unival.record import Modality, Record
 from unival.tasks.base import PRETRAIN_WORDS, TASKS, Example
 from unival.tasks.captioning import Captioning
 from unival.tasks.text import normalise_caption
@@ -37,7 +37,7 @@ class TextInfilling(Captioning):
         rng = np.random.default_rng(zlib.crc32(record.id.encode()))
         return self.example(self.training(record, rng)[0].prompt, "", record)
 
-    def media(self, record: Record) -> tuple[tuple[Medium, str], ...]:
+    def media(self, record: Record) -> tuple[tuple[Modality, str], ...]:
         return ()
 
     def hide(self, words: list[str], rng: np.random.Generator) -> list[str]:

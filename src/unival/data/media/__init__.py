@@ -16,7 +16,7 @@ from unival.data.media.picture import (
 )
 from unival.data.media.sound import decode_audio, encode_wav
 from unival.errors import UserError
-from unival.record import Medium
+from unival.record import Modality
 
 __all__ = [
     "SUFFIXES",
@@ -36,14 +36,14 @@ __all__ = [
     "segment_frames",
 ]
 
-SUFFIXES: dict[str, Medium] = {
+SUFFIXES: dict[str, Modality] = {
     **dict.fromkeys((".png", ".jpg", ".jpeg", ".bmp", ".webp"), "image"),
     **dict.fromkeys((".mp4", ".avi", ".mkv", ".webm", ".mov", ".gif"), "video"),
     **dict.fromkeys((".wav", ".flac", ".ogg", ".mp3", ".m4a", ".opus"), "audio"),
 }
 
 
-def describe(kind: Medium, data: bytes, name: str, part: Part | None = None) -> tuple[int, int]:
+def describe(kind: Modality, data: bytes, name: str, part: Part | None = None) -> tuple[int, int]:
     """Decode fully and return (width, height) as shown; (0, 0) for sound.
 
     Args:
@@ -64,8 +64,8 @@ def describe(kind: Medium, data: bytes, name: str, part: Part | None = None) -> 
     return 0, 0
 
 
-def kind_of(suffix: str, name: str) -> Medium:
-    """The medium that a file suffix stands for.
+def modality_of(suffix: str, name: str) -> Modality:
+    """The modality that a file suffix stands for.
 
     Raises:
         UserError: no known suffix; `name` starts the message.

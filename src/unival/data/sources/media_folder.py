@@ -1,6 +1,6 @@
 """Finds the photo, clip or sound that an annotation names, in the files under a folder, also inside zips.
 
-A medium is found by its name, its place and its kind. The name is the whole file name where the annotation
+A medium is found by its name, its place and modality. The name is the whole file name where the annotation
 gives a suffix, else the stem. Of several files of that name the place decides: the path that is written, the
 annotation's own folder, then the one above it, and so on; files come before zip members. Two that are equally
 near are an error, because no guess is right for all data sets.
@@ -19,9 +19,9 @@ from unival.data.sources.splits import split_of
 from unival.data.spool import Lists, Spool
 from unival.errors import UserError, nearest
 from unival.files import inside
-from unival.record import Medium
+from unival.record import Modality
 
-USUAL: dict[Medium, str] = {"image": ".jpg", "video": ".mp4", "audio": ".wav"}
+USUAL: dict[Modality, str] = {"image": ".jpg", "video": ".mp4", "audio": ".wav"}
 """Suffix under which a missing medium is reported."""
 
 
@@ -117,20 +117,20 @@ class MediaFolder:
         if (split := place.split) and not self._splits.add(name, split):
             self._anew = self._anew or self._splits.get(name) != split
 
-    def first(self, medium: Medium, *names: str) -> str:
-        """The first of the names that a medium of that kind has, else the first of all."""
-        return next((name for name in names if self.has(medium, name)), names[0])
+    def first(self, modality: Modality, *names: str) -> str:
+        """The first of the names that a medium of that modality has, else the first of all."""
+        return next((name for name in names if self.has(modality, name)), names[0])
 
-    def has(self, medium: Medium, name: str) -> bool:
-        """Whether there is a medium of that kind and name, wherever."""
-        return bool(self._called(medium, PurePosixPath(name)))
+    def has(self, modality: Modality, name: str) -> bool:
+        """Whether there is a medium of that modality and name, wherever."""
+        return bool(self._called(modality, PurePosixPath(name)))
 
     def once(self, split: str, key: str) -> bool:
         """Whether the split has not had this medium; from now on it has."""
         return self._given.add(f"{split}\0{key}")
 
     def item(
-        self, split: str, medium: Medium, key: str, name: str, beside: Path
+        self, split: str, modality: Modality, key: str, name: str, beside: Path
     ) -> Iterator[MediaItem | BadItem]:
         """The medium of that name, unless this split has had it already.
 
@@ -145,27 +145,27 @@ class MediaFolder:
         path = inside(self.root, name)
         if f"{split}\0{key}" in self._given:
             return
-        place = self._find(split, medium, PurePosixPath(name), beside)
+        place = self._find(split, modality, PurePosixPath(name), beside)
         self.once(split, key)
         if place is None:
-            missing = path if parted(name)[1] else path.with_name(path.name + USUAL[medium])
-            yield MediaItem(split, key, missing, kind=medium)
+            missing = path if parted(name)[1] else path.with_name(path.name + USUAL[modality])
+            yield MediaItem(split, key, missing, read_as=modality)
         elif place.archive:
-            yield _unzipped(split, key, self._zips[place.archive - 1], place.member, medium)
+            yield _unzipped(split, key, self._zips[place.archive - 1], place.member, modality)
         else:
-            yield MediaItem(split, key, self.root / place.path, kind=medium)
+            yield MediaItem(split, key, self.root / place.path, read_as=modality)
 
-    def _called(self, medium: Medium, name: PurePosixPath) -> list[_Place]:
+    def _called(self, modality: Modality, name: PurePosixPath) -> list[_Place]:
         """All media of that kind and name; clips are heard where no sound has it."""
-        found: dict[Medium, list[_Place]] = {"image": [], "video": [], "audio": []}
+        found: dict[Modality, list[_Place]] = {"image": [], "video": [], "audio": []}
         for text in self._places.get(parted(name.name)[0]):
             archive, path, member = text.split("\0")
             place = _Place(int(archive), PurePosixPath(path), member)
             if place.is_called(name):
                 found[SUFFIXES[place.path.suffix.lower()]].append(place)
-        return found[medium] or (found["video"] if medium == "audio" else [])
+        return found[modality] or (found["video"] if modality == "audio" else [])
 
-    def _find(self, split: str, medium: Medium, name: PurePosixPath, beside: Path) -> _Place | None:
+    def _find(self, split: str, modality: Modality, name: PurePosixPath, beside: Path) -> _Place | None:
         """The medium that is nearest to the annotation; another split's only where names are shared."""
         own = PurePosixPath(beside.relative_to(self.root).as_posix())
         written = own / name.parent, name.parent
@@ -180,7 +180,7 @@ class MediaFolder:
                 away = len(written) + next(up for up, above in parents if above in place.path.parents)
             return away, place.archive > 0, place.path.name != name.name  # x.jpg before x.JPG
 
-        places = self._called(medium, name)
+        places = self._called(modality, name)
         if row_split and (self._anew or split_of(str(own))):
             places = [
                 place for place in places if place.split in ("", row_split) or place.path.parent in written
@@ -196,12 +196,12 @@ class MediaFolder:
 
 
 def _unzipped(
-    split: str, key: str, archive: zipfile.ZipFile, member: str, medium: Medium
+    split: str, key: str, archive: zipfile.ZipFile, member: str, modality: Modality
 ) -> MediaItem | BadItem:
     file = f"{archive.filename}/{member}"
     try:
         if archive.getinfo(member).file_size > limits.MEDIUM_BYTES:
             raise UserError(f"claims more than {limits.MEDIUM_BYTES} bytes")
-        return MediaItem(split, key, archive.read(member), Path(member).suffix, file, member, medium)
+        return MediaItem(split, key, archive.read(member), Path(member).suffix, file, member, modality)
     except Exception as error:  # zipfile and zlib raise almost anything on damaged members
         return BadItem(file, member, "media", f"cannot read: {error}")

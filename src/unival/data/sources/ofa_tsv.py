@@ -21,13 +21,13 @@ from unival.data.sources.reader import ANSWERING, CAPTIONING, File, Item, rows
 from unival.data.store import MediaStore
 from unival.errors import UserError, nearest
 from unival.files import atomic
-from unival.record import Answer, Medium, Record
+from unival.record import Answer, Modality, Record
 
 JOIN, MARK = "&&", "|!+"
 BREAKS = re.compile(r"[\t\n\r]+")
 MAGIC = {b"\xff\xd8\xff": ".jpg", b"\x89PNG": ".png", b"RIFF": ".webp", b"BM": ".bmp", b"GIF8": ".gif"}
 LABEL_NAMES = {label: name for name, label in LABELS.items()}
-KINDS: dict[str, tuple[str, Medium]] = {
+KINDS: dict[str, tuple[str, Modality]] = {
     "caption": ("caption", "image"),
     "qa": ("vqa", "image"),
     "visual_grounding": ("grounding", "image"),
@@ -35,16 +35,16 @@ KINDS: dict[str, tuple[str, Medium]] = {
     "video_qa": ("video_qa", "video"),
     "audio_caption": ("audio_caption", "audio"),
 }
-"""Column `type` of the pretraining form -> task and medium."""
+"""Column `type` of the pretraining form -> task and modality."""
 
 
 @rows("ofa_tsv", "*.tsv", load=line_rows)
 def _row(line: str, file: File) -> Iterator[Item]:
     """One row per line; the split is in the file's name."""
     task, source, record = _parsed(line.split("\t"))
-    medium, key = record.media()[0]
+    modality, key = record.media()[0]
     if _is_path(source):
-        yield from file.medium(file.split, medium, key, source)
+        yield from file.medium(file.split, modality, key, source)
     elif file.media.once(file.split, key):
         yield _inline(file.split, key, source)
     yield file.item(file.split, task, record)
@@ -58,23 +58,23 @@ def _is_path(source: str) -> bool:
 
 def _parsed(columns: list[str]) -> tuple[str, str, Record]:
     """Task, base64 or path of the medium, and the row."""
-    medium: Medium = "image"
+    modality: Modality = "image"
     match columns:
         case [row_id, key, text, box, source] if corners := _box(box):
             task, fields = "grounding", _pointed(text, corners)
         case [row_id, key, captions, objects, source]:
-            medium = _medium_of(source)
-            task, fields = CAPTIONING[medium], _captioned(captions, objects)
+            modality = _modality_of(source)
+            task, fields = CAPTIONING[modality], _captioned(captions, objects)
         case [row_id, key, source, text, premise, label] if label in LABELS:
             task = "entailment"
             fields = {"text": text, "answers": (Answer(LABELS[label]),), "extra": {"premise": premise}}
         case [row_id, key, question, answers, objects, source] if MARK in answers:
-            medium = _medium_of(source)
-            task, fields = ANSWERING[medium], _asked(question, answers, objects)
+            modality = _modality_of(source)
+            task, fields = ANSWERING[modality], _asked(question, answers, objects)
         case [row_id, source, captions, question, answer, objects, dataset, kind]:
             if kind not in KINDS:
                 raise UserError(f"type '{kind}' is unknown: {nearest(kind, KINDS)}")
-            (task, medium), key = KINDS[kind], source if len(source) < 512 else row_id
+            (task, modality), key = KINDS[kind], source if len(source) < 512 else row_id
             if task == "grounding":
                 fields = _pointed(captions, _box(answer))
             elif task in ANSWERING.values():
@@ -86,10 +86,10 @@ def _parsed(columns: list[str]) -> tuple[str, str, Record]:
             raise UserError(
                 f"{len(columns)} columns of no known form (8, 5: caption or box, 6: VQA or SNLI-VE)"
             )
-    return task, source, Record.about(medium, key, row_id, **fields)
+    return task, source, Record.about(modality, key, row_id, **fields)
 
 
-def _medium_of(source: str) -> Medium:
+def _modality_of(source: str) -> Modality:
     return SUFFIXES[Path(source).suffix.lower()] if _is_path(source) else "image"
 
 

@@ -19,13 +19,13 @@ from unival.data.sources.formats import BAD_ROW, Load, fault
 from unival.data.sources.media_folder import MediaFolder, folder
 from unival.data.sources.splits import split_of_file
 from unival.errors import UserError
-from unival.record import Answer, Medium, Record
+from unival.record import Answer, Modality, Record
 from unival.registry import Registry
 
 DATA_VARIABLE = "UNIVAL_DATA"
 Item = MediaItem | RowItem | BadItem
-CAPTIONING: dict[Medium, str] = {"image": "caption", "video": "video_caption", "audio": "audio_caption"}
-ANSWERING: dict[Medium, str] = {"image": "vqa", "video": "video_qa", "audio": "audio_qa"}
+CAPTIONING: dict[Modality, str] = {"image": "caption", "video": "video_caption", "audio": "audio_caption"}
+ANSWERING: dict[Modality, str] = {"image": "vqa", "video": "video_qa", "audio": "audio_qa"}
 Read = Callable[[Path], Iterable[Item]]
 
 
@@ -76,23 +76,29 @@ class File:
         return RowItem(split, task, record, str(self.path), self.name, size)
 
     def medium(
-        self, split: str, medium: Medium, key: str, name: str, part: Part | None = None
+        self, split: str, modality: Modality, key: str, name: str, part: Part | None = None
     ) -> Iterator[MediaItem | BadItem]:
         """A medium, or a part of a clip, by its file name or the stem of it, once per split."""
-        for item in self.media.item(split, medium, key, name, self.path.parent):
+        for item in self.media.item(split, modality, key, name, self.path.parent):
             yield replace(item, part=part) if part and isinstance(item, MediaItem) else item
 
     def row(
-        self, task: str, row_id: str, medium: Medium, key: str, name: str = "", split: str = "",
+        self, task: str, row_id: str, modality: Modality, key: str, name: str = "", split: str = "",
         size: tuple[int, int] | None = None, part: Part | None = None, **fields: Any,
     ) -> Iterator[Item]:  # fmt: skip
         """A row and its medium: `name` (else `key`) is its file name or the stem; `size`: see `item`."""
         split = split or self.split
-        yield from self.medium(split, medium, key, name or key, part)
-        yield self.item(split, task, Record.about(medium, key, row_id, **fields), size)
+        yield from self.medium(split, modality, key, name or key, part)
+        yield self.item(split, task, Record.about(modality, key, row_id, **fields), size)
 
     def captions(
-        self, medium: Medium, key: str, texts: Sequence[Any], name: str = "", row_id: str = "", **fields: Any
+        self,
+        modality: Modality,
+        key: str,
+        texts: Sequence[Any],
+        name: str = "",
+        row_id: str = "",
+        **fields: Any,
     ) -> Iterator[Item]:
         """A row of captions; a test split may come without.
 
@@ -104,17 +110,17 @@ class File:
             raise UserError(f"expected captions, found {str(texts)[:60]}")
         references = tuple(text.strip() for text in texts)
         yield from self.row(
-            CAPTIONING[medium], row_id or key, medium, key, name, references=references, **fields
+            CAPTIONING[modality], row_id or key, modality, key, name, references=references, **fields
         )
 
     def question(
-        self, medium: Medium, key: str, row_id: str, text: str, answers: str | tuple[Answer, ...],
+        self, modality: Modality, key: str, row_id: str, text: str, answers: str | tuple[Answer, ...],
         name: str = "", **fields: Any,
     ) -> Iterator[Item]:  # fmt: skip
         """A row of a question; one answer may be given as its text."""
         answers = (Answer(answers.strip()),) if isinstance(answers, str) else answers
         yield from self.row(
-            ANSWERING[medium], row_id, medium, key, name, text=text.strip(), answers=answers, **fields
+            ANSWERING[modality], row_id, modality, key, name, text=text.strip(), answers=answers, **fields
         )
 
 

@@ -19,11 +19,11 @@ from unival.data.sources.formats import Load, Row, changed, csv_rows, grouped, j
 from unival.data.sources.reader import ANSWERING, CAPTIONING, File, Item, rows
 from unival.data.sources.splits import split_of
 from unival.errors import UserError
-from unival.record import MEDIA, Medium, Record
+from unival.record import MODALITIES, Modality, Record
 
 PLAIN = {"question": "text", "caption": "references", "answer": "answers", "label": "answers"}
 """Columns by their usual names -> fields of a record."""
-QUESTIONS: dict[Medium, str] = {
+QUESTIONS: dict[Modality, str] = {
     "image": "what is it?",
     "video": "what is it?",
     "audio": "which sound is it?",
@@ -57,7 +57,7 @@ def _load(path: Path) -> Iterable[Row]:
 
 
 def _medium(row: Any) -> list[Any]:
-    return [row.get(medium) for medium in MEDIA]
+    return [row.get(modality) for modality in MODALITIES]
 
 
 def _csv(path: Path) -> Iterable[Row]:
@@ -135,8 +135,8 @@ def _table(row: Any, file: File) -> Iterator[Item]:
         task = _task(record)
     if not task:
         raise UserError(f"{file.path.name} says no task: name it <split>/<task> or <split>_<task>")
-    for medium, key in record.media():
-        yield from file.medium(split, medium, key, key)
+    for modality, key in record.media():
+        yield from file.medium(split, modality, key, key)
     yield file.item(split, task, record, size_of(row))
 
 
@@ -149,7 +149,7 @@ def _fields(row: dict[str, Any]) -> dict[str, Any]:
             raise UserError(f"'{name}' and another column are both the field '{field}'")
         fields[field] = [cell] if field in LISTS and isinstance(cell, str) else cell
     if "label" in row and "text" not in fields:
-        fields["text"] = next((QUESTIONS[medium] for medium in MEDIA if row.get(medium)), "")
+        fields["text"] = next((QUESTIONS[modality] for modality in MODALITIES if row.get(modality)), "")
     if isinstance(answers := fields.get("answers"), list):
         fields["answers"] = [{"text": item} if isinstance(item, str) else item for item in answers]
     if isinstance(fields.get("extra"), str):
@@ -159,9 +159,9 @@ def _fields(row: dict[str, Any]) -> dict[str, Any]:
 
 def _task(record: Record) -> str:
     """What a row of plain columns is for."""
-    medium = next((medium for medium, _ in record.media()), None)
-    if medium is None:
-        raise UserError(f"no medium: give a column {', '.join(MEDIA)}")
+    modality = next((modality for modality, _ in record.media()), None)
+    if modality is None:
+        raise UserError(f"no medium: give a column {', '.join(MODALITIES)}")
     if record.box:
         return "grounding"
-    return ANSWERING[medium] if record.answers else CAPTIONING[medium]
+    return ANSWERING[modality] if record.answers else CAPTIONING[modality]

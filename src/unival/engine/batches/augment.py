@@ -34,7 +34,7 @@ class AugmentConfig:
     longer: float = 1.75
     """Images: limit of the longer side."""
     operations: int = 2
-    """Random changes of colour and shape per medium (RandAugment); rows with a box have none."""
+    """Random changes of colour and shape by modality (RandAugment); rows with a box have none."""
     magnitude: float = 0.7
     """Their strength, 0 to 1."""
     video_area: float = 0.5

@@ -19,7 +19,7 @@ from unival.engine.batches.augment import Window
 from unival.engine.batches.protocols import Processor
 from unival.engine.batches.rows import Rows
 from unival.engine.batches.views import View
-from unival.record import MEDIA, Medium
+from unival.record import MODALITIES, Modality
 from unival.tasks import Example
 
 VALUES = {"image": "pixel_values", "video": "video_values", "audio": "audio_values"}
@@ -41,7 +41,7 @@ class Encoded:
     unscored: int
     """So many first tokens of prefix and target are left out of the loss."""
     weight: float
-    media: dict[Medium, list[int]]
+    media: dict[Modality, list[int]]
 
     @property
     def lengths(self) -> tuple[int, int]:
@@ -54,31 +54,31 @@ class BatchMedia:
 
     def __init__(self, processor: Processor, view: View) -> None:
         self.processor, self.view = processor, view
-        self.arrays: dict[Medium, list[np.ndarray]] = {medium: [] for medium in MEDIA}
+        self.arrays: dict[Modality, list[np.ndarray]] = {modality: [] for modality in MODALITIES}
         self.places: dict[tuple[Any, ...], int] = {}
 
     def add(
-        self, rows: Rows, media: Iterable[tuple[Medium, str]], window: Window | None = None
-    ) -> dict[Medium, list[int]]:
+        self, rows: Rows, media: Iterable[tuple[Modality, str]], window: Window | None = None
+    ) -> dict[Modality, list[int]]:
         """Enter the media of an example, of images the part in `window`; returns their places."""
-        uses: dict[Medium, list[int]] = {medium: [] for medium in MEDIA}
-        for medium, key in media:
-            name = (rows.store, medium, key, window)
+        uses: dict[Modality, list[int]] = {modality: [] for modality in MODALITIES}
+        for modality, key in media:
+            name = (rows.store, modality, key, window)
             if name not in self.places:
-                array = self.view(rows, medium, key, window)
-                self.places[name] = len(self.arrays[medium])
-                self.arrays[medium].append(array)
-            uses[medium].append(self.places[name])
+                array = self.view(rows, modality, key, window)
+                self.places[name] = len(self.arrays[modality])
+                self.arrays[modality].append(array)
+            uses[modality].append(self.places[name])
         return uses
 
     def values(self) -> dict[str, Tensor]:
-        """Stacked values of each kind of medium that occurs."""
+        """Stacked values of each modality that occurs."""
         # sounds by NumPy: the loader's thread must not start a second team of PyTorch's threads
         return {
-            VALUES[medium]: torch.from_numpy(np.stack(arrays))
-            if medium == "audio"
+            VALUES[modality]: torch.from_numpy(np.stack(arrays))
+            if modality == "audio"
             else self.processor.normalise(arrays)
-            for medium, arrays in self.arrays.items()
+            for modality, arrays in self.arrays.items()
             if arrays
         }
 
@@ -90,7 +90,7 @@ class BatchBuilder:
         self.processor, self.tokenizer = processor, processor.tokenizer
         self.tokens = lru_cache(maxsize=CACHED_TEXTS)(processor.tokenizer.encode_text)
 
-    def encode(self, example: Example, kind: tuple[str, int], media: dict[Medium, list[int]]) -> Encoded:
+    def encode(self, example: Example, kind: tuple[str, int], media: dict[Modality, list[int]]) -> Encoded:
         """An example whose media have these places in the batch."""
         prefix = self.tokens(example.decoder_prompt)
         return Encoded(
@@ -109,9 +109,9 @@ class BatchBuilder:
         bos, eos, pad = (getattr(self.tokenizer, f"{name}_token_id") for name in ("bos", "eos", "pad"))
         input_ids_BL = pad_rows([[bos, *example.prompt, eos] for example in group], pad)
         inputs = {"input_ids": input_ids_BL, "attention_mask": (input_ids_BL != pad).long()}
-        for medium, arrays in media.arrays.items():
+        for modality, arrays in media.arrays.items():
             if arrays:
-                inputs[INDEX[medium]] = pad_rows([example.media[medium] or [-1] for example in group], -1)
+                inputs[INDEX[modality]] = pad_rows([example.media[modality] or [-1] for example in group], -1)
         return inputs
 
 

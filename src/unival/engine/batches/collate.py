@@ -25,7 +25,7 @@ from unival.engine.batches.rows import Rows
 from unival.engine.batches.sampler import RowRef
 from unival.engine.batches.views import RandomViews
 from unival.errors import UserError
-from unival.record import MEDIA, Record
+from unival.record import MODALITIES, Record
 
 IGNORED = -100
 PART_COST = 150
@@ -67,7 +67,7 @@ class Batch:
     """One micro-batch."""
 
     media: dict[str, Tensor]
-    """Values of each kind of medium, each medium once."""
+    """Values of each modality, each medium once."""
     parts: list[Part]
     num_examples: int
     damaged: list[str]
@@ -197,7 +197,7 @@ def group_by_length(encoded: list[Encoded]) -> list[list[Encoded]]:
     """
     groups: dict[Any, list[Encoded]] = {}
     for example in encoded:
-        shown = tuple(len(example.media[medium]) for medium in MEDIA)
+        shown = tuple(len(example.media[modality]) for modality in MODALITIES)
         groups.setdefault((shown, example.kind), []).append(example)
     found = [(shown, group, _cost(group)) for (shown, _), group in groups.items()]
     while len(found) > 1:

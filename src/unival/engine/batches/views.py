@@ -9,15 +9,15 @@ from unival.data.media import segment_frames
 from unival.engine.batches.augment import AugmentConfig, Window, view_image, view_video
 from unival.engine.batches.protocols import Processor
 from unival.engine.batches.rows import Rows
-from unival.record import Medium
+from unival.record import Modality
 
 CACHED_CLIP_BYTES = 64 * 1024
 """Videos of this encoded size are decoded whole and kept; of larger ones only the frames in use are read."""
 
-View = Callable[[Rows, Medium, str, Window | None], np.ndarray]
-"""(rows, medium, key, window of an image) -> what the model is shown: pixels of its size, or samples."""
-Change = Callable[[Medium, np.ndarray, str], np.ndarray]
-"""What is done to decoded media: (medium, array, key) -> array."""
+View = Callable[[Rows, Modality, str, Window | None], np.ndarray]
+"""(rows, modality, key, window of an image) -> what the model is shown: pixels of its size, or samples."""
+Change = Callable[[Modality, np.ndarray, str], np.ndarray]
+"""What is done to decoded media: (modality, array, key) -> array."""
 
 
 class FixedViews:
@@ -26,20 +26,20 @@ class FixedViews:
     def __init__(self, processor: Processor, change: Change | None = None) -> None:
         self.processor, self.change = processor, change
 
-    def __call__(self, rows: Rows, medium: Medium, key: str, window: Window | None = None) -> np.ndarray:
+    def __call__(self, rows: Rows, modality: Modality, key: str, window: Window | None = None) -> np.ndarray:
         """A `View`."""
-        array = self._decoded(rows, medium, key)
+        array = self._decoded(rows, modality, key)
         if self.change is not None:
-            array = self.change(medium, array, key)
-        if medium == "image":
+            array = self.change(modality, array, key)
+        if modality == "image":
             return self.processor.fit_image(array)
-        return self.processor.fit_video(array) if medium == "video" else self.processor.fit_audio(array)
+        return self.processor.fit_video(array) if modality == "video" else self.processor.fit_audio(array)
 
-    def _decoded(self, rows: Rows, medium: Medium, key: str) -> np.ndarray:
-        store, cache, name = rows.store, rows.cache, (rows.store, medium, key)
-        if medium == "image":
+    def _decoded(self, rows: Rows, modality: Modality, key: str) -> np.ndarray:
+        store, cache, name = rows.store, rows.cache, (rows.store, modality, key)
+        if modality == "image":
             return cache.get(name, lambda: store.image(key))
-        if medium == "video":
+        if modality == "video":
             frames = self.processor.video_frames
             return cache.get((*name, frames), lambda: store.video(key, frames))
         rate = self.processor.sampling_rate
@@ -56,12 +56,12 @@ class RandomViews:
     def __init__(self, processor: Processor, augment: AugmentConfig | None, seed: int, step: int) -> None:
         self.processor, self.augment, self.seed, self.step = processor, augment, seed, step
 
-    def __call__(self, rows: Rows, medium: Medium, key: str, window: Window | None = None) -> np.ndarray:
+    def __call__(self, rows: Rows, modality: Modality, key: str, window: Window | None = None) -> np.ndarray:
         """A `View`."""
         rng = np.random.default_rng((self.seed, self.step, zlib.crc32(key.encode())))
-        if medium == "image":
+        if modality == "image":
             return self._image(rows, key, rng, window)
-        return self._video(rows, key, rng) if medium == "video" else self._audio(rows, key, rng)
+        return self._video(rows, key, rng) if modality == "video" else self._audio(rows, key, rng)
 
     def _image(self, rows: Rows, key: str, rng: np.random.Generator, window: Window | None) -> np.ndarray:
         processor, store, name = self.processor, rows.store, (rows.store, "image", key)

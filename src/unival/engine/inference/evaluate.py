@@ -153,16 +153,17 @@ def swap_media(rows: Rows) -> Rows:
     Raises:
         UserError: all rows show the same medium.
     """
-    medium = rows.task.config.medium
-    keys = list(dict.fromkeys(getattr(record, medium) for record in rows.records))
+    modality = rows.task.config.modality
+    keys = list(dict.fromkeys(getattr(record, modality) for record in rows.records))
     if len(keys) < 2:
-        raise UserError(f"task '{rows.task.name}': cannot swap media: all rows show the same {medium}")
+        raise UserError(f"task '{rows.task.name}': cannot swap media: all rows show the same {modality}")
     order = np.random.default_rng(SEED).permutation(len(keys))
     cycle = {keys[here]: keys[there] for here, there in zip(order, np.roll(order, 1), strict=True)}
     return dataclasses.replace(
         rows,
         records=[
-            dataclasses.replace(record, **{medium: cycle[getattr(record, medium)]}) for record in rows.records
+            dataclasses.replace(record, **{modality: cycle[getattr(record, modality)]})
+            for record in rows.records
         ],
     )
 

@@ -15,7 +15,7 @@ from unival.data.manifest import check_number, check_row, check_text
 from unival.engine.inference.submission import FORMS
 from unival.errors import UserError
 from unival.metrics import vqa
-from unival.record import MEDIA, Record
+from unival.record import MODALITIES, Record
 from unival.tasks import Value
 
 Kind = Literal["answers", "captions", "boxes", "nothing"]
@@ -75,7 +75,7 @@ class PredictedRow:
 
     id: str
     media: dict[str, str]
-    """Medium -> its key in the store."""
+    """Modality -> its key in the store."""
     text: str
     """The question or phrase of the row; may be empty."""
     form: str = ""
@@ -212,8 +212,8 @@ def _fields(entry: Mapping[str, Any]) -> dict[str, Any]:
             raise TypeError("answers: expected {answer: weight}")
         fields["answers"] = [{"text": text, "weight": weight} for text, weight in fields["answers"].items()]
     media = entry.get("media") or {}
-    if not isinstance(media, dict) or not set(media) <= set(MEDIA):
-        raise TypeError(f"media: expected {{medium: key}}, media: {', '.join(MEDIA)}")
+    if not isinstance(media, dict) or not set(media) <= set(MODALITIES):
+        raise TypeError(f"media: expected {{modality: key}}, media: {', '.join(MODALITIES)}")
     return {**fields, **media}
 
 

@@ -24,14 +24,14 @@ from unival.errors import UserError, nearest
 from unival.model import folder as model_folder
 from unival.model.modeling import UnivalForConditionalGeneration
 from unival.model.processing import UnivalProcessor
-from unival.record import LABELS, Answer, Medium, Record
+from unival.record import LABELS, Answer, Modality, Record
 from unival.tasks import Task, TaskConfig, build
 from unival.tasks.folder import tasks_of
 
 if TYPE_CHECKING:
     from PIL import Image
 
-DEFAULTS: dict[Medium, tuple[str, str]] = {
+DEFAULTS: dict[Modality, tuple[str, str]] = {
     "image": ("caption", "vqa"),
     "video": ("video_caption", "video_qa"),
     "audio": ("audio_caption", "audio_qa"),
@@ -123,9 +123,9 @@ class Predictor:
         """The same question about many files, in order; prediction ids are the paths.
 
         Raises:
-            UserError: a file that is no medium of the task, or cannot be read.
+            UserError: a file of another modality than the task's, or cannot be read.
         """
-        by_task = [(task or self._default(kind_of(path), bool(text)), str(path)) for path in paths]
+        by_task = [(task or self._default(modality_of(path), bool(text)), str(path)) for path in paths]
         for start in range(0, len(by_task), batch_size):
             batch = by_task[start : start + batch_size]
             found: dict[str, Prediction] = {}
@@ -138,11 +138,13 @@ class Predictor:
                 found |= {prediction.id: prediction for prediction in made}
             yield from (found[path] for _, path in batch)
 
-    def never_learned(self, paths: Iterable[Path | str]) -> list[Medium]:
+    def never_learned(self, paths: Iterable[Path | str]) -> list[Modality]:
         """Media among files that the model was not trained on, as far as its folder tells."""
         if self.model.learned is None:
             return []
-        return [medium for medium in sorted({*map(kind_of, paths)}) if medium not in self.model.learned]
+        return [
+            modality for modality in sorted({*map(modality_of, paths)}) if modality not in self.model.learned
+        ]
 
     def draw(self, path: Path | str, prediction: Prediction, out: Path | str) -> None:
         """Write the image with the predicted box as a PNG.
@@ -160,13 +162,13 @@ class Predictor:
         with files.atomic(out) as part:
             pixels.save(part, "PNG")
 
-    def _default(self, medium: Medium, question: bool) -> str:
-        """The usual task; of a model that does not know it, one on the same medium."""
-        usual = DEFAULTS[medium][question]
+    def _default(self, modality: Modality, question: bool) -> str:
+        """The usual task; of a model that does not know it, one of the same modality."""
+        usual = DEFAULTS[modality][question]
         fitting = (
             name
             for name, task in self.configs.items()
-            if task.medium == medium and ("{text}" in task.prompt) == question
+            if task.modality == modality and ("{text}" in task.prompt) == question
         )
         return usual if usual in self.configs else next(fitting, usual)
 
@@ -185,16 +187,16 @@ class Predictor:
         return self._tasks[name]
 
     def _record(self, path: str, text: str, task: str) -> Record:
-        medium, wanted = kind_of(path), self._task(task).config
-        if medium != wanted.medium:
-            raise UserError(f"{path}: is {medium}, but task '{task}' needs {wanted.medium}")
+        modality, wanted = modality_of(path), self._task(task).config
+        if modality != wanted.modality:
+            raise UserError(f"{path}: is {modality}, but task '{task}' needs {wanted.modality}")
         if "{text}" in wanted.prompt and not text:
             raise UserError(f"task '{task}' needs a text: the question, the phrase or the statement")
-        return Record(path, text=text, **{medium: path})  # type: ignore[arg-type]
+        return Record(path, text=text, **{modality: path})  # type: ignore[arg-type]
 
 
-def kind_of(path: Path | str) -> Medium:
-    """Medium of a file, by its suffix.
+def modality_of(path: Path | str) -> Modality:
+    """Modality of a file, by its suffix.
 
     Raises:
         UserError: an unknown suffix.

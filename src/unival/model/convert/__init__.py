@@ -47,7 +47,7 @@ def convert(
         audio_hop: samples between audio frames; None: the checkpoint's setting, else 200.
         mel_filters: rate in Hz that the mel filters assume; None: that of the filters in the file, else the
             32000 of the released weights (on audio of 48 kHz).
-        audio_prompt: the medium that prompts of audio tasks name; the released weights know "video".
+        audio_prompt: the modality that prompts of audio tasks name; the released weights know "video".
         grounding_scale: pixels that the last location bin stands for, or "image" for the image's own size;
             None: the checkpoint's `max_image_size`, else 512.
 

@@ -28,7 +28,7 @@ from unival.data.sources.formats import csv_rows
 from unival.data.sources.reader import Item, data_folder, require
 from unival.errors import UserError
 from unival.files import inside, read_bytes
-from unival.record import NUMBERS, Answer, Medium
+from unival.record import NUMBERS, Answer, Modality
 
 HANDWRITING, SPEAKERS = "ood-handwriting", "ood-speakers"
 DIGITS_PER_PICTURE = (1, 1, 1, 1, 1, 2, 2, 2, 3, 3)
@@ -114,8 +114,8 @@ def _hands(options: DigitsOptions, root: Path, taken: set[int]) -> dict[str, Han
     return {**hands, HANDWRITING: Hand(images_NHW, labels_N, order, "usps")}
 
 
-def _facts(medium: Medium, digits: Sequence[str], **more: Any) -> str:
-    return json.dumps({"medium": medium, "digits": list(digits), **more}, separators=(",", ":"))
+def _facts(modality: Modality, digits: Sequence[str], **more: Any) -> str:
+    return json.dumps({"medium": modality, "digits": list(digits), **more}, separators=(",", ":"))
 
 
 # ---------------------------------------------------------------------------------------------- pictures

@@ -24,7 +24,7 @@ from unival.data.benchmarks import shrink
 from unival.data.source import SOURCES, BadItem, MediaItem, RowItem, Source
 from unival.data.sources.reader import READERS, Item, data_folder
 from unival.errors import UserError
-from unival.record import Answer, Medium, Record
+from unival.record import Answer, Modality, Record
 
 LICENCE = (
     "Research use, not to be passed on: COCO annotations CC-BY 4.0, photos by their own; Flickr8k "
@@ -141,7 +141,7 @@ class _State:
         self.seen.add(item.key)
         split = split_of_medium(part, item.key, item.split, self.options.seed)
         try:
-            kind = item.medium
+            kind = item.modality
             limit = self.options.sizes[self.options.size][split]
             if limit is not None and self.counts[split, f"{part} {kind}"] >= limit:
                 return
@@ -153,7 +153,7 @@ class _State:
         self.splits[item.key] = split
         yield MediaItem(split, item.key, data, suffix, item.origin, item.row)
 
-    def _smaller(self, kind: Medium, key: str, data: bytes, file: str) -> tuple[bytes, str]:
+    def _smaller(self, kind: Modality, key: str, data: bytes, file: str) -> tuple[bytes, str]:
         options = self.options
         if kind == "image":
             smaller, self.views[key] = shrink.image(data, file, options.image_size)
