@@ -23,7 +23,7 @@ BLIND = {"caption": 0.7, "vqa": 0.45, "grounding": 0.08, "entailment": 0.38, "vi
 STORED = ("ood-composition", "ood-crowding", "ood-phrasing")
 SHIFTS = {"image": ("blur", "noise", "contrast", "compression"), "video": (), "audio": ("audio_noise",)}
 ROWS = 6
-LEAGUE = """model part tasks mean mean_low mean_high share share_low share_high worst worst_low worst_high
+LEADERBOARD = """model part tasks mean mean_low mean_high share share_low share_high worst worst_low worst_high
     worst_task front robustness updates"""
 PAIRS = """first second task barrier barrier_low barrier_high barrier_at middle minus_best minus_best_low
     minus_best_high p minus_mean minus_mean_low minus_mean_high"""
@@ -201,7 +201,7 @@ def write_results(root, data):
 
 
 def write_merging(folder):
-    """League, pairs, fronts and geometry."""
+    """Leaderboard, pairs, fronts and geometry."""
     models = {"experts": 1.0, "pretrain/video_text": 0.7, "merged/average": 0.93, "merged/ties": 0.9}
     tasks = " ".join(IMAGE_TASKS)
     rows = [
@@ -209,7 +209,7 @@ def write_merging(folder):
          int(model != "merged/ties"), "" if part == "id" else 0.02, 600)
         for part in ("id", "ood") for model, share in models.items()
     ]  # fmt: skip
-    table(folder / "league.csv", LEAGUE, rows)
+    table(folder / "leaderboard.csv", LEADERBOARD, rows)
     rows = [
         ("caption", "vqa", task, 0.02, 0, 0.05, 0.33, 0.6, difference, difference - 0.1, difference + 0.1, p,
          *around(difference + 0.1))

@@ -112,7 +112,7 @@ def test_an_expert_below_its_start_is_said_and_did_not_work(root, tmp_path):
 
 def test_experts_are_compared_with_the_pretrained_model(tmp_path):
     """Paired, on the same rows: the table that the check reads."""
-    from tests.workflow.test_league import result
+    from tests.workflow.test_leaderboard import result
 
     rows = [
         result("finetune/vqa", "finetuned", "vqa", [0.0, 1.0, 0.0], tmp_path),

@@ -23,7 +23,7 @@ TABLES = {
     tables.CellScore: "metrics/cells.csv",
     tables.PointScore: "metrics/interpolation.csv",
     tables.Comparison: "metrics/comparisons.csv",
-    tables.Standing: "metrics/league.csv",
+    tables.Standing: "metrics/leaderboard.csv",
     tables.PairScore: "metrics/pairs.csv",
     tables.Front: "metrics/fronts.csv",
     tables.Angle: "metrics/geometry.csv",

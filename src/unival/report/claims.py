@@ -141,8 +141,8 @@ def decide(intervals: Iterable[tuple[float, float]], margin: float = 0.0) -> Ver
 def _learned(study: Results) -> Claim:
     """One architecture and one loss for all tasks: each expert above its blind baseline."""
     rows = [(task, study.tasks[task]) for task in study.finetuned if study.tasks.get(task)]
-    above = [task for task, row in rows if row.low > floor(row)]
-    below = [task for task, row in rows if row.high < floor(row)]
+    above = [task for task, row in rows if row.low > baseline(row)]
+    below = [task for task, row in rows if row.high < baseline(row)]
     verdict: Verdict = "supported" if len(above) == len(rows) else "not supported" if below else "undecided"
     rest = [words.task(task) for task, _ in rows if task not in above]
     evidence = f"{len(above)} of {len(rows)} tasks clearly above what needs no medium"
@@ -151,15 +151,15 @@ def _learned(study: Results) -> Claim:
     return Claim(text, "T5–T9", verdict if rows else "not tested", evidence)
 
 
-def floor(score: TaskScore) -> float:
+def baseline(score: TaskScore) -> float:
     """What a model must beat: the better of the blind baseline and the majority answer."""
     return max(score.blind, score.majority or 0.0)
 
 
-def _beats_floor(study: Results, row: CellScore | Ablation | None) -> bool:
+def _beats_baseline(study: Results, row: CellScore | Ablation | None) -> bool:
     """Whether a model's score on test rows is clearly above what needs no medium, where that is known."""
     baselines = study.tasks.get(row.task) if row else None
-    return row is not None and (baselines is None or row.low > floor(baselines))
+    return row is not None and (baselines is None or row.low > baseline(baselines))
 
 
 def _pretrained(study: Results) -> list[Part]:
@@ -171,7 +171,7 @@ def _pretrained(study: Results) -> list[Part]:
     for row in study.primary(kind="pretrained", shifted=False):
         blind = study.tasks.get(row.task)
         if blind and row.task in trained:
-            lift = floor(blind)
+            lift = baseline(blind)
             found.append(Part(words.task(row.task), row.value - lift, row.low - lift, row.high - lift))
     return found
 
@@ -192,7 +192,7 @@ def _ablation(
             value, low, high = row.difference
             values = (-value, -high, -low) if flip else (value, low, high)
             pair = row, baselines.get((row.task, row.seed))
-            learned = any(_beats_floor(study, one) for one in pair)
+            learned = any(_beats_baseline(study, one) for one in pair)
             found.append(Part(words.task(row.task), *values, learned, row.seed))
     return found
 
@@ -204,15 +204,15 @@ def _merged(study: Results) -> list[Part]:
         wanted = row.split == "test" and row.against == study.pretrained
         if row.model.startswith(AVERAGES) and wanted:
             pair = (study.in_distribution(model, row.task) for model in (row.model, row.against))
-            learned = any(_beats_floor(study, one) for one in pair)
+            learned = any(_beats_baseline(study, one) for one in pair)
             found.append(Part(words.task(row.task), row.difference, row.low, row.high, learned))
     return found
 
 
 def _shifted(study: Results) -> list[Part]:
-    """Of the league: the mean share of the experts' scores over the shifted cells, the same rows drawn."""
+    """Mean shares of the experts' scores over the shifted cells, the same rows drawn."""
     found = []
-    for row in study.league:
+    for row in study.leaderboard:
         if row.model.startswith(AVERAGES) and row.part == "ood" and row.share is not None:
             share, low, high = (figure - 1 for figure in row.share)
             learned = _experts_learned(study, row.tasks.split())
@@ -233,4 +233,4 @@ def _halfway(study: Results) -> list[Part]:
 
 def _experts_learned(study: Results, tasks: Sequence[str]) -> bool:
     cells = (study.in_distribution(f"finetune/{task}", task) for task in tasks)
-    return all(_beats_floor(study, cell) for cell in cells)
+    return all(_beats_baseline(study, cell) for cell in cells)

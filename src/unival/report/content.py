@@ -77,10 +77,12 @@ def _tasks(study: Results) -> list[Block]:
 
 def verdict(row: TaskScore) -> TonedCell:
     """Whether the interval is above what needs no medium."""
-    floor = claims.floor(row)
-    if row.low > floor:
+    baseline = claims.baseline(row)
+    if row.low > baseline:
         return TonedCell("above baseline", "good")
-    return TonedCell("below baseline", "bad") if row.high < floor else TonedCell("not above baseline", "bad")
+    return (
+        TonedCell("below baseline", "bad") if row.high < baseline else TonedCell("not above baseline", "bad")
+    )
 
 
 def _secondary(study: Results) -> list[Block]:
@@ -123,11 +125,11 @@ def _claims(study: Results) -> list[Block]:
 def _negative(study: Results) -> list[Block]:
     points = []
     for task, row in study.tasks.items():
-        floor = claims.floor(row)
-        if row.low <= floor:
+        baseline = claims.baseline(row)
+        if row.low <= baseline:
             value = f"{words.number(row.value)} {words.interval(row.low, row.high)}"
             points.append(
-                f"**{words.task(task)}** is not above its baseline: {value} against {words.number(floor)}."
+                f"**{words.task(task)}** is not above its baseline: {value} against {words.number(baseline)}."
             )
     points += [
         f"**Not supported**: {claim.text} ({claim.evidence})"

@@ -13,19 +13,19 @@ def sentences(study: Results) -> Iterator[str]:
     """Experts against what needs no medium, the best merged model against its experts, and the claims."""
     experts = {task: study.tasks[task] for task in study.finetuned if task in study.tasks}
     if experts:
-        above = [words.task(task) for task, row in experts.items() if row.low > claims.floor(row)]
-        rest = [words.task(task) for task, row in experts.items() if row.low <= claims.floor(row)]
+        above = [words.task(task) for task, row in experts.items() if row.low > claims.baseline(row)]
+        rest = [words.task(task) for task, row in experts.items() if row.low <= claims.baseline(row)]
         yield (
             f"**{len(above)} of {len(experts)} experts** are clearly above what needs no medium"
             + (f"; not so: {', '.join(rest)}." if rest else ".")
         )
     merges = [
-        row for row in study.league if row.model.startswith("merged/") and row.part == "id" and row.share
+        row for row in study.leaderboard if row.model.startswith("merged/") and row.part == "id" and row.share
     ]
     if merges:
         best = max(merges, key=_share)
         outside = [
-            row for row in study.league
+            row for row in study.leaderboard
             if (row.model, row.tasks, row.part) == (best.model, best.tasks, "ood") and row.share
         ]  # fmt: skip
         tasks = ", ".join(map(words.task, best.tasks.split()))

@@ -26,7 +26,7 @@ def blocks(study: Results, figures: Path) -> list[Block]:
 def plane(study: Results, folder: Path) -> list[Figure]:
     """A panel per group of tasks: share of the experts' scores, in and out of distribution."""
     found: list[Figure] = []
-    known = [(row, row.share) for row in study.league if row.share is not None]
+    known = [(row, row.share) for row in study.leaderboard if row.share is not None]
     for number, tasks in enumerate(dict.fromkeys(row.tasks for row, _ in known)):
         own = [(row, share) for row, share in known if row.tasks == tasks]
         outside_of = {row.model: share for row, share in own if row.part == "ood"}

@@ -119,7 +119,7 @@ def unlearned_variants(study: Results) -> Iterator[str]:
     learned: dict[str, dict[str, bool]] = defaultdict(dict)
     for row in study.ablations:
         known = study.tasks.get(row.task)
-        above = known is None or row.low > claims.floor(known)
+        above = known is None or row.low > claims.baseline(known)
         learned[row.study][row.variant] = learned[row.study].get(row.variant, False) or above
     for name, variants in learned.items():
         blind = [f"`{variant}`" for variant, above in variants.items() if not above]

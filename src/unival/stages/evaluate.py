@@ -6,7 +6,7 @@ Written files (their fields: `unival.study.tables`):
     reports/metrics/interpolation.csv   a line per pair x point x task: primary metric from one to the other
     reports/metrics/comparisons.csv     a merged model against the task's expert and the pretrained model, an
                                         expert against the latter: paired differences
-    reports/metrics/{league,pairs,fronts}.csv   merged models over their tasks, in and out of distribution;
+    reports/metrics/{leaderboard,pairs,fronts}.csv   merged models over their tasks, in and out of distribution;
                                         what lies between two models (study/leaderboard.py)
     reports/predictions/<model>/<task>/<split>[-<shift>-<severity>].jsonl   a line per row, with its scores
 """
@@ -271,7 +271,7 @@ def _write(
     tables.write(folder / "interpolation.csv", PointScore, (_point_score(*point) for point in points))
     tables.write(folder / "comparisons.csv", Comparison, _comparisons(config, results))
     standings = leaderboard.standings(results, merged_tasks(config), config.resamples)
-    tables.write(folder / "league.csv", Standing, standings)
+    tables.write(folder / "leaderboard.csv", Standing, standings)
     lines = leaderboard.lines_of(points, config.resamples)
     tables.write(folder / "pairs.csv", PairScore, leaderboard.pair_scores(lines))
     tables.write(folder / "fronts.csv", Front, leaderboard.fronts(lines))

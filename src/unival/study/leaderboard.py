@@ -1,6 +1,6 @@
-"""Tables about merged models: the league, the pairwise merge matrix, and fronts between two tasks.
+"""Tables about merged models: the leaderboard, the pairwise merge matrix, and fronts between two tasks.
 
-The league compares models over the tasks that a merge was made for: merges beside experts, the pretrained and
+The leaderboard compares models over the tasks that a merge was made for: merges beside experts, the pretrained and
 the jointly finetuned model, on the test split and on the mean over shifted cells. Pairs and fronts are made
 from the interpolation between two models. Columns: `unival.study.tables`.
 
@@ -36,7 +36,7 @@ Scores = dict[str, np.ndarray]
 def standings(
     results: Sequence["Result"], tasks_of: Mapping[str, Sequence[str]], resamples: int
 ) -> list[Standing]:
-    """Lines of league.csv. `tasks_of`: folder name of each merged model -> tasks."""
+    """Lines of leaderboard.csv. `tasks_of`: folder name of each merged model -> tasks."""
     pretrained = [result.spec.model for result in results if result.spec.kind == "pretrained"][:1]
     groups: dict[tuple[str, ...], list[str]] = {}
     for name, tasks in tasks_of.items():

@@ -54,7 +54,7 @@ class Results:
     """Process -> its last run."""
     configs: dict[str, dict[str, Any]]
     """Process -> resolved configuration."""
-    league: list[Standing]
+    leaderboard: list[Standing]
     pairs: list[PairScore]
     fronts: list[Front]
     angles: list[Angle]
@@ -150,7 +150,7 @@ def read(root: Path | str, data: Path | str, edition: str) -> Results:
         cells=cells,
         points=table("interpolation", PointScore),
         comparisons=table("comparisons", Comparison),
-        league=table("league", Standing),
+        leaderboard=table("leaderboard", Standing),
         pairs=table("pairs", PairScore),
         fronts=table("fronts", Front),
         angles=table("geometry", Angle),

@@ -26,7 +26,7 @@ def result(model, kind, task, scores, tmp_path, split="test", **shift):
     return Result(spec, "score", metrics, len(scores), scores, list(range(len(scores))), {}, tmp_path)
 
 
-def test_lines_of_the_league(tmp_path, monkeypatch):
+def test_lines_of_the_leaderboard(tmp_path, monkeypatch):
     """The expert's share is 1 without spread; a copy of it too; half the score is half the share."""
     monkeypatch.setattr(leaderboard, "_updates", lambda task: 10)
     monkeypatch.chdir(tmp_path)
@@ -154,7 +154,7 @@ def test_fusing_ratatouille_joint_searches_and_statistics_run(clone, run):
         with (clone / f"reports/metrics/{name}.csv").open() as handle:
             return list(csv.DictReader(handle))
 
-    lines = {(row["model"], row["tasks"], row["part"]): row for row in read("league")}
+    lines = {(row["model"], row["tasks"], row["part"]): row for row in read("leaderboard")}
     both = " ".join(PAIR)
     wanted = {"experts": 8, start.removeprefix("models/"): 0, "merged/average": 8, "merged/joint": 8}
     wanted |= {"merged/regmean": 8, "merged/ratatouille": 16}
