@@ -16,6 +16,7 @@ from unival.merging import collect, curves, search
 from unival.merging.geometry import geometry
 from unival.merging.live import Interpolation
 from unival.merging.select import kth_largest
+from unival.metrics import inference
 
 
 def model(seed):
@@ -86,7 +87,7 @@ def test_hypervolume_counts_unit_cubes(points):
 
 
 def test_holm_and_effective_robustness():
-    assert curves.holm([0.01, 0.04, 0.03]) == pytest.approx([0.03, 0.06, 0.06])
+    assert inference.holm([0.01, 0.04, 0.03]) == pytest.approx([0.03, 0.06, 0.06])
     on_the_line = [(0.5, 0.4), (0.9, 0.7)]
     slope = (curves._logit(0.7) - curves._logit(0.4)) / (curves._logit(0.9) - curves._logit(0.5))
     wanted = 1 / (1 + np.exp(-(curves._logit(0.4) + slope * (curves._logit(0.8) - curves._logit(0.5)))))

@@ -31,16 +31,6 @@ def barrier(ts: Sequence[float], losses: np.ndarray) -> tuple[np.ndarray, np.nda
     return excess.max(axis=-1), places[excess.argmax(axis=-1)]
 
 
-def holm(p_values: Sequence[float]) -> list[float]:
-    """P values corrected for looking at all of them (Holm 1979)."""
-    order = sorted(range(len(p_values)), key=lambda i: p_values[i])
-    corrected, largest = [0.0] * len(p_values), 0.0
-    for rank, i in enumerate(order):
-        largest = max(largest, min(1.0, (len(order) - rank) * p_values[i]))
-        corrected[i] = largest
-    return corrected
-
-
 def pareto_front(points: Sequence[Sequence[float]]) -> list[int]:
     """Indices of the points that no other point beats in all objectives (more is better), in input order.
 

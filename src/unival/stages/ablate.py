@@ -2,7 +2,7 @@
 
 A study trains variants under the same budget and compares each with the study's baseline on the same rows
 (`unival.study.variants`). Written files: reports/ablations/<study>.csv, a line per variant x seed x task
-(`unival.study.tables.Ablation`).
+(`unival.study.tables.Ablation`), and reports/ablations/rows.parquet, the score of every row of these.
 """
 
 from collections.abc import Iterator, Mapping
@@ -15,7 +15,7 @@ from unival.config import check_names, pick
 from unival.data.remote import local
 from unival.errors import nearest
 from unival.stages.base import Laid, StageIO
-from unival.study import tables
+from unival.study import row_scores, tables
 from unival.study.tables import Ablation
 from unival.study.variants import Laboratory, Study
 from unival.tasks import TaskConfig
@@ -90,11 +90,18 @@ def run(config: Config, io: StageIO) -> None:
     parallel([partial(_results, config, io.shared_scratch, *model) for model in models.values()], "ablate")
     folder = io.scratch / "ablations"
     folder.mkdir(exist_ok=True)  # there may be no study
+    rows: list[tuple[str, Result]] = []
     for name, study in config.definitions.items():
         results = {one: lab.results(name, *one) for one in wanted[name]}
         ablations = _ablations(name, study, results, config.resamples)
         tables.write(folder / f"{name}.csv", Ablation, ablations)
+        rows += [
+            (f"{name}/{variant}", result)
+            for (variant, _), of_tasks in results.items()
+            for result in of_tasks.values()
+        ]
         _log(name, results, io)
+    row_scores.write(folder / row_scores.NAME, rows)
     io.publish(folder, "reports/ablations")
 
 

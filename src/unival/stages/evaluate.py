@@ -8,6 +8,7 @@ Written files (their fields: `unival.study.tables`):
                                         expert against the latter: paired differences
     reports/metrics/{leaderboard,pairs,fronts}.csv   merged models over their tasks, in and out of distribution;
                                         what lies between two models (study/leaderboard.py)
+    reports/metrics/rows.parquet        the primary score of every row of every model (study/row_scores.py)
     reports/predictions/<model>/<task>/<split>[-<shift>-<severity>].jsonl   a line per row, with its scores
 """
 
@@ -25,7 +26,7 @@ from unival.config import check_names, pick
 from unival.data.remote import local
 from unival.report import silent
 from unival.stages.base import Laid, StageIO
-from unival.study import leaderboard, tables
+from unival.study import leaderboard, row_scores, tables
 from unival.study import results as study_results
 from unival.study.tables import CellScore, Comparison, Front, Kind, PairScore, PointScore, Standing, TaskScore
 from unival.tasks import TaskConfig
@@ -270,6 +271,9 @@ def _write(
     )
     tables.write(folder / "interpolation.csv", PointScore, (_point_score(*point) for point in points))
     tables.write(folder / "comparisons.csv", Comparison, _comparisons(config, results))
+    of_models = [(result.spec.model, result) for result in results]
+    between = [(f"{first}-{second}@{place:g}", result) for first, second, place, result in points]
+    row_scores.write(folder / row_scores.NAME, [*of_models, *between])
     standings = leaderboard.standings(results, merged_tasks(config), config.resamples)
     tables.write(folder / "leaderboard.csv", Standing, standings)
     lines = leaderboard.lines_of(points, config.resamples)
@@ -351,7 +355,7 @@ def _comparisons(config: Config, results: Sequence["Result"]) -> Iterator[Compar
                     model=spec.model,
                     against=other.spec.model,
                     task=spec.task,
-                    split=f"{spec.split}-{spec.shift}-{spec.severity}" if spec.shift else spec.split,
+                    split=spec.place,
                     metric=result.primary,
                     difference=difference,
                     low=low,
@@ -378,8 +382,7 @@ def _log(scores: Mapping[str, TaskScore], results: Sequence["Result"], io: Stage
     by_model: dict[str, dict[str, float]] = {}
     for result in results:
         spec = result.spec
-        place = spec.task if spec.split == TEST and not spec.shift else f"ood/{spec.task}/{spec.split}"
-        place += f"-{spec.shift}-{spec.severity}" if spec.shift else ""
+        place = spec.task if spec.place == TEST else f"ood/{spec.task}/{spec.place}"
         metrics = by_model.setdefault(spec.model, {})
         metrics[f"{place}/{result.primary}"] = result.value.value
         if not place.startswith("ood/"):

@@ -6,7 +6,7 @@ run again, and a changed metric all that have it. A cell that is damaged there i
 takes the cells of one model after the other: a model is loaded once, and decoded media are shared.
 """
 
-from collections.abc import Callable, Hashable, Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
@@ -51,10 +51,14 @@ class Spec:
     """Also the baselines that do not look."""
 
     @property
+    def place(self) -> str:
+        """The split, with corruption and severity where there is one: `test-blur-3`."""
+        return f"{self.split}-{self.shift}-{self.severity}" if self.shift else self.split
+
+    @property
     def file(self) -> str:
         """Name of its predictions below the folder of the model."""
-        shift = f"-{self.shift}-{self.severity}" if self.shift else ""
-        return f"{self.task}/{self.split}{shift}.jsonl"
+        return f"{self.task}/{self.place}.jsonl"
 
 
 @dataclass(frozen=True)
@@ -67,8 +71,10 @@ class Result:
     n: int
     scores: np.ndarray
     """Primary score of every row, (n,)."""
-    groups: list[int]
-    """Number of the medium of every row: rows about one medium are drawn together."""
+    ids: list[str]
+    """Of every row."""
+    media: list[str]
+    """What every row is about: rows about one medium are drawn together."""
     baselines: dict[str, Interval]
     """Primary metric of `swapped`, `constant` and `majority` or `random`; empty where not asked for."""
     predictions: Path
@@ -81,7 +87,7 @@ class Result:
 
     def minus(self, other: "Result", resamples: int) -> Interval:
         """The paired difference from another model on the same rows."""
-        return difference(self.scores, other.scores, resamples=resamples, groups=self.groups)
+        return difference(self.scores, other.scores, resamples=resamples, groups=self.media)
 
 
 Loader = Callable[[], Loaded]
@@ -131,7 +137,8 @@ class Cells:
             "n": cell.n,
             "metrics": cell.metrics,
             "scores": cell.scores[cell.primary].tolist(),
-            "groups": _numbers(media_of(rows.records)),
+            "ids": cell.ids,
+            "media": media_of(rows.records),
             "baselines": self._blind(rows, model, processor) if spec.blind else {},
             "predictions": files.file_digest(path.with_suffix(".jsonl")),
         }
@@ -163,16 +170,11 @@ def _result(spec: Spec, content: dict[str, Any], path: Path) -> Result:
         {name: Interval(*values) for name, values in content["metrics"].items()},
         content["n"],
         np.array(content["scores"]),
-        content["groups"],
+        content["ids"],
+        content["media"],
         {name: Interval(*values) for name, values in content["baselines"].items()},
         path.with_suffix(".jsonl"),
     )
-
-
-def _numbers(keys: Iterable[Hashable]) -> list[int]:
-    """Equal keys as equal numbers."""
-    numbers: dict[Hashable, int] = {}
-    return [numbers.setdefault(key, len(numbers)) for key in keys]
 
 
 def _shifted(name: str, severity: int, modality: Modality, array: np.ndarray, key: str) -> np.ndarray:

@@ -18,6 +18,7 @@ import numpy as np
 from unival import files
 from unival.merging import curves
 from unival.metrics.bootstrap import Interval, resampled_means
+from unival.metrics.inference import holm
 from unival.study.tables import Front, PairScore, Standing
 
 if TYPE_CHECKING:
@@ -83,7 +84,7 @@ def _drawn(result: "Result", resamples: int) -> np.ndarray:
     of means over them somewhat narrow.
     """
     seed = zlib.crc32(f"{result.spec.task}/{result.spec.split}".encode())
-    drawn = resampled_means(result.scores, seed, resamples, result.groups)
+    drawn = resampled_means(result.scores, seed, resamples, result.media)
     return np.concatenate([[result.value.value], drawn])
 
 
@@ -187,7 +188,7 @@ def pair_scores(lines: Lines) -> list[PairScore]:
                 line = _with_middle(line, scores[:, places.index(0.5)], scores[:, [0, -1]])
             made.append(line)
     tested = [line.p for line in made if line.p is not None]
-    corrected = iter(curves.holm(tested))
+    corrected = iter(holm(tested))
     return [line if line.p is None else replace(line, p=round(next(corrected), 6)) for line in made]
 
 

@@ -5,7 +5,7 @@ that two cells on the same rows can be compared in pairs (`unival.metrics.bootst
 """
 
 import dataclasses
-from collections.abc import Hashable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -92,9 +92,9 @@ def score_cell(rows: Rows, predictions: Sequence[Prediction], resamples: int = R
     return Cell(task.name, task.primary, metrics, scores, ids, list(predictions))
 
 
-def media_of(records: Sequence[Record]) -> list[Hashable]:
-    """What each row is about: resamples draw the rows about one medium together."""
-    return [tuple(record.media()) or record.id for record in records]
+def media_of(records: Sequence[Record]) -> list[str]:
+    """What each row is about, `image=<key>`: resamples draw the rows about one medium together."""
+    return [",".join(f"{kind}={key}" for kind, key in record.media()) or record.id for record in records]
 
 
 def validation_score(
