@@ -31,7 +31,9 @@ def computed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[int]:
         found.append(1)
         value = Interval(0.5, 0.25, 0.75)
         scores = {"accuracy": np.array([0.0, 1.0])}
-        return SimpleNamespace(primary="accuracy", n=2, metrics={"accuracy": value}, scores=scores)
+        return SimpleNamespace(
+            primary="accuracy", n=2, metrics={"accuracy": value}, scores=scores, ids=["1", "2"]
+        )
 
     monkeypatch.setattr(cells, "evaluate_cell", evaluate)
     monkeypatch.setattr(cells, "media_of", lambda rows: ["a", "b"])
@@ -53,10 +55,8 @@ def test_a_cell_is_computed_once(tmp_path: Path, computed: list[int]) -> None:
     first, second = result(tmp_path), result(tmp_path)
     assert len(computed) == 1
     assert first.value == second.value == Interval(0.5, 0.25, 0.75)
-    assert first.scores.tolist() == second.scores.tolist() and (first.ids, first.media) == (
-        second.ids,
-        second.media,
-    )
+    assert first.scores.tolist() == second.scores.tolist()
+    assert (first.ids, first.media) == (second.ids, second.media)
 
 
 @pytest.mark.fault

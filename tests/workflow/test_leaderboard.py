@@ -23,7 +23,8 @@ def result(model, kind, task, scores, tmp_path, split="test", **shift):
     scores = np.asarray(scores, dtype=float)
     metrics = {"score": interval(scores, resamples=200)}
     spec = Spec(model, kind, task, split, len(scores), **shift)
-    return Result(spec, "score", metrics, len(scores), scores, list(range(len(scores))), {}, tmp_path)
+    rows = [str(row) for row in range(len(scores))]
+    return Result(spec, "score", metrics, len(scores), scores, rows, rows, {}, tmp_path)
 
 
 def test_lines_of_the_leaderboard(tmp_path, monkeypatch):

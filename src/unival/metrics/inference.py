@@ -1,4 +1,4 @@
-"""Is one way of training better than another? Effects over training seeds and test media, and verdicts on them.
+"""Is one way of training better than another? Effects over seeds and test media, and verdicts on them.
 
 Two arms, each trained with the same S seeds and tested on the same rows, differ on a row of medium g by
 
@@ -83,10 +83,7 @@ def effect(parts: Sequence[Paired], null: float = 0.0, level: float = LEVEL) -> 
     freedom = max(sum(terms) ** 2 / spread, 1.0) if spread else 1.0
     error = variance**0.5
     half = float(stats.t.ppf((1 + level) / 2, freedom)) * error
-    if error:
-        p = float(2 * stats.t.sf(abs(value - null) / error, freedom))
-    else:
-        p = float(value == null)
+    p = float(2 * stats.t.sf(abs(value - null) / error, freedom)) if error else float(value == null)
     return Effect(
         value, value - half, value + half, p, sign_flip(of_seed_S + value - null), null, seeds, media,
         seed_variance=max(ms_seed, ms_rest) / media,

@@ -1,0 +1,90 @@
+"""Effects over seeds and media: identities, coverage, error rates of verdicts."""
+
+import numpy as np
+import pytest
+from scipy import stats
+
+from unival.metrics.inference import Paired, detectable, effect, holm, sign_flip
+
+
+def test_with_rows_that_all_agree_the_interval_is_the_paired_t_test_of_the_seeds() -> None:
+    of_seed_S = np.array([0.1, 0.3, 0.2, 0.25, 0.05, 0.2])
+    found = effect([Paired(np.repeat(of_seed_S[:, None], 40, axis=1), range(40))])
+    test = stats.ttest_1samp(of_seed_S, 0.0)
+    low, high = test.confidence_interval()
+    assert (found.value, found.low, found.high) == pytest.approx((of_seed_S.mean(), low, high))
+    assert found.p == pytest.approx(test.pvalue)
+    assert found.flip_p == 2 / 2**6
+
+
+def test_with_seeds_that_all_agree_the_interval_is_the_t_test_of_the_media() -> None:
+    rows_N = np.random.default_rng(0).normal(0.1, 1.0, 50)
+    found = effect([Paired(np.tile(rows_N, (6, 1)), range(50))])
+    low, high = stats.ttest_1samp(rows_N, 0.0).confidence_interval()
+    assert (found.low, found.high) == pytest.approx((low, high))
+
+
+def test_rows_of_one_medium_count_as_one() -> None:
+    rng = np.random.default_rng(1)
+    of_medium = rng.normal(size=(6, 30))
+    alone = effect([Paired(of_medium, range(30))])
+    fourfold = effect([Paired(np.repeat(of_medium, 4, axis=1), np.repeat(range(30), 4).tolist())])
+    assert fourfold[:4] == pytest.approx(alone[:4])
+
+
+def test_comparisons_count_the_same_whatever_their_rows() -> None:
+    small, large = np.full((3, 2), 1.0), np.full((3, 200), 0.0)
+    assert effect([Paired(small, "ab"), Paired(large, range(200))]).value == 0.5
+
+
+def test_one_seed_covers_the_media_alone_and_decides_nothing() -> None:
+    found = effect([Paired(np.full((1, 20), 1.0) + np.arange(20) / 100, range(20))])
+    assert found.low > 0.9
+    assert found.flip_p == 1 and found.decide(found.p) == "undecided"
+
+
+def test_parts_must_share_their_seeds() -> None:
+    with pytest.raises(ValueError, match="2 seeds"):
+        effect([Paired(np.zeros((2, 3)), range(3)), Paired(np.zeros((3, 3)), range(3))])
+
+
+def test_sign_flips() -> None:
+    assert sign_flip(np.array([1.0, 2.0, 3.0])) == 2 / 2**3
+    assert sign_flip(np.array([1.0, -1.0, 1.0, -1.0])) == 1
+
+
+def test_holm() -> None:
+    assert holm([0.01, 0.04, 0.03]) == pytest.approx([0.03, 0.06, 0.06])
+    assert holm([]) == []
+
+
+def test_an_effect_that_is_said_to_be_detectable_is_detected() -> None:
+    rng = np.random.default_rng(2)
+    size = detectable(0.05**2, 0.01**2, seeds=8, tests=1)
+    studies = (size + rng.normal(0, 0.05, (8, 1)) + rng.normal(0, 0.1, (1, 100)) for _ in range(200))
+    decided = [effect([Paired(study, range(100))]) for study in studies]
+    assert 0.7 < np.mean([found.decide(found.p) == "supported" for found in decided]) < 0.9
+
+
+def study(rng: np.random.Generator, true: float, seeds: int, media: int, spread: float) -> Paired:
+    """Two arms whose rows are right or wrong: seed and medium move the chance of being right."""
+    base_N = rng.uniform(0.25, 0.75, media)
+    shift_SN = true + rng.normal(0, spread, (seeds, 1)) + rng.normal(0, 0.1, media)
+    right = [rng.random((seeds, media)) < np.clip(base_N + half * shift_SN, 0, 1) for half in (0.5, -0.5)]
+    return Paired(right[0].astype(float) - right[1], range(media))
+
+
+@pytest.mark.parametrize("seeds", [6, 10])
+def test_intervals_cover_and_verdicts_are_seldom_wrong(seeds: int) -> None:
+    """1,000 studies of ten claims are the slow form: docs/statistics.md."""
+    rng, covered, wrong, repetitions, truths = np.random.default_rng(seeds), [], 0, 60, [0.0] * 6 + [0.1] * 4
+    for _ in range(repetitions):
+        found = [effect([study(rng, true, seeds, 200, 0.06)]) for true in truths]
+        covered += [one.low <= true <= one.high for one, true in zip(found, truths, strict=True)]
+        verdicts = [one.decide(p) for one, p in zip(found, holm([one.p for one in found]), strict=True)]
+        wrong += any(
+            verdict != "undecided" and (true == 0 or verdict == "refuted")
+            for verdict, true in zip(verdicts, truths, strict=True)
+        )
+    assert 0.93 <= np.mean(covered) <= 0.98
+    assert wrong / repetitions <= 0.1  # at most 0.05 in the long run
