@@ -12,6 +12,7 @@ from unival.merging import adamerging, collect, elementwise, spectral
 from unival.merging.checkpoint import Memory
 from unival.merging.engine import merge_states
 from unival.merging.method import METHODS
+from unival.merging.options import OPTIONS
 from unival.merging.recipe import AlignRule, Depth, ModuleRule, Recipe
 
 IDENTITIES = []
@@ -110,7 +111,7 @@ def order_of_models_changes_no_bit():
         for key in ("layers.0.weight", "layers.1.weight"):
             statistics[name][key] = statistics[name][key].mT @ statistics[name][key]
     for method in METHODS.names():
-        if not METHODS[method].ordered:
+        if not OPTIONS[method].ordered:
             extra = statistics if method == "regmean" else None
             if method == "fisher":
                 extra = {n: {k: v.abs() + 0.1 for k, v in m.items()} for n, m in models.items()}
@@ -170,8 +171,8 @@ def statistics_of_batch_norm_need_no_rule():
         kind = METHODS[method]
         if kind.needs_statistics:
             continue
-        weights = None if kind.ordered else {"a": 1, "b": 3}
-        options = {"scale": 2.0} if "scale" in kind.Options.__annotations__ else {}
+        weights = None if OPTIONS[method].ordered else {"a": 1, "b": 3}
+        options = {"scale": 2.0} if "scale" in OPTIONS[method].__annotations__ else {}
         out = merged(method, models, base, weights=weights, options=options)
         share = 0.75 if method == "average" else 0.5
         for name, (first, second) in values.items():

@@ -14,6 +14,7 @@ from unival.merging.checkpoint import Memory
 from unival.merging.engine import Plan, merge_states
 from unival.merging.live import merge_into
 from unival.merging.method import METHODS
+from unival.merging.options import OPTIONS
 from unival.merging.recipe import VocabularyRule
 from unival.merging.recipe_digest import recipe_digest
 from unival.merging.vocabulary import read_tokens
@@ -63,7 +64,7 @@ def test_same_bytes_for_any_threads_chunks_and_order(method, large, tmp_path):
     for number, (threads, chunk, order) in enumerate(
         [(1, 1 << 16, "ab"), (2, 1 << 16, "ab"), (1, 1 << 22, "ba"), (3, 1 << 18, "ba")]
     ):
-        order = "ab" if METHODS[method].ordered else order
+        order = "ab" if OPTIONS[method].ordered else order
         recipe = Recipe(method, tuple(order), seed=3)
         inputs = {name: models[name] for name in order}
         record = merge(recipe, inputs, base, tmp_path / str(number), threads=threads, chunk=chunk)

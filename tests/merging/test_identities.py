@@ -4,7 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from unival.merging.method import METHODS
+from unival.merging.methods import METHODS
+from unival.merging.options import OPTIONS
 
 from . import identities
 
@@ -17,3 +18,8 @@ def test_identity(check):
 def test_every_method_has_an_identity():
     text = Path(identities.__file__).read_text(encoding="utf-8")
     assert [name for name in METHODS.names() if f'"{name}"' not in text] == []
+
+
+def test_every_method_has_its_options_and_no_others_are_known() -> None:
+    """A recipe is checked by the latter alone."""
+    assert METHODS.names() == OPTIONS.names()

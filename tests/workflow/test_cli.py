@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from unival import sweep
-from unival.cli import main
+from unival.cli import COMMANDS, main
 from unival.errors import UserError
 from unival.stages import STAGES, base
 from unival.tracking import Tracker
@@ -20,29 +20,43 @@ from unival.tracking import Tracker
 ROOT = Path(__file__).parents[2]
 
 
-def test_help_imports_nothing_heavy() -> None:
+HEAVY = {"torch", "transformers", "mlflow", "dvc", "timm", "pandas", "scipy", "matplotlib", "torchvision"}
+"""Packages that take a third of a second or more to import."""
+
+
+def told(heavy: set[str], *commands: tuple[str, ...]) -> str:
+    """What commands print that are given one after the other in one process, without importing `heavy`."""
     code = (
-        "import sys; sys.argv = ['unival', '--help']\n"
-        "from unival.cli import main\n"
-        "try: main()\n"
-        "except SystemExit: pass\n"
-        "heavy = {'torch', 'transformers', 'mlflow', 'hydra', 'dvc', 'timm', 'pandas'} & set(sys.modules)\n"
-        "assert not heavy, heavy"
+        "import sys\nfrom unival.cli import main\n"
+        f"for command in {commands}:\n"
+        "    try: main(list(command))\n"
+        "    except SystemExit as end: assert not end.code, command\n"
+        f"    heavy = {heavy} & set(sys.modules)\n"
+        "    assert not heavy, (command, heavy)\n"
     )
     done = subprocess.run(
         [sys.executable, "-c", code], cwd=ROOT, env={"PYTHONPATH": "src"}, text=True, capture_output=True
     )
     assert done.returncode == 0, done.stderr
-    assert "compose" in done.stdout and "sweep" in done.stdout
+    return done.stdout
 
 
-def test_settings_are_read_without_torch() -> None:
-    """What a stage computes with is imported when it runs, not when its configuration is read."""
-    stages = ("prepare", "pretrain", "finetune", "ablate", "report")
+def test_help_and_lists_import_nothing_heavy() -> None:
+    shown = told(HEAVY | {"hydra"}, ("--help",), *((name, "--help") for name in COMMANDS), ("list",))
+    assert all(name in shown for name in COMMANDS)
+
+
+def test_settings_are_composed_without_what_computes() -> None:
+    """Every stage's, and every value's history: PyTorch is imported when a stage runs."""
+    told(
+        HEAVY,
+        ("compose", "--explain", "merge"),
+        *(("compose", "--explain", name) for name in ("evaluate", "ablate")),
+    )
     code = (
         "import sys\nfrom unival.stages import module\n"
-        f"for name in {stages}: assert module(name).Config\n"
-        "heavy = {'torch', 'transformers', 'mlflow', 'hydra', 'dvc', 'timm', 'pandas'} & set(sys.modules)\n"
+        f"for name in {STAGES}: assert module(name).Config\n"
+        f"heavy = {HEAVY} & set(sys.modules)\n"
         "assert not heavy, heavy"
     )
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, env={"PYTHONPATH": "src"}, text=True)

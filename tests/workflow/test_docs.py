@@ -11,9 +11,9 @@ from dvc.utils.hydra import apply_overrides
 
 from unival import cli, compose, config
 from unival.merging import Recipe
-from unival.merging.methods import METHODS
+from unival.merging.options import OPTIONS
 from unival.merging.recipe_digest import canonical_form
-from unival.study.coefficients import Search
+from unival.study.fitting import Search
 
 ROOT = Path(__file__).parents[2]
 PAGES = [*sorted(ROOT.glob("*.md")), *sorted((ROOT / "docs").glob("*.md")), ROOT / "data/README.md"]
@@ -148,8 +148,8 @@ def test_the_table_of_merge_methods_is_the_registry() -> None:
         cells = line.split("|")
         for name in re.findall(r"`(\w+)`", cells[1]) if len(cells) == 6 else ():
             told[name] = dict(re.findall(r"`(\w+)` \(([^)]+)\)", cells[3]))
-    for name in METHODS.names():
-        options = vars(config.build(METHODS[name].Options, {}, name))
+    for name in OPTIONS.names():
+        options = vars(config.build(OPTIONS[name], {}, name))
         wanted = {k: v for k, v in options.items() if k not in ("matrices", "exclude")}
         assert {k: type(wanted.get(k, ""))(v) for k, v in told[name].items()} == wanted, name
 

@@ -3,8 +3,6 @@
 import argparse
 from pathlib import Path
 
-from unival.study import card
-
 
 def main(arguments: list[str]) -> None:
     """Print the card, or write it into the folder.
@@ -16,6 +14,8 @@ def main(arguments: list[str]) -> None:
     parser.add_argument("folder", type=Path, metavar="<folder>", help="a model folder")
     parser.add_argument("--write", action="store_true", help="as README.md, in place of the old one")
     options = parser.parse_args(arguments)
+    from unival.study import card
+
     if options.write:
         card.write(options.folder)
     else:

@@ -4,8 +4,6 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-from unival.model.convert import convert, export, initialise, portable
-
 
 def _parser() -> argparse.ArgumentParser:
     """The command line; options are named as the arguments of those functions."""
@@ -62,6 +60,8 @@ def _add_vocabulary(command: argparse.ArgumentParser, required: bool) -> None:
 
 
 def _official(source: Path, out: Path, **options: Any) -> None:
+    from unival.model.convert import convert
+
     facts = convert(source, out, **options)
     print(f"{out}: {facts['parameters']:,} parameters")
     if options["vocab"] is None:
@@ -71,6 +71,8 @@ def _official(source: Path, out: Path, **options: Any) -> None:
 
 
 def _init(settings: Path, out: Path, image: Any, video: Any, audio: Any, **options: Any) -> None:
+    from unival.model.convert import initialise
+
     given = {"image": image, "video": video, "audio": audio}
     encoders = {modality: path for modality, path in given.items() if path is not None}
     facts = initialise(settings, out, encoders=encoders, **options)
@@ -78,10 +80,14 @@ def _init(settings: Path, out: Path, image: Any, video: Any, audio: Any, **optio
 
 
 def _export(folder: Path, out: Path, half: bool) -> None:
+    from unival.model.convert import export
+
     print(f"{out}: {export(folder, out, half)} tensors")
 
 
 def _portable(folder: Path, out: Path) -> None:
+    from unival.model.convert import portable
+
     print(f"{out}: loads with trust_remote_code=True; its code: {portable(folder, out)} modules")
 
 

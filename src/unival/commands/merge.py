@@ -129,6 +129,7 @@ def _geometry(options: argparse.Namespace) -> None:
 
 def _methods(options: argparse.Namespace) -> None:
     from unival.merging.methods import METHODS
+    from unival.merging.options import OPTIONS
 
     if options.name is None:
         for name in METHODS.names():
@@ -139,7 +140,7 @@ def _methods(options: argparse.Namespace) -> None:
     print(f"{options.name}\n\n{inspect.cleandoc(method.__doc__ or '')}\n")
     needs = [("a base", method.needs_base), ("statistics of every model", method.needs_statistics)]
     print(f"needs: {' and '.join(what for what, needed in needs if needed) or 'the models only'}")
-    for option in dataclasses.fields(method.Options):
+    for option in dataclasses.fields(OPTIONS[options.name]):
         print(f"option {option.name}: {option.default}")
 
 

@@ -4,14 +4,12 @@ import argparse
 import json
 import sys
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from tqdm import tqdm
-from transformers.utils import logging
-
-from unival import files
-from unival.engine.inference.predictor import Predictor, as_json, media_files
-from unival.engine.machine import runtime
 from unival.errors import UserError
+
+if TYPE_CHECKING:
+    from unival.engine.inference.predictor import Predictor
 
 BATCH = 32
 """Files of a folder that are answered together."""
@@ -27,6 +25,11 @@ def main(arguments: list[str]) -> None:
     if not options.path.exists():
         raise UserError(f"{options.path}: no such file or folder")
     answers = _answers(options.answers) if options.answers else None
+    from transformers.utils import logging
+
+    from unival.engine.inference.predictor import Predictor, media_files
+    from unival.engine.machine import runtime
+
     logging.disable_progress_bar()
     machine = runtime.load() if runtime.FOLDER.is_dir() else runtime.Runtime()
     predictor = Predictor.load(options.model, options.tasks, machine.torch_device(), answers)
@@ -48,8 +51,13 @@ def main(arguments: list[str]) -> None:
         print(f"    {text}  ({score:.3g})")
 
 
-def _folder(predictor: Predictor, options: argparse.Namespace) -> None:
+def _folder(predictor: "Predictor", options: argparse.Namespace) -> None:
     """A line of JSON for each file; of one that cannot be read, why."""
+    from tqdm import tqdm
+
+    from unival import files
+    from unival.engine.inference.predictor import as_json, media_files
+
     paths = media_files(options.path)
     lines: list[str] = []
     faults: list[UserError] = []

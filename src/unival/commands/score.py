@@ -16,12 +16,12 @@ boxes Acc@IoU by size. Intervals by bootstrap. Rows without references are not s
 import argparse
 from collections.abc import Iterable
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from unival import files
-from unival.data.manifest import read_records
-from unival.engine.inference import predictions, score
-from unival.metrics import java
-from unival.metrics.bootstrap import Interval
+
+if TYPE_CHECKING:
+    from unival.engine.inference.score import Score
 
 
 def main(arguments: list[str]) -> None:
@@ -46,6 +46,10 @@ def main(arguments: list[str]) -> None:
     options = parser.parse_args(arguments)
     if bool(options.split) != bool(options.task) or (options.model and not options.split):
         parser.error("--split and --task go together, and --model needs them")
+    from unival.data.manifest import read_records
+    from unival.engine.inference import predictions, score
+    from unival.metrics import java
+
     if options.model:
         score.make(options.predictions, options.model, options.split, options.task, options.edition)
     known = None
@@ -65,7 +69,9 @@ def main(arguments: list[str]) -> None:
         print(f"wrote {options.submission}")
 
 
-def _print(found: Iterable[score.Score]) -> None:
+def _print(found: Iterable["Score"]) -> None:
+    from unival.metrics.bootstrap import Interval
+
     for name, value, count in found:
         point = value.value if isinstance(value, Interval) else value
         limits = f"  [{value.low:.6f}, {value.high:.6f}]" if isinstance(value, Interval) else ""

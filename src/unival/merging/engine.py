@@ -21,8 +21,9 @@ from unival.errors import UserError
 from unival.merging.align import ESTIMATED, Assignment, align, tied_names
 from unival.merging.checkpoint import Source
 from unival.merging.job import Job, Scratch, Settings, finite
-from unival.merging.method import Method, NoOptions
+from unival.merging.method import Method
 from unival.merging.methods import METHODS
+from unival.merging.options import OPTIONS, Options
 from unival.merging.recipe import Recipe, coefficients
 from unival.weights import cast
 
@@ -42,12 +43,13 @@ class Plan:
 
     def __post_init__(self) -> None:
         kind = METHODS[self.recipe.method]
-        options: Any = config.build(kind.Options, self.recipe.options, "merge recipe: options")
-        self._check_models(kind)
-        order = self.recipe.models if kind.ordered else sorted(self.recipe.models)
+        known = OPTIONS[self.recipe.method]
+        options: Any = config.build(known, self.recipe.options, "merge recipe: options")
+        self._check_models(kind, known.ordered)
+        order = self.recipe.models if known.ordered else sorted(self.recipe.models)
         self.models = {name: self.models[name] for name in order}
         self.method = kind(options, self.recipe.seed, self.statistics)
-        self.mean = METHODS["average"](NoOptions())
+        self.mean = METHODS["average"](Options())
         self.assignments = align(self.recipe, self.models, self.base, kind.needs_base, self.estimated)
         self.settings.dtype = self._arithmetic()
         self.tied = tied_names(self.models, self.base, self.assignments)
@@ -67,7 +69,7 @@ class Plan:
         long = any(spec.dtype == torch.float64 for spec in specs)
         return torch.float64 if short or long else torch.float32
 
-    def _check_models(self, kind: type[Method]) -> None:
+    def _check_models(self, kind: type[Method], ordered: bool) -> None:
         if self.recipe.vocabulary is not None and not self.by_token:
             raise UserError("merge recipe: 'vocabulary' needs the tokenizers of model folders: use `merge`")
         missing = sorted(set(self.recipe.models) - set(self.models))
@@ -82,7 +84,7 @@ class Plan:
                 "collect them (unival.merging.collect) and give them"
             )
         weighted = self.recipe.weights or any(rule.weights for rule in self.recipe.modules)
-        if kind.ordered and weighted:
+        if ordered and weighted:
             raise UserError(
                 f"merge recipe: method '{self.recipe.method}' takes no weights: option 't' says where on the "
                 "way between its two models the merge lies"

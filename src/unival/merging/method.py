@@ -18,23 +18,16 @@ from unival.registry import Registry
 
 
 @dataclass
-class NoOptions:
-    """A method without options."""
-
-
-@dataclass
 class Method:
     """Base of all methods."""
 
-    Options: ClassVar[type] = NoOptions
     needs_base: ClassVar[bool] = False
     needs_statistics: ClassVar[bool] = False
-    ordered: ClassVar[bool] = False
-    """Whether the order of the models has a meaning (pairwise methods)."""
     propagates: ClassVar[bool] = False
     """Whether NaN in any input shows in the output, so that only the output has to be looked at."""
 
     options: Any
+    """Of its name in `OPTIONS`."""
     seed: int = 0
     statistics: Mapping[str, Source] = field(default_factory=dict)
     """Per model, its Fisher or Gram statistics."""

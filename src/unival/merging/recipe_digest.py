@@ -5,7 +5,7 @@ import dataclasses
 from typing import Any
 
 from unival import config, files
-from unival.merging.methods import METHODS
+from unival.merging.options import OPTIONS
 from unival.merging.recipe import Recipe
 
 
@@ -15,12 +15,10 @@ def canonical_form(recipe: Recipe) -> dict[str, Any]:
     Raises:
         UserError: an unknown method or option.
     """
-    method = METHODS[recipe.method]
+    options = OPTIONS[recipe.method]
     value = dataclasses.asdict(recipe)
-    value["models"] = list(recipe.models if method.ordered else sorted(recipe.models))
-    value["options"] = dataclasses.asdict(
-        config.build(method.Options, recipe.options, "merge recipe: options")
-    )
+    value["models"] = list(recipe.models if options.ordered else sorted(recipe.models))
+    value["options"] = dataclasses.asdict(config.build(options, recipe.options, "merge recipe: options"))
     for key in ("modules", "align"):
         value[key] = list(value[key])
     return value

@@ -13,12 +13,10 @@ from unival.config import check_names, pick
 from unival.data.remote import local
 from unival.errors import UserError, nearest
 from unival.merging import AlignRule, Recipe
-from unival.merging.geometry import geometry
 from unival.merging.recipe_digest import canonical_form
 from unival.stages.base import Laid, StageIO
 from unival.study import tables
-from unival.study.coefficients import Fit, Search
-from unival.study.merges import STATISTICS, Again, Workshop
+from unival.study.fitting import STATISTICS, Again, Search
 from unival.study.tables import Angle
 from unival.tasks import TaskConfig
 
@@ -103,7 +101,10 @@ def inputs(config: Config) -> list[Path]:
 
 def run(config: Config, io: StageIO) -> None:
     """Write `models/merged/<name>` for every recipe and every model under `again` whose experts there are."""
+    from unival.merging.geometry import geometry
     from unival.study.benchmark import Benchmark
+    from unival.study.coefficients import Fit
+    from unival.study.merges import Workshop
 
     benchmark = Benchmark(config.data, config.tasks)
     fit = Fit(Path(config.base), Path(config.experts), config.tasks, benchmark, io.shared_scratch, io.tracker)

@@ -7,7 +7,7 @@ files that Fisher and RegMean need.
 import itertools
 import re
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, replace
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, cast
@@ -18,6 +18,7 @@ from unival.merging.adamerging import adamerging, entropy
 from unival.merging.live import merge_into
 from unival.merging.recipe_digest import recipe_digest
 from unival.record import Record
+from unival.study.fitting import Search
 from unival.tasks import TaskConfig
 from unival.tracking import Tracker
 
@@ -36,32 +37,6 @@ if TYPE_CHECKING:
 
 BATCH = 16
 """Rows of a batch of AdaMerging (the paper's), and of one that batch norm's statistics are estimated on."""
-
-
-@dataclass(frozen=True)
-class Search:
-    """How the coefficients of a recipe are chosen, by the mean share of each expert's score on its task."""
-
-    rows: int
-    """Validation rows per task."""
-    strategy: Literal["grid", "coordinate", "optuna", "greedy", "entropy"] = "grid"
-    """`greedy`: which models take part (greedy soup). `entropy`: AdaMerging, a coefficient per tensor and
-    model of `task_arithmetic`, from inputs without labels."""
-    over: dict[str, list[float]] = field(default_factory=dict)
-    """Option of the method, or model (its weight) -> values of a grid, or the two ends of a range."""
-    budget: int | None = None
-    """Evaluations; steps of AdaMerging."""
-
-    def __post_init__(self) -> None:
-        if self.rows < 1:
-            raise ValueError("search needs rows")
-        free = self.strategy in ("greedy", "entropy")
-        if free == bool(self.over):
-            raise ValueError(f"search '{self.strategy}' {'takes no' if free else 'needs'} `over`")
-        if self.strategy in ("coordinate", "optuna") and any(len(ends) != 2 for ends in self.over.values()):
-            raise ValueError(f"search '{self.strategy}': give the two ends of each range")
-        if self.strategy in ("optuna", "entropy") and self.budget is None:
-            raise ValueError(f"search '{self.strategy}' needs a budget")
 
 
 class Fit:

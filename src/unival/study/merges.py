@@ -9,7 +9,7 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from unival import config as configuration
 from unival import files
@@ -17,31 +17,10 @@ from unival.errors import UserError
 from unival.merging import Recipe, merge
 from unival.merging.merge_json import equal_inputs, read_record
 from unival.study import card
-from unival.study.coefficients import Fit, Search
+from unival.study.coefficients import Fit
+from unival.study.fitting import STATISTICS, Again, Search
 
 NOTE = "made.json"
-STATISTICS: dict[str, Literal["fisher", "grams"]] = {"fisher": "fisher", "regmean": "grams"}
-"""Method -> what it wants to know of each expert."""
-
-
-@dataclass(frozen=True)
-class Again:
-    """A model that is finetuned again, with the settings and rows a step of the experts of `tasks`."""
-
-    tasks: list[str]
-    """Finetuned on; several: together, each with the budget its expert had."""
-    recipe: str | None = None
-    """null: from the pretrained model (on all tasks: the multitask model that merges are compared with)."""
-    each: bool = False
-    """false: merge by the recipe, then finetune (fusing, Choshen et al. 2022, arXiv 2204.03044). true:
-    finetune the recipe's experts of other tasks on this one, then merge them and its own expert (ratatouille,
-    Rame et al. 2023, arXiv 2212.10445; a recipe of two such models interpolates between them)."""
-
-    def __post_init__(self) -> None:
-        if not self.tasks or (self.each and not self.recipe):
-            raise ValueError("again needs tasks, and a recipe where `each` is set")
-        if self.each and len(self.tasks) > 1:
-            raise ValueError("again: `each` takes one task")
 
 
 @dataclass

@@ -6,7 +6,6 @@ are a table, not a map); every other tensor gets the (weighted) mean. One matrix
 
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -16,25 +15,10 @@ from unival.errors import UserError
 from unival.merging import elementwise, spectral
 from unival.merging.job import Job
 from unival.merging.method import METHODS, Method, deltas_of, normalized
-from unival.merging.recipe import check_pattern
-
-
-@dataclass
-class MatrixOptions:
-    """Which tensors are matrices."""
-
-    matrices: str = r"weight$"
-    exclude: str = r"embed|shared|lm_head|position"
-
-    def __post_init__(self) -> None:
-        check_pattern(self.matrices)
-        check_pattern(self.exclude)
 
 
 class MatrixMethod(Method):
     """Whole matrices through `solve`, the rest through the mean."""
-
-    Options = MatrixOptions
 
     def start(self, job: Job) -> Tensor | None:
         """The merged matrix, flat; None for other tensors."""
@@ -55,17 +39,9 @@ class MatrixMethod(Method):
         return state[start : start + len(models[0])]
 
 
-@dataclass
-class DeltaMatrixOptions(MatrixOptions):
-    """Factor lambda on the merged task vector."""
-
-    scale: float = 1.0
-
-
 class DeltaMatrixMethod(MatrixMethod):
     """theta_0 + lambda merged(w_i tau_i) for matrices, theta_0 + weighted mean of tau_i for the rest."""
 
-    Options = DeltaMatrixOptions
     needs_base = True
 
     def block(self, job: Job, state: Any, start: int, models: list[Tensor], base: Tensor) -> Tensor:
@@ -102,15 +78,6 @@ class TsvM(DeltaMatrixMethod):
         return spectral.tsv_m(deltas)
 
 
-@dataclass
-class WudiOptions(DeltaMatrixOptions):
-    """`ridge` plays the part of the number of steps in the paper: large is few steps from the start, sum
-    tau.
-    """
-
-    ridge: float = 1e-4
-
-
 @METHODS.register("wudi")
 class Wudi(DeltaMatrixMethod):
     """argmin_tau sum_i |(tau - tau_i) tau_i^T|^2 / |tau_i|^2 (WUDI, Cheng et al. 2025, arXiv 2503.08099).
@@ -119,22 +86,12 @@ class Wudi(DeltaMatrixMethod):
     towards sum tau_i, where the paper's descent starts.
     """
 
-    Options = WudiOptions
-
     def merged(self, deltas: Sequence[Tensor]) -> Tensor:
         anchor = sum(deltas[1:], deltas[0])
         grams = [spectral.wudi_gram(delta) for delta in deltas]
         solved, condition = spectral.gram_solve(deltas, grams, anchor, self.options.ridge)
         self.worst("wudi: condition number", condition)
         return solved
-
-
-@dataclass
-class RegMeanOptions(MatrixOptions):
-    """`alpha` shrinks the off-diagonals of the Gram matrices (0.9 in the paper); `ridge` is relative."""
-
-    alpha: float = 0.9
-    ridge: float = 1e-6
 
 
 @METHODS.register("regmean")
@@ -146,7 +103,6 @@ class RegMean(MatrixMethod):
     bound of the worst condition number is noted. Weights without statistics in every model get the mean.
     """
 
-    Options = RegMeanOptions
     needs_statistics = True
 
     def solve(self, job: Job, models: list[Tensor], base: Tensor | None) -> Tensor | None:

@@ -5,7 +5,6 @@ tau_i = theta_i - theta_0 are task vectors, w_i the weights of the recipe (1 by 
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -27,19 +26,9 @@ class Average(Method):
         return elementwise.linear(models, normalized(job))
 
 
-@dataclass
-class InterpolateOptions:
-    """Where on the line from the first model (0) to the second (1)."""
-
-    t: float = 0.5
-
-
 @METHODS.register("interpolate")
 class Interpolate(Method):
     """(1 - t) theta_1 + t theta_2, the ends bit-exact."""
-
-    Options = InterpolateOptions
-    ordered = True
 
     propagates = True
 
@@ -48,18 +37,10 @@ class Interpolate(Method):
         return elementwise.interpolate(first, second, self.options.t)
 
 
-@dataclass
-class ScaleOptions:
-    """Factor lambda on the sum of the task vectors."""
-
-    scale: float = 0.3
-
-
 @METHODS.register("task_arithmetic")
 class TaskArithmetic(Method):
     """theta_0 + lambda sum_i w_i tau_i, w_i = 1 by default; lambda < 0 forgets, lambda > 1 extrapolates."""
 
-    Options = ScaleOptions
     needs_base = True
 
     propagates = True
@@ -69,13 +50,6 @@ class TaskArithmetic(Method):
         return elementwise.task_arithmetic(base, models, weights)
 
 
-@dataclass
-class SlerpOptions:
-    """Place on the arc, and what is rotated: the weights themselves or the task vectors (needs the base)."""
-
-    t: float = 0.5
-
-
 @METHODS.register("slerp")
 class Slerp(Method):
     """Per tensor [sin((1-t)W) a + sin(t W) b] / sin W with W the angle between a and b (Shoemake 1985).
@@ -83,9 +57,6 @@ class Slerp(Method):
     W = 2 atan2(|u-v|, |u+v|) of the unit vectors in float64: exact for small angles, so no threshold falls
     back to a line. For opposite or zero tensors there is no arc: the line is taken and counted.
     """
-
-    Options = SlerpOptions
-    ordered = True
 
     def start(self, job: Job) -> tuple[float, float]:
         """The factors of the two tensors."""

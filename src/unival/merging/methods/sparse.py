@@ -4,8 +4,7 @@ tau_i = theta_i - theta_0 are task vectors, w_i the weights of the recipe (1 by 
 """
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import torch
@@ -18,21 +17,6 @@ from unival.merging.rng import keep_mask, mask_key
 from unival.merging.select import kth_largest
 
 
-@dataclass
-class TiesOptions:
-    """Defaults of the paper."""
-
-    density: float = 0.2
-    """Share of the entries of each task vector that is kept."""
-    scope: Literal["model", "tensor"] = "model"
-    """Whether the largest are chosen over the whole model (as the paper) or in each tensor."""
-    merge: Literal["mean", "sum"] = "mean"
-    scale: float = 1.0
-
-    def __post_init__(self) -> None:
-        check_share("density", self.density)
-
-
 @METHODS.register("ties")
 class Ties(Method):
     """theta_0 + lambda elect(trim(tau_i)): keep the largest entries, elect signs, mean of those that agree.
@@ -41,7 +25,6 @@ class Ties(Method):
     distinct magnitudes; equal magnitudes at the threshold are all kept. Signs are elected without weights.
     """
 
-    Options = TiesOptions
     needs_base = True
 
     @property
@@ -79,17 +62,6 @@ class Ties(Method):
         return merged.mul_(self.options.scale * job.scale).add_(base)
 
 
-@dataclass
-class DareOptions:
-    """Share of the entries that is kept at random, and the factor on the sum of the task vectors."""
-
-    density: float = 0.5
-    scale: float = 0.3
-
-    def __post_init__(self) -> None:
-        check_share("density", self.density)
-
-
 def dropped(method: Method, job: Job, start: int, models: Sequence[Tensor], base: Tensor) -> list[Tensor]:
     """mask * tau / density of every model, with masks keyed by (seed, model, tensor)."""
     deltas, density = deltas_of(models, base), method.options.density
@@ -109,7 +81,6 @@ class Dare(Method):
     density 1 is task arithmetic, bit for bit.
     """
 
-    Options = DareOptions
     needs_base = True
 
     def block(self, job: Job, state: Any, start: int, models: list[Tensor], base: Tensor) -> Tensor:
@@ -122,25 +93,9 @@ class Dare(Method):
         return out
 
 
-@dataclass
-class DareTiesOptions(TiesOptions):
-    """By default TIES only elects signs."""
-
-    density: float = 0.5
-    """Share that DARE keeps."""
-    keep: float = 1.0
-    """Share that TIES keeps, of the entries that DARE kept or dropped together."""
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        check_share("keep", self.keep)
-
-
 @METHODS.register("dare_ties")
 class DareTies(Ties):
     """DARE first, then TIES on what is left (the order of Yu et al. 2024)."""
-
-    Options = DareTiesOptions
 
     @property
     def kept(self) -> float:
@@ -148,22 +103,6 @@ class DareTies(Ties):
 
     def deltas(self, job: Job, start: int, models: Sequence[Tensor], base: Tensor) -> list[Tensor]:
         return dropped(self, job, start, models, base)
-
-
-@dataclass
-class BreadcrumbsOptions:
-    """Defaults of the paper."""
-
-    density: float = 0.9
-    """Share of each tensor that is kept."""
-    top: float = 0.01
-    """Share of the largest that is dropped."""
-    scale: float = 0.3
-
-    def __post_init__(self) -> None:
-        check_share("density", self.density)
-        if not 0 <= self.top < 1:
-            raise ValueError(f"top: {self.top} is not in [0, 1)")
 
 
 @METHODS.register("breadcrumbs")
@@ -175,7 +114,6 @@ class Breadcrumbs(Method):
     are kept, largest first (at least one, at most all that is left).
     """
 
-    Options = BreadcrumbsOptions
     needs_base = True
 
     def start(self, job: Job) -> list[tuple[float, float]]:
@@ -196,24 +134,12 @@ class Breadcrumbs(Method):
         return out
 
 
-@dataclass
-class ConsensusOptions:
-    """Defaults of the paper's script."""
-
-    threshold: float = 0.4
-    """lambda of the TALL mask; the paper searches 0.2 .. 0.6."""
-    agreeing: int = 2
-    """Tasks that must use an entry."""
-    scale: float = 0.3
-
-
 @METHODS.register("consensus")
 class Consensus(Method):
     """theta_0 + lambda sum tau_i where at least k tasks use the entry (Wang et al. 2024, arXiv
     2405.07813).
     """
 
-    Options = ConsensusOptions
     needs_base = True
 
     def block(self, job: Job, state: Any, start: int, models: list[Tensor], base: Tensor) -> Tensor:
@@ -221,12 +147,6 @@ class Consensus(Method):
         deltas = [d * w for d, w in zip(deltas_of(models, base), job.weights, strict=True)]
         merged = elementwise.consensus(deltas, options.threshold, min(options.agreeing, len(deltas)))
         return merged.mul_(options.scale * job.scale).add_(base)
-
-
-def check_share(name: str, value: float) -> None:
-    """Raise ValueError unless 0 < value <= 1."""
-    if not 0 < value <= 1:
-        raise ValueError(f"{name}: {value} is not in (0, 1]")
 
 
 def kept_count(density: float, total: int) -> int:
