@@ -23,8 +23,8 @@ BLIND = {"caption": 0.7, "vqa": 0.45, "grounding": 0.08, "entailment": 0.38, "vi
 STORED = ("ood-composition", "ood-crowding", "ood-phrasing")
 SHIFTS = {"image": ("blur", "noise", "contrast", "compression"), "video": (), "audio": ("audio_noise",)}
 ROWS = 6
-LEADERBOARD = """model part tasks mean mean_low mean_high share share_low share_high worst worst_low worst_high
-    worst_task front robustness updates"""
+LEADERBOARD = """model part tasks mean mean_low mean_high share share_low share_high worst worst_low
+    worst_high worst_task front robustness updates"""
 PAIRS = """first second task barrier barrier_low barrier_high barrier_at middle minus_best minus_best_low
     minus_best_high p minus_mean minus_mean_low minus_mean_high"""
 FRONTS = "first second first_task second_task on_front points area area_of_ends gain gain_low gain_high"

@@ -6,8 +6,9 @@ Written files (their fields: `unival.study.tables`):
     reports/metrics/interpolation.csv   a line per pair x point x task: primary metric from one to the other
     reports/metrics/comparisons.csv     a merged model against the task's expert and the pretrained model, an
                                         expert against the latter: paired differences
-    reports/metrics/{leaderboard,pairs,fronts}.csv   merged models over their tasks, in and out of distribution;
-                                        what lies between two models (study/leaderboard.py)
+    reports/metrics/{leaderboard,pairs,fronts}.csv
+                                        merged models over their tasks, in and out of distribution; what lies
+                                        between two models (study/leaderboard.py)
     reports/metrics/rows.parquet        the primary score of every row of every model (study/row_scores.py)
     reports/predictions/<model>/<task>/<split>[-<shift>-<severity>].jsonl   a line per row, with its scores
 """

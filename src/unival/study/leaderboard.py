@@ -1,8 +1,8 @@
 """Tables about merged models: the leaderboard, the pairwise merge matrix, and fronts between two tasks.
 
-The leaderboard compares models over the tasks that a merge was made for: merges beside experts, the pretrained and
-the jointly finetuned model, on the test split and on the mean over shifted cells. Pairs and fronts are made
-from the interpolation between two models. Columns: `unival.study.tables`.
+The leaderboard compares models over the tasks that a merge was made for: merges beside experts, the
+pretrained and the jointly finetuned model, on the test split and on the mean over shifted cells. Pairs and
+fronts are made from the interpolation between two models. Columns: `unival.study.tables`.
 
 Intervals are bootstraps over media, with the same draws for all models and all corruptions of a task's rows.
 """

@@ -119,7 +119,7 @@ class Comparison:
 
 @dataclass(frozen=True, kw_only=True)
 class Standing:
-    """A line of `metrics/leaderboard.csv`: a model over the tasks that it, or a merge beside it, was made for."""
+    """A line of `metrics/leaderboard.csv`: a model over the tasks it was made for, or a merge beside it."""
 
     model: str
     """Folder below models/; `experts`: each task's own."""
