@@ -15,7 +15,7 @@ LAYERS = (
     ("errors", "compat"),
     (
         "limits",
-        "canonical",
+        "media_format",
         "files",
         "folders",
         "registry",
@@ -157,6 +157,16 @@ def test_commands_alone_read_arguments(path: Path) -> None:
     if part(path) not in ("cli", "commands"):
         names = {name for name, _ in imports(path)}
         assert "argparse" not in names and not any(name.startswith("unival.commands") for name in names)
+
+
+def test_no_two_classes_have_one_name() -> None:
+    """But for `Config`, which every stage has as its interface, beside `run`."""
+    places: dict[str, list[Path]] = {}
+    for path in FILES:
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.ClassDef) and not (part(path) == "stages" and node.name == "Config"):
+                places.setdefault(node.name, []).append(path)
+    assert not {name: found for name, found in places.items() if len(found) > 1}
 
 
 def test_one_name_per_stage() -> None:

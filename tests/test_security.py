@@ -95,7 +95,7 @@ def test_every_limit_is_stated() -> None:
 )  # fmt: skip
 def test_data_are_no_links_in_a_report(data, tmp_path) -> None:
     """Neither in Markdown, whose bare addresses are links too, nor in HTML."""
-    table = page.Table(("a", "b"), [[data, data]])
+    table = page.DataTable(("a", "b"), [[data, data]])
     figure = page.Figure("x.png", data, (data,))
     (tmp_path / "x.png").write_bytes(b"")
     document = page.Document(

@@ -41,7 +41,7 @@ of others."""
 
 
 @dataclass(frozen=True)
-class Spec:
+class TensorSpec:
     """Shape and type of a tensor; `file` and `offset` (bytes from the start of the file) where it has any."""
 
     shape: tuple[int, ...]
@@ -60,14 +60,14 @@ class Spec:
         return self.count * self.dtype.itemsize
 
 
-def read_specs(path: Path) -> tuple[list[Path], dict[str, Spec]]:
-    """Files of the model at `path`, a folder or one file, and its tensors; `Spec.file` counts the files.
+def read_specs(path: Path) -> tuple[list[Path], dict[str, TensorSpec]]:
+    """Files of the model at `path`, a folder or one file, and its tensors; `TensorSpec.file` counts them.
 
     Raises:
         UserError: nothing to read, a damaged header, files and index that disagree, an adapter.
     """
     found = weight_files(path)
-    specs: dict[str, Spec] = {}
+    specs: dict[str, TensorSpec] = {}
     for number, file in enumerate(found):
         for name, spec in read_header(file, number).items():
             if name in specs:
@@ -122,7 +122,7 @@ def _weight_map(index: Path) -> dict[str, str]:
     return table
 
 
-def _require_listed(index: Path, found: list[Path], specs: Mapping[str, Spec]) -> None:
+def _require_listed(index: Path, found: list[Path], specs: Mapping[str, TensorSpec]) -> None:
     """Raise UserError where an index and its files name different tensors."""
     table = _weight_map(index)
     held = {name: found[spec.file].name for name, spec in specs.items()}
@@ -154,7 +154,7 @@ def _adapter(label: Path | str, of: str = "") -> str:
     )
 
 
-def read_header(file: Path, number: int = 0) -> dict[str, Spec]:
+def read_header(file: Path, number: int = 0) -> dict[str, TensorSpec]:
     """Names, shapes, types and offsets of one safetensors file, checked against the size of the file.
 
     Raises:
@@ -201,13 +201,13 @@ def _header(file: Path) -> tuple[dict[str, Any], int, int]:
     return header, 8 + length, size
 
 
-def _spec(name: str, value: dict[str, Any], number: int, start: int) -> Spec:
+def _spec(name: str, value: dict[str, Any], number: int, start: int) -> TensorSpec:
     if value["dtype"] not in SAFE_TO_TORCH:
         raise ValueError(f"'{name}' has the unknown type {value['dtype']}")
     shape, (begin, end) = value["shape"], value["data_offsets"]
     if not isinstance(shape, list) or not all(type(n) is int and n >= 0 for n in [*shape, begin, end]):
         raise ValueError(f"'{name}': shape and offsets must be whole numbers from 0")
-    spec = Spec(tuple(shape), SAFE_TO_TORCH[value["dtype"]], number, start + begin)
+    spec = TensorSpec(tuple(shape), SAFE_TO_TORCH[value["dtype"]], number, start + begin)
     if spec.nbytes != end - begin:
         raise ValueError(f"'{name}' has {end - begin} bytes for shape {shape} of {value['dtype']}")
     return spec

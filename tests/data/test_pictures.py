@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image, ImageOps
 
-from unival import canonical
+from unival import media_format
 from unival.data import media
 from unival.errors import UserError
 
@@ -36,7 +36,7 @@ def lying(orientation: int, form: str = "PNG") -> bytes:
 def test_exif_orientation_turns_pixels_and_size(orientation: int, form: str) -> None:
     data = lying(orientation, form)
     shown = media.decode_image(data, "x")
-    assert np.array_equal(shown, canonical.TURNS.get(orientation, canonical.UPRIGHT).pixels(PIXELS))
+    assert np.array_equal(shown, media_format.TURNS.get(orientation, media_format.UPRIGHT).pixels(PIXELS))
     assert np.array_equal(shown, np.asarray(ImageOps.exif_transpose(Image.open(io.BytesIO(data)))))
     assert media.image_size(data, "x") == media.describe("image", data, "x") == shown.shape[1::-1]
 
@@ -44,7 +44,7 @@ def test_exif_orientation_turns_pixels_and_size(orientation: int, form: str) -> 
 @pytest.mark.parametrize("orientation", EXIF)
 def test_a_turn_takes_pixels_sizes_and_boxes_the_same_way(orientation: int) -> None:
     data = lying(orientation)
-    turn = canonical.TURNS[media.image_orientation(data, "x")]
+    turn = media_format.TURNS[media.image_orientation(data, "x")]
     shown_HWC = media.decode_image(data, "x")
     assert np.array_equal(turn.pixels(PIXELS), shown_HWC)
     shown = shown_HWC.shape[1], shown_HWC.shape[0]
@@ -56,7 +56,7 @@ def test_a_turn_takes_pixels_sizes_and_boxes_the_same_way(orientation: int) -> N
 
 def test_a_picture_that_was_turned_is_not_turned_again() -> None:
     image = media.open_image(lying(6), "x")
-    assert np.array_equal(np.asarray(canonical.rgb(image, "x")), np.asarray(image))
+    assert np.array_equal(np.asarray(media_format.rgb(image, "x")), np.asarray(image))
 
 
 @pytest.mark.parametrize("form", ["PNG", "TIFF", "PPM"])
@@ -69,7 +69,7 @@ def test_grey_of_16_bits_is_scaled(form: str) -> None:
 def test_grey_of_16_bits_whose_zero_is_white_is_inverted() -> None:
     """A scanner's TIFF: Pillow heeds PhotometricInterpretation 0 in 8 bits alone."""
     data = encoded(Image.fromarray(GREY.astype(np.uint16) * 257), "TIFF")
-    entry = struct.pack("<HHI", canonical.TIFF_PHOTOMETRIC, 3, 1)
+    entry = struct.pack("<HHI", media_format.TIFF_PHOTOMETRIC, 3, 1)
     assert data.count(entry + b"\1") == 1
     shown = media.decode_image(data.replace(entry + b"\1", entry + b"\0"), "x")
     assert np.array_equal(shown[..., 0], 255 - GREY)
@@ -82,7 +82,7 @@ def test_grey_of_16_bits_is_rounded_and_any_byte_order_read() -> None:
         Image.fromarray(deep),
         Image.frombytes("I;16B", deep.shape[::-1], deep.astype(">u2").tobytes()),
     ):
-        assert np.asarray(canonical.rgb(image, "x"))[0, :, 0].tolist() == wanted
+        assert np.asarray(media_format.rgb(image, "x"))[0, :, 0].tolist() == wanted
 
 
 def test_a_dark_pgm_of_16_bits_stays_dark() -> None:
@@ -112,7 +112,7 @@ def test_other_modes_show_their_colours_without_transparency(mode: str) -> None:
     if "A" in mode:
         image = image.convert(mode)
         image.putalpha(Image.fromarray(GREY[::-1]))
-    shown = canonical.rgb(image, "x")
+    shown = media_format.rgb(image, "x")
     assert np.array_equal(np.asarray(shown), np.repeat(levels[..., None], 3, 2))
 
 

@@ -13,9 +13,9 @@ import pytest
 
 from unival import limits
 from unival.data import media
+from unival.data.disk_map import DiskMap, Groups
 from unival.data.sources import json_stream
 from unival.data.sources.json_stream import json_keys, json_lists, json_values
-from unival.data.spool import Groups, Spool
 from unival.errors import UserError
 
 LETTERS = 'ab 0"\\\n{}[],:é\u4e2d\U0001f600'
@@ -108,7 +108,7 @@ def test_bytes_that_are_not_text_and_values_without_end(
 
 
 def test_a_spool_is_a_mapping() -> None:
-    spool = Spool()
+    spool = DiskMap()
     names = ["b", "a\0b", "a", "", "\udcff"]
     assert all(spool.add(name, name + "!") for name in names)
     assert not spool.add("a", "other")

@@ -11,13 +11,13 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
-from unival.canonical import Box, Size
 from unival.data.benchmarks import shrink
 from unival.data.importing import import_dataset
 from unival.data.manifest import read_records
+from unival.data.media_store import MediaStore
 from unival.data.sources.ofa_tsv import write_tsv
-from unival.data.store import MediaStore
 from unival.errors import UserError
+from unival.media_format import Box, Size
 
 STORED, SHOWN = (60, 40), (40, 60)
 RED: Box = (6.0, 10.0, 30.0, 20.0)

@@ -9,11 +9,11 @@ import torch
 
 from unival.errors import UserError
 from unival.merging import adamerging, collect, elementwise, spectral
-from unival.merging.checkpoint import Memory
 from unival.merging.engine import merge_states
 from unival.merging.method import METHODS
 from unival.merging.options import OPTIONS
 from unival.merging.recipe import AlignRule, Depth, ModuleRule, Recipe
+from unival.merging.tensor_io import StateSource
 
 IDENTITIES = []
 
@@ -46,9 +46,9 @@ def family(number=3, scale=0.05, base=None):
 
 def merged(method, models, base=None, statistics=None, align=(), order=None, **fields):
     recipe = Recipe(method, tuple(order or models), align=tuple(align), **fields)
-    sources = {name: Memory(state, name) for name, state in models.items()}
-    extra = {name: Memory(state, name) for name, state in (statistics or {}).items()}
-    return merge_states(recipe, sources, Memory(base, "base") if base else None, extra)
+    sources = {name: StateSource(state, name) for name, state in models.items()}
+    extra = {name: StateSource(state, name) for name, state in (statistics or {}).items()}
+    return merge_states(recipe, sources, StateSource(base, "base") if base else None, extra)
 
 
 def same(found, wanted):

@@ -9,7 +9,7 @@ from torch import nn
 
 from unival.errors import UserError
 from unival.merging import AlignRule, Interpolation, Recipe, merge, verify
-from unival.merging.checkpoint import Checkpoint
+from unival.merging.tensor_io import FileSource
 
 
 @pytest.fixture(autouse=True)
@@ -132,7 +132,7 @@ def test_shards_and_one_file_hold_the_same(folders, tmp_path):
     merge(recipe, paths, None, tmp_path / "one")
     merge(recipe, paths, None, tmp_path / "many", shard_bytes=1000)
     whole = load_file(tmp_path / "one" / "model.safetensors")
-    with Checkpoint(tmp_path / "many") as parts:
+    with FileSource(tmp_path / "many") as parts:
         assert len(parts.files) > 1
         for name, value in whole.items():
             buffer = torch.empty(value.numel() * value.element_size(), dtype=torch.uint8)

@@ -10,13 +10,13 @@ from safetensors.torch import load_file, save_file
 
 from unival.errors import UserError
 from unival.merging import AlignRule, Recipe, merge, verify
-from unival.merging.checkpoint import Memory
 from unival.merging.engine import Plan, merge_states
 from unival.merging.live import merge_into
 from unival.merging.method import METHODS
 from unival.merging.options import OPTIONS
 from unival.merging.recipe import VocabularyRule
 from unival.merging.recipe_digest import recipe_digest
+from unival.merging.tensor_io import StateSource
 from unival.merging.vocabulary import read_tokens
 from unival.weights import read_metadata
 
@@ -127,11 +127,11 @@ def test_equal_matrices_are_tied_once():
         "other": torch.zeros(9),
     }
     model = {k: v + 0.1 * (k != "bias") for k, v in base.items()}
-    sources = {"a": Memory(model), "b": Memory(base)}
-    plan = Plan(Recipe("dare", ("a", "b")), sources, Memory(base))
+    sources = {"a": StateSource(model), "b": StateSource(base)}
+    plan = Plan(Recipe("dare", ("a", "b")), sources, StateSource(base))
     assert plan.tied == {"shared.weight": "lm_head.weight"}
     assert sum(job.count for job in plan.jobs.values()) == 600 + 18
-    merged = merge_states(Recipe("dare", ("a", "b")), sources, Memory(base))
+    merged = merge_states(Recipe("dare", ("a", "b")), sources, StateSource(base))
     assert torch.equal(merged["shared.weight"], merged["lm_head.weight"])
 
 
@@ -140,11 +140,11 @@ def test_matrices_that_the_base_holds_apart_are_not_tied():
     values = torch.randn(30, 20, generator=torch.Generator().manual_seed(0))
     base = {"one.weight": values, "two.weight": values + 1}
     models = {n: dict.fromkeys(base, values + i) for i, n in enumerate("ab", 1)}
-    sources = {name: Memory(state) for name, state in models.items()}
+    sources = {name: StateSource(state) for name, state in models.items()}
     recipe = Recipe("task_arithmetic", ("a", "b"), options={"scale": 1.0})
-    assert Plan(recipe, sources, Memory(base)).tied == {}
-    assert Plan(recipe, sources, Memory(models["a"])).tied == {"two.weight": "one.weight"}
-    torch.testing.assert_close(merge_states(recipe, sources, Memory(base))["two.weight"], values + 2)
+    assert Plan(recipe, sources, StateSource(base)).tied == {}
+    assert Plan(recipe, sources, StateSource(models["a"])).tied == {"two.weight": "one.weight"}
+    torch.testing.assert_close(merge_states(recipe, sources, StateSource(base))["two.weight"], values + 2)
 
 
 def test_a_merge_carries_the_tasks_of_all_its_models(tmp_path):
@@ -191,7 +191,7 @@ def test_rows_are_matched_by_token(tmp_path):
     with pytest.raises(UserError, match="vocabulary: 'emed' matches no tensor"):
         merge(wrong, paths, None, tmp_path / "wrong")
     with pytest.raises(UserError, match="needs the tokenizers of model folders"):
-        merge_states(recipe, {name: Memory({"embed": a}) for name in "ab"})
+        merge_states(recipe, {name: StateSource({"embed": a}) for name in "ab"})
     (paths["b"] / "tokenizer.json").write_text(json.dumps(tokenizer("z", "x", "q")))
     with pytest.raises(
         UserError, match=r"no model has all tokens: 'a', the largest, lacks 1, such as \['q'\]"
@@ -223,7 +223,7 @@ def test_the_case_that_the_original_gets_wrong(tmp_path):
             state = {"w": torch.full((3,), float(i)), "token_rp_bucket": index}
             if i == 0:
                 state["audio.w"] = torch.randn(7, generator=torch.Generator().manual_seed(1))
-            models[name] = Memory(state, name)
+            models[name] = StateSource(state, name)
         recipe = Recipe("average", tuple(models), align=(AlignRule("^audio", "owners"),))
         merged = merge_states(recipe, models)
         assert torch.equal(merged["audio.w"], models["a"].state["audio.w"])

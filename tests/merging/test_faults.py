@@ -16,8 +16,8 @@ from safetensors.torch import save_file
 
 from unival.errors import UserError
 from unival.merging import AlignRule, Interpolation, ModuleRule, Recipe, merge, merge_into
-from unival.merging.checkpoint import Checkpoint
 from unival.merging.geometry import geometry
+from unival.merging.tensor_io import FileSource
 
 pytestmark = pytest.mark.fault
 
@@ -96,7 +96,7 @@ def test_differing_integers_need_a_rule(pair, tmp_path):
     refused(pair, tmp_path / "out", r"count: integer values differ between .*a and .*b")
     recipe = Recipe("average", ("a", "b"), align=(AlignRule("^count$", "take", "b"),))
     merge(recipe, pair, None, tmp_path / "out")
-    with Checkpoint(tmp_path / "out") as found:
+    with FileSource(tmp_path / "out") as found:
         assert int(found.read("count", 0, 1, torch.empty(8, dtype=torch.uint8))) == 4
 
 

@@ -7,8 +7,8 @@ from safetensors.torch import load_file, save_file
 from unival import weights
 from unival.errors import UserError
 from unival.merging import AlignRule, Interpolation, Recipe, merge, merge_into
-from unival.merging.checkpoint import Memory
 from unival.merging.engine import merge_states
+from unival.merging.tensor_io import StateSource
 
 NARROW = (torch.float16, torch.bfloat16, torch.float8_e4m3fn, torch.float8_e5m2)
 
@@ -88,10 +88,12 @@ def test_what_is_no_number_of_the_type_before_stays(tmp_path):
 
 
 def test_an_overflow_of_the_arithmetic_itself_is_refused():
-    models = {name: Memory({"w": filled(3e38)}) for name in "ab"}
+    models = {name: StateSource({"w": filled(3e38)}) for name in "ab"}
     with pytest.raises(UserError, match="w: merged values leave the range of float32"):
         merge_states(
-            Recipe("task_arithmetic", ("a", "b"), options={"scale": 9.0}), models, Memory({"w": filled(1)})
+            Recipe("task_arithmetic", ("a", "b"), options={"scale": 9.0}),
+            models,
+            StateSource({"w": filled(1)}),
         )
 
 
@@ -127,7 +129,9 @@ def test_empty_tensors_pass(tmp_path, method, shards):
     files, specs = weights.read_specs(tmp_path / "out")
     assert {name: spec.shape for name, spec in specs.items()} == {n: tuple(t.shape) for n, t in state.items()}
     assert len(files) > 1 if shards else len(files) == 1
-    assert merge_states(recipe, {n: Memory(state) for n in "xy"}, Memory(state))["a.weight"].shape == (0, 4)
+    assert merge_states(recipe, {n: StateSource(state) for n in "xy"}, StateSource(state))[
+        "a.weight"
+    ].shape == (0, 4)
 
 
 def test_a_model_of_empty_tensors_only_passes(tmp_path):

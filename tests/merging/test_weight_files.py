@@ -9,7 +9,7 @@ from safetensors.torch import save_file
 
 from unival.errors import UserError
 from unival.merging import Recipe, merge
-from unival.merging.checkpoint import Checkpoint, Memory
+from unival.merging.tensor_io import FileSource, StateSource
 from unival.weights import INDEX, WEIGHTS, read_header, read_specs, save
 
 pytestmark = pytest.mark.fault
@@ -43,22 +43,22 @@ def test_index_and_files_name_the_same_tensors(tmp_path):
         )
         (folder / INDEX).write_text(json.dumps({"weight_map": changed}))
         with pytest.raises(UserError, match=match):
-            Checkpoint(folder)
+            FileSource(folder)
     (folder / INDEX).write_text(json.dumps({"weight_map": {"a": "one.safetensors"}}))
-    Checkpoint(folder).close()  # a file that no tensor is looked for in is none of the model's
+    FileSource(folder).close()  # a file that no tensor is looked for in is none of the model's
     save_file({"b": torch.ones(3), "more": torch.ones(1)}, folder / "two.safetensors")
     (folder / INDEX).write_text(json.dumps({"weight_map": table}))
     with pytest.raises(UserError, match=r"'more' is in two\.safetensors, by the index nowhere"):
-        Checkpoint(folder)
+        FileSource(folder)
 
 
 def test_a_folder_that_was_saved_to_twice_is_refused(tmp_path):
     folder, _ = sharded(tmp_path / "m", one={"a": torch.ones(2)})
     save_file({"a": torch.zeros(2)}, folder / WEIGHTS)
     with pytest.raises(UserError, match="two models: remove the one that is not meant"):
-        Checkpoint(folder)
+        FileSource(folder)
     (folder / INDEX).write_text(json.dumps({"weight_map": {"a": WEIGHTS}}))
-    with Checkpoint(folder) as found:
+    with FileSource(folder) as found:
         assert not found.read("a", 0, 2, torch.empty(8, dtype=torch.uint8)).any()
 
 
@@ -87,7 +87,7 @@ def test_parts_of_adapters_are_not_merged(tmp_path, name):
         with pytest.raises(UserError, match=r"an adapter \('.*'\), not a model: .*merge_and_unload"):
             merge(Recipe("average", ("a", "b")), {"a": path, "b": path}, None, tmp_path / "out")
     with pytest.raises(UserError, match="an adapter"):
-        Memory(state)
+        StateSource(state)
     assert not (tmp_path / "out").exists()
 
 
@@ -95,7 +95,7 @@ def test_a_folder_of_an_adapter_is_told_by_its_configuration(tmp_path):
     save_file({"weight": torch.ones(2)}, tmp_path / "adapter_model.safetensors")
     (tmp_path / "adapter_config.json").write_text("{}")
     with pytest.raises(UserError, match="an adapter, not a model"):
-        Checkpoint(tmp_path)
+        FileSource(tmp_path)
 
 
 def header(path, text, size=64):

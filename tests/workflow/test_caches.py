@@ -47,7 +47,7 @@ def result(tmp_path: Path) -> cells.Result:
     )
     config = TaskConfig("captioning", "image", "describe", "cider")
     store = cells.Cells(tmp_path / "cells", benchmark, {"caption": config}, 4, 10)
-    spec = cells.Spec("finetune/caption", "finetuned", "caption", "test", 2)
+    spec = cells.CellSpec("finetune/caption", "finetuned", "caption", "test", 2)
     return store.run([spec], ["weights"], lambda: (None, None))[0]
 
 

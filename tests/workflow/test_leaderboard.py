@@ -12,7 +12,7 @@ from unival.merging import verify
 from unival.metrics.bootstrap import interval
 from unival.stages import evaluate
 from unival.study import leaderboard
-from unival.study.cells import Result, Spec
+from unival.study.cells import CellSpec, Result
 from unival.study.merges import Workshop
 from unival.tracking import Tracker
 
@@ -22,7 +22,7 @@ PAIR = ["vqa", "grounding"]
 def result(model, kind, task, scores, tmp_path, split="test", **shift):
     scores = np.asarray(scores, dtype=float)
     metrics = {"score": interval(scores, resamples=200)}
-    spec = Spec(model, kind, task, split, len(scores), **shift)
+    spec = CellSpec(model, kind, task, split, len(scores), **shift)
     rows = [str(row) for row in range(len(scores))]
     return Result(spec, "score", metrics, len(scores), scores, rows, rows, {}, tmp_path)
 

@@ -8,11 +8,11 @@ import pytest
 from unival.errors import UserError
 from unival.metrics.bootstrap import Interval
 from unival.study import row_scores
-from unival.study.cells import Result, Spec
+from unival.study.cells import CellSpec, Result
 
 
 def result(split: str, scores: list[float], shift: str = "", severity: int = 0) -> Result:
-    spec = Spec("finetune/vqa", "finetuned", "vqa", split, None, shift, severity)
+    spec = CellSpec("finetune/vqa", "finetuned", "vqa", split, None, shift, severity)
     ids = [f"r{row}" for row in range(len(scores))]
     media = [f"image={row // 2}" for row in range(len(scores))]
     value = Interval(0.5, 0.0, 1.0)

@@ -16,9 +16,9 @@ import pytest
 
 from unival import cli, files, tracking
 from unival.errors import UserError, without_password
-from unival.tracking import spool, store, tracker
+from unival.tracking import mlflow_store, spool, tracker
+from unival.tracking.mlflow_store import Delivery
 from unival.tracking.spool import Spool
-from unival.tracking.store import Delivery
 
 
 @pytest.fixture
@@ -28,8 +28,8 @@ def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     monkeypatch.setenv("DVC_ROOT", str(tmp_path))
     monkeypatch.chdir(tmp_path)
     started: list[Any] = []
-    start = tracker._Sender.start
-    monkeypatch.setattr(tracker._Sender, "start", lambda self: started.append(self) or start(self))
+    start = tracker.Sender.start
+    monkeypatch.setattr(tracker.Sender, "start", lambda self: started.append(self) or start(self))
     yield tmp_path
     for sender in started:
         sender.stop()
@@ -39,7 +39,7 @@ def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
 @pytest.fixture
 def by_hand(place: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Nothing is sent but by the test."""
-    monkeypatch.setattr(tracker._Sender, "start", lambda self: None)
+    monkeypatch.setattr(tracker.Sender, "start", lambda self: None)
     return place
 
 
@@ -155,7 +155,7 @@ def test_a_kill_while_sending_repeats_and_omits_nothing(
 
     def killed(self: Spool, state: Any) -> None:
         nonlocal kills
-        if state.sent != (self.state() or store.State("")).sent:  # not the note before a run is made
+        if state.sent != (self.state() or mlflow_store.State("")).sent:  # not the note before a run is made
             kills += 1
             if kills % 2:
                 raise KeyboardInterrupt

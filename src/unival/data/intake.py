@@ -20,16 +20,16 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from tqdm import tqdm
 
-from unival.canonical import box_as_shown
 from unival.data import media
+from unival.data.disk_map import DiskMap
 from unival.data.journal import Stamp, stamp
 from unival.data.manifest import ManifestWriter, check_row, check_text
+from unival.data.media_store import ShardWriter
 from unival.data.source import BadItem, MediaItem, RowItem, Source
-from unival.data.spool import Spool
-from unival.data.store import ShardWriter
 from unival.data.table import TableWriter
 from unival.errors import UserError, nearest
 from unival.files import inside
+from unival.media_format import box_as_shown
 from unival.record import LABELS, MODALITIES, Modality, Record
 
 REJECTED = "rejected.parquet"
@@ -69,9 +69,9 @@ class Intake:
         self.folder, self.journal, self.max_texts = folder, journal, max_texts
         self.shards: dict[str, ShardWriter] = {}
         self.manifests: dict[tuple[str, str], ManifestWriter] = {}
-        self.bad_keys = Spool()
+        self.bad_keys = DiskMap()
         """Split and key."""
-        self.ids = Spool()
+        self.ids = DiskMap()
         """Split, task and id, and the name of the file that has it."""
         self.texts: list[str] = []
         self.labelled: dict[tuple[str, str], bool] = {}

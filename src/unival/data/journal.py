@@ -11,7 +11,7 @@ import zlib
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from unival.data.spool import Spool
+from unival.data.disk_map import DiskMap
 from unival.files import digest, write_text
 
 NOTES = ".journal.json"
@@ -58,9 +58,9 @@ def remove_notes(split_dir: Path) -> None:
         path.unlink()
 
 
-def taken_over(split_dir: Path) -> tuple[int, Spool]:
+def taken_over(split_dir: Path) -> tuple[int, DiskMap]:
     """The number of shards that hold, and the notes of their media by key; all other shards are removed."""
-    number, notes = 0, Spool()
+    number, notes = 0, DiskMap()
     while (found := _notes(shard_path(split_dir, number))) is not None:
         for note in found:
             notes.add(note[0][0], json.dumps(note))

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from unival.engine.batches.collate import IGNORED, Batch, Part
+from unival.engine.batches.collate import IGNORED, Batch, ExampleGroup
 from unival.engine.settings import LossConfig
 from unival.model.loss import sequence_loss
 from unival.model.modeling import UnivalForConditionalGeneration
@@ -54,7 +54,7 @@ class LossModule(nn.Module):
         return total, sums_N2
 
     @torch.no_grad()
-    def _by_task(self, logits_BTV: Tensor, part: Part) -> Tensor:
+    def _by_task(self, logits_BTV: Tensor, part: ExampleGroup) -> Tensor:
         labels_BT = part.labels_BT
         nll_BT = F.cross_entropy(
             logits_BTV.float().transpose(1, 2), labels_BT, ignore_index=IGNORED, reduction="none"

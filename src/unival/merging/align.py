@@ -14,9 +14,9 @@ from dataclasses import dataclass
 import torch
 
 from unival.errors import UserError
-from unival.merging.checkpoint import Source
 from unival.merging.recipe import AlignRule, Recipe
-from unival.weights import Spec
+from unival.merging.tensor_io import TensorSource
+from unival.weights import TensorSpec
 
 CHUNK = 1 << 20
 COUNTER = re.compile(r"(^|\.)num_batches_tracked$")
@@ -41,17 +41,17 @@ class Assignment:
     rule: str = "exact"
 
     @property
-    def spec(self) -> Spec:
+    def spec(self) -> TensorSpec:
         """Shape and type of the merged tensor."""
-        return Spec(self.shape, self.dtype)
+        return TensorSpec(self.shape, self.dtype)
 
 
 def align(
     recipe: Recipe,
-    models: Mapping[str, Source],
-    base: Source | None,
+    models: Mapping[str, TensorSource],
+    base: TensorSource | None,
     needs_base: bool,
-    estimated: Source | None = None,
+    estimated: TensorSource | None = None,
 ) -> list[Assignment]:
     """Decide about every tensor. Those of `estimated` are taken from there.
 
@@ -96,8 +96,8 @@ def _assign(
     name: str,
     rule: AlignRule | None,
     recipe: Recipe,
-    models: Mapping[str, Source],
-    base: Source | None,
+    models: Mapping[str, TensorSource],
+    base: TensorSource | None,
     needs_base: bool,
 ) -> Assignment | None:
     owners = [model for model in models if name in models[model].specs]
@@ -149,7 +149,7 @@ def output_dtype(dtype: torch.dtype, recipe: Recipe) -> torch.dtype:
     return getattr(torch, recipe.dtype) if recipe.dtype and dtype.is_floating_point else dtype
 
 
-def _copied(name: str, owner: str, source: Source, recipe: Recipe, rule: str) -> Assignment:
+def _copied(name: str, owner: str, source: TensorSource, recipe: Recipe, rule: str) -> Assignment:
     spec = source.specs[name]
     return Assignment(name, spec.shape, output_dtype(spec.dtype, recipe), (owner,), owner, rule)
 
@@ -158,8 +158,8 @@ def _require_all(
     name: str,
     owners: Sequence[str],
     in_base: bool,
-    models: Mapping[str, Source],
-    base: Source | None,
+    models: Mapping[str, TensorSource],
+    base: TensorSource | None,
     needs_base: bool,
 ) -> None:
     lacking = [models[model].label for model in models if model not in owners]
@@ -173,7 +173,7 @@ def _require_all(
         )
 
 
-def _require_same(name: str, sources: Sequence[Source], recipe: Recipe) -> None:
+def _require_same(name: str, sources: Sequence[TensorSource], recipe: Recipe) -> None:
     shapes = {source.label: source.specs[name].shape for source in sources}
     if len(set(shapes.values())) > 1:
         told = ", ".join(f"{list(shape)} in {label}" for label, shape in shapes.items())
@@ -186,7 +186,7 @@ def _require_same(name: str, sources: Sequence[Source], recipe: Recipe) -> None:
 
 
 def _integer(
-    name: str, owners: Sequence[str], models: Mapping[str, Source], recipe: Recipe, rule: str
+    name: str, owners: Sequence[str], models: Mapping[str, TensorSource], recipe: Recipe, rule: str
 ) -> Assignment:
     """Integers are never averaged: equal ones are copied, others refused."""
     first = models[owners[0]]
@@ -199,7 +199,7 @@ def _integer(
     return _copied(name, owners[0], first, recipe, rule)
 
 
-def same_bytes(one: Source, other: Source, name: str, other_name: str | None = None) -> bool:
+def same_bytes(one: TensorSource, other: TensorSource, name: str, other_name: str | None = None) -> bool:
     """Whether two tensors of equal shape and type are equal byte for byte."""
     spec = one.specs[name]
     buffers = [torch.empty(CHUNK * spec.dtype.itemsize, dtype=torch.uint8) for _ in range(2)]
@@ -213,7 +213,7 @@ def same_bytes(one: Source, other: Source, name: str, other_name: str | None = N
 
 
 def tied_names(
-    models: Mapping[str, Source], base: Source | None, assignments: Sequence[Assignment]
+    models: Mapping[str, TensorSource], base: TensorSource | None, assignments: Sequence[Assignment]
 ) -> dict[str, str]:
     """Names that hold the same tensor in every model and the base, each pointing to the first of its group.
 
@@ -236,11 +236,11 @@ def tied_names(
     return tied
 
 
-def _equal_in(source: Source, first: str, second: str) -> bool:
+def _equal_in(source: TensorSource, first: str, second: str) -> bool:
     return first in source.specs and same_bytes(source, source, first, second)
 
 
-def _head(source: Source, name: str) -> bytes:
+def _head(source: TensorSource, name: str) -> bytes:
     """The first bytes of a tensor, or its own name when they are constant (zeros are not a sign of a tie)."""
     spec = source.specs[name]
     count = min(spec.count, 256)

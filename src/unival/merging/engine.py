@@ -19,12 +19,12 @@ from torch import Tensor
 from unival import config
 from unival.errors import UserError
 from unival.merging.align import ESTIMATED, Assignment, align, tied_names
-from unival.merging.checkpoint import Source
 from unival.merging.job import Job, Scratch, Settings, finite
 from unival.merging.method import Method
 from unival.merging.methods import METHODS
 from unival.merging.options import OPTIONS, Options
 from unival.merging.recipe import Recipe, coefficients
+from unival.merging.tensor_io import TensorSource
 from unival.weights import cast
 
 
@@ -33,11 +33,11 @@ class Plan:
     """A recipe applied to sources: what happens to each tensor, ready to stream."""
 
     recipe: Recipe
-    models: dict[str, Source]
-    base: Source | None
+    models: dict[str, TensorSource]
+    base: TensorSource | None
     settings: Settings = field(default_factory=Settings)
-    statistics: Mapping[str, Source] = field(default_factory=dict)
-    estimated: Source | None = None
+    statistics: Mapping[str, TensorSource] = field(default_factory=dict)
+    estimated: TensorSource | None = None
     by_token: bool = False
     """Whether the sources have the recipe's vocabulary rows matched by token."""
 
@@ -121,12 +121,14 @@ class Plan:
             else:
                 yield from self._pooled()
 
-    def _parts(self) -> Iterator["Part"]:
+    def _parts(self) -> Iterator["TensorSlice"]:
         for found in self.assignments:
             job = self.jobs.get(self.tied.get(found.name, found.name))
             state = self._method(job).start(job) if job else None
             for start in range(0, max(found.spec.count, 1), self.settings.chunk):  # an empty tensor, too
-                yield Part(found, start, min(start + self.settings.chunk, found.spec.count), job, state)
+                yield TensorSlice(
+                    found, start, min(start + self.settings.chunk, found.spec.count), job, state
+                )
 
     def _pooled(self) -> Iterator[tuple[Assignment, int, Tensor]]:
         threads = self.settings.threads
@@ -134,14 +136,14 @@ class Plan:
         for _ in range(threads):
             scratches.put(Scratch())
 
-        def work(part: Part) -> Tensor:
+        def work(part: TensorSlice) -> Tensor:
             scratch = scratches.get()
             try:
                 return self._work(part, scratch)
             finally:
                 scratches.put(scratch)
 
-        waiting: deque[tuple[Part, Future[Tensor]]] = deque()
+        waiting: deque[tuple[TensorSlice, Future[Tensor]]] = deque()
         with ThreadPoolExecutor(threads, initializer=torch.set_num_threads, initargs=(1,)) as pool:
             for part in self._parts():
                 waiting.append((part, pool.submit(work, part)))
@@ -151,7 +153,7 @@ class Plan:
             for part, done in waiting:
                 yield part.found, part.start, done.result()
 
-    def _work(self, part: "Part", scratch: Scratch) -> Tensor:
+    def _work(self, part: "TensorSlice", scratch: Scratch) -> Tensor:
         found, job, start = part.found, part.job, part.start
         out = torch.empty(part.end - start, dtype=found.dtype)
         if job is None:
@@ -176,7 +178,7 @@ class Plan:
         return out
 
 
-class Part(NamedTuple):
+class TensorSlice(NamedTuple):
     """Elements start .. end of a tensor of the output; without a job they are copied."""
 
     found: Assignment
@@ -205,9 +207,9 @@ def single_threaded() -> Iterator[None]:
 
 def merge_states(
     recipe: Recipe,
-    models: Mapping[str, Source],
-    base: Source | None = None,
-    statistics: Mapping[str, Source] | None = None,
+    models: Mapping[str, TensorSource],
+    base: TensorSource | None = None,
+    statistics: Mapping[str, TensorSource] | None = None,
 ) -> dict[str, Tensor]:
     """Merge in memory; the result is a new state dict."""
     plan = Plan(recipe, dict(models), base, statistics=statistics or {})

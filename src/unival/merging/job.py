@@ -12,7 +12,7 @@ from torch import Tensor
 
 from unival.errors import UserError
 from unival.merging.align import Assignment
-from unival.merging.checkpoint import Source
+from unival.merging.tensor_io import TensorSource
 
 CHUNK = 1 << 18
 """Elements read at once from each model."""
@@ -60,8 +60,8 @@ class Job:
     """One tensor of the output that is computed."""
 
     assignment: Assignment
-    sources: list[Source]
-    base: Source | None
+    sources: list[TensorSource]
+    base: TensorSource | None
     weights: tuple[float, ...]
     """Per model; one each where the recipe gives none."""
     scale: float

@@ -12,10 +12,10 @@ from torch import Tensor, nn
 
 from unival.errors import UserError
 from unival.merging.align import Assignment, align
-from unival.merging.checkpoint import Source, State, opened
 from unival.merging.elementwise import interpolate
 from unival.merging.engine import Plan
 from unival.merging.recipe import AlignRule, Recipe
+from unival.merging.tensor_io import State, TensorSource, opened
 from unival.weights import cast
 
 Live = TypeVar("Live", bound=nn.Module)
@@ -143,7 +143,7 @@ def check_targets(places: Mapping[str, Tensor], found: Sequence[Assignment], wha
             )
 
 
-def _load(source: Source, name: str) -> Tensor:
+def _load(source: TensorSource, name: str) -> Tensor:
     """A tensor of its own: that of a state dict may be the live model's, which moves."""
     spec = source.specs[name]
     buffer = torch.empty(spec.nbytes, dtype=torch.uint8)

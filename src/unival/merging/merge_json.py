@@ -26,7 +26,7 @@ class Places:
 
 
 @dataclass(frozen=True)
-class Tensors:
+class TensorCounts:
     """How many tensors each rule took, which were copied and from where, which are one matrix."""
 
     rules: dict[str, int]
@@ -37,7 +37,7 @@ class Tensors:
 
 @dataclass(frozen=True)
 class MergeRecord:
-    """The whole record; `merging.record.merge` writes it."""
+    """The whole record; `merging.folder_merge.merge` writes it."""
 
     recipe: Recipe
     recipe_digest: str
@@ -49,7 +49,7 @@ class MergeRecord:
     outputs: Digests
     paths: Places
     shard_bytes: int | None
-    tensors: Tensors
+    tensors: TensorCounts
     notes: dict[str, int | float]
     config_differences: dict[str, Any]
     files: list[str] = field(default_factory=list)

@@ -12,8 +12,8 @@ import torch
 from torch import Tensor
 
 from unival.errors import UserError
-from unival.merging.checkpoint import Source
 from unival.merging.job import Job, finite
+from unival.merging.tensor_io import TensorSource
 from unival.registry import Registry
 
 
@@ -29,7 +29,7 @@ class Method:
     options: Any
     """Of its name in `OPTIONS`."""
     seed: int = 0
-    statistics: Mapping[str, Source] = field(default_factory=dict)
+    statistics: Mapping[str, TensorSource] = field(default_factory=dict)
     """Per model, its Fisher or Gram statistics."""
     notes: dict[str, int | float] = field(default_factory=dict)
     """For the record: how often something was clamped or fell back, the worst condition number."""

@@ -15,8 +15,8 @@ from torch import Tensor
 
 from unival import files
 from unival.errors import UserError
-from unival.merging.checkpoint import Source
-from unival.weights import Spec, cast
+from unival.merging.tensor_io import TensorSource
+from unival.weights import TensorSpec, cast
 
 TOKENS = 2**22
 """More than any vocabulary has."""
@@ -76,7 +76,7 @@ class RowAligned:
     def __init__(
         self,
         name: str,
-        sources: Mapping[str, Source],
+        sources: Mapping[str, TensorSource],
         tokens: Mapping[str, Sequence[str]],
         reference: str,
         pattern: str,
@@ -84,7 +84,7 @@ class RowAligned:
         self.label = sources[name].label
         self._name, self._sources = name, sources
         self._rows = {other: _places(tokens[reference], tokens[other]) for other in sources}
-        self.specs: dict[str, Spec] = dict(sources[name].specs)
+        self.specs: dict[str, TensorSpec] = dict(sources[name].specs)
         self._aligned = {key for key in self.specs if re.search(pattern, key) and self.specs[key].shape}
         for key in self._aligned:
             wide = sources[reference].specs.get(key)

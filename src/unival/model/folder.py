@@ -18,7 +18,7 @@ from unival.errors import UserError
 from unival.model.configuration import UnivalConfig
 from unival.model.modeling import UnivalForConditionalGeneration
 from unival.model.processing import UnivalProcessor
-from unival.weights import Spec, read_specs
+from unival.weights import TensorSpec, read_specs
 
 AGAIN = "make or copy it again"
 
@@ -107,7 +107,7 @@ def read_config(folder: Path) -> UnivalConfig:
     return UnivalConfig.from_settings(known, vocab_size, path)
 
 
-def _places(folder: Path, config: UnivalConfig, specs: Mapping[str, Spec]) -> dict[str, str]:
+def _places(folder: Path, config: UnivalConfig, specs: Mapping[str, TensorSpec]) -> dict[str, str]:
     """Name of a tensor -> the first of its names in the model, where tied ones have several.
 
     Raises:

@@ -19,7 +19,7 @@ from torch import Tensor
 from transformers import AutoProcessor, AutoTokenizer, BatchFeature, ProcessorMixin
 from transformers.utils.hub import cached_file
 
-from unival import canonical, config, files, limits
+from unival import config, files, limits, media_format
 from unival.errors import UserError
 from unival.model.configuration import UnivalConfig
 from unival.vocab import TOKENIZER_FILES, UnivalTokenizer
@@ -118,7 +118,7 @@ class UnivalProcessor(ProcessorMixin):
         """An image, uint8 (H, W, 3) or PIL, at the model's size, uint8."""
         from PIL import Image
 
-        pixels = canonical.rgb(pixels, "image") if _is_picture(pixels) else Image.fromarray(_rgb(pixels))
+        pixels = media_format.rgb(pixels, "image") if _is_picture(pixels) else Image.fromarray(_rgb(pixels))
         if pixels.size != (self.image_size, self.image_size):
             pixels = pixels.resize((self.image_size, self.image_size), Image.Resampling.BICUBIC)
         return np.asarray(pixels)
@@ -181,8 +181,8 @@ class UnivalProcessor(ProcessorMixin):
                 f"audio: expected samples (S,) or (S, channels), floats in -1..1, found {_described(samples)}"
             )
         if waveform.ndim == 2:
-            waveform = canonical.mono(_channels(waveform))
-        canonical.check_level(waveform, "audio")
+            waveform = media_format.mono(_channels(waveform))
+        media_format.check_level(waveform, "audio")
         return self._fill(_through_int16(waveform), rng)
 
     def _fill(self, waveform: np.ndarray, rng: np.random.Generator | None) -> np.ndarray:
@@ -378,7 +378,7 @@ def _folder(name: Any, hub: Mapping[str, Any]) -> Path:
 
 def _rgb(pixels: Any) -> np.ndarray:
     """uint8 (H, W, 3) of an array or PIL image."""
-    rgb = np.asarray(canonical.rgb(pixels, "image") if _is_picture(pixels) else pixels)
+    rgb = np.asarray(media_format.rgb(pixels, "image") if _is_picture(pixels) else pixels)
     if rgb.ndim == 2:
         rgb = np.repeat(rgb[:, :, None], 3, axis=2)
     if rgb.dtype != np.uint8 or rgb.ndim != 3 or rgb.shape[2] != 3:

@@ -26,7 +26,7 @@ AVERAGES = "merged/average"
 """How the folders of the uniform averages begin."""
 
 
-class Part(NamedTuple):
+class Evidence(NamedTuple):
     """One comparison of a claim."""
 
     what: str
@@ -109,7 +109,7 @@ def check(study: Results) -> list[Claim]:
     ]
 
 
-def _claim(text: str, source: str, found: Sequence[Part], margin: float = 0.0) -> Claim:
+def _claim(text: str, source: str, found: Sequence[Evidence], margin: float = 0.0) -> Claim:
     if not found:
         return Claim(text, source, "not tested", "no such comparison in this run")
     parts = [part for part in found if part.learned]
@@ -162,7 +162,7 @@ def _beats_baseline(study: Results, row: CellScore | Ablation | None) -> bool:
     return row is not None and (baselines is None or row.low > baseline(baselines))
 
 
-def _pretrained(study: Results) -> list[Part]:
+def _pretrained(study: Results) -> list[Evidence]:
     """The pretrained model on what it was trained for, over the blind baseline."""
     phases = [config for name, config in study.configs.items() if name.startswith("pretrain-")]
     streams = [stream for config in phases for stream in config["train"]["mixture"].get("streams", [])]
@@ -172,7 +172,7 @@ def _pretrained(study: Results) -> list[Part]:
         blind = study.tasks.get(row.task)
         if blind and row.task in trained:
             lift = baseline(blind)
-            found.append(Part(words.task(row.task), row.value - lift, row.low - lift, row.high - lift))
+            found.append(Evidence(words.task(row.task), row.value - lift, row.low - lift, row.high - lift))
     return found
 
 
@@ -182,7 +182,7 @@ def _image_task_with_video(row: Ablation) -> bool:
 
 def _ablation(
     study: Results, name: str, wanted: Callable[[Ablation], bool], flip: bool = False
-) -> list[Part]:
+) -> list[Evidence]:
     """Differences of a study's rows from its baseline; `flip`: the baseline is what the claim favours."""
     rows = [row for row in study.ablations if row.study == name]
     baselines = {(row.task, row.seed): row for row in rows if row.variant == row.baseline}
@@ -193,11 +193,11 @@ def _ablation(
             values = (-value, -high, -low) if flip else (value, low, high)
             pair = row, baselines.get((row.task, row.seed))
             learned = any(_beats_baseline(study, one) for one in pair)
-            found.append(Part(words.task(row.task), *values, learned, row.seed))
+            found.append(Evidence(words.task(row.task), *values, learned, row.seed))
     return found
 
 
-def _merged(study: Results) -> list[Part]:
+def _merged(study: Results) -> list[Evidence]:
     """The uniform averages minus the pretrained model, paired on test rows."""
     found = []
     for row in study.comparisons:
@@ -205,29 +205,29 @@ def _merged(study: Results) -> list[Part]:
         if row.model.startswith(AVERAGES) and wanted:
             pair = (study.in_distribution(model, row.task) for model in (row.model, row.against))
             learned = any(_beats_baseline(study, one) for one in pair)
-            found.append(Part(words.task(row.task), row.difference, row.low, row.high, learned))
+            found.append(Evidence(words.task(row.task), row.difference, row.low, row.high, learned))
     return found
 
 
-def _shifted(study: Results) -> list[Part]:
+def _shifted(study: Results) -> list[Evidence]:
     """Mean shares of the experts' scores over the shifted cells, the same rows drawn."""
     found = []
     for row in study.leaderboard:
         if row.model.startswith(AVERAGES) and row.part == "ood" and row.share is not None:
             share, low, high = (figure - 1 for figure in row.share)
             learned = _experts_learned(study, row.tasks.split())
-            found.append(Part(words.task(row.model.removeprefix("merged/")), share, low, high, learned))
+            found.append(Evidence(words.task(row.model.removeprefix("merged/")), share, low, high, learned))
     return found
 
 
-def _halfway(study: Results) -> list[Part]:
+def _halfway(study: Results) -> list[Evidence]:
     """The middle between two experts minus the mean of both, paired on test rows."""
     found = []
     for row in study.pairs:
         task, pair = row.task, (row.first, row.second)
         if task in pair and row.minus_mean is not None:
             what = f"{words.task(task)} ({' – '.join(map(words.task, pair))})"
-            found.append(Part(what, *row.minus_mean, _experts_learned(study, [task])))
+            found.append(Evidence(what, *row.minus_mean, _experts_learned(study, [task])))
     return found
 
 

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from unival.report import charts, claims, dag, gallery, headline, merging, silent, words
-from unival.report.page import Block, Document, Figures, Fold, Points, Section, Table, Text, TonedCell
+from unival.report.page import Block, DataTable, Document, Figures, Fold, Points, Section, Text, TonedCell
 from unival.study.results import Results
 from unival.study.tables import CellScore, Comparison, TaskScore
 
@@ -72,7 +72,7 @@ def _tasks(study: Results) -> list[Block]:
         "answer; grounding has none. The verdict compares the interval with the better of the two. Tasks "
         "without an expert are scored with the pretrained model."
     )
-    return [Table(columns, rows), Text(text), *_secondary(study)]
+    return [DataTable(columns, rows), Text(text), *_secondary(study)]
 
 
 def verdict(row: TaskScore) -> TonedCell:
@@ -104,7 +104,7 @@ def _secondary(study: Results) -> list[Block]:
     if any("correct" in row.metrics for row in study.tasks.values()):
         text += " **All facts correct** is stricter than CIDEr, which templates inflate: a checker reads the "
         text += "caption and asks for every object, attribute and count."
-    return [Text(text), Table(("task", "metrics"), rows, numbers=False)]
+    return [Text(text), DataTable(("task", "metrics"), rows, numbers=False)]
 
 
 def _claims(study: Results) -> list[Block]:
@@ -119,7 +119,7 @@ def _claims(study: Results) -> list[Block]:
         "say that are both no better than blind is not counted, and models of **one seed** decide nothing "
         "about ways to train: these intervals cover the choice of test rows alone."
     )
-    return [Text(text), Table(("claim", "paper", "here", "evidence"), rows, numbers=False)]
+    return [Text(text), DataTable(("claim", "paper", "here", "evidence"), rows, numbers=False)]
 
 
 def _negative(study: Results) -> list[Block]:
@@ -186,7 +186,7 @@ def _merges(study: Results, figures: Path) -> list[Block]:
     text = "One merged model does the work of all its parents at the cost of one. "
     text += "Differences are paired over test rows."
     shown = Figures(charts.merges(study, figures))
-    return [Text(text), Table(columns, rows), shown, *merging.blocks(study, figures)]
+    return [Text(text), DataTable(columns, rows), shown, *merging.blocks(study, figures)]
 
 
 def _change(row: Comparison | None) -> TonedCell | str:
@@ -218,7 +218,7 @@ def _shifts(study: Results, figures: Path) -> list[Block]:
     text += "Dotted: the blind baseline on the test split."
     plane = "Each point is a model on a task: filled, the expert; hollow, a merge of it with others, with an "
     plane += "arrow from the expert."
-    blocks: list[Block] = [Text(text), Figures(charts.severity(study, figures)), Table(columns, rows)]
+    blocks: list[Block] = [Text(text), Figures(charts.severity(study, figures)), DataTable(columns, rows)]
     return [*blocks, Text(plane), Figures(charts.id_against_ood(study, figures))]
 
 
@@ -283,7 +283,7 @@ def _runs(study: Results, provenance: dict[str, Any]) -> list[Block]:
         *_machines(study),
         "Resolved configurations: `build/config/`. All runs, curves and parameters: `make ui`.",
     ]
-    return [Table(columns, rows, numbers=False), Points(points)]
+    return [DataTable(columns, rows, numbers=False), Points(points)]
 
 
 def _machines(study: Results) -> list[str]:

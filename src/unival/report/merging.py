@@ -4,7 +4,7 @@ from pathlib import Path
 from typing import Any
 
 from unival.report import charts, words
-from unival.report.page import Block, Figure, Figures, Table, Text
+from unival.report.page import Block, DataTable, Figure, Figures, Text
 from unival.study.results import Results
 
 TEXT = (
@@ -114,7 +114,7 @@ def _barriers(study: Results) -> list[Block]:
             words.change(front.gain if front else None),
         ])  # fmt: skip
     columns = ("pair", "task", "barrier", "95 % interval", "at", "area gained over the ends")
-    return [Table(columns, lines)] if lines else []
+    return [DataTable(columns, lines)] if lines else []
 
 
 def _modules(study: Results) -> list[Block]:
@@ -130,7 +130,7 @@ def _modules(study: Results) -> list[Block]:
         spread = f"{min(known):.3f} to {max(known):.3f}" if known else "–"
         lines.append([module, words.number(mean, 2), spread])
     columns = ("module", "mean cosine of two task vectors", "norm relative to the pretrained weights")
-    return [Table(columns, lines)] if lines else []
+    return [DataTable(columns, lines)] if lines else []
 
 
 def _name(model: str) -> str:

@@ -38,7 +38,7 @@ class Points:
 
 
 @dataclass(frozen=True)
-class Table:
+class DataTable:
     """Columns of a table; the first is text, the others are numbers where `numbers` says so."""
 
     columns: Sequence[str]
@@ -73,7 +73,7 @@ class Fold:
     figures: Sequence[Figure]
 
 
-Block = Text | Points | Table | Figures | Fold
+Block = Text | Points | DataTable | Figures | Fold
 
 
 @dataclass(frozen=True)
@@ -122,7 +122,7 @@ def _block(block: Block, figures: Path) -> str:
         return f"<p>{_inline(block.text)}</p>"
     if isinstance(block, Points):
         return "<ul>" + "".join(f"<li>{_inline(item)}</li>" for item in block.items) + "</ul>"
-    if isinstance(block, Table):
+    if isinstance(block, DataTable):
         return _table(block)
     inner = '<div class="figures">' + "".join(_figure(f, figures) for f in block.figures) + "</div>"
     if isinstance(block, Fold):
@@ -130,7 +130,7 @@ def _block(block: Block, figures: Path) -> str:
     return inner
 
 
-def _table(table: Table) -> str:
+def _table(table: DataTable) -> str:
     head = "".join(f"<th>{_inline(column)}</th>" for column in table.columns)
     rows = "".join(
         "<tr>" + "".join(_td(*pair) for pair in zip(row, table.columns, strict=True)) + "</tr>\n"
@@ -176,7 +176,7 @@ def _markdown(block: Block, figures: str) -> str:
         return _escaped(block.text)
     if isinstance(block, Points):
         return "\n".join(f"- {_escaped(item)}" for item in block.items)
-    if isinstance(block, Table):
+    if isinstance(block, DataTable):
         rule = ["---", *(["---:" if block.numbers else "---"] * (len(block.columns) - 1))]
         lines = [block.columns, rule, *([_plain(cell) for cell in row] for row in block.rows)]
         return "\n".join(

@@ -23,7 +23,7 @@ class Score:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Task(Score):
+class TaskSummary(Score):
     """The task's expert, or the pretrained model, on test rows."""
 
     blind: float
@@ -91,7 +91,7 @@ class Summary:
 
     read_first: list[str]
     """What went wrong without an error (`unival.report.silent`)."""
-    tasks: dict[str, Task]
+    tasks: dict[str, TaskSummary]
     ood: list[Shifted]
     merges: list[Merge]
     ablations: list[dict[str, Any]]
@@ -105,7 +105,7 @@ def summarise(study: Results, origin: dict[str, Any]) -> dict[str, Any]:
     summary = Summary(
         read_first=silent.lines(study),
         tasks={
-            task: Task(**_score(score), blind=score.blind, majority=score.majority)
+            task: TaskSummary(**_score(score), blind=score.blind, majority=score.majority)
             for task, score in study.tasks.items()
         },
         ood=[_shifted(study, cell) for cell in study.primary(shifted=True)],

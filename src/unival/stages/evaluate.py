@@ -34,7 +34,7 @@ from unival.tasks import TaskConfig
 
 if TYPE_CHECKING:
     from unival.study.benchmark import Benchmark
-    from unival.study.cells import Cells, Result, Spec
+    from unival.study.cells import Cells, CellSpec, Result
 
 TEST = "test"
 AGAINST: dict[Kind, tuple[Kind, ...]] = {"merged": ("finetuned", "pretrained"), "finetuned": ("pretrained",)}
@@ -146,28 +146,28 @@ def _cells(config: Config, scratch: Path) -> "Cells":
     return Cells(scratch, benchmark, config.tasks, config.batch_size, config.resamples)
 
 
-def _of_model(config: Config, scratch: Path, folder: Path, specs: list["Spec"]) -> list["Result"]:
+def _of_model(config: Config, scratch: Path, folder: Path, specs: list["CellSpec"]) -> list["Result"]:
     """The cells of one model, which is read when the first of them has to be computed."""
     from unival.study.models import load_model
 
     return _cells(config, scratch).run(specs, _digest(folder), cache(partial(load_model, folder)))
 
 
-def _plan(config: Config, benchmark: "Benchmark") -> Iterator[tuple[Path, list["Spec"]]]:
+def _plan(config: Config, benchmark: "Benchmark") -> Iterator[tuple[Path, list["CellSpec"]]]:
     """(model folder, its cells) of every model there is."""
-    from unival.study.cells import Spec
+    from unival.study.cells import CellSpec
 
     for task in config.experts:
         folder = Path("models/finetune") / task
         if (folder / "config.json").is_file():
-            own = Spec(f"finetune/{task}", "finetuned", task, TEST, config.rows, blind=True)
+            own = CellSpec(f"finetune/{task}", "finetuned", task, TEST, config.rows, blind=True)
             yield folder, [own, *_shifted(config, benchmark, own)]
     for merge, tasks in merged_tasks(config).items():
         folder = Path("models/merged") / merge
         if (folder / "config.json").is_file():
             specs = []
             for task in tasks:
-                own = Spec(f"merged/{merge}", "merged", task, TEST, config.rows)
+                own = CellSpec(f"merged/{merge}", "merged", task, TEST, config.rows)
                 shifted = merge in config.shifted_merges or merge not in config.merges
                 specs += [own, *(_shifted(config, benchmark, own) if shifted else [])]
             yield folder, specs
@@ -175,7 +175,7 @@ def _plan(config: Config, benchmark: "Benchmark") -> Iterator[tuple[Path, list["
     wanted = {**dict.fromkeys(config.experts, False), **dict.fromkeys(config.pretrained_tasks, True)}
     # On the experts' tasks too: what finetuning and merging add is measured from there.
     specs = [
-        Spec(name, "pretrained", task, TEST, config.rows, blind=blind)
+        CellSpec(name, "pretrained", task, TEST, config.rows, blind=blind)
         for task, blind in wanted.items()
         if benchmark.has(TEST, task)
     ]
@@ -192,7 +192,7 @@ def merged_tasks(config: Config) -> dict[str, list[str]]:
     return {name: leaderboard.made(f"merged/{name}")["tasks"] for name in order}
 
 
-def _shifted(config: Config, benchmark: "Benchmark", own: "Spec") -> list["Spec"]:
+def _shifted(config: Config, benchmark: "Benchmark", own: "CellSpec") -> list["CellSpec"]:
     """The cell out of distribution: stored splits that hold the task, and the shifts of its modality."""
     stored = [split for split in benchmark.shifts if benchmark.has(split, own.task)]
     specs = [replace(own, split=split, rows=config.shift_rows, blind=False) for split in stored]
@@ -231,7 +231,7 @@ def _of_pair(
 ) -> list[tuple[str, str, float, "Result"]]:
     """Points between two models: (first, second, alpha, result), the ends included."""
     from unival.merging import Interpolation
-    from unival.study.cells import Spec
+    from unival.study.cells import CellSpec
     from unival.study.models import Loaded, load_model
 
     cells, last = _cells(config, scratch), config.interpolation.points + 1
@@ -239,7 +239,7 @@ def _of_pair(
     tasks = dict.fromkeys(task for _, its in ends for task in its)
     weights = [*(_digest(folder) for folder, _ in ends), provenance.code_digest("unival.merging.live"), last]
     name, rows = f"{first}-{second}", config.interpolation.rows
-    specs = [Spec(name, "interpolated", task, TEST, rows) for task in tasks]
+    specs = [CellSpec(name, "interpolated", task, TEST, rows) for task in tasks]
 
     @cache
     def line() -> tuple[Interpolation, Loaded]:
@@ -342,7 +342,7 @@ def _point_score(first: str, second: str, alpha: float, result: "Result") -> Poi
 def _comparisons(config: Config, results: Sequence["Result"]) -> Iterator[Comparison]:
     """Merged models against experts and pretrained model, experts against the latter, on the same rows."""
 
-    def place(spec: "Spec") -> tuple[Any, ...]:
+    def place(spec: "CellSpec") -> tuple[Any, ...]:
         return spec.task, spec.split, spec.shift, spec.severity
 
     others = {(r.spec.kind, place(r.spec)): r for r in results}

@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from unival.data.manifest import Records, read_records
+from unival.data.media_store import MediaStore
 from unival.data.remote import local
-from unival.data.store import MediaStore
 from unival.engine.batches.rows import MediaCache, Rows
 from unival.engine.inference.candidates import continuations
 from unival.engine.inference.evaluate import validation_score
@@ -26,7 +26,7 @@ TRAIN, VAL = "train", "val"
 
 
 @dataclass(frozen=True)
-class Split:
+class PreparedSplit:
     """Rows and media of one split; manifests open when asked for."""
 
     folder: Path
@@ -52,7 +52,7 @@ class Benchmark:
             self.facts: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
         except (OSError, ValueError) as error:
             raise UserError(f"{path}: no prepared data there: run `dvc repro prepare`") from error
-        self._splits: dict[str, Split] = {}
+        self._splits: dict[str, PreparedSplit] = {}
 
     @property
     def shifts(self) -> list[str]:
@@ -64,11 +64,11 @@ class Benchmark:
         rows = self.facts["splits"].get(split, {}).get("rows", {})
         return bool(rows.get(self.rows.get(task, task)))
 
-    def split(self, name: str) -> Split:
+    def split(self, name: str) -> PreparedSplit:
         """A split, opened once."""
         if name not in self._splits:
             folder = self.folder / name
-            self._splits[name] = Split(folder, MediaStore(folder), self.rows)
+            self._splits[name] = PreparedSplit(folder, MediaStore(folder), self.rows)
         return self._splits[name]
 
     @property

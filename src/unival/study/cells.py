@@ -34,7 +34,7 @@ from unival.tasks import TaskConfig
 
 
 @dataclass(frozen=True)
-class Spec:
+class CellSpec:
     """What one cell is."""
 
     model: str
@@ -65,7 +65,7 @@ class Spec:
 class Result:
     """A computed cell."""
 
-    spec: Spec
+    spec: CellSpec
     primary: str
     metrics: dict[str, Interval]
     n: int
@@ -104,7 +104,7 @@ class Cells:
     batch_size: int
     resamples: int
 
-    def run(self, specs: Iterable[Spec], weights: Any, load: Loader) -> list[Result]:
+    def run(self, specs: Iterable[CellSpec], weights: Any, load: Loader) -> list[Result]:
         """The cells of one model. `weights`: what identifies them (digests, and a coefficient)."""
         results = []
         for spec in specs:
@@ -116,7 +116,7 @@ class Cells:
             results.append(_result(spec, content, path))
         return results
 
-    def _key(self, spec: Spec, weights: Any) -> str:
+    def _key(self, spec: CellSpec, weights: Any) -> str:
         data = [self.benchmark.digest(spec.split), self.benchmark.digest("train")]
         what = [spec.rows, spec.shift, spec.severity, spec.blind, self.resamples]
         task = asdict(self.tasks[spec.task])
@@ -124,7 +124,7 @@ class Cells:
         return files.digest([code, weights, spec.task, task, spec.split, data, what])
 
     def _compute(
-        self, spec: Spec, model: UnivalForConditionalGeneration, processor: UnivalProcessor, path: Path
+        self, spec: CellSpec, model: UnivalForConditionalGeneration, processor: UnivalProcessor, path: Path
     ) -> dict[str, Any]:
         rows = self.benchmark.rows_of(spec.task, self.tasks[spec.task], processor, spec.split, spec.rows)
         corrupt = partial(_shifted, spec.shift, spec.severity) if spec.shift else None
@@ -163,7 +163,7 @@ def _stored(path: Path) -> dict[str, Any] | None:
     return content if files.file_digest(predictions) == content["predictions"] else None
 
 
-def _result(spec: Spec, content: dict[str, Any], path: Path) -> Result:
+def _result(spec: CellSpec, content: dict[str, Any], path: Path) -> Result:
     return Result(
         spec,
         content["primary"],

@@ -85,7 +85,7 @@ class Laboratory:
 
     def results(self, study_name: str, name: str, seed: int) -> dict[str, "Result"]:
         """Results of a variant on the study's tasks; it is trained when it was not before."""
-        from unival.study.cells import Cells, Spec
+        from unival.study.cells import Cells, CellSpec
         from unival.study.models import load_model
 
         study, key = self.definitions[study_name], self.key(study_name, name, seed)
@@ -95,7 +95,7 @@ class Laboratory:
         )  # fmt: skip
         load = cache(lambda: load_model(self._train(study, name, seed, key)))
         wanted = sorted(self.wanted[key])
-        specs = [Spec(f"variant/{name}", "pretrained", task, "test", self.rows) for task in wanted]
+        specs = [CellSpec(f"variant/{name}", "pretrained", task, "test", self.rows) for task in wanted]
         with files.locked(self.folder / f"{key}.lock"):  # a queued experiment may train the same variant
             found = cells.run(specs, key, load)
             shutil.rmtree(self.folder / key / "phases", ignore_errors=True)

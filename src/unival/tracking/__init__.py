@@ -1,13 +1,14 @@
 """What runs leave in MLflow, which nothing else imports.
 
-Reading order: `tracker.py` (what a stage logs), `spool.py` (where it is kept), `store.py` (how it is sent).
+Reading order: `tracker.py` (what a stage logs), `spool.py` (where it is kept), `sender.py` and
+`mlflow_store.py` (how it is sent).
 Whatever is logged is written to a spool on disk first and sent from there, in order and once, by a thread of
 its own: a store that is locked, slow, full or gone neither ends a run nor holds it up. What is left at the
 end stays in `mlspool/` for `unival sync`. No result is read back from here.
 """
 
-from unival.tracking.reach import unreachable
-from unival.tracking.store import connect, send_all, store_name
+from unival.tracking.health import unreachable
+from unival.tracking.mlflow_store import connect, send_all, store_name
 from unival.tracking.tracker import MlflowTracker, Tracker, flatten, unsent
 
 __all__ = [

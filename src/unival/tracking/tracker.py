@@ -1,4 +1,4 @@
-"""What a stage logs, and the thread that sends it.
+"""What a stage may log: nowhere (`Tracker`), or in a run of MLflow.
 
 A run that was killed goes on under its id: `run.json` in its scratch folder names its spool, which knows what
 has been logged, so nothing is logged twice and nothing is left out.
@@ -9,24 +9,17 @@ import math
 import os
 import re
 import sys
-import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from unival import files
-from unival.errors import UserError
+from unival.tracking.sender import SHORT_PATIENCE, Sender
 from unival.tracking.spool import Spool, root
-from unival.tracking.store import Delivery
 
-PERIOD = 5.0
-"""Seconds between two attempts; they become more while the store fails, up to LONGEST."""
-LONGEST = 60.0
 PATIENCE = 10.0
 """Seconds for which the end of a run waits for a store that takes what it is sent."""
-SHORT_PATIENCE = 2.0
-"""And where the store has failed, or the run: a rank that failed has a reason to tell before it is ended."""
 MAX_PARAM_CHARACTERS = 500
 TABLE_ROWS = 200
 
@@ -97,7 +90,7 @@ class MlflowTracker(Tracker):
             nested = {"mlflow.parentRunId": parent} if parent else {}
             self._add("start", experiment=experiment, name=name, tags={**tags, **nested})
         self._run_id: str | None = None
-        self._sender = _Sender(self._spool)
+        self._sender = Sender(self._spool)
         self._sender.start()
 
     def _note(self, item: Mapping[str, Any]) -> None:
@@ -192,49 +185,6 @@ class MlflowTracker(Tracker):
             self._spool.remove()
         elif waiting := self._spool.waiting():
             print(f"{waiting} items for MLflow wait in {self._spool.folder}: `unival sync`", file=sys.stderr)
-
-
-class _Sender(threading.Thread):
-    """Sends a spool in the background until it is stopped."""
-
-    def __init__(self, spool: Spool) -> None:
-        super().__init__(daemon=True, name="mlflow")
-        self._spool, self.delivery = spool, Delivery(spool)
-        self._woken, self._stopped = threading.Event(), False
-        self._failed = False
-
-    def run(self) -> None:
-        period = PERIOD
-        while not self._stopped:
-            try:
-                self.delivery.send()
-                period = PERIOD
-            except (UserError, OSError) as error:
-                if not self._failed:
-                    place = self._spool.folder
-                    print(
-                        f"{error}: the run goes on, {place} keeps what it logs", file=sys.stderr, flush=True
-                    )
-                self._failed, period = True, min(2 * period, LONGEST)
-            self._woken.wait(period)
-            self._woken.clear()
-
-    def wake(self) -> None:
-        """Try now."""
-        self._woken.set()
-
-    def wait(self, reached: Callable[[], bool], seconds: float) -> None:
-        """Wait until something is reached, for some seconds; not as long once the store has failed."""
-        self.wake()
-        limit = time.monotonic() + (min(seconds, SHORT_PATIENCE) if self._failed else seconds)
-        failed = self._failed
-        while not reached() and time.monotonic() < limit and self._failed == failed and self.is_alive():
-            time.sleep(0.02)
-
-    def stop(self) -> None:
-        """Try no more."""
-        self._stopped = True
-        self.wake()
 
 
 def _spool_of(state: Path) -> str | None:

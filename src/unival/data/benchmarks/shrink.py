@@ -8,9 +8,9 @@ from typing import NamedTuple
 import numpy as np
 from PIL import Image
 
-from unival.canonical import Box, box_as_shown
 from unival.data import media
 from unival.errors import UserError
+from unival.media_format import Box, box_as_shown
 
 
 class View(NamedTuple):

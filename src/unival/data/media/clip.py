@@ -17,9 +17,9 @@ from typing import Any
 import numpy as np
 
 from unival import limits
-from unival.canonical import UPRIGHT, Turn
 from unival.data.media.reading import reading
 from unival.errors import UserError
+from unival.media_format import UPRIGHT, Turn
 
 Part = tuple[float, float]
 """Seconds of a clip, from its first shown frame."""

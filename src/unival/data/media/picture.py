@@ -5,13 +5,13 @@ import io
 import numpy as np
 from PIL import Image
 
-from unival import canonical, limits
+from unival import limits, media_format
 from unival.data.media.reading import reading
 from unival.errors import UserError
 
 
 def open_image(data: bytes, name: str) -> Image.Image:
-    """Decode one image to RGB, turned and scaled as `canonical.rgb` says.
+    """Decode one image to RGB, turned and scaled as `media_format.rgb` says.
 
     Raises:
         UserError: not an image, or too large a one.
@@ -21,7 +21,7 @@ def open_image(data: bytes, name: str) -> Image.Image:
             size = f"{image.width}x{image.height}"
             raise UserError(f"{name}: {size}: more than {limits.PICTURE_PIXELS} pixels")
         image.load()
-        return canonical.rgb(image, name)
+        return media_format.rgb(image, name)
 
 
 def decode_image(data: bytes, name: str) -> np.ndarray:
@@ -30,9 +30,9 @@ def decode_image(data: bytes, name: str) -> np.ndarray:
 
 
 def image_orientation(data: bytes, name: str) -> int:
-    """By which of `canonical.TURNS` `decode_image` turns the stored pixels, from the header alone."""
+    """By which of `media_format.TURNS` `decode_image` turns the stored pixels, from the header alone."""
     with reading(name, "a readable image"), Image.open(io.BytesIO(data)) as image:
-        return canonical.orientation_of(image)
+        return media_format.orientation_of(image)
 
 
 def image_size(data: bytes, name: str) -> tuple[int, int]:
@@ -40,7 +40,7 @@ def image_size(data: bytes, name: str) -> tuple[int, int]:
     with reading(name, "a readable image"), Image.open(io.BytesIO(data)) as image:
         if image.format == "TIFF":  # its size is turned when it is opened, its EXIF when it is decoded
             image.load()
-        return canonical.TURNS[canonical.orientation_of(image)].size(image.size)
+        return media_format.TURNS[media_format.orientation_of(image)].size(image.size)
 
 
 def plain_image(data: bytes, name: str) -> bytes:
@@ -49,7 +49,7 @@ def plain_image(data: bytes, name: str) -> bytes:
     A PNG where they would see other pixels than `decode_image` gives, else the bytes as they are.
     """
     with reading(name, "a readable image"), Image.open(io.BytesIO(data)) as image:
-        plain = canonical.orientation_of(image) == 1 and not canonical.is_deep(image)
+        plain = media_format.orientation_of(image) == 1 and not media_format.is_deep(image)
     return data if plain else encode_image(decode_image(data, name))
 
 

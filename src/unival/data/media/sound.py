@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from unival import canonical, limits
+from unival import limits, media_format
 from unival.data.media.reading import reading
 from unival.errors import UserError
 
@@ -28,7 +28,7 @@ def decode_audio(data: bytes, name: str, sampling_rate: int | None = None) -> np
         if not samples_S.size:
             raise UserError(f"{name}: not readable as sound: it has no samples")
         _check_length(samples_S.size, rate, name)
-        canonical.check_level(samples_S, name)
+        media_format.check_level(samples_S, name)
         if sampling_rate not in (None, rate):
             samples_S = _resampled(samples_S, rate, sampling_rate)
     return np.ascontiguousarray(samples_S)
@@ -52,7 +52,7 @@ def _pcm16(data: bytes) -> tuple[np.ndarray, int] | None:
         return None
     if not levels.size or levels.size != frames * channels:
         return None
-    samples_S = canonical.mono(levels.reshape(-1, channels).T)
+    samples_S = media_format.mono(levels.reshape(-1, channels).T)
     samples_S /= np.float32(32768)
     return samples_S, rate
 
@@ -98,7 +98,7 @@ def _mono(frame: Any) -> np.ndarray:
     """A frame of any sample format, scaled to [-1, 1]."""
     levels = frame.to_ndarray()
     channels_CS = levels if frame.format.is_planar else levels.reshape(-1, frame.layout.nb_channels).T
-    samples_S = canonical.mono(channels_CS)
+    samples_S = media_format.mono(channels_CS)
     if levels.dtype.kind == "u":
         samples_S -= np.float32(128)
     if levels.dtype.kind in "ui":

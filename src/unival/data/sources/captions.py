@@ -6,11 +6,11 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from unival.data.disk_map import DiskMap
 from unival.data.sources.formats import ID, Load, Row, captioned, changed, csv_rows, grouped, json_rows, value
 from unival.data.sources.json_stream import json_keys
 from unival.data.sources.reader import File, Item, found, read_rows, reader, require, rows
 from unival.data.sources.splits import listed, listed_split
-from unival.data.spool import Spool
 from unival.errors import UserError
 from unival.record import Record
 
@@ -112,7 +112,7 @@ flickr: Load = grouped(_flickr_lines, key=lambda row: row[0], text=lambda row: r
 
 
 def _flickr(
-    row: tuple[tuple[str, str], list[str]], file: File, splits: Spool | None = None, lists: str = ""
+    row: tuple[tuple[str, str], list[str]], file: File, splits: DiskMap | None = None, lists: str = ""
 ) -> Iterator[Item]:
     """One row per photo with its captions, in the split that lists it."""
     (name, _), captions = row

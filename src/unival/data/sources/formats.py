@@ -12,11 +12,11 @@ from pathlib import Path
 from typing import Any
 
 from unival import limits
+from unival.data.disk_map import DiskMap, Groups
 from unival.data.manifest import is_unicode
 from unival.data.source import BadItem
 from unival.data.sources.json_stream import NOT_TEXT, json_lists, json_values, open_text
 from unival.data.sources.packed import DAMAGE, unreadable
-from unival.data.spool import Groups, Spool
 from unival.errors import UserError, nearest
 
 Row = tuple[str, Any] | BadItem
@@ -164,7 +164,7 @@ def captioned(one: str, one_id: str, many: str, many_id: str) -> Load:
     """Loader of a JSON with two lists: rows of `one` as (row, captions that rows of `many` give for it)."""
 
     def load(path: Path) -> Iterator[Row]:
-        things, texts, used = Spool(), Groups(), Spool()
+        things, texts, used = DiskMap(), Groups(), DiskMap()
 
         def owner(row: Any) -> None:
             key, content = json.dumps(value(row, one_id, ID)), json.dumps(row)
@@ -206,7 +206,7 @@ def by_id(path: Path, lists: Mapping[str, str], fields: Sequence[str] = ()) -> C
     Raises:
         UserError: an id comes twice, with other content.
     """
-    rows = Spool()
+    rows = DiskMap()
     for name, row in json_lists(path, *lists):
         if isinstance(row, dict):
             kept = json.dumps({field: row[field] for field in fields or row if field in row})

@@ -13,10 +13,10 @@ from pathlib import Path, PurePosixPath
 from typing import NamedTuple
 
 from unival import limits
+from unival.data.disk_map import DiskMap, Lists
 from unival.data.media import SUFFIXES
 from unival.data.source import BadItem, MediaItem
 from unival.data.sources.splits import split_of
-from unival.data.spool import Lists, Spool
 from unival.errors import UserError, nearest
 from unival.files import inside
 from unival.record import Modality
@@ -76,8 +76,8 @@ class MediaFolder:
 
     def __init__(self, root: Path) -> None:
         self.root = folder(root)
-        self._places, self._given = Lists(), Spool()
-        self._splits = Spool()
+        self._places, self._given = Lists(), DiskMap()
+        self._splits = DiskMap()
         """File name -> the split that the folder of its first file says."""
         self._anew = False
         """Whether two splits use one file name: each numbers its media anew."""

@@ -17,7 +17,7 @@ class _RefusedError(Exception):
     """A pickle asks for more than plain data."""
 
 
-class _Unpickler(pickle._Unpickler):
+class _ArrayUnpickler(pickle._Unpickler):
     """The one in Python: that in C takes memory for any place at which a pickle remembers something."""
 
     dispatch: ClassVar[dict[int, Any]] = {
@@ -43,7 +43,7 @@ def loads(data: bytes, where: str) -> Any:
         UserError: damaged, or not plain data.
     """
     try:
-        value = _Unpickler(io.BytesIO(data), encoding="latin1").load()
+        value = _ArrayUnpickler(io.BytesIO(data), encoding="latin1").load()
     except _RefusedError as error:
         raise UserError(f"{where}: refused: {error}: do not trust this file") from error
     except Exception as error:  # a damaged pickle can raise almost anything

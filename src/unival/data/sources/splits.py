@@ -5,9 +5,9 @@ from collections.abc import Iterable
 from functools import lru_cache
 from pathlib import Path
 
+from unival.data.disk_map import DiskMap
 from unival.data.source import BadItem
 from unival.data.sources.formats import line_rows
-from unival.data.spool import Spool
 from unival.errors import UserError
 
 SPLIT_WORDS = {
@@ -44,18 +44,18 @@ def split_of_file(root: Path, path: Path) -> str:
     return split_of(path.stem if path == root else str(path.relative_to(root).with_suffix("")))
 
 
-def listed(lists: Iterable[Path]) -> Spool | None:
+def listed(lists: Iterable[Path]) -> DiskMap | None:
     """Name -> split, of lists of names that each say their split in their own name; None where there is none.
 
     Raises:
         UserError: a list says no split, or a name is in two of them.
     """
-    splits: Spool | None = None
+    splits: DiskMap | None = None
     for path in lists:
         split = split_of(re.sub("([a-z])([A-Z])", r"\1 \2", path.stem))  # Flickr_8k.trainImages
         if not split:
             raise UserError(f"{path}: its name says no split: train, val (dev) or test")
-        splits = splits or Spool()
+        splits = splits or DiskMap()
         for item in line_rows(path):
             if isinstance(item, BadItem):
                 raise UserError(f"{path}: {item.row}: {item.reason}")
@@ -66,7 +66,7 @@ def listed(lists: Iterable[Path]) -> Spool | None:
     return splits
 
 
-def listed_split(splits: Spool | None, name: str, lists: str) -> str:
+def listed_split(splits: DiskMap | None, name: str, lists: str) -> str:
     """The split of a name, "" where there are no lists.
 
     Args:

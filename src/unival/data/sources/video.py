@@ -5,6 +5,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from unival.data.disk_map import DiskMap
 from unival.data.source import BadItem
 from unival.data.sources.formats import (
     ID,
@@ -21,7 +22,6 @@ from unival.data.sources.formats import (
 from unival.data.sources.json_stream import json_keys
 from unival.data.sources.reader import File, Item, rows
 from unival.data.sources.splits import listed, listed_split, said_split
-from unival.data.spool import Spool
 from unival.errors import UserError
 
 MSVD_SPLITS = {1200: "train", 1300: "val", math.inf: "test"}
@@ -103,7 +103,7 @@ def _divided(path: Path) -> Iterator[Row]:
     """(clip, captions, split) by the lists {train,val,test}_list.txt, else by youtube_mapping.txt."""
     splits = listed(sorted(path.parent.glob("*_list.txt")))
     if splits is None and any(path.parent.glob("youtube_mapping.txt")):
-        splits = Spool()
+        splits = DiskMap()
         for item in _mapping(path):
             if isinstance(item, BadItem):
                 yield item

@@ -1,7 +1,7 @@
 """From the rows of a micro-batch to tensors.
 
-Examples of like lengths go through the transformer together (`Part`): a caption of 20 tokens beside a `yes`
-would else be nine tenths padding.
+Examples of like lengths go through the transformer together (`ExampleGroup`): a caption of 20 tokens beside
+a `yes` would else be nine tenths padding.
 
 Shapes: B examples of a part, T target tokens, V vocabulary.
 """
@@ -33,7 +33,7 @@ PART_COST = 150
 
 
 @dataclass
-class Part:
+class ExampleGroup:
     """Examples that go through the transformer together."""
 
     inputs: dict[str, Tensor]
@@ -49,10 +49,10 @@ class Part:
     allowed_BTV: Tensor | None = None
     """Tokens that an answer may have at each place; None: any."""
 
-    def to(self, move: Callable[[Tensor], Tensor]) -> "Part":
+    def to(self, move: Callable[[Tensor], Tensor]) -> "ExampleGroup":
         """The same part with its tensors moved."""
         host = INDEX.values()
-        return Part(
+        return ExampleGroup(
             {name: tensor if name in host else move(tensor) for name, tensor in self.inputs.items()},
             move(self.labels_BT),
             None if self.weights_B is None else move(self.weights_B),
@@ -68,7 +68,7 @@ class Batch:
 
     media: dict[str, Tensor]
     """Values of each modality, each medium once."""
-    parts: list[Part]
+    parts: list[ExampleGroup]
     num_examples: int
     damaged: list[str]
     """Rows that were left out since a medium of theirs cannot be read, each with the reason."""
@@ -154,7 +154,7 @@ class Collator:
         window = image_window(size, self.processor.image_size, self.augment, rng, record.box)
         return shown_in(record, size, window), window
 
-    def _part(self, group: list[Encoded], media: BatchMedia) -> Part:
+    def _part(self, group: list[Encoded], media: BatchMedia) -> ExampleGroup:
         tokenizer = self.processor.tokenizer
         bos, eos, pad = tokenizer.bos_token_id, tokenizer.eos_token_id, tokenizer.pad_token_id
         inputs = self.builder.inputs(group, media)
@@ -164,7 +164,7 @@ class Collator:
             row[: example.unscored] = [IGNORED] * min(example.unscored, len(row) - 1)
         labels_BT = pad_rows(labels, IGNORED)
         weights = [example.weight for example in group]
-        return Part(
+        return ExampleGroup(
             inputs,
             labels_BT,
             torch.tensor(weights, dtype=torch.float32) if any(weight != 1 for weight in weights) else None,

@@ -1,7 +1,7 @@
 """What batches are made with: a media store and a processor, here as far as the engine uses them.
 
-`unival.data.store.MediaStore` and `unival.model.processing.UnivalProcessor` are the ones there are; tests put
-small ones in their place. The model needs no protocol: it is `UnivalForConditionalGeneration`.
+`unival.data.media_store.MediaStore` and `unival.model.processing.UnivalProcessor` are the ones there are;
+tests put small ones in their place. The model needs no protocol: it is `UnivalForConditionalGeneration`.
 """
 
 from collections.abc import Sequence
@@ -11,8 +11,8 @@ import numpy as np
 from torch import Tensor
 
 
-class MediaStore(Protocol):
-    """Random access to decoded media by key."""
+class MediaReader(Protocol):
+    """Random access to decoded media by key, as `MediaStore` gives."""
 
     def bytes(self, key: str) -> bytes:
         """The encoded medium."""

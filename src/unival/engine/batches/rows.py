@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from unival.engine.batches.protocols import MediaStore
+from unival.engine.batches.protocols import MediaReader
 from unival.record import Record
 from unival.tasks import Task
 
@@ -44,7 +44,7 @@ class Rows:
 
     task: Task
     records: Sequence[Record]
-    store: MediaStore
+    store: MediaReader
     cache: MediaCache = field(default_factory=MediaCache, repr=False, compare=False)
     """Of these media; rows on the same store may share it."""
     allowed: Allowed | None = None

@@ -50,7 +50,7 @@ class Weights(Protocol):
 
 
 @dataclass(frozen=True)
-class Source:
+class OriginalCheckpoint:
     """A checkpoint of the original, opened."""
 
     weights: Weights
@@ -62,7 +62,7 @@ class Source:
     """The same as it stands in the file, as plain data."""
 
 
-def read_source(path: Path | str, which: Literal["model", "ema"] = "model") -> Source:
+def read_source(path: Path | str, which: Literal["model", "ema"] = "model") -> OriginalCheckpoint:
     """Open a checkpoint: a dictionary with `model`, or a bare state dict.
 
     Raises:
@@ -80,7 +80,7 @@ def read_source(path: Path | str, which: Literal["model", "ema"] = "model") -> S
             raise UserError(f"{path}: holds no EMA weights: take `--weights model`")
         weights = checkpoint.tensors(ema, "extra_state.ema")
     kept = {key: tree[key] for key in ("args", "cfg") if whole and tree.get(key) is not None}
-    return Source(weights, raw, _flat(list(kept.values())), plain(kept))
+    return OriginalCheckpoint(weights, raw, _flat(list(kept.values())), plain(kept))
 
 
 def _flat(parts: list[Any]) -> dict[str, Any]:
@@ -223,7 +223,7 @@ def _has_filters_of(spec: Cnn14Spec, filters: Tensor | None) -> bool:
     return filters is not None and torch.allclose(filters.float(), right, atol=1e-3 * float(right.max()))
 
 
-def to_model(source: Source, config: UnivalConfig) -> UnivalForConditionalGeneration:
+def to_model(source: OriginalCheckpoint, config: UnivalConfig) -> UnivalForConditionalGeneration:
     """Our model with the weights of `source`, in float32.
 
     Raises:

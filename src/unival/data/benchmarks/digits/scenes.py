@@ -44,7 +44,7 @@ class Hand:
 
 
 @dataclass(frozen=True, slots=True)
-class Thing:
+class Digit:
     """One visible digit."""
 
     word: str
@@ -59,10 +59,10 @@ class Thing:
 
 
 @dataclass(frozen=True, slots=True)
-class Scene:
+class DigitScene:
     """Digits from left to right, and whether a grey patch is there, which may hide one more."""
 
-    things: tuple[Thing, ...]
+    things: tuple[Digit, ...]
     patch: bool
 
     @property
@@ -70,7 +70,7 @@ class Scene:
         """The digits from left to right."""
         return tuple(thing.word for thing in self.things)
 
-    def unique(self) -> list[Thing]:
+    def unique(self) -> list[Digit]:
         """Digits that occur once."""
         return [thing for thing in self.things if self.words.count(thing.word) == 1]
 
@@ -87,7 +87,7 @@ def as_rgb(image_HW: np.ndarray) -> np.ndarray:
 
 def make_scene(
     rng: Random, hand: Hand, samples: Sequence[int], side: int, patch: bool
-) -> tuple[Scene, np.ndarray]:
+) -> tuple[DigitScene, np.ndarray]:
     """A picture of the given rows of `hand` at random places; uint8 (side, side, 3)."""
     strokes = [ink(hand.images[row]) for row in samples]
     room = side * (CROWDED if len(samples) + patch > 2 else 1.0)
@@ -106,11 +106,11 @@ def make_scene(
         np.maximum(region, (resized(image_HW, height) * bright).astype(np.uint8), out=region)
         word = NUMBERS[int(hand.labels[row])]
         box = (float(x), float(y), float(x + width), float(y + height))
-        things.append(Thing(word, box, f"{hand.origin}:{row}"))
+        things.append(Digit(word, box, f"{hand.origin}:{row}"))
     if patch:
         (height, width), (x, y) = shapes[-1], corners[-1]
         canvas_HW[y : y + height, x : x + width] = PATCH_GREY
-    return Scene(tuple(sorted(things, key=lambda thing: thing.center_x)), patch), as_rgb(canvas_HW)
+    return DigitScene(tuple(sorted(things, key=lambda thing: thing.center_x)), patch), as_rgb(canvas_HW)
 
 
 def _place(rng: Random, side: int, shapes: Sequence[tuple[int, int]]) -> list[tuple[int, int]] | None:

@@ -20,7 +20,7 @@ from unival import config
 from unival.data import media
 from unival.data.benchmarks import shrink
 from unival.data.benchmarks.digits import text
-from unival.data.benchmarks.digits.scenes import Hand, Scene, make_clip, make_scene
+from unival.data.benchmarks.digits.scenes import DigitScene, Hand, make_clip, make_scene
 from unival.data.benchmarks.world.splits import Amount
 from unival.data.source import SOURCES, BadItem, MediaItem, RowItem, Source, rows_about
 from unival.data.sources import digit_sets
@@ -140,7 +140,7 @@ def _asked(row: Callable[..., RowItem], task: str, questions: Sequence[text.Ques
         yield row(task, f"-{form}", text=question, answers=(Answer(answer),), form=form)
 
 
-def _picture_rows(rng: Random, split: str, key: str, scene: Scene) -> Iterator[RowItem]:
+def _picture_rows(rng: Random, split: str, key: str, scene: DigitScene) -> Iterator[RowItem]:
     boxes = [thing.box for thing in scene.things]
     facts = _facts("image", scene.words, boxes=boxes, patch=scene.patch)
     extra = {"samples": " ".join(thing.sample for thing in scene.things)}

@@ -6,7 +6,7 @@ Every function draws from a `random.Random`, so a row is a function of its seed.
 from collections.abc import Sequence
 from random import Random
 
-from unival.data.benchmarks.digits.scenes import MOTIONS, Scene, Thing
+from unival.data.benchmarks.digits.scenes import MOTIONS, Digit, DigitScene
 from unival.data.benchmarks.world.concepts import joined, pick
 from unival.record import NUMBERS
 
@@ -55,7 +55,7 @@ def image_captions(words: Sequence[str]) -> tuple[str, ...]:
     )
 
 
-def image_questions(rng: Random, scene: Scene) -> list[Question]:
+def image_questions(rng: Random, scene: DigitScene) -> list[Question]:
     """One question of each form that the picture allows, in random order."""
     words = scene.words
     asked = pick(rng, words) if rng.random() < 0.5 else other(rng, words)
@@ -77,7 +77,7 @@ def image_questions(rng: Random, scene: Scene) -> list[Question]:
     return found
 
 
-def phrase(rng: Random, scene: Scene) -> tuple[Thing, tuple[str, ...]] | None:
+def phrase(rng: Random, scene: DigitScene) -> tuple[Digit, tuple[str, ...]] | None:
     """A digit that can be pointed out, and the phrases that do; None where every digit occurs twice."""
     unique = scene.unique()
     if not unique:
@@ -90,7 +90,7 @@ def phrase(rng: Random, scene: Scene) -> tuple[Thing, tuple[str, ...]] | None:
     return thing, tuple(phrases)
 
 
-def statement(rng: Random, scene: Scene) -> Question:
+def statement(rng: Random, scene: DigitScene) -> Question:
     """A statement of the picture and its label.
 
     A patch may hide one more digit, so what depends on it is `maybe`; the same statement is yes, no or maybe

@@ -26,7 +26,7 @@ from unival.data.benchmarks.world.splits import (
     AUDIO_TASKS,
     IMAGE_TASKS,
     VIDEO_TASKS,
-    Split,
+    SplitRules,
     WorldOptions,
     handwriting_split,
     plan,
@@ -73,7 +73,7 @@ def _other_handwriting(options: WorldOptions) -> DigitBank | None:
     return None
 
 
-def items(options: WorldOptions, split: Split, bank: DigitBank) -> Items:
+def items(options: WorldOptions, split: SplitRules, bank: DigitBank) -> Items:
     """All media and rows of one split."""
     makers = (
         (IMAGE_TASKS, split.amount.images, _image),
@@ -87,7 +87,7 @@ def items(options: WorldOptions, split: Split, bank: DigitBank) -> Items:
                     yield item
 
 
-def _randoms(options: WorldOptions, split: Split, kind: str, index: int) -> tuple[Random, Random]:
+def _randoms(options: WorldOptions, split: SplitRules, kind: str, index: int) -> tuple[Random, Random]:
     """Generators of an item's medium and of its texts. Seeding by text is the same on every machine."""
     seed, stream = options.seed, split.stream or split.name
     return Random(f"{seed}/{stream}/{kind}/{index}"), Random(f"{seed}/{split.name}/{kind}/{index}/text")
@@ -97,7 +97,7 @@ def _answer(true: bool) -> tuple[Answer, ...]:
     return (Answer("yes" if true else "no"),)
 
 
-def _image(options: WorldOptions, split: Split, bank: DigitBank, index: int) -> Items:
+def _image(options: WorldOptions, split: SplitRules, bank: DigitBank, index: int) -> Items:
     pixels, rng = _randoms(options, split, "image", index)
     scene, image = scenes.make_scene(pixels, split.scenes, bank, options.image_size)
     key = f"image-{index:06d}"
@@ -123,7 +123,13 @@ def _image(options: WorldOptions, split: Split, bank: DigitBank, index: int) -> 
 
 
 def _questions(
-    row: Callable[..., RowItem], task: str, texts: Any, rng: Random, medium: Any, split: Split, *more: Any
+    row: Callable[..., RowItem],
+    task: str,
+    texts: Any,
+    rng: Random,
+    medium: Any,
+    split: SplitRules,
+    *more: Any,
 ) -> Iterator[RowItem]:
     """Rows of what the module `texts` asks about a medium."""
     asked = texts.questions(rng, medium, split.rows.get("questions", 1), split.phrasing, *more)
@@ -131,7 +137,7 @@ def _questions(
         yield row(task, f"-{number}", text=question.text, answers=question.answers, form=question.form)
 
 
-def _video(options: WorldOptions, split: Split, bank: DigitBank, index: int) -> Items:
+def _video(options: WorldOptions, split: SplitRules, bank: DigitBank, index: int) -> Items:
     pixels, rng = _randoms(options, split, "video", index)
     rules = split.clips[index % len(split.clips)]
     clip, frames = clips.make_clip(pixels, rules, bank, options.video_size, options.video_frames)
@@ -147,7 +153,7 @@ def _video(options: WorldOptions, split: Split, bank: DigitBank, index: int) -> 
     yield row("video_matching", text=claim, answers=_answer(true), objects=names, form="match")
 
 
-def _sound(options: WorldOptions, split: Split, bank: DigitBank, index: int) -> Items:
+def _sound(options: WorldOptions, split: SplitRules, bank: DigitBank, index: int) -> Items:
     samples, rng = _randoms(options, split, "sound", index)
     sound, wave = sounds.make_sound(samples)
     key = f"sound-{index:06d}"

@@ -75,7 +75,7 @@ class WorldOptions:
 
 
 @dataclass(frozen=True)
-class Split:
+class SplitRules:
     """How the items of one split are made."""
 
     name: str
@@ -95,16 +95,16 @@ class Split:
     """Rows per medium for vqa (video_qa, audio_qa) and grounding; 1 where not given."""
 
 
-def plan(options: WorldOptions) -> list[Split]:
+def plan(options: WorldOptions) -> list[SplitRules]:
     """The splits that are always there."""
     size = options.sizes[options.size]
     rows = {"questions": options.questions, "regions": options.regions}
     every_pair = ALLOWED_PAIRS + HELD_OUT_PAIRS
     return [
-        Split("train", size.train, ALL_TASKS, "train", rows=rows),
-        Split("val", size.val, ALL_TASKS, "val"),
-        Split("test", size.test, ALL_TASKS, "test"),
-        Split(
+        SplitRules("train", size.train, ALL_TASKS, "train", rows=rows),
+        SplitRules("val", size.val, ALL_TASKS, "val"),
+        SplitRules("test", size.test, ALL_TASKS, "test"),
+        SplitRules(
             "ood-composition",
             size.shift,
             IMAGE_TASKS + VIDEO_TASKS,
@@ -113,8 +113,10 @@ def plan(options: WorldOptions) -> list[Split]:
             clips=(ClipRules(held_out=True),),
             pairs=every_pair,
         ),
-        Split("ood-crowding", size.shift, IMAGE_TASKS, "test", scenes=SceneRules(counts=(5, 6), cloth=0.3)),
-        Split(
+        SplitRules(
+            "ood-crowding", size.shift, IMAGE_TASKS, "test", scenes=SceneRules(counts=(5, 6), cloth=0.3)
+        ),
+        SplitRules(
             "ood-phrasing",
             _smaller(size.shift, size.test),
             ("vqa", "grounding", "entailment", "video_qa", "audio_qa"),
@@ -122,16 +124,16 @@ def plan(options: WorldOptions) -> list[Split]:
             stream="test",
             phrasing="unseen",
         ),
-        Split(
+        SplitRules(
             "ood-speed", size.shift, VIDEO_TASKS, "test", clips=(ClipRules(speed=2.0), ClipRules(speed=0.6))
         ),
     ]
 
 
-def handwriting_split(options: WorldOptions) -> Split:
+def handwriting_split(options: WorldOptions) -> SplitRules:
     """Scenes with digits, which come from another collection."""
     tasks = ("caption", "vqa", "grounding", "matching", "grounded_caption", "video_caption", "video_qa")
-    return Split(
+    return SplitRules(
         "ood-handwriting",
         options.sizes[options.size].shift,
         tasks,

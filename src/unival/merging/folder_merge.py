@@ -1,4 +1,4 @@
-"""`merge`: from model folders to a model folder with a record, and `verify`: repeat a merge and compare.
+"""`merge`: from model folders to a model folder with a record of where it comes from.
 
 The output folder is written under another name and renamed when it is complete, so a merge that was killed
 leaves nothing that looks finished. merge.json holds the canonical recipe, the SHA-256 of every input and
@@ -9,8 +9,6 @@ import json
 import os
 import platform
 import re
-import shutil
-import tempfile
 from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
@@ -20,20 +18,19 @@ import torch
 
 import unival
 from unival import files
-from unival.errors import UserError, nearest
+from unival.errors import UserError
 from unival.folders import contents, new_folder
 from unival.merging import hashing
 from unival.merging.align import ESTIMATED, Assignment
-from unival.merging.checkpoint import Source, Writer, layout, opened
 from unival.merging.engine import Plan
 from unival.merging.job import CHUNK, Settings
-from unival.merging.merge_json import RECORD, read_record
+from unival.merging.merge_json import RECORD
 from unival.merging.recipe import Recipe, as_recipe
 from unival.merging.recipe_digest import canonical_form, recipe_digest
+from unival.merging.side_files import copy_side_files, gather_tasks, require_one_architecture
+from unival.merging.tensor_io import TensorSource, Writer, layout, opened
 from unival.merging.vocabulary import RowAligned, read_tokens, reference_of
-from unival.weights import INDEX, TASKS, WEIGHTS, Spec, weight_files
-
-NOT_COPIED = {RECORD, INDEX, "training.json", "README.md"}
+from unival.weights import INDEX, WEIGHTS, TensorSpec, weight_files
 
 
 def merge(
@@ -141,60 +138,6 @@ def _read_files(recipe: Recipe, path: Path) -> list[Path]:
     return [*weight_files(path), *([tokenizer] if by_token else [])]
 
 
-def verify(
-    out: Path | str,
-    inputs: Mapping[str, Path | str] | None = None,
-    base: Path | str | None = None,
-    statistics: Mapping[str, Path | str] | None = None,
-    **settings: Any,
-) -> dict[str, Any]:
-    """Check a merged folder against its record, and repeat the merge.
-
-    Inputs are looked for where the record says, unless given. Hashes are computed anew, never from the cache.
-
-    Raises:
-        UserError: what differs: an input, the stored output, the recipe, or the repeated output.
-    """
-    out = Path(out)
-    record = read_record(out)
-    paths = record.paths
-    for given, known in ((inputs, paths.inputs), (statistics, paths.statistics)):
-        if unknown := sorted(set(given or {}) - set(known)):
-            raise UserError(f"{out}: '{unknown[0]}' is none of its models: {nearest(unknown[0], known)}")
-
-    def place(path: str) -> Path:
-        return (out / path).resolve()
-
-    where = {name: (inputs or {}).get(name, place(path)) for name, path in paths.inputs.items()}
-    extra = {name: (statistics or {}).get(name, place(path)) for name, path in paths.statistics.items()}
-    if base is not None and paths.base is None:
-        raise UserError(f"{out}: was merged without a base: leave out {base}")
-    origin = base or (place(paths.base) if paths.base is not None else None)
-    anew = place(paths.estimated) if paths.estimated is not None else None
-    hashing.compare(record.outputs, out, "the merged weights")
-    for name, path in where.items():
-        hashing.compare(record.inputs[name], Path(path), f"model '{name}'")
-    for name, path in extra.items():
-        hashing.compare(record.statistics[name], Path(path), f"statistics of '{name}'")
-    if anew is not None and record.estimated is not None:
-        hashing.compare(record.estimated, anew, "the statistics estimated for it")
-    if origin is not None and record.base is not None:
-        hashing.compare(record.base, Path(origin), "the base")
-    if recipe_digest(record.recipe) != record.recipe_digest:
-        raise UserError(f"{out / RECORD}: the recipe was changed after the merge: its digest differs")
-    with tempfile.TemporaryDirectory(prefix=".verify-", dir=out.parent) as folder:
-        again = merge(
-            record.recipe, where, origin, Path(folder) / "merged", statistics=extra, estimated=anew,
-            shard_bytes=record.shard_bytes, **settings,
-        )  # fmt: skip
-    if again["outputs"] != record.outputs:
-        versions = "" if again["versions"] == record.versions else f" (recorded with {record.versions})"
-        raise UserError(
-            f"{out}: the repeated merge gives other bytes{versions}: the output or the code was changed"
-        )
-    return again
-
-
 def _write(plan: Plan, folder: Path, metadata: Mapping[str, str], shard_bytes: int | None) -> dict[str, str]:
     """Stream the plan into one file, or shards with an index; returns the digest of each file."""
     specs = {found.name: found.spec for found in plan.assignments}
@@ -217,7 +160,9 @@ def _write(plan: Plan, folder: Path, metadata: Mapping[str, str], shard_bytes: i
             if writer is None or writer.path != file:
                 if writer is not None:
                     outputs[writer.path.name] = writer.close()
-                within: dict[str, Spec] = {name: specs[name] for name in specs if names[name] == file.name}
+                within: dict[str, TensorSpec] = {
+                    name: specs[name] for name in specs if names[name] == file.name
+                }
                 writer = Writer(file, within, metadata)
             writer.write(block)
         if writer is not None:
@@ -258,8 +203,8 @@ def summary(plan: Plan) -> dict[str, Any]:
 
 
 def by_token(
-    sources: Mapping[str, Source], folders: Mapping[str, Path], pattern: str
-) -> tuple[dict[str, Source], str]:
+    sources: Mapping[str, TensorSource], folders: Mapping[str, Path], pattern: str
+) -> tuple[dict[str, TensorSource], str]:
     """The sources with the rows of matching tensors in the order of the reference's tokens, and its name.
 
     Raises:
@@ -270,89 +215,6 @@ def by_token(
     tokens = {name: read_tokens(folder) for name, folder in folders.items()}
     reference = reference_of(tokens)
     return {name: RowAligned(name, sources, tokens, reference, pattern) for name in sources}, reference
-
-
-def read_configs(folders: Mapping[str, Path]) -> dict[str, dict[str, Any]]:
-    """config.json of each folder that has one; the base is called "(base)".
-
-    Raises:
-        UserError: one that is damaged.
-    """
-    found = {}
-    for name, path in folders.items():
-        file = path / "config.json"
-        if file.is_file():
-            content = files.read_json(file)
-            if not isinstance(content, dict) or not isinstance(content.get("model_type", ""), str):
-                raise UserError(f"{file}: no object with a model_type: it is damaged: copy it again")
-            found[name or "(base)"] = content
-    return found
-
-
-def require_one_architecture(folders: Mapping[str, Path]) -> None:
-    """Check `model_type` of the configurations: names and shapes may agree between architectures.
-
-    Raises:
-        UserError: they differ.
-    """
-    kinds = {
-        name: config["model_type"] for name, config in read_configs(folders).items() if "model_type" in config
-    }
-    if len(set(kinds.values())) > 1:
-        told = ", ".join(f"{name} is '{kind}'" for name, kind in kinds.items())
-        raise UserError(
-            f"the models do not have one architecture: model_type of {told}: give models of one kind"
-        )
-
-
-def copy_side_files(folder: Path, sources: Mapping[str, Path], reference: str) -> dict[str, Any]:
-    """Copy configuration, tokenizer and the like from the reference: the base ("") or else the first model.
-
-    In config.json, a part that this model lacks (an encoder that only another model has) is taken from the
-    model that has it. Returns the keys whose values differ, with the value of each model.
-    """
-    folders = {name: path for name, path in sources.items() if path.is_dir()}
-    if reference not in folders:
-        return {}
-    for file in sorted(folders[reference].iterdir()):
-        if file.is_file() and file.suffix != ".safetensors" and file.name not in NOT_COPIED:
-            shutil.copyfile(file, folder / file.name)
-    configs = read_configs(folders)
-    if not configs:
-        return {}
-    differences = {}
-    merged = configs.get(reference or "(base)") or next(iter(configs.values()))
-    for key in sorted(set().union(*configs.values())):
-        values = {name: config.get(key) for name, config in configs.items()}
-        distinct = [json.loads(text) for text in {json.dumps(v, sort_keys=True) for v in values.values()}]
-        if len(distinct) > 1:
-            differences[key] = values
-            present = [value for value in distinct if value is not None]
-            if merged.get(key) is None and len(present) == 1:
-                merged[key] = present[0]
-    if differences:  # Infinity, which is no JSON, is what some models' configurations hold
-        files.write_text(folder / "config.json", json.dumps(merged, indent=2, sort_keys=True) + "\n")
-    return dict(json.loads(json.dumps(differences), parse_constant=str))
-
-
-def gather_tasks(folder: Path, sources: Mapping[str, Path]) -> None:
-    """Write what the merge can be asked: the tasks of all models; those of the base ("") come last.
-
-    A task that several carry is that of the first.
-
-    Raises:
-        UserError: tasks that are damaged.
-    """
-    tasks: dict[str, Any] = {}
-    for name in sorted(sources, key=lambda name: name == ""):
-        path = sources[name] / TASKS
-        if path.is_file():
-            content = files.read_json(path)
-            if not isinstance(content, dict):
-                raise UserError(f"{path}: expected tasks by name, found {type(content).__name__}")
-            tasks = content | tasks
-    if tasks:
-        files.write_json(folder / TASKS, tasks)
 
 
 def _relative(path: Path | str, out: Path, moved: tuple[Path, Path] | None) -> str:

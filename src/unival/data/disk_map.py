@@ -26,7 +26,7 @@ def _text(data: bytes) -> str:
     return data.decode("utf-8", "surrogatepass")
 
 
-class Spool:
+class DiskMap:
     """A mapping from text to text whose entries are never changed."""
 
     def __init__(self) -> None:

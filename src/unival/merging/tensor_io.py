@@ -1,8 +1,8 @@
 """Safetensors in and out by chunks: memory is independent of the size of the model.
 
-`Checkpoint` reads parts of tensors from one file or a folder (sharded or not) with `pread`; `Memory` does the
-same for a state dict; `Writer` knows every shape ahead, so it writes the header first and then each chunk at
-its place.
+`FileSource` reads parts of tensors from one file or a folder (sharded or not) with `pread`; `StateSource`
+does the same for a state dict; `Writer` knows every shape ahead, so it writes the header first and then each
+chunk at its place.
 """
 
 import errno
@@ -21,22 +21,22 @@ import torch
 from torch import Tensor
 
 from unival.errors import UserError
-from unival.weights import TORCH_TO_SAFE, Spec, read_specs, refuse_adapter
+from unival.weights import TORCH_TO_SAFE, TensorSpec, read_specs, refuse_adapter
 from unival.weights import read_header as read_header
 
 
-class Source(Protocol):
+class TensorSource(Protocol):
     """Where the tensors of one model come from."""
 
     label: str
-    specs: dict[str, Spec]
+    specs: dict[str, TensorSpec]
 
     def read(self, name: str, start: int, count: int, buffer: Tensor) -> Tensor:
         """Elements start .. start+count of the flattened tensor; they may lie in `buffer` (uint8 memory)."""
         ...
 
 
-class Memory:
+class StateSource:
     """A state dict as a source. Tensors that share memory are kept under every name.
 
     Raises:
@@ -47,14 +47,16 @@ class Memory:
         refuse_adapter(state, label)
         self.label = label
         self.state = {name: tensor.detach() for name, tensor in state.items()}
-        self.specs = {name: Spec(tuple(tensor.shape), tensor.dtype) for name, tensor in self.state.items()}
+        self.specs = {
+            name: TensorSpec(tuple(tensor.shape), tensor.dtype) for name, tensor in self.state.items()
+        }
 
     def read(self, name: str, start: int, count: int, buffer: Tensor) -> Tensor:
         """The elements `start` to `start + count` of a tensor; `buffer` is not needed."""
         return self.state[name].reshape(-1)[start : start + count]
 
 
-class Checkpoint:
+class FileSource:
     """One safetensors file, or a folder with model.safetensors, an index with shards, or one such file.
 
     Raises:
@@ -94,7 +96,7 @@ class Checkpoint:
             os.close(handle)
         self._handles = []
 
-    def __enter__(self) -> "Checkpoint":
+    def __enter__(self) -> "FileSource":
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -106,18 +108,18 @@ State = Mapping[str, Tensor] | Path | str
 
 
 @contextmanager
-def opened(states: Mapping[str, State]) -> Iterator[dict[str, Source]]:
+def opened(states: Mapping[str, State]) -> Iterator[dict[str, TensorSource]]:
     """Sources of state dicts, folders and files, by name; files are closed at the end."""
     with ExitStack() as stack:
         yield {
-            name: stack.enter_context(Checkpoint(state))
+            name: stack.enter_context(FileSource(state))
             if isinstance(state, str | Path)
-            else Memory(state, name or "the base")
+            else StateSource(state, name or "the base")
             for name, state in states.items()
         }
 
 
-def layout(specs: Mapping[str, Spec]) -> list[str]:
+def layout(specs: Mapping[str, TensorSpec]) -> list[str]:
     """The order of tensors in a file, as the safetensors library has it: wide types first, then by name."""
     return sorted(specs, key=lambda name: (-specs[name].dtype.itemsize, name))
 
@@ -132,7 +134,7 @@ class Writer:
     WAITING = 8
     """Blocks that may wait for the disk."""
 
-    def __init__(self, path: Path, specs: Mapping[str, Spec], metadata: Mapping[str, str]) -> None:
+    def __init__(self, path: Path, specs: Mapping[str, TensorSpec], metadata: Mapping[str, str]) -> None:
         self.path = path
         header: dict[str, Any] = {"__metadata__": dict(metadata)} if metadata else {}
         begin = 0

@@ -8,7 +8,7 @@ from urllib.error import HTTPError
 from urllib.parse import urlsplit
 from urllib.request import urlopen
 
-from unival.tracking.store import store_uri
+from unival.tracking.mlflow_store import store_uri
 
 PORTS = {"postgresql": 5432, "mysql": 3306, "mssql": 1433}
 """Of the databases that a store may be in, where its address names none."""

@@ -22,9 +22,9 @@ import pyarrow.parquet as pq
 from PIL import Image
 
 from unival.data import media, remote
+from unival.data.disk_map import DiskMap
 from unival.data.journal import Note, Stamp, remove_notes, shard_path, taken_over, write_notes
 from unival.data.source import MediaItem
-from unival.data.spool import Spool
 from unival.data.table import TableWriter
 from unival.errors import UserError, nearest
 from unival.files import atomic
@@ -61,8 +61,8 @@ class ShardWriter:
         self.shard_bytes = shard_bytes
         self.counts: Counter[str] = Counter()
         """Media of each kind."""
-        self._seen = Spool()
-        self._clips = Spool()
+        self._seen = DiskMap()
+        self._clips = DiskMap()
         """SHA-256 of a clip that is used in parts, and its shard and offset: it is stored once."""
         self._index = TableWriter(self.split_dir / INDEX, INDEX_SCHEMA)
         self._members = 0
@@ -72,7 +72,7 @@ class ShardWriter:
         self._handle: IO[bytes] | None = None
         self._checksum = 0
         self._journal: list[Note] | None = [] if journal else None
-        self._earlier: Spool | None = None
+        self._earlier: DiskMap | None = None
         """Notes of the media that an interrupted run wrote, by key."""
         self.kept = 0
         """Media of them that were taken over."""
