@@ -8,7 +8,7 @@ export PATH := $(BIN):$(PATH)
 test test-all: export OMP_NUM_THREADS ?= 1
 
 .DEFAULT_GOAL := help
-.PHONY: help setup repro test test-all lint smoke ui dag clean clean-runs clean-exps
+.PHONY: help setup repro test test-all lint smoke ui demo dag clean clean-runs clean-exps
 
 help: ## List the commands
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -20,12 +20,7 @@ $(VENV)/.installed: pyproject.toml
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[dev]'
 	@touch $@
 
-# `dvc plots` without network: the page is local, so is the setting that names it.
-.dvc/plots.html: $(VENV)/.installed .dvc/plots/page.py
-	python .dvc/plots/page.py
-	dvc config --local plots.html_template plots.html
-
-setup: $(VENV)/.installed .dvc/plots.html ## Create .venv and install
+setup: $(VENV)/.installed ## Create .venv and install
 
 repro: setup ## Run the whole study (dvc repro)
 	dvc repro
@@ -46,6 +41,9 @@ smoke: setup ## Run the whole DAG at its smallest size in a scratch clone
 ui: setup ## Open the MLflow page of all runs at http://127.0.0.1:5000
 	-python -m unival sync
 	MLFLOW_SERVER_ENABLE_JOB_EXECUTION=false mlflow ui --workers 1 --backend-store-uri sqlite:///mlflow.db
+
+demo: setup ## Ask the models of this checkout at http://127.0.0.1:8000
+	-python -m unival serve models/merged/average models
 
 dag: setup ## Draw the stages
 	dvc dag

@@ -34,3 +34,15 @@ JSON_BYTES = 2**27
 """Of a JSON file that is read whole."""
 YAML_BYTES = 2**22
 """Of a configuration or recipe."""
+REQUEST_BYTES = 2**25
+"""Of a request to the server."""
+REQUEST_SECONDS = 60.0
+"""From its first byte to its answer."""
+REQUESTS = 256
+"""Under way at once."""
+LARGE_REQUESTS = 4
+"""Of those that have, or may have, more than `SMALL_BYTES`: so many are held in memory at once."""
+SMALL_BYTES = 2**20
+QUESTIONS = 32
+"""About the medium of one request."""
+QUESTION_CHARS = 10_000

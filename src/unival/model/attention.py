@@ -38,6 +38,11 @@ class Attention(nn.Module):
         merged = (attended.transpose(1, 2) * self.head_gain[:, None]).reshape(rows, steps, -1)
         return self.out_proj(merged)
 
+    def weights(self, states_BTD: Tensor, key: Tensor, bias: Tensor) -> Tensor:
+        """What `forward` weighs the values with, (B, H, T, S), of as many rows as there are keys."""
+        query = self._split(self.q_proj(states_BTD)) * self.scale
+        return torch.softmax(query @ key.transpose(-1, -2) + bias.to(query.dtype), dim=-1)
+
     def _attend(self, query: Tensor, key: Tensor, value: Tensor, bias: Tensor) -> Tensor:
         dropout = self.dropout if self.training else 0.0
         if bias.requires_grad and bias.device.type == "cpu":

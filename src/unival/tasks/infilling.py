@@ -37,9 +37,7 @@ class TextInfilling(Captioning):
         rng = np.random.default_rng(zlib.crc32(record.id.encode()))
         return self.example(self.training(record, rng)[0].prompt, "", record)
 
-    @property
-    def modalities(self) -> tuple[Modality, ...]:
-        """Text alone."""
+    def media(self, record: Record) -> tuple[tuple[Modality, str], ...]:
         return ()
 
     def hide(self, words: list[str], rng: np.random.Generator) -> list[str]:

@@ -65,7 +65,7 @@ def predict(
         predictions: list[Prediction] = []
         for start in range(0, count, batch_size):
             records = [rows.records[index] for index in range(start, min(start + batch_size, count))]
-            inputs, prefix_BP = _inputs(builder, view, rows, records, model.device)
+            inputs, prefix_BP = encoder_inputs(builder, view, rows, records, model.device)
             found = decoder(inputs, prefix_BP, [record.id for record in records])
             for record, texts in zip(records, found, strict=True):
                 text, score = texts[0]
@@ -76,7 +76,7 @@ def predict(
         model.train(was_training)
 
 
-def _inputs(
+def encoder_inputs(
     builder: BatchBuilder, view: FixedViews, rows: Rows, records: Sequence[Record], device: torch.device
 ) -> tuple[dict[str, Tensor], Tensor | None]:
     """Arguments of the encoder on `device`, and the decoder prompts (B, P) where there are any.

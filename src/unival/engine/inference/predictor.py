@@ -11,13 +11,14 @@ import dataclasses
 import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import torch
 
 from unival import files
 from unival.data import media
+from unival.engine.batches.protocols import MediaReader
 from unival.engine.batches.rows import Rows
 from unival.engine.inference.predict import Prediction, predict
 from unival.errors import UserError, nearest
@@ -74,8 +75,25 @@ class Files:
         return media.decode_audio(self.bytes(key), key, sampling_rate)
 
 
+class Query(NamedTuple):
+    """What is asked about one medium, checked: `Predictor.question` makes it."""
+
+    task: str
+    record: Record
+    length: int
+    """Of the prompt, in tokens."""
+
+
 class Predictor:
-    """Answers about files. `answers`: limits question answering to these; None: any text."""
+    """Answers about media.
+
+    Args:
+        model: runs where its weights are.
+        processor: of this model.
+        tasks: what can be asked.
+        answers: limits question answering to these; None: any text.
+        store: where media are found by their keys; None: the keys are paths.
+    """
 
     def __init__(
         self,
@@ -83,9 +101,10 @@ class Predictor:
         processor: UnivalProcessor,
         tasks: Mapping[str, TaskConfig],
         answers: Sequence[str] | None = None,
+        store: MediaReader | None = None,
     ) -> None:
         self.model, self.processor, self.configs, self.answers = model.eval(), processor, tasks, answers
-        self.store = Files()
+        self.store = Files() if store is None else store
         self._tasks: dict[str, Task] = {}
 
     @classmethod
@@ -125,18 +144,68 @@ class Predictor:
         Raises:
             UserError: a file of another modality than the task's, or cannot be read.
         """
-        by_task = [(task or self._default(modality_of(path), bool(text)), str(path)) for path in paths]
-        for start in range(0, len(by_task), batch_size):
-            batch = by_task[start : start + batch_size]
-            found: dict[str, Prediction] = {}
-            for name in dict.fromkeys(name for name, _ in batch):
-                records = [self._record(path, text, name) for entry, path in batch if entry == name]
-                rows = Rows(self._task(name), records, self.store)
-                made = predict(
-                    self.model, self.processor, rows, alternatives=alternatives, batch_size=batch_size
-                )
-                found |= {prediction.id: prediction for prediction in made}
-            yield from (found[path] for _, path in batch)
+        for start in range(0, len(paths), batch_size):
+            batch = [
+                self.question(modality_of(path), str(path), text, task)
+                for path in paths[start : start + batch_size]
+            ]
+            yield from self.answer(batch, alternatives)
+
+    def question(
+        self, modality: Modality, key: str, text: str = "", task: str | None = None, name: str = ""
+    ) -> Query:
+        """What is asked about the medium of this key, which need not be there yet.
+
+        Args:
+            modality: its kind.
+            key: its place in the store.
+            text: a question, phrase or statement.
+            task: None: the usual one for such a medium, with or without text.
+            name: what messages and the prediction call it; empty: its key.
+
+        Raises:
+            UserError: an unknown task, one of another modality, or a text that is missing or too long.
+        """
+        found = self._task(task or self._default(modality, bool(text)))
+        if modality != found.config.modality:
+            raise UserError(
+                f"{name or key}: is {modality}, but task '{found.name}' needs {found.config.modality}"
+            )
+        if "{text}" in found.config.prompt and not text:
+            raise UserError(f"task '{found.name}' needs a text: the question, the phrase or the statement")
+        record = Record.about(modality, key, name or key, text=text)
+        example, sizes = found.inference(record), self.model.config
+        encode = self.processor.tokenizer.encode_text
+        length = len(encode(example.prompt)) + 2  # begin and end
+        written = len(encode(example.decoder_prompt)) + 1 + found.config.decode.max_tokens
+        if length > sizes.max_source_positions or written > sizes.max_target_positions:
+            raise UserError(
+                f"task '{found.name}': a text of {length} tokens is too long for the model: shorten it"
+            )
+        return Query(found.name, record, length)
+
+    def answer(self, questions: Sequence[Query], alternatives: int = 3) -> list[Prediction]:
+        """The answers in order; those to one task are searched for together, each medium encoded once.
+
+        Raises:
+            UserError: a medium that cannot be read.
+        """
+        found: dict[int, Prediction] = {}
+        for name in dict.fromkeys(question.task for question in questions):
+            places = [place for place, question in enumerate(questions) if question.task == name]
+            made = predict(
+                self.model,
+                self.processor,
+                self.rows([questions[place] for place in places]),
+                batch_size=len(places),
+                alternatives=alternatives,
+            )
+            found |= zip(places, made, strict=True)
+        return [found[place] for place in range(len(questions))]
+
+    def rows(self, questions: Sequence[Query]) -> Rows:
+        """Questions of one task as rows."""
+        return Rows(self._task(questions[0].task), [question.record for question in questions], self.store)
 
     def never_learned(self, paths: Iterable[Path | str]) -> list[Modality]:
         """Media among files that the model was not trained on, as far as its folder tells."""
@@ -186,14 +255,6 @@ class Predictor:
             self._tasks[name] = build(name, task_config, self.processor, self.store, known)
         return self._tasks[name]
 
-    def _record(self, path: str, text: str, task: str) -> Record:
-        modality, wanted = modality_of(path), self._task(task).config
-        if modality != wanted.modality:
-            raise UserError(f"{path}: is {modality}, but task '{task}' needs {wanted.modality}")
-        if "{text}" in wanted.prompt and not text:
-            raise UserError(f"task '{task}' needs a text: the question, the phrase or the statement")
-        return Record(path, text=text, **{modality: path})  # type: ignore[arg-type]
-
 
 def modality_of(path: Path | str) -> Modality:
     """Modality of a file, by its suffix.
@@ -219,10 +280,15 @@ def media_files(folder: Path | str) -> list[Path]:
     return found
 
 
-def as_json(prediction: Prediction) -> str:
-    """A prediction as one line of JSON."""
+def as_row(prediction: Prediction) -> dict[str, Any]:
+    """A prediction as JSON has it."""
     row: dict[str, Any] = {"file": prediction.id, "answer": prediction.text, "score": prediction.score}
     if isinstance(prediction.value, tuple):
         row["box"] = list(prediction.value)
     row["alternatives"] = [list(entry) for entry in prediction.alternatives]
-    return json.dumps(row, ensure_ascii=False)
+    return row
+
+
+def as_json(prediction: Prediction) -> str:
+    """A prediction as one line of JSON."""
+    return json.dumps(as_row(prediction), ensure_ascii=False)

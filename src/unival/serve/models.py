@@ -1,0 +1,142 @@
+"""Several models of one architecture on one network, whose weights move between them."""
+
+from collections.abc import Sequence
+from functools import lru_cache
+from pathlib import Path
+from typing import NamedTuple, cast
+
+import torch
+
+from unival import files
+from unival.engine.batches.protocols import MediaReader
+from unival.engine.inference.predictor import Predictor
+from unival.errors import UserError, nearest
+from unival.merging.live import Interpolation
+from unival.model import folder as model_folder
+from unival.model.processing import SETTINGS_FILE
+from unival.record import Modality
+from unival.serve.uploads import Uploads
+from unival.tasks import TaskConfig
+from unival.tasks.folder import tasks_of
+from unival.vocab import TOKENIZER_FILES
+from unival.weights import read_specs
+
+
+class Choice(NamedTuple):
+    """The weights to answer with: (1 - t) first + t second."""
+
+    first: str
+    second: str
+    t: float
+
+
+class Models:
+    """What can be asked with which weights. The first folder is loaded, the others when they are asked.
+
+    Args:
+        folders: model folders; the names are their paths.
+        device: where the network runs.
+
+    Raises:
+        UserError: a folder that is no whole model, or of another architecture than the first.
+    """
+
+    def __init__(self, folders: Sequence[Path], device: torch.device | str = "cpu") -> None:
+        self.folders = {str(folder): folder for folder in folders}
+        self.default = next(iter(self.folders))
+        self.network, self.processor = model_folder.read(self.default)
+        self.tasks = {name: tasks_of(folder) for name, folder in self.folders.items()}
+        for folder in folders[1:]:
+            check_alike(folder, folders[0])
+        self.network.to(torch.device(device)).eval()  # type: ignore[arg-type]
+        self.uploads = Uploads(self.processor)
+        self.predictor = lru_cache(maxsize=16)(self._predictor)
+        self._line: Interpolation | None = None
+        self._at = self.choice()
+
+    def choice(self, first: str = "", second: str = "", t: float = 0.0) -> Choice:
+        """The choice of a person: nothing is the default, one name this model, two a point between them.
+
+        Raises:
+            UserError: an unknown name.
+        """
+        for name in filter(None, (first, second)):
+            if name not in self.folders:
+                raise UserError(f"unknown model '{name}': {nearest(name, self.folders)}")
+        return Choice(first or self.default, second or self.default, t if second else 0.0)
+
+    def learned(self, choice: Choice, modality: Modality) -> bool:
+        """Whether a model of the choice was trained on such media; True where that is not known."""
+        known = [model_folder.learned(self.folders[name]) for name in _named(choice)]
+        return any(modalities is None or modality in modalities for modalities in known)
+
+    def move(self, choice: Choice) -> None:
+        """Give the network these weights. Of one thread, the one that predicts.
+
+        Raises:
+            UserError: weights that cannot be read or do not fit.
+        """
+        if choice == self._at:
+            return
+        if self._line is None or choice[:2] != self._at[:2]:
+            ends = self.folders[choice.first], self.folders[choice.second]
+            self._line = None  # its tensors go before others come
+            self._line = Interpolation(self.network, *ends)
+        self._line.move(choice.t)
+        self._at = choice
+
+    def _predictor(self, choice: Choice) -> Predictor:
+        """What answers with the tasks of a choice, by whichever weights the network has."""
+        tasks: dict[str, TaskConfig] = {}
+        for name in reversed(_named(choice)):
+            tasks |= self.tasks[name]
+        store = cast(MediaReader, self.uploads)  # what reads raw files is not asked for
+        return Predictor(self.network, self.processor, tasks, store=store)
+
+
+def _named(choice: Choice) -> tuple[str, ...]:
+    return (choice.first, choice.second) if choice.t else (choice.first,)
+
+
+def check_alike(folder: Path, first: Path) -> None:
+    """Check that a model folder is whole and its weights fit the network of the first.
+
+    Raises:
+        UserError: they do not.
+    """
+    own, other = (model_folder.read_config(place).to_dict() for place in (folder, first))
+    described = ("architectures", "auto_map", "dtype", "transformers_version")
+    if {name for name in {*own, *other} - {*described} if own.get(name) != other.get(name)}:
+        raise UserError(f"{folder}: has another architecture than {first}: serve it by itself")
+    for name in (*TOKENIZER_FILES, SETTINGS_FILE):
+        if files.read_json(folder / name) != files.read_json(first / name):
+            raise UserError(f"{folder}: its {name} is not that of {first}: serve it by itself")
+    shapes = [{n: s.shape for n, s in read_specs(place)[1].items()} for place in (folder, first)]
+    if shapes[0] != shapes[1]:
+        raise UserError(f"{folder}: has other tensors than {first}: serve it by itself")
+
+
+def found_in(folders: Sequence[Path]) -> tuple[list[Path], list[str]]:
+    """Model folders that are given, or lie below a folder that is; and why others there are left out.
+
+    Raises:
+        UserError: a folder that neither is nor holds a model.
+    """
+    models: list[Path] = []
+    left: list[str] = []
+    for folder in folders:
+        if (folder / "config.json").is_file() or not folder.is_dir():
+            models.append(folder)
+            continue
+        below = sorted(path.parent for path in folder.rglob("config.json"))
+        if not below:
+            raise UserError(f"{folder}: no model there: give a folder that holds config.json")
+        for path in below:
+            try:
+                check_alike(path, models[0] if models else path)
+                models.append(path)
+            except UserError as error:
+                left.append(str(error))
+    if not models:
+        raise UserError(f"{folders[0]}: no whole model there: {left[0]}")
+    return list(dict.fromkeys(models)), left

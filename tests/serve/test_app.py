@@ -1,0 +1,358 @@
+"""The server: right answers for every task and kind of media, a status and a sentence for everything else."""
+
+import base64
+import json
+import random
+import socket
+import struct
+import threading
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+import requests
+
+from tests.serve import made
+from tests.tasks import world
+from unival import limits
+from unival.engine.inference.predictor import Predictor, as_row
+from unival.serve.models import Choice
+
+
+@pytest.fixture(scope="module")
+def models(tmp_path_factory):
+    return made.pair(tmp_path_factory.mktemp("models"))
+
+
+@pytest.fixture(scope="module")
+def server(models):
+    with made.running(models) as running:
+        yield running
+
+
+@pytest.fixture
+def slow(models, monkeypatch):
+    """The model waits for this event before it answers."""
+    release, entered, answer = threading.Event(), threading.Event(), Predictor.answer
+
+    def held(self, *arguments):
+        entered.set()
+        assert release.wait(60)
+        return answer(self, *arguments)
+
+    monkeypatch.setattr(Predictor, "answer", held)
+    release.entered = entered
+    yield release
+    release.set()
+
+
+@pytest.mark.parametrize("task", made.TASKS)
+def test_every_task_is_answered_as_by_the_predictor(server, models, tmp_path, task):
+    """Of media that are larger and longer than what the model looks at, too."""
+    config = world.task_config(task)
+    name, data = made.medium(config.modality, 3)
+    (tmp_path / name).write_bytes(data)
+    text = "is it red" if "{text}" in config.prompt else ""
+    found = server.ask(name, data, text=text, task=task).json()["answers"][0]
+    models.move(models.choice())
+    alone = Predictor(models.network, models.processor, models.tasks[models.default])
+    expected = as_row(alone(tmp_path / name, text, task)) | {"task": task, "text": text, "file": name}
+    assert found.pop("score") == pytest.approx(expected.pop("score"), rel=1e-4)
+    assert [text for text, _ in found.pop("alternatives")] == [
+        text for text, _ in expected.pop("alternatives")
+    ]
+    assert found == expected
+
+
+@pytest.mark.parametrize("modality", made.FILES)
+def test_json_asks_what_a_form_asks(server, modality):
+    name, data = made.medium(modality)
+    form = server.ask(name, data, alternatives=1).json()
+    encoded = base64.b64encode(data).decode()
+    bare = {"file": encoded, "name": name, "alternatives": 1}
+    typed = {"file": f"data:{modality}/x;base64,{encoded}", "name": name, "alternatives": 1}
+    for body in (bare, typed):
+        assert requests.post(f"{server.url}/predict", json=body, timeout=60).json() == form
+
+
+def test_several_questions_encode_their_picture_once(server, models, monkeypatch):
+    counts, embed = [], models.network.encoder.embed_media
+
+    def counted(pixel_values=None, *others):
+        counts.append(len(pixel_values))
+        return embed(pixel_values, *others)
+
+    monkeypatch.setattr(models.network.encoder, "embed_media", counted)
+    texts = ["is it red?", "is it blue?", "how many are there in it?"]
+    found = server.ask("a.png", made.picture(), text=texts, task="vqa").json()["answers"]
+    assert [row["text"] for row in found] == texts and counts == [1]
+    one = server.ask("a.png", made.picture(), text=texts[2], task="vqa").json()["answers"][0]
+    assert one["answer"] == found[2]["answer"] and one["score"] == pytest.approx(found[2]["score"], rel=1e-4)
+
+
+def test_what_waits_is_answered_together(server, slow):
+    """One is at work, the others gather: a batch for each task."""
+    with ThreadPoolExecutor(11) as pool:
+        first = pool.submit(server.ask, "a.png", made.picture())
+        slow.entered.wait(60)
+        before = server.metric("unival_batch_questions_count")
+        tasks = ["vqa", "matching"]
+        others = [
+            pool.submit(server.ask, "a.png", made.picture(n), text="red", task=tasks[n % 2])
+            for n in range(10)
+        ]
+        made.until(lambda: server.metric("unival_waiting_questions") == 10)
+        slow.set()
+        assert [future.result().status_code for future in (first, *others)] == [200] * 11
+        assert server.metric("unival_batch_questions_count") == before + 2
+
+
+def test_a_failure_spoils_no_other_answer(server, slow, monkeypatch):
+    answer = Predictor.answer
+
+    def failing(self, questions, *arguments):
+        if any(question.record.text == "fail" for question in questions):
+            raise RuntimeError("a bug")
+        return answer(self, questions, *arguments)
+
+    monkeypatch.setattr(Predictor, "answer", failing)
+    with ThreadPoolExecutor(4) as pool:
+        first = pool.submit(server.ask, "a.png", made.picture())
+        slow.entered.wait(60)
+        others = [
+            pool.submit(server.ask, "a.png", made.picture(), text=text, task="vqa")
+            for text in ("fail", "red", "blue")
+        ]
+        made.until(lambda: server.metric("unival_waiting_questions") == 3)
+        slow.set()
+        assert [f.result().status_code for f in (first, *others)] == [200, 500, 200, 200]
+        assert "its log says how" in made.sentence(others[0].result())
+
+
+def test_weights_move_from_one_model_to_the_other(server, models):
+    first, second = models.folders
+
+    def ask(**choice):
+        row = server.ask("a.png", made.picture(), task="entailment", text="red", **choice).json()["answers"][
+            0
+        ]
+        return dict([(row["answer"], row["score"]), *row["alternatives"]])
+
+    ends = ask(model=first), ask(model=second)
+    assert ends[0] != ends[1]
+    assert ask() == ask(model=first, second=second, t=0) == ends[0]
+    assert ask(model=first, second=second, t=1) == ends[1] == ask(model=second, second=first, t=0)
+    middle = ask(model=first, second=second, t=0.5)
+    assert middle == pytest.approx(ask(model=second, second=first, t=0.5), rel=1e-4)
+    assert all(middle != pytest.approx(end, rel=1e-2) for end in ends)
+    assert models.choice(first, second, 0.5) == Choice(first, second, 0.5)
+
+
+@pytest.mark.parametrize("modality", made.FILES)
+def test_attention_lies_on_the_medium(server, modality):
+    name, data = made.medium(modality)
+    looks = server.ask(name, data, attention=True).json()["answers"][0]["attention"]
+    weights = [weight for look in looks for row in look["weights"] for weight in row]
+    assert min(weights) >= 0 and 0 < sum(weights) < 1
+    assert all(look["picture"].startswith("data:image/png;base64,") for look in looks)
+
+
+def upload(name="a.png", data=None, **fields):
+    """Arguments of requests for a form."""
+    return {"files": {"file": (name, made.picture() if data is None else data)}, "data": fields}
+
+
+def body(data, kind="application/json"):
+    """The same for other content."""
+    return {"data": data, "headers": {"Content-Type": kind}}
+
+
+REFUSED = {
+    "no file": ({"files": {"x": (None, "y")}}, 400, "file: field required"),
+    "empty": (upload(data=b""), 400, "file: is empty"),
+    "no file name": (upload(name=None), 400, "give it a file name"),
+    "no picture": (upload(data=b"abc" * 99), 400, "a.png: not a readable image"),
+    "cut": (upload(data=made.picture()[:200]), 400, "a.png: not a readable image"),
+    "a text": (upload("a.txt"), 400, "neither image, video nor sound"),
+    "a sound as a picture": (upload(data=made.sound()), 400, "a.png: not a readable image"),
+    "a sound": (
+        upload("a.wav", made.sound(), task="vqa", text="a"),
+        400,
+        "a.wav: is audio, but task 'vqa' needs",
+    ),
+    "task": (upload(task="vqqa"), 400, "did you mean 'vqa'"),
+    "model": (upload(model="../first"), 400, "unknown model"),
+    "no text": (upload(task="vqa"), 400, "needs a text"),
+    "long text": (upload(task="vqa", text="a" * 9_000), 400, "too long for the model"),
+    "longer text": (upload(text="a" * 20_000), 400, "text: string should have at most 10000 characters"),
+    "many texts": (upload(text=["a"] * 40), 400, "text: list should have at most 32 items"),
+    "texts and tasks": (upload(text=["a"] * 3, task=["vqa"] * 2), 400, "3 texts and 2 tasks"),
+    "t": (upload(t="7"), 400, "t: input should be less"),
+    "unknown field": (upload(q="7"), 400, "q: extra"),
+    "no JSON": (body("{"), 400, "no JSON"),
+    "deep JSON": (body("[" * 100_000), 400, "no JSON"),
+    "no object": ({"json": [1]}, 400, "the request: input should be"),
+    "no base64": ({"json": {"file": "§"}}, 400, "not base64"),
+    "no form": (body("x", "multipart/form-data; boundary=b"), 400, "form"),
+    "no boundary": (body("x", "multipart/form-data"), 400, "form"),
+    "no type": ({"data": b"x"}, 415, "send multipart/form-data or application/json"),
+    "declared length": (body(b"x" * (limits.REQUEST_BYTES + 1)), 413, "more than 33554432 bytes"),
+    "streamed length": (body([b"x" * 2**20] * 40), 413, "more than 33554432 bytes"),
+    "another site": ({**upload(), "headers": {"Origin": "http://a.example"}}, 403, "another site"),
+}
+LARGE = ("declared length", "streamed length")
+
+
+@pytest.mark.fault
+@pytest.mark.parametrize("name", REFUSED)
+def test_a_wrong_request_has_a_status_and_a_sentence(server, name):
+    request, status, why = REFUSED[name]
+    request = {**request, "data": iter(request["data"])} if name == "streamed length" else request
+    response = requests.post(f"{server.url}/predict", timeout=60, **request)
+    assert (response.status_code, why in made.sentence(response)) == (status, True), response.text
+    assert server.ask("a.png", made.picture()).status_code == 200
+
+
+def test_an_unknown_page_and_a_foreign_name_of_the_host(server):
+    assert made.sentence(server.get("/nothing")) == "no 'nothing' here"
+    assert server.get("/..%2fapp.py").status_code == 404
+    assert server.get("/examples/..%2findex.html").status_code == 404
+    assert requests.get(f"{server.url}/predict", timeout=60).status_code in (404, 405)
+    assert server.get("/models", Host="a.example").status_code == 400
+
+
+@pytest.mark.fault
+def test_two_hundred_at_once_right_and_wrong(server, models):
+    """Each gets its own status, the right ones their own answer."""
+    wrong = [name for name in REFUSED if name not in LARGE]
+    shuffle = random.Random(0)
+    jobs = []
+    for number in range(200):
+        if number % 3 == 0:
+            jobs.append((None, wrong[number // 3 % len(wrong)]))
+        else:
+            jobs.append((list(made.FILES)[number % 3 - 1 if number % 2 else number % 2], number % 5))
+    shuffle.shuffle(jobs)
+
+    def ask(job):
+        modality, what = job
+        if modality is None:
+            return requests.post(f"{server.url}/predict", timeout=120, **REFUSED[what][0])
+        return server.ask(*made.medium(modality, what))
+
+    with ThreadPoolExecutor(200) as pool:
+        responses = list(pool.map(ask, jobs))
+    alone = {job: ask(job).json()["answers"][0]["answer"] for job in set(jobs) if job[0]}
+    for job, response in zip(jobs, responses, strict=True):
+        if job[0] is None:
+            assert response.status_code == REFUSED[job[1]][1] and made.sentence(response)
+        else:
+            assert response.status_code == 200 and response.json()["answers"][0]["answer"] == alone[job]
+    assert models.uploads._held == {} and server.get("/ready").status_code == 200
+
+
+@pytest.mark.fault
+@pytest.mark.parametrize("when", ["uploading", "waiting"])
+def test_a_client_that_goes_away(server, models, slow, when):
+    """Its question leaves the queue; nothing is kept."""
+    with ThreadPoolExecutor(1) as pool:
+        first = pool.submit(server.ask, "a.png", made.picture(1))
+        slow.entered.wait(60)
+        before = server.metric('unival_requests_total{status="499"}')
+        connection, _ = made.begin(server.port, made.picture(2), 9 if when == "uploading" else 0)
+        if when == "waiting":
+            made.until(lambda: server.metric("unival_waiting_questions") == 1)
+        connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        connection.close()
+        made.until(lambda: server.metric('unival_requests_total{status="499"}') == before + 1)
+        assert server.metric("unival_waiting_questions") == 0
+        slow.set()
+        assert first.result().status_code == 200
+    made.until(lambda: models.uploads._held == {})
+
+
+@pytest.mark.fault
+def test_a_full_queue_says_when_to_come_again(server, slow, monkeypatch):
+    monkeypatch.setattr(limits, "REQUESTS", 2)
+    with ThreadPoolExecutor(2) as pool:
+        taken = [pool.submit(server.ask, "a.png", made.picture(n)) for n in range(2)]
+        slow.entered.wait(60)
+        made.until(lambda: server.ask("a.png", b"").status_code == 503)
+        refused = server.ask("a.png", made.picture())
+        assert refused.status_code == 503 and refused.headers["Retry-After"] == "1"
+        assert "2 requests are under way" in made.sentence(refused)
+        assert server.get("/health").status_code == 200
+        slow.set()
+        assert [future.result().status_code for future in taken] == [200, 200]
+    assert server.ask("a.png", made.picture()).status_code == 200
+
+
+@pytest.mark.fault
+@pytest.mark.parametrize("what", ["a slow model", "a slow upload"])
+def test_nobody_waits_for_ever(server, slow, monkeypatch, what):
+    monkeypatch.setattr(limits, "REQUEST_SECONDS", 0.3)
+    if what == "a slow model":
+        late = server.ask("a.png", made.picture())
+        assert late.status_code == 504 and "no answer within 0.3 seconds" in made.sentence(late)
+    else:
+        with made.begin(server.port, made.picture(), 9)[0] as connection:
+            assert b" 504 " in connection.recv(100)
+    slow.set()
+
+
+def test_a_token_keeps_others_out(models):
+    token = "0123456789abcdef"
+    with made.running(models, token) as guarded:
+        for path in ("/", "/page.js", "/health", "/ready"):
+            assert guarded.get(path).status_code == 200
+        for path in ("/models", "/metrics", "/examples/square.png", "/openapi.json"):
+            assert guarded.get(path).status_code == 401
+            assert guarded.get(path, Authorization="Bearer 0123456789abcdeg").status_code == 401
+            assert guarded.get(path, Authorization=f"Bearer {token}").status_code == 200
+        refused = guarded.ask("a.png", made.picture())
+        assert refused.status_code == 401 and "Authorization" in made.sentence(refused)
+
+
+def test_the_page_comes_with_a_policy_and_all_its_examples(server):
+    page = server.get("/")
+    assert "default-src 'none'; script-src 'self'" in page.headers["Content-Security-Policy"]
+    assert "style=" not in page.text and "onclick" not in page.text and "http" not in page.text
+    described = server.get("/models").json()
+    for example in described["examples"]:
+        file = server.get(f"/examples/{example['file']}")
+        asked = {name: example[name] for name in ("task", "text")}
+        assert server.ask(example["file"], file.content, **asked).status_code == 200
+    assert {example["task"] for example in described["examples"]} == {*made.TASKS}
+    assert json.loads(server.get("/openapi.json").text)["info"]["title"] == "unival"
+
+
+def test_metrics_are_read_by_prometheus(server):
+    lines = server.get("/metrics").text.splitlines()
+    names = {line.split(" ")[2] for line in lines if line.startswith("# TYPE")}
+    assert len(names) == 4 and all(name.startswith("unival_") for name in names)
+    buckets = [
+        float(line.split(" ")[1]) for line in lines if line.startswith("unival_request_seconds_bucket")
+    ]
+    assert buckets == sorted(buckets) and buckets[-1] == server.metric("unival_request_seconds_count")
+
+
+@pytest.mark.slow
+def test_memory_stays_flat(server, models):
+    """10,000 requests, a tenth of them wrong; media are read anew each time."""
+    wrong = [name for name in REFUSED if name not in LARGE]
+
+    def ask(number):
+        if number % 10 == 0:
+            request, status, _ = REFUSED[wrong[number // 10 % len(wrong)]]
+            return requests.post(f"{server.url}/predict", timeout=120, **request).status_code == status
+        return server.ask(*made.medium(list(made.FILES)[number % 3], number)).status_code == 200
+
+    def resident():
+        return int(Path("/proc/self/statm").read_text().split()[1]) * 4096 / 2**20
+
+    with ThreadPoolExecutor(8) as pool:
+        assert all(pool.map(ask, range(2000)))
+        before = resident()
+        assert all(pool.map(ask, range(2000, 10_000)))
+    print(f"{before:.0f} MiB after 2,000 requests, {resident():.0f} MiB after 10,000")
+    assert resident() < before * 1.1 and models.uploads._held == {}
