@@ -20,7 +20,12 @@ $(VENV)/.installed: pyproject.toml
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[dev]'
 	@touch $@
 
-setup: $(VENV)/.installed ## Create .venv and install
+# `dvc plots` without network: the page is local, so is the setting that names it.
+.dvc/plots.html: $(VENV)/.installed .dvc/plots/page.py
+	python .dvc/plots/page.py
+	dvc config --local plots.html_template plots.html
+
+setup: $(VENV)/.installed .dvc/plots.html ## Create .venv and install
 
 repro: setup ## Run the whole study (dvc repro)
 	dvc repro

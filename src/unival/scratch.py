@@ -2,9 +2,9 @@
 
 `scratch/<stage>/<name>` of the main repository is named by all that the run depends on: its configuration,
 the contents of what it reads and the code. So two experiments meet in one folder only where they would do
-the same, and they do it one after the other: a run holds the folder, and the place of its outs, for its whole
-time. A run that was killed leaves the folder for the next one to go on in. One that ended leaves it too, for
-DVC may be killed before it has taken the outs: it goes when DVC has them.
+the same, and they do it one after the other: a run locks the folder, and the place of its outs, for its
+whole time. A run that was killed leaves the folder for the next one to go on in. One that finished leaves it
+too, for DVC may be killed before it has taken the outs: it goes when DVC has them.
 """
 
 import hashlib
@@ -19,16 +19,16 @@ from typing import Any
 from unival import files, provenance
 from unival.errors import UserError
 
-HELD = "UNIVAL_SCRATCH"
-"""The folder that the command which started this rank holds."""
-ENDED = "ended.json"
-"""Of a run that ended: its pointer, its outs and the workspace they are in."""
+FOLDER_VARIABLE = "UNIVAL_SCRATCH"
+"""Environment variable: the folder that the command which started this rank works in."""
+FINISHED = "finished.json"
+"""Of a run that finished: its pointer, its outs and the workspace they are in."""
 
 
 def folder_of(stage: str, resolved: Mapping[str, Any], inputs: Iterable[Path], code: str) -> Path:
     """The folder of a run with this configuration, these files and folders to read, and this code."""
-    if "RANK" in os.environ and HELD in os.environ:
-        return Path(os.environ[HELD])
+    if "RANK" in os.environ and FOLDER_VARIABLE in os.environ:
+        return Path(os.environ[FOLDER_VARIABLE])
     name = files.digest([resolved, {str(path): _content(path) for path in inputs}, code])
     # equal jobs of two sweeps, or of a sweep and the pipeline, are runs of their own
     name = "-".join([name, *filter(None, [os.environ.get("UNIVAL_SWEEP")])])
@@ -44,15 +44,15 @@ def _content(path: Path) -> Any:
         return files.file_digest(path)
     if (path / "benchmark.json").is_file():
         return files.file_digest(path / "benchmark.json")
-    found = sorted(file for file in path.rglob("*") if file.is_file() and not file.name.startswith("."))
-    return {str(file.relative_to(path)): files.file_digest(file) for file in found} or None
+    inside = sorted(file for file in path.rglob("*") if file.is_file() and not file.name.startswith("."))
+    return {str(file.relative_to(path)): files.file_digest(file) for file in inside} or None
 
 
 @contextmanager
-def held(folder: Path, outs: Path, title: str) -> Iterator[None]:
+def exclusive(folder: Path, outs: Path, title: str) -> Iterator[None]:
     """Work in `folder` alone, and alone write the outs of `title` below `outs`; waits for another process.
 
-    Ranks work in the folder that their command holds. They may outlive it, so that the first of them has a
+    Ranks work in the folder of their command. They may outlive it, so that the first of them has a
     lock too, which the next command waits for.
 
     Raises:
@@ -60,17 +60,17 @@ def held(folder: Path, outs: Path, title: str) -> Iterator[None]:
     """
     waiting = f"{title}: another process works in {folder}: waiting for its end"
     rank = os.environ.get("RANK")
-    with ExitStack() as held:
-        if rank is None or HELD not in os.environ:
+    with ExitStack() as stack:
+        if rank is None or FOLDER_VARIABLE not in os.environ:
             if rank in (None, "0"):
                 place = folder.with_name(f".{files.digest([title, str(outs.resolve())])}.lock")
-                waited = [held.enter_context(files.locked(lock, waiting)) for lock in (place, _lock(folder))]
+                waited = [stack.enter_context(files.locked(lock, waiting)) for lock in (place, _lock(folder))]
                 with files.locked(_lock_of_ranks(folder), waiting) as ranks:
                     _begin(folder, outs, any([*waited, ranks]))
-            os.environ[HELD] = str(folder)
-            held.callback(os.environ.pop, HELD)
+            os.environ[FOLDER_VARIABLE] = str(folder)
+            stack.callback(os.environ.pop, FOLDER_VARIABLE)
         elif rank == "0":
-            held.enter_context(files.locked(_lock_of_ranks(folder), waiting))
+            stack.enter_context(files.locked(_lock_of_ranks(folder), waiting))
         try:
             folder.mkdir(parents=True, exist_ok=True)
         except OSError as error:
@@ -87,33 +87,33 @@ def _lock_of_ranks(folder: Path) -> Path:
 
 
 def _begin(folder: Path, outs: Path, waited: bool) -> None:
-    """What a run that ended left in the folder is of use where its outs are gone, or have just come."""
+    """What a run that finished left in the folder is of use where its outs are gone, or have just come."""
     tidy(folder.parent.parent)
-    found = ended(folder)
-    if found and not waited:
-        in_place = all((outs / out).exists() for out in found["outs"])
-        if in_place or _taken(found, Path()):  # it is asked for again
+    note = read_note(folder)
+    if note and not waited:
+        in_place = all((outs / out).exists() for out in note["outs"])
+        if in_place or _dvc_has(note, Path()):  # it is asked for again
             discard(folder)
 
 
-def ended(folder: Path) -> dict[str, Any] | None:
-    """What `end` noted in a folder."""
+def read_note(folder: Path) -> dict[str, Any] | None:
+    """What `finish` noted in a folder."""
     try:
-        found = json.loads((folder / ENDED).read_text(encoding="utf-8"))
-        return {"pointer": dict(found["pointer"]), "md5": str(found["md5"]), "place": str(found["place"]),
-                "outs": [str(out) for out in found["outs"]]}  # fmt: skip
+        note = json.loads((folder / FINISHED).read_text(encoding="utf-8"))
+        return {"pointer": dict(note["pointer"]), "md5": str(note["md5"]), "place": str(note["place"]),
+                "outs": [str(out) for out in note["outs"]]}  # fmt: skip
     except (OSError, ValueError, KeyError, TypeError):
         return None
 
 
-def end(folder: Path, outs: Iterable[str], pointer: Path, out_root: Path) -> None:
-    """Note that the run has ended well, its outs and its pointer written."""
+def finish(folder: Path, outs: Iterable[str], pointer: Path, out_root: Path) -> None:
+    """Note that the run has finished, its outs and its pointer written."""
     if out_root.resolve() != Path.cwd():  # not DVC's
         discard(folder)
         return
     data = pointer.read_bytes()
     files.write_json(
-        folder / ENDED,
+        folder / FINISHED,
         {
             "pointer": json.loads(data),
             "md5": hashlib.md5(data, usedforsecurity=False).hexdigest(),
@@ -123,10 +123,10 @@ def end(folder: Path, outs: Iterable[str], pointer: Path, out_root: Path) -> Non
     )
 
 
-def _taken(found: Mapping[str, Any], workspace: Path) -> bool:
+def _dvc_has(note: Mapping[str, Any], workspace: Path) -> bool:
     """Whether DVC has the outs: no two runs have the same pointer, and dvc.lock has its digest."""
     try:
-        return found["md5"] in (workspace / "dvc.lock").read_text(encoding="utf-8")
+        return note["md5"] in (workspace / "dvc.lock").read_text(encoding="utf-8")
     except (OSError, ValueError):
         return False
 
@@ -135,9 +135,9 @@ def tidy(scratch: Path) -> None:
     """Remove the folders of all runs whose outs DVC has, or whose workspace is gone."""
     for path in scratch.glob("*/.*.gone"):
         shutil.rmtree(path, ignore_errors=True)
-    for note in scratch.glob(f"*/*/{ENDED}"):
-        folder, found = note.parent, ended(note.parent)
-        if found and (_taken(found, Path(found["place"])) or not Path(found["place"]).is_dir()):
+    for path in scratch.glob(f"*/*/{FINISHED}"):
+        folder, note = path.parent, read_note(path.parent)
+        if note and (_dvc_has(note, Path(note["place"])) or not Path(note["place"]).is_dir()):
             try:
                 with files.locked(_lock(folder), wait=False):
                     discard(folder)

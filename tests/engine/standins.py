@@ -98,6 +98,9 @@ class Task:
 
     config = TaskConfig("captioning", "image", "what is it", "exact")
 
+    def __init__(self, modality="image"):
+        self.modalities = (modality,)
+
     def finetuning(self, record, rng):
         return [
             Example(
@@ -224,7 +227,7 @@ def records(kind, count):
 def sources(**sizes):
     """Rows of each kind: `sources(image=20, video=9)`."""
     store = Store()
-    return {kind: Rows(Task(), records(kind, count), store) for kind, count in sizes.items()}
+    return {kind: Rows(Task(kind), records(kind, count), store) for kind, count in sizes.items()}
 
 
 def config(streams, balanced=True, **changes):

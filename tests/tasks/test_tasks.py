@@ -148,6 +148,7 @@ def test_hidden_words(name, kept):
             assert len(shown) == 20
         else:
             assert ("<mask>", "<mask>") not in itertools.pairwise(shown)
+    assert task.modalities == () == task.media(row)  # whatever picture the row has
     asked = task.inference(row)
     assert asked == task.inference(row) and "<mask>" in asked.prompt and not asked.target
     assert "<mask>" in task.inference(Record("s", references=("one",), image="1")).prompt

@@ -122,3 +122,28 @@ def test_dvc_draws_a_panel_per_pair_and_task(clone: Path, run: Any) -> None:
         found["spec"]["encoding"]["x"]["field"] == "alpha"
         and found["spec"]["encoding"]["y"]["field"] == "value"
     )
+
+
+def test_the_page_of_plots_needs_no_network(clone: Path, run: Any) -> None:
+    """`make setup` puts the drawing code into the page; nothing in it is loaded from elsewhere."""
+    pytest.importorskip("vl_convert")
+    curves = clone / "reports/curves"
+    logged(clone / "scratch").write(curves / "finetune-vqa.csv", clone / "scratch/finished")
+    run("python", ".dvc/plots/page.py")
+    run("dvc", "config", "--local", "plots.html_template", "plots.html")
+    run("dvc", "plots", "show", "reports/curves/finetune-vqa.csv")
+    page = (clone / "dvc_plots/index.html").read_text()
+    assert "train/loss" in page and "window.vegaEmbed=" in page
+    assert "<script src" not in page and "<link" not in page
+
+
+def test_dvc_shows_choices_and_scores_alone(clone: Path, run: Any) -> None:
+    """Hashes, seconds, run ids and the values of resolved files are no columns of its tables."""
+    for name in ("metrics/scores", "metrics/tasks", "runs/evaluate", "summary"):
+        files.write_json(
+            clone / f"reports/{name}.json", {"vqa": {"expert": 0.5, "interval": {"expert": [0, 1]}}}
+        )
+    shown = json.loads(run("dvc", "metrics", "show", "--json").stdout)[""]["data"]
+    assert shown == {"reports/metrics/scores.json": {"data": {"vqa": {"expert": 0.5}}}}
+    run("dvc", "repro", "compose")
+    assert list(json.loads(run("dvc", "params", "diff", "--all", "--json").stdout)) == ["params.yaml"]

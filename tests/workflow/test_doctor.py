@@ -204,3 +204,15 @@ def test_a_healthy_machine_passes() -> None:
         [sys.executable, "-m", "unival", "doctor"], cwd=ROOT, capture_output=True, text=True, check=False
     )
     assert "ok   python: " in done.stdout and "ok   packages: all there" in done.stdout
+
+
+def test_a_commit_without_a_remote_is_said(project: Path) -> None:
+    check = found("remote")
+    assert check is not None and check.state == "none" and "dvc remote add" in check.text
+    (project / ".dvc").mkdir()
+    (project / ".dvc/config").write_text(
+        "[core]\n    remote = store\n['remote \"store\"']\n    url = /shared\n"
+    )
+    assert found("remote") is not None, "not in the commit yet"
+    commit(project)
+    assert found("remote") is None

@@ -75,6 +75,29 @@ def test_corruptions_of_the_same_rows_are_no_more_rows(tmp_path, monkeypatch):
     assert spreads[0] == spreads[1]
 
 
+def test_scores_of_all_models_are_flat_for_dvc(tmp_path):
+    """A number per model and place, with the rows behind it; the interval of one cell is its own."""
+    rng = np.random.default_rng(0)
+    own, near, far = (rng.random(40) for _ in range(3))
+    found = [
+        result("finetune/vqa", "finetuned", "vqa", own, tmp_path),
+        result("merged/average", "merged", "vqa", near, tmp_path),
+        result("pretrain/p", "pretrained", "vqa", far, tmp_path),
+        result("finetune/vqa", "finetuned", "vqa", near, tmp_path, shift="blur", severity=1),
+        result("finetune/vqa", "finetuned", "vqa", far, tmp_path, split="ood-crowding"),
+    ]
+    scores = leaderboard.scores(found, 200)
+    assert list(scores) == ["vqa", "vqa_ood"]
+    inside, outside = scores["vqa"], scores["vqa_ood"]
+    assert list(inside) == ["expert", "merged.average", "pretrained", "n", "interval"]
+    assert [inside["expert"], *inside["interval"]["expert"]] == list(found[0].value.rounded())
+    assert inside["n"] == 40 and outside["n"] == 80
+    assert outside["expert"] == pytest.approx(np.mean([near, far]), abs=1e-6)
+    low, high = outside["interval"]["expert"]
+    assert low < outside["expert"] < high
+    assert high - low < min(cell.value.high - cell.value.low for cell in found[3:])
+
+
 def test_pairs_have_barriers_the_middle_and_a_front(tmp_path):
     """A score that dips, and one that rises, between two models."""
     heights = {"vqa": {0.0: 0.8, 0.5: 0.5, 1.0: 0.6}, "grounding": {0.0: 0.2, 0.5: 0.9, 1.0: 0.6}}

@@ -24,7 +24,7 @@ CONFIG = {"stage": "toy", "item": None}
 
 @pytest.fixture
 def root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    for name in ("DVC_ROOT", "RANK", scratch.HELD, "UNIVAL_SWEEP"):
+    for name in ("DVC_ROOT", "RANK", scratch.FOLDER_VARIABLE, "UNIVAL_SWEEP"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("UNIVAL_TRACKING", "off")
     monkeypatch.chdir(tmp_path)
@@ -66,7 +66,7 @@ import os, sys, time
 from pathlib import Path
 from unival import scratch
 folder, outs, told = (Path(word) for word in sys.argv[1:4])
-with scratch.held(folder, outs, "toy"):
+with scratch.exclusive(folder, outs, "toy"):
     if "fork" in sys.argv and os.fork():
         (told / "parent").touch()
         time.sleep(60)
@@ -151,7 +151,7 @@ def test_a_started_rank_that_outlives_its_command_is_waited_for(root: Path, star
     """A rank that another program started has no lock of the command's."""
     folder = root / "scratch/toy/one"
     folder.mkdir(parents=True)
-    start(folder, root, "first", RANK="0", **{scratch.HELD: str(folder)})
+    start(folder, root, "first", RANK="0", **{scratch.FOLDER_VARIABLE: str(folder)})
     wait_for(root / "in-first")
     second = start(folder, root, "second")
     assert "waiting for its end" in wait_for_line(second)
@@ -244,8 +244,8 @@ def test_folders_go_when_dvc_has_the_outs_or_the_workspace_is_gone(root: Path, t
 
     Path("dvc.lock").unlink()
     run()
-    note = files.read_json(folder / scratch.ENDED)
-    files.write_json(folder / scratch.ENDED, {**note, "place": str(root / "queued")})
+    note = files.read_json(folder / scratch.FINISHED)
+    files.write_json(folder / scratch.FINISHED, {**note, "place": str(root / "queued")})
     scratch.tidy(root / "scratch")
     assert not folder.is_dir()
 
@@ -259,7 +259,7 @@ def test_outs_elsewhere_are_no_dvc_outs(root: Path, toy: Toy) -> None:
 @pytest.mark.parametrize("damage", ["", "[]", "{}", '{"pointer": 3, "md5": 1, "outs": 5, "place": 0}'])
 def test_a_damaged_note_is_none(root: Path, toy: Toy, damage: str) -> None:
     run()
-    (note,) = (root / "scratch/toy").glob(f"*/{scratch.ENDED}")
+    (note,) = (root / "scratch/toy").glob(f"*/{scratch.FINISHED}")
     note.write_text(damage)
     shutil.rmtree("models")
     run()

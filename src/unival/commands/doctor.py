@@ -110,10 +110,13 @@ def _tracking() -> Check:
 
 
 def _repository() -> Iterator[Check]:
-    """What a queued experiment, which DVC runs in a copy of the commit, will not find."""
+    """What a queued experiment, which DVC runs in a copy of the commit, will not find; nor will others."""
     if provenance.git("rev-parse", "--is-shallow-repository") == "true":
         fix = "queued experiments can be lost: git fetch --unshallow"
         yield Check("warn", "history", f"a shallow clone: {fix}")
+    if "remote " not in provenance.git("show", "HEAD:.dvc/config"):
+        fix = "dvc exp push leaves files behind: dvc remote add --default <name> <folder>, and commit it"
+        yield Check("none", "remote", f"none for DVC in this commit: {fix}")
     untracked = provenance.git("ls-files", "--others", "--exclude-standard", "--", "conf").splitlines()
     if untracked:
         shown = ", ".join(untracked[:3]) + (", ..." if len(untracked) > 3 else "")

@@ -59,14 +59,14 @@ def freeze(model: nn.Module, patterns: Sequence[str], batch_norm: bool) -> list[
     for name, part in parts:
         if any(fnmatchcase(name, pattern) for pattern in patterns):
             part.requires_grad_(False)
-    held: list[nn.Module] = []
+    frozen: list[nn.Module] = []
     for module in model.modules():
         if isinstance(module, BATCH_NORMS):
             if batch_norm:
                 module.requires_grad_(False)
             if not any(p.requires_grad for p in module.parameters()):
-                held.append(module)
-    return held
+                frozen.append(module)
+    return frozen
 
 
 def _refuse_unmatched(key: str, patterns: Iterable[str], kind: str, names: Sequence[str]) -> None:

@@ -30,22 +30,20 @@ from unival.engine.batches.mixture import Mixture
 from unival.engine.batches.protocols import Processor
 from unival.engine.batches.rows import Rows
 from unival.engine.batches.sampler import Sampler
-from unival.engine.checkpoint import atomic_folder
 from unival.engine.ending import Ending
 from unival.engine.frozen import Frozen
-from unival.engine.identity import differences, identity, published
+from unival.engine.identity import differences, identity
 from unival.engine.machine.distributed import World, world
 from unival.engine.machine.runtime import Runtime
 from unival.engine.monitor import Callback, Monitor, TrainResult, Window
 from unival.engine.objective import LossModule
 from unival.engine.optim import Ema, build_optimizer, freeze, learning_rate, set_rate, train_only
 from unival.engine.parallel import strategy
+from unival.engine.publish import is_published, publish, write_beside
 from unival.engine.settings import TrainConfig
 from unival.errors import UserError
-from unival.model.folder import write_model
 from unival.model.modeling import UnivalForConditionalGeneration
 from unival.record import MODALITIES
-from unival.tasks.folder import write_tasks
 
 FAIL_AT = "UNIVAL_FAIL_AT_STEP"
 """For tests: the process kills itself after this many updates."""
@@ -78,13 +76,8 @@ def train(
     """
     own = identity(config, model, data)
     with world(runtime.apply()) as ranks:
-        found = ranks.sum([float(published(Path(out_dir)) == own)])[0]
-        if found == ranks.size:
+        if is_published(Path(out_dir), own, ranks):
             return None
-        if found:
-            raise UserError(
-                f"{out_dir}: some ranks find the finished model there, others not: all nodes must share it"
-            )
         trainer = Trainer(config, model, processor, data, own, Path(scratch_dir), runtime, ranks, title)
         try:
             return trainer.run(Path(out_dir), callbacks, evaluate)
@@ -123,21 +116,16 @@ class Trainer:
         self.data = {task: data[task] for task in mixture.tasks}
         self.sampler = Sampler(mixture, config.seed)
         self.collator = Collator(
-            self.data,
-            processor,
-            config.seed,
-            config.examples,
-            config.augment,
-            config.damaged,
+            self.data, processor, config.seed, config.examples, config.augment, config.damaged,
             grouped=self.strategy.grouped,
-        )
+        )  # fmt: skip
         self.model = model.to(ranks.device)  # type: ignore[arg-type]
         torch.manual_seed(config.seed)  # of the adapters' first weights
         if config.lora:
             lora.add(model, config.lora)
         train_only(model, config.train_only)
-        self.held = freeze(model, config.freeze, config.freeze_batch_norm)
-        self.frozen = Frozen(model, self.held)
+        self.frozen_norms = freeze(model, config.freeze, config.freeze_batch_norm)
+        self.frozen = Frozen(model, self.frozen_norms)
         if config.gradient_checkpointing:
             model.gradient_checkpointing_enable()
         build_optimizer(config.optimizer, model)  # what is wrong with its settings is told before ranks meet
@@ -211,7 +199,7 @@ class Trainer:
 
     def _train_mode(self) -> None:
         self.model.train()
-        for norm in self.held:
+        for norm in self.frozen_norms:
             norm.eval()
 
     def _update(self, micro_batches: list[Batch]) -> None:
@@ -331,12 +319,7 @@ class Trainer:
 
     def _describe(self, folder: Path) -> None:
         self.model.config.save_pretrained(folder)
-        self._write_beside(folder)
-
-    def _write_beside(self, folder: Path) -> None:
-        """What a model folder has beside the model."""
-        self.processor.save_pretrained(folder)
-        write_tasks({name: rows.task.config for name, rows in self.data.items()}, folder)
+        write_beside(folder, self.processor, self.data)
 
     def _save(self, monitor: Monitor) -> None:
         if self.strategy.saves:
@@ -405,24 +388,10 @@ class Trainer:
                 "best_step": result.best_step,
                 "score": result.score,
                 "damaged": self.damaged,
-                "media": self._media(),
             }
-            with atomic_folder(out_dir) as part:
-                write_model(model, part)
-                self._write_beside(part)
-                files.write_json(part / "training.json", summary)
+            publish(out_dir, model, self.processor, self.data, summary)
             self.checkpoints.clear()
         self.ranks.barrier()
-
-    def _media(self) -> list[str] | None:
-        """Media that the model was trained on, here or before; None: what came before is not known."""
-        if self.model.learned is None:
-            return None
-        return sorted(
-            self.model.learned.union(
-                modality for rows in self.data.values() for modality, _ in rows.records[0].media()
-            )
-        )
 
 
 def _step_seed(seed: int, step: int, micro: int) -> int:

@@ -118,7 +118,7 @@ def run(
     resolved, stage_config = read(stage, config_path)
     item, code = resolved.get("item"), provenance.code_digest(f"unival.stages.{stage}")
     folder = scratch.folder_of(stage, resolved, module(stage).inputs(stage_config), code)
-    with scratch.held(folder, out_root, f"{stage}-{item}" if item else stage):
+    with scratch.exclusive(folder, out_root, f"{stage}-{item}" if item else stage):
         status = launch() if launch else None
         if status is not None:
             sys.exit(status)
@@ -127,8 +127,8 @@ def run(
 
 def _work(stage: str, resolved: dict[str, Any], stage_config: Any, folder: Path, out_root: Path) -> None:
     """The stage itself, and what is noted about it."""
-    config_hash, ended = files.digest(resolved), scratch.ended(folder)
-    if ended and not tracking.unsent(folder / "run.json"):  # it only gives its outs again
+    config_hash, finished = files.digest(resolved), scratch.read_note(folder)
+    if finished and not tracking.unsent(folder / "run.json"):  # it only gives its outs again
         tracker = tracking.Tracker()
     else:
         tracker = _tracker(stage, resolved.get("item"), folder, config_hash, resolved)
@@ -142,8 +142,8 @@ def _work(stage: str, resolved: dict[str, Any], stage_config: Any, folder: Path,
         raise
     if main:
         pointer = io.out(f"reports/runs/{io.name}.json")
-        files.write_json(pointer, ended["pointer"] if ended else _pointer(io, config_hash))
-        scratch.end(folder, io.outs, pointer, out_root)
+        files.write_json(pointer, finished["pointer"] if finished else _pointer(io, config_hash))
+        scratch.finish(folder, io.outs, pointer, out_root)
         tracker.tags({f"machine.{key}": str(value) for key, value in provenance.machine().items()})
         tracker.end("FINISHED")
 

@@ -2,6 +2,7 @@
 
 Written files (their fields: `unival.study.tables`):
     reports/metrics/tasks.json          a task's score and baselines
+    reports/metrics/scores.json         primary metrics of all models for DVC's tables (study/leaderboard.py)
     reports/metrics/cells.csv           a line per model x task x split x shift x metric, with its interval
     reports/metrics/interpolation.csv   a line per pair x point x task: primary metric from one to the other
     reports/metrics/comparisons.csv     a merged model against the task's expert and the pretrained model, an
@@ -270,6 +271,7 @@ def _write(
     tables.write(
         folder / "cells.csv", CellScore, (cell for result in results for cell in _cell_scores(result))
     )
+    files.write_json(folder / "scores.json", leaderboard.scores(results, config.resamples))
     tables.write(folder / "interpolation.csv", PointScore, (_point_score(*point) for point in points))
     tables.write(folder / "comparisons.csv", Comparison, _comparisons(config, results))
     of_models = [(result.spec.model, result) for result in results]

@@ -1,4 +1,4 @@
-"""Tables about merged models: the leaderboard, the pairwise merge matrix, and fronts between two tasks.
+"""Tables about whole models: scores, the leaderboard, the pairwise merge matrix, fronts between two tasks.
 
 The leaderboard compares models over the tasks that a merge was made for: merges beside experts, the
 pretrained and the jointly finetuned model, on the test split and on the mean over shifted cells. Pairs and
@@ -56,6 +56,36 @@ def standings(
                     lines.append(_standing(model, part, found, experts, _cost(model)))
         made += _compared(lines, pretrained)
     return made
+
+
+def scores(results: Sequence["Result"], resamples: int) -> dict[str, dict[str, Any]]:
+    """`metrics/scores.json`: the primary metrics of all models, flat and few enough for DVC's tables.
+
+    Task, or `<task>_ood` for the mean over its shifted cells -> `expert`, `pretrained`, `merged.<recipe>`;
+    `n`, the rows that each of them is scored on; and `interval`, model -> [low, high]. DVC has no place for
+    lists: its tables show the numbers alone.
+    """
+    cells: dict[str, dict[str, list[Result]]] = {}
+    for result in results:
+        spec = result.spec
+        place = f"{spec.task}_ood" if spec.shift or spec.split != "test" else spec.task
+        kinds = {"finetuned": "expert", "pretrained": "pretrained"}
+        name = kinds.get(spec.kind, spec.model.replace("/", "."))
+        cells.setdefault(place, {}).setdefault(name, []).append(result)
+    found: dict[str, dict[str, Any]] = {}
+    for place, models in cells.items():
+        values = {
+            name: ones[0].value.rounded()
+            if len(ones) == 1
+            else _spread(np.mean([_drawn(one, resamples) for one in ones], axis=0))
+            for name, ones in models.items()
+        }
+        found[place] = {
+            **{name: value.value for name, value in values.items()},
+            "n": sum(one.n for one in next(iter(models.values()))),
+            "interval": {name: [value.low, value.high] for name, value in values.items()},
+        }
+    return found
 
 
 def _of_tasks(

@@ -204,18 +204,22 @@ class Task(ABC):
         """A random prediction, where that is a baseline."""
         raise NotImplementedError
 
+    @property
+    def modalities(self) -> tuple[Modality, ...]:
+        """What of a row the task looks at."""
+        return (self.config.modality,)
+
     def media(self, record: Record) -> tuple[tuple[Modality, str], ...]:
         """The media of the row that the task looks at.
 
         Raises:
             UserError: the row has no medium of this modality.
         """
-        key = getattr(record, self.config.modality)
-        if key is None:
-            raise UserError(
-                f"row '{record.id}': task '{self.name}' needs {self.config.modality}, which is missing"
-            )
-        return ((self.config.modality, key),)
+        keys = [(modality, getattr(record, modality)) for modality in self.modalities]
+        for modality, key in keys:
+            if key is None:
+                raise UserError(f"row '{record.id}': task '{self.name}' needs {modality}, which is missing")
+        return tuple(keys)
 
     def example(
         self,

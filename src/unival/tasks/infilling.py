@@ -37,7 +37,9 @@ class TextInfilling(Captioning):
         rng = np.random.default_rng(zlib.crc32(record.id.encode()))
         return self.example(self.training(record, rng)[0].prompt, "", record)
 
-    def media(self, record: Record) -> tuple[tuple[Modality, str], ...]:
+    @property
+    def modalities(self) -> tuple[Modality, ...]:
+        """Text alone."""
         return ()
 
     def hide(self, words: list[str], rng: np.random.Generator) -> list[str]:
