@@ -2,11 +2,13 @@
 
 import json
 import shutil
+from dataclasses import replace
 
 import pytest
 import yaml
 
 from tests.report import made
+from unival.metrics.bootstrap import Interval
 from unival.report import claims, content, headline, page, silent, summary
 from unival.stages import evaluate
 from unival.study import results
@@ -206,10 +208,24 @@ def test_the_result_stands_first(sound, tmp_path):
     """Experts, the best merge, the claims: before pictures and tables."""
     experts, merge, paper = headline.sentences(read(sound))
     assert experts.startswith("**6 of 7 experts** are clearly above") and "entailment" in experts
-    assert "**average** keeps most: one model for caption, VQA" in merge and "93 % [89, 97]" in merge
+    assert merge.startswith("One model for caption, VQA") and "**average** keeps most, 93 % [89, 97]" in merge
     assert paper.startswith("Of the paper's claims: ")
     text = page.to_markdown(content.document(read(sound), {}, tmp_path), "figures")
     assert text.index("## Result") < text.index(experts) < text.index("## Tasks") < text.index("dag.png")
+
+
+def test_models_of_other_tasks_are_not_weighed_against_each_other(sound):
+    """The best for the most tasks comes first, whatever share one for fewer tasks keeps."""
+    study = read(sound)
+    (ends,) = [row for row in study.leaderboard if (row.model, row.part) == ("merged/average", "id")]
+    wide = replace(
+        ends, model="merged/unival", tasks=f"{ends.tasks} video_caption", share=Interval(0.5, 0.4, 0.6)
+    )
+    worse = replace(wide, model="merged/all_experts", share=Interval(0.4, 0.3, 0.5))
+    study.leaderboard.extend([worse, wide])
+    _, first, second, _ = headline.sentences(study)
+    assert "**unival** keeps most, 50 % [40, 60]" in first and "video caption" in first
+    assert "**average** keeps most, 93 % [89, 97]" in second
 
 
 def test_evaluate_says_it_where_it_arises(root, capsys):

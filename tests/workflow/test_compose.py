@@ -264,3 +264,17 @@ def test_no_value_of_the_environment_comes_into_a_committed_file(project: Path, 
     edit(project / "conf/stage/report.yaml", lambda v: v.update(edition=value))
     with pytest.raises(UserError, match=r"edition.*oc\.env.*committed"):
         compose.write_all()
+
+
+def test_the_model_for_all_tasks_keeps_to_the_tasks_there_are(project: Path) -> None:
+    """Its quotas follow the chosen tasks, and what it starts from is made though no one chose it."""
+    params = yaml.safe_load(Path("params.yaml").read_text())
+    params["tasks"], params["set"]["merge"] = ["caption", "vqa"], {"merges": ["average"]}
+    Path("params.yaml").write_text(yaml.safe_dump(params))
+    merge = yaml.safe_load(written(project)["merge.yaml"])
+    assert merge["again"]["unival"]["rows"].keys() == {"caption", "vqa"}
+    assert merge["recipes"].keys() == {"all_experts", "average"}
+    params["set"]["merge"]["again"] = {"unival": {"rows": {"captoin": 2}}}
+    Path("params.yaml").write_text(yaml.safe_dump(params))
+    with pytest.raises(UserError, match=r"captoin.*caption"):
+        written(project)

@@ -12,6 +12,9 @@ from unival import cli, compose, explain
 ROOT = Path(__file__).parents[2]
 
 
+MERGES = '["average", "average_video", "all_experts", "task_arithmetic"]'
+
+
 @pytest.fixture
 def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A committed copy of what compose reads, with what it writes."""
@@ -78,8 +81,7 @@ def test_every_key_of_every_file_names_the_setting_that_counts(project: Path) ->
         ),
         (
             ["evaluate", "merges"],
-            'merges = ["average", "average_video", "task_arithmetic"]\n'
-            '    conf/stage/merge.yaml: merges = ["average", "average_video", "task_arithmetic"]\n',
+            f"merges = {MERGES}\n    conf/stage/merge.yaml: merges = {MERGES}\n",
         ),
         (
             ["merge", "recipes.average.method"],

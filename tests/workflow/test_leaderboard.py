@@ -2,17 +2,22 @@
 
 import csv
 import json
+from dataclasses import asdict
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import yaml
 
+from unival.engine.batches.mixture import MixtureConfig, StreamConfig
+from unival.engine.settings import OptimizerConfig, TrainConfig
+from unival.files import write_json
 from unival.merging import verify
 from unival.metrics.bootstrap import interval
 from unival.stages import evaluate
 from unival.study import leaderboard
 from unival.study.cells import CellSpec, Result
+from unival.study.fitting import Again
 from unival.study.merges import Workshop
 from unival.tracking import Tracker
 
@@ -136,6 +141,26 @@ def test_experts_of_earlier_choices_are_not_used(tmp_path, monkeypatch, capsys):
     assert list(workshop._found(("vqa",), "alone")) == ["vqa"]
     pairs = SimpleNamespace(pairs=[["vqa", "caption"], ["vqa", "vqa"]])
     assert evaluate._pairs(SimpleNamespace(experts=["vqa"], interpolation=pairs)) == [["vqa", "vqa"]]
+
+
+def test_one_model_on_all_tasks_takes_its_own_rows_and_steps(tmp_path, monkeypatch):
+    """From the recipe's merge, with its quotas; tasks without one have the rows of the first expert."""
+    expert = TrainConfig(9, MixtureConfig(8, [StreamConfig("vqa", 8)]), OptimizerConfig(1e-3), 0)
+    record = {"steps": 9, "train": json.loads(json.dumps(asdict(expert)))}
+    for task in PAIR:
+        write_json(tmp_path / task / "training.json", record)
+        (tmp_path / task / "config.json").touch()
+    given, started = [], []
+    monkeypatch.setattr("unival.study.models.load_model", lambda start: started.append(start) or (None, None))
+    monkeypatch.setattr("unival.study.train.train_on", lambda *words: given.append(words[4]))
+    fit = SimpleNamespace(experts=tmp_path, tasks=dict.fromkeys(PAIR), benchmark=None)
+    workshop = Workshop(tmp_path, tmp_path, tmp_path / "scratch", fit, PAIR, {})
+    again = Again(PAIR, recipe="average", steps=5, rows={PAIR[1]: 3})
+    _, updates = workshop._train(again, tmp_path / "average", "unival", "model")
+    (settings,) = given
+    assert started == [tmp_path / "average"]
+    assert [(stream.task, stream.rows) for stream in settings.mixture.streams] == [(PAIR[0], 8), (PAIR[1], 3)]
+    assert (settings.steps, settings.mixture.rows, updates) == (5, 11, 10)
 
 
 AGAIN = {

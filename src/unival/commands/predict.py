@@ -96,7 +96,7 @@ def _parser() -> argparse.ArgumentParser:
         prog="unival predict",
         description="The answer about a file, with its probability and the next best.",
     )
-    parser.add_argument("model", type=Path, help="a model folder, e.g. models/merged/average")
+    parser.add_argument("model", type=Path, help="a model folder, e.g. models/merged/unival")
     parser.add_argument("path", type=Path, help="an image, a video, a sound, or a folder of them")
     parser.add_argument(
         "text", nargs="?", default="", help="a question, phrase or statement; none: a caption"

@@ -22,17 +22,17 @@ def sentences(study: Results) -> Iterator[str]:
     merges = [
         row for row in study.leaderboard if row.model.startswith("merged/") and row.part == "id" and row.share
     ]
-    if merges:
-        best = max(merges, key=_share)
+    # of one task more or less, shares say nothing about each other
+    for tasks in sorted({row.tasks for row in merges}, key=lambda tasks: (-len(tasks.split()), tasks)):
+        best = max((row for row in merges if row.tasks == tasks), key=_share)
         outside = [
             row for row in study.leaderboard
-            if (row.model, row.tasks, row.part) == (best.model, best.tasks, "ood") and row.share
+            if (row.model, row.tasks, row.part) == (best.model, tasks, "ood") and row.share
         ]  # fmt: skip
-        tasks = ", ".join(map(words.task, best.tasks.split()))
         yield (
-            f"Of the merged models **{words.task(best.model.removeprefix('merged/'))}** keeps most: one "
-            f"model for {tasks}, with {_percent(best.share)} of the experts' scores"
-            + (f" ({_percent(outside[0].share)} out of distribution)." if outside else ".")
+            f"One model for {', '.join(map(words.task, tasks.split()))}: of those that merging makes "
+            f"**{words.task(best.model.removeprefix('merged/'))}** keeps most, {_percent(best.share)} of the "
+            "experts' scores" + (f" ({_percent(outside[0].share)} out of distribution)." if outside else ".")
         )
     counts = Counter(claim.verdict for claim in claims.check(study))
     yield (

@@ -1,8 +1,9 @@
 """Merge the experts, a folder per recipe; coefficients and statistics come from `fit`, never from test rows.
 
-Under `again` (edition `full`), models that are finetuned around a merge, and the jointly finetuned one; their
-merges come after them. Written files: models/merged/<name>/ (`unival.study.merges`), and
-reports/metrics/geometry.csv (norms and cosines of the experts' task vectors per module).
+Under `again`, models that are finetuned around a merge: `unival`, the one model for all tasks, and in the
+edition `full` others, the jointly finetuned one among them; their merges come after them. Written files:
+models/merged/<name>/ (`unival.study.merges`), and reports/metrics/geometry.csv (norms and cosines of the
+experts' task vectors per module).
 """
 
 from dataclasses import dataclass, field, replace
@@ -86,11 +87,16 @@ def keep(values: dict[str, Any], laid: Laid) -> dict[str, Any]:
     """The values with the recipes that are made, and the tasks whose rows one of them needs."""
     fitted = {*values["search"], *values.get("batch_norm", ())}
     pick(values["recipes"], fitted, "recipes")
-    recipes = pick(values["recipes"], values["merges"], "recipes")
+    started = [model["recipe"] for model in values.get("again", {}).values() if model.get("recipe")]
+    recipes = pick(values["recipes"], [*values["merges"], *started], "recipes")
     asking = [r["models"] for name, r in recipes.items() if name in fitted or r["method"] in STATISTICS]
     asking += [again["tasks"] for again in values.get("again", {}).values()]
     tasks = pick(values["tasks"], (task for tasks in asking for task in tasks), "tasks")
-    return values | {"recipes": recipes, "tasks": tasks}
+    again = {}
+    for name, model in values.get("again", {}).items():
+        rows = pick(values["tasks"], model.get("rows", ()), "tasks")
+        again[name] = model | {"rows": {task: model["rows"][task] for task in rows if task in model["tasks"]}}
+    return values | {"recipes": recipes, "tasks": tasks, "again": again}
 
 
 def inputs(config: Config) -> list[Path]:

@@ -38,13 +38,17 @@ class Again:
     """A model that is finetuned again, with the settings and rows a step of the experts of `tasks`."""
 
     tasks: list[str]
-    """Finetuned on; several: together, each with the budget its expert had."""
+    """Finetuned on; several: together, each with the budget its expert had, or that of `steps` and `rows`."""
     recipe: str | None = None
     """null: from the pretrained model (on all tasks: the multitask model that merges are compared with)."""
     each: bool = False
     """false: merge by the recipe, then finetune (fusing, Choshen et al. 2022, arXiv 2204.03044). true:
     finetune the recipe's experts of other tasks on this one, then merge them and its own expert (ratatouille,
     Rame et al. 2023, arXiv 2212.10445; a recipe of two such models interpolates between them)."""
+    steps: int | None = None
+    """null: those of the expert of the first task."""
+    rows: dict[str, int] = field(default_factory=dict)
+    """Task -> its rows a step; of others: those of the expert of the first task."""
 
     def __post_init__(self) -> None:
         if not self.tasks or (self.each and not self.recipe):

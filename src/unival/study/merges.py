@@ -149,9 +149,9 @@ class Workshop:
 
         source = self.fit.experts / again.tasks[0]
         expert = configuration.build(TrainConfig, _training(source)["train"], str(source))
-        rows = expert.mixture.rows
-        streams = [StreamConfig(task, rows) for task in again.tasks]
-        settings = replace(expert, mixture=MixtureConfig(rows * len(streams), streams))
+        streams = [StreamConfig(task, again.rows.get(task, expert.mixture.rows)) for task in again.tasks]
+        mixture = MixtureConfig(sum(stream.rows for stream in streams), streams)
+        settings = replace(expert, mixture=mixture, steps=again.steps or expert.steps)
         work = self.scratch / name / part
         model, processor = load_model(start)
         tasks = {task: self.fit.tasks[task] for task in again.tasks}

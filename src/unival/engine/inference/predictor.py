@@ -1,6 +1,6 @@
 """A model in the hands of a person: a file and a question in, an answer out.
 
-predictor = Predictor.load("models/merged/average")
+predictor = Predictor.load("models/merged/unival")
 print(predictor("photo.jpg", "what color is the square?").text)      # a question
 print(predictor("photo.jpg").text)                                   # a caption
 found = predictor("photo.jpg", "the red square", task="grounding")   # a box
