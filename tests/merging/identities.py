@@ -473,22 +473,6 @@ def tall_masks_look_at_changes_not_at_weights():
     assert all(0.6 < float(share) < 0.8 for share in kept)  # |x| > 0.4 |y|: 1 - atan(0.4) 2 / pi = 0.758
 
 
-@identity
-def emr_of_one_model_is_the_model_and_scales_are_global():
-    tau = random_state(4)
-    for value in tau.values():
-        unified = elementwise.emr_unified([value])
-        assert torch.equal(unified, value)
-        assert torch.equal(elementwise.emr_mask(value, unified), value != 0)
-    deltas = [
-        {"m": torch.full((1000,), 1.0), "b": torch.full((2,), 1.0)},
-        {"m": torch.full((1000,), 2.0), "b": torch.full((2,), 8.0)},
-    ]
-    unified = {n: elementwise.emr_unified([d[n] for d in deltas]) for n in ("m", "b")}
-    scale = elementwise.emr_scale(list(deltas[0].values()), list(unified.values()))
-    assert abs(scale - 1002 / (2 * 1000 + 8 * 2)) < 1e-9
-
-
 # --- statistics ------------------------------------------------------------------------------------
 
 

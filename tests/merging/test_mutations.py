@@ -145,16 +145,6 @@ def tall_without_minus(patch):
     )
 
 
-def emr_mean_per_tensor(patch):
-    def faulty(deltas, unified):
-        own = sum(float(d.abs().mean()) for d in deltas)
-        return own / sum(
-            float(u.abs()[elementwise.emr_mask(d, u)].mean()) for d, u in zip(deltas, unified, strict=True)
-        )
-
-    patch.setattr(elementwise, "emr_scale", faulty)
-
-
 def tsv_null_vectors(patch):
     patch.setattr(spectral, "SINGULAR_CUT", -1.0)
 
@@ -336,7 +326,6 @@ FAULTS = {
     gram_not_averaged: "gram_hooks_see_the_inputs_of_linear_layers",
     tall_absolute_weights: "consensus_keeps_what_enough_tasks_use",
     tall_without_minus: "tall_masks_look_at_changes_not_at_weights",
-    emr_mean_per_tensor: "emr_of_one_model_is_the_model_and_scales_are_global",
     tsv_null_vectors: "tsv_m_of_one_task_and_of_orthogonal_ones",
     iso_sum_instead_of_mean: "iso_c_makes_singular_values_equal",
     statistics_merged_like_weights: "statistics_are_averaged_whatever_the_method",

@@ -110,27 +110,6 @@ def test_rows_do_not_depend_on_each_other_in_evaluation() -> None:
 
 
 @pytest.mark.parametrize(
-    ("build_encoder", "spec", "values"),
-    [
-        (build_image_encoder, IMAGE, torch.randn(2, 3, 32, 32)),
-        (build_image_encoder, {"type": "timm", "name": "test_resnet"}, torch.randn(2, 3, 32, 32)),
-        (build_video_encoder, VIDEO, torch.randn(2, 3, 4, 32, 32)),
-        (build_audio_encoder, AUDIO, torch.randn(2, 8000)),
-    ],
-)
-def test_frozen_batch_norm(build_encoder: Any, spec: dict[str, Any], values: torch.Tensor) -> None:
-    free, frozen = build_encoder(spec), build_encoder(spec | {"frozen_batch_norm": True})
-    assert list(free.state_dict()) == list(frozen.state_dict())
-    before = {name: value.clone() for name, value in frozen.state_dict().items()}
-    frozen.train()(values).sum().backward()
-    free.train()(values)
-    for name, value in frozen.state_dict().items():
-        assert torch.equal(value, before[name]), name
-    assert all(not norm.training and not norm.weight.requires_grad for norm in frozen.batch_norms())
-    assert all(norm.training for norm in free.batch_norms())
-
-
-@pytest.mark.parametrize(
     ("build_encoder", "spec", "words"),
     [
         (build_image_encoder, {"type": "resnte"}, ["resnte", "resnet"]),

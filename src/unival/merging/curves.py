@@ -1,10 +1,9 @@
-"""What a merge buys, from scores: barriers, Pareto front, hypervolume, effective robustness.
+"""What a merge buys, from scores: barriers, Pareto front, area, effective robustness.
 
 Everything here is arithmetic on scores that the caller evaluated (see `live.Interpolation`). `barrier` works
 on any leading axes, so that resamples of a bootstrap go through it like the scores themselves.
 """
 
-import math
 from collections.abc import Sequence
 
 import numpy as np
@@ -47,43 +46,26 @@ def pareto_front(points: Sequence[Sequence[float]]) -> list[int]:
     return kept
 
 
-def hypervolume(points: Sequence[Sequence[float]], reference: Sequence[float]) -> float:
-    """The volume that the points dominate above `reference` (more is better), any number of objectives."""
-    origin = np.asarray(reference, dtype=float)
-    values = np.asarray(points, dtype=float).reshape(-1, len(origin)) - origin
-    return _volume(values[(values > 0).all(axis=1)])
-
-
-def _volume(values: np.ndarray) -> float:
-    if len(values) == 0:
-        return 0.0
-    if values.shape[1] == 1:
-        return float(values.max())
-    # Slices along the last axis, from the top: between two heights, the volume of what reaches above.
-    heights = np.unique(values[:, -1])[::-1]
+def dominated_area(points: Sequence[Sequence[float]]) -> float:
+    """The area between the origin and the front of points (x, y): the hypervolume of two objectives."""
+    values = np.asarray(points, dtype=float)
+    values = values[(values > 0).all(axis=1)]
+    # strips from the top: between two heights, as wide as the widest point that reaches above
+    heights = np.unique(values[:, 1])[::-1]
     lower = [*heights[1:], 0.0]
-    return sum(
-        (top - bottom) * _volume(values[values[:, -1] >= top][:, :-1])
-        for top, bottom in zip(heights, lower, strict=True)
-    )
+    strips = zip(heights, lower, strict=False)  # of no heights there are none
+    return float(sum((top - bottom) * values[values[:, 1] >= top, 0].max() for top, bottom in strips))
 
 
-def effective_robustness(
-    identity: float, shifted: float, references: Sequence[tuple[float, float]], scale: str = "logit"
-) -> float:
-    """OOD score minus the OOD that a line through reference models predicts from the ID score.
+def effective_robustness(identity: float, shifted: float, references: Sequence[tuple[float, float]]) -> float:
+    """OOD score minus what a line through reference models predicts from the ID score.
+
+    After Taori et al. (2020, arXiv 2007.00644), who draw the line through logits of accuracies; here through
+    the scores, which are not all shares.
 
     Args:
         identity, shifted: the model's ID and OOD scores. references: (ID, OOD) of at least two other models.
-        scale: "logit" for accuracies (Taori et al. 2020, arXiv 2007.00644), "linear" for other metrics.
     """
-    forward = _logit if scale == "logit" else float
-    xs, ys = ([forward(value) for value in column] for column in zip(*references, strict=True))
+    xs, ys = zip(*references, strict=True)
     slope, intercept = np.polyfit(xs, ys, 1)
-    predicted = slope * forward(identity) + intercept
-    return shifted - (1 / (1 + math.exp(-predicted)) if scale == "logit" else float(predicted))
-
-
-def _logit(share: float) -> float:
-    share = min(max(share, 1e-6), 1 - 1e-6)
-    return math.log(share / (1 - share))
+    return shifted - float(slope * identity + intercept)

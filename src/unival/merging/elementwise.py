@@ -138,24 +138,3 @@ def consensus(deltas: Sequence[Tensor], threshold: float, agreeing: int) -> Tens
     for delta in deltas:
         votes.add_(tall_mask(delta, merged, threshold))
     return merged.masked_fill_(votes < agreeing, 0)
-
-
-def emr_unified(deltas: Sequence[Tensor]) -> Tensor:
-    """sign(sum tau) * the largest |tau_i| that has this sign (EMR, Huang et al. 2024, arXiv 2405.17461)."""
-    sign = sum(deltas[1:], deltas[0]).sign()
-    largest = (deltas[0] * sign).clamp_min(0)
-    for delta in deltas[1:]:
-        torch.maximum(largest, delta * sign, out=largest)
-    return largest * sign
-
-
-def emr_mask(delta: Tensor, unified: Tensor) -> Tensor:
-    """Where a task vector has the sign of the unified one."""
-    return delta * unified > 0
-
-
-def emr_scale(deltas: Sequence[Tensor], unified: Sequence[Tensor]) -> float:
-    """sum |tau_t| / sum |mask_t * unified| of one task, both over all its tensors (given one by one)."""
-    own = sum(float(delta.double().abs().sum()) for delta in deltas)
-    masked = sum(float(u.double().abs()[emr_mask(d, u)].sum()) for d, u in zip(deltas, unified, strict=True))
-    return own / masked if masked else 1.0

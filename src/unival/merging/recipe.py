@@ -12,8 +12,6 @@ from typing import Any, Literal
 from unival import config
 from unival.errors import UserError
 
-DTYPES = ("float32", "bfloat16", "float16", "float64")
-
 
 @dataclass(frozen=True)
 class AlignRule:

@@ -19,6 +19,7 @@ from unival import files
 from unival.errors import UserError
 
 Coefficients = dict[str, float]
+ROUNDS = 4
 NO_SCORE = -math.inf
 """Of a point whose evaluation gave NaN or infinity: every other point is better."""
 
@@ -106,17 +107,10 @@ def grid(objective: Objective, axes: Mapping[str, Sequence[float]]) -> tuple[Coe
     ])  # fmt: skip
 
 
-def greedy_soup(
-    objective: Objective, models: Sequence[str], strict: bool = True
-) -> tuple[Coefficients, float]:
+def greedy_soup(objective: Objective, models: Sequence[str]) -> tuple[Coefficients, float]:
     """Greedy soup (Wortsman et al. 2022, arXiv 2203.05482): models from best to worst; one that improves the
-    mean stays.
-
-    Args:
-        objective: takes the weight of each model (0 or 1 over the number of ingredients).
-        strict: accept on > (that paper); else on >= (DiWA, Rame et al. 2022).
+    mean stays. `objective` takes the weight of each model (0 or 1 over the number of ingredients).
     """
-
     soup: list[str] = []
     score = -float("inf")
     with contextlib.suppress(BudgetSpentError):
@@ -125,7 +119,7 @@ def greedy_soup(
         soup, score = [order[0]], alone[order[0]]
         for model in order[1:]:
             found = objective(_uniform([*soup, model], models))
-            if found > score or (not strict and found == score):
+            if found > score:
                 soup, score = [*soup, model], found
     return (_uniform(soup, models), score) if score > NO_SCORE else objective.best
 
@@ -134,28 +128,22 @@ def _uniform(soup: Sequence[str], models: Sequence[str]) -> Coefficients:
     return {model: 1 / len(soup) if model in soup else 0.0 for model in models}
 
 
-def coordinate(
-    objective: Objective,
-    bounds: Mapping[str, tuple[float, float]],
-    start: Mapping[str, float] | None = None,
-    rounds: int = 4,
-) -> tuple[Coefficients, float]:
-    """Coordinate steps, then a quadratic surrogate of all points seen, with a step that halves.
+def coordinate(objective: Objective, bounds: Mapping[str, tuple[float, float]]) -> tuple[Coefficients, float]:
+    """From the middle: coordinate steps, then a quadratic surrogate of all points seen; the step halves.
 
-    Each round evaluates both sides of the best point along each coefficient, fits a quadratic (with as many
-    terms as the points determine, ridge for the rest) and evaluates its best point inside the bounds.
+    Each of the ROUNDS evaluates both sides of the best point along each coefficient, fits a quadratic (with
+    as many terms as the points determine, ridge for the rest) and evaluates its best point inside the bounds.
     """
     names = sorted(bounds)
     low, high = (np.array([bounds[name][side] for name in names]) for side in (0, 1))
-    middle = np.array([start[name] for name in names]) if start else (low + high) / 2
 
     def at(point: np.ndarray) -> float:
         return objective(dict(zip(names, np.round(point, 6).tolist(), strict=True)))
 
     def run() -> None:
-        at(middle)
+        at((low + high) / 2)
         step = (high - low) / 4
-        for _ in range(rounds):
+        for _ in range(ROUNDS):
             for axis in range(len(names)):
                 for side in (-1, 1):
                     centre = _vector(objective.leader[0], names)
@@ -230,25 +218,3 @@ def _spend(objective: Objective, run: Callable[[], Any]) -> tuple[Coefficients, 
     with contextlib.suppress(BudgetSpentError):
         run()
     return objective.best
-
-
-@dataclass
-class Report:
-    """The reporting split: read once, and never the split that coefficients were chosen on."""
-
-    split: str
-    evaluate: Callable[[Coefficients], Any]
-    _read: bool = False
-
-    def once(self, objective: Objective, coefficients: Mapping[str, float]) -> Any:
-        """Evaluate the chosen coefficients.
-
-        Raises:
-            UserError: the split is the selection split, or was read before.
-        """
-        if self.split == objective.split:
-            raise UserError(f"search: '{self.split}' chose the coefficients: report on another split")
-        if self._read:
-            raise UserError(f"search: split '{self.split}' was read before: a second choice would fit to it")
-        self._read = True
-        return self.evaluate(dict(coefficients))

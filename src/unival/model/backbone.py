@@ -20,8 +20,6 @@ class BackboneSpec:
     """Keys that every encoder specification has."""
 
     type: str
-    frozen_batch_norm: bool = False
-    """Batch norms always use their running statistics and their scale and shift do not train."""
 
 
 class Backbone(nn.Module):
@@ -29,30 +27,10 @@ class Backbone(nn.Module):
 
     out_channels: int
 
-    def __init__(self, spec: BackboneSpec) -> None:
-        super().__init__()
-        self.frozen_batch_norm = spec.frozen_batch_norm
-
     def finish(self) -> None:
-        """End of a subclass's constructor: initial values, then the frozen parts."""
+        """End of a subclass's constructor: initial values."""
         for layer in self.modules():
             init_layer(layer)
-        if self.frozen_batch_norm:
-            for norm in self.batch_norms():
-                norm.requires_grad_(False)
-        self.train(self.training)
-
-    def batch_norms(self) -> list[_BatchNorm]:
-        """Every batch norm of the encoder."""
-        return [module for module in self.modules() if isinstance(module, _BatchNorm)]
-
-    def train(self, mode: bool = True) -> "Backbone":
-        """As in PyTorch, except that frozen batch norms stay in evaluation mode."""
-        super().train(mode)
-        if self.frozen_batch_norm:
-            for norm in self.batch_norms():
-                norm.eval()
-        return self
 
     def prepare(self, values: Tensor, memory_format: torch.memory_format) -> Tensor:
         """Pixels in the precision of the weights and the layout that convolutions are fast with."""

@@ -132,7 +132,7 @@ class CnnEncoder(Backbone):
     """Waveform to features; parameter names as in the public AudioSet weights."""
 
     def __init__(self, spec: Cnn14Spec) -> None:
-        super().__init__(spec)
+        super().__init__()
         self.spec = spec
         mel_filters(spec)  # worked out here, where no other thread makes tensors meanwhile
         self.bn0 = nn.BatchNorm1d(

@@ -62,7 +62,7 @@ class TimmEncoder(Backbone):
     """The convolutional part of a timm network, under timm's own parameter names."""
 
     def __init__(self, spec: TimmSpec) -> None:
-        super().__init__(spec)
+        super().__init__()
         import timm
         from timm.models import FeatureListNet
 
@@ -92,7 +92,7 @@ class ResNet(Backbone):
     """Residual network of v1.5 bottlenecks (the stride sits in the 3x3 convolution)."""
 
     def __init__(self, spec: ResNetSpec) -> None:
-        super().__init__(spec)
+        super().__init__()
         self.conv1 = nn.Conv2d(3, spec.width, spec.stem_kernel, 2, spec.stem_kernel // 2, bias=False)
         self.bn1 = nn.BatchNorm2d(spec.width)
         self.relu = nn.ReLU(inplace=True)

@@ -66,7 +66,7 @@ class ResNeXt3D(Backbone):
     """3D residual network; parameter names as in the public Kinetics weights."""
 
     def __init__(self, spec: ResNeXt3DSpec) -> None:
-        super().__init__(spec)
+        super().__init__()
         time, height, width = spec.stem_kernel
         padding = (time // 2, height // 2, width // 2)
         self.conv1 = nn.Conv3d(3, spec.stem_width, spec.stem_kernel, spec.stem_stride, padding, bias=False)

@@ -151,7 +151,7 @@ def _compared(lines: Sequence[Standing], pretrained: Sequence[str]) -> list[Stan
         if line.model in plane and (line.model, line.part) in shares:
             line = replace(line, front=line.model in best)
             if slanted and line.part == "ood":
-                above = curves.effective_robustness(*plane[line.model], ends, "linear")
+                above = curves.effective_robustness(*plane[line.model], ends)
                 line = replace(line, robustness=round(above, 6))
         made.append(line)
     return made
@@ -241,8 +241,8 @@ def fronts(lines: Lines) -> Iterator[Front]:
         if len(tasks) != 2:
             continue
         planes = np.stack([scores for _, scores in tasks.values()], axis=-1)  # (1 + R, T, 2)
-        areas = np.array([curves.hypervolume(points, (0, 0)) for points in planes])
-        of_ends = np.array([curves.hypervolume(points[[0, -1]], (0, 0)) for points in planes])
+        areas = np.array([curves.dominated_area(points) for points in planes])
+        of_ends = np.array([curves.dominated_area(points[[0, -1]]) for points in planes])
         first_task, second_task = tasks
         yield Front(
             first=first,
