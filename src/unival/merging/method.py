@@ -1,10 +1,11 @@
 """What a merge method is, and the registry of all methods.
 
-A method is made once per merge. The engine calls `prepare` with all tensors (first pass: statistics over the
-whole model), then for each tensor `start` (statistics of this tensor) and `block` for each block of elements.
+A method of one formula is a function (`formula`), any other a class, made once per merge. The engine calls
+`prepare` with all tensors (first pass: statistics over the whole model), then for each tensor `start`
+(statistics of this tensor) and `block` for each block of elements.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
@@ -84,6 +85,24 @@ class Method:
 
 
 METHODS: Registry[type[Method]] = Registry("merge method")
+Formula = Callable[[Method, Job, list[Tensor], Tensor], Tensor]
+"""(method, tensor, blocks of the models, block of the base) -> merged block; element by element."""
+
+
+def formula(name: str, needs_base: bool = False, propagates: bool = False) -> Callable[[Formula], Formula]:
+    """Register a function as a method without statistics of its own; its docstring is the method's."""
+
+    def register(function: Formula) -> Formula:
+        def block(
+            self: Method, job: Job, state: Any, start: int, models: list[Tensor], base: Tensor
+        ) -> Tensor:
+            return function(self, job, models, base)
+
+        fields = {"needs_base": needs_base, "propagates": propagates, "__doc__": function.__doc__}
+        METHODS.register(name)(type(function.__name__, (Method,), {**fields, "block": block}))
+        return function
+
+    return register
 
 
 def normalized(job: Job) -> list[float]:

@@ -13,41 +13,27 @@ from torch import Tensor
 from unival.errors import UserError
 from unival.merging import elementwise
 from unival.merging.job import Job, gram
-from unival.merging.method import METHODS, Method, normalized, pair
+from unival.merging.method import METHODS, Method, formula, normalized, pair
 
 
-@METHODS.register("average")
-class Average(Method):
+@formula("average", propagates=True)
+def average(method: Method, job: Job, models: list[Tensor], base: Tensor) -> Tensor:
     """sum_i w_i theta_i / sum_i w_i; uniform by default ("soup", Wortsman et al. 2022, arXiv 2203.05482)."""
-
-    propagates = True
-
-    def block(self, job: Job, state: Any, start: int, models: list[Tensor], base: Tensor) -> Tensor:
-        return elementwise.linear(models, normalized(job))
+    return elementwise.linear(models, normalized(job))
 
 
-@METHODS.register("interpolate")
-class Interpolate(Method):
+@formula("interpolate", propagates=True)
+def interpolate(method: Method, job: Job, models: list[Tensor], base: Tensor) -> Tensor:
     """(1 - t) theta_1 + t theta_2, the ends bit-exact."""
-
-    propagates = True
-
-    def block(self, job: Job, state: Any, start: int, models: list[Tensor], base: Tensor) -> Tensor:
-        first, second = pair(job, models)
-        return elementwise.interpolate(first, second, self.options.t)
+    first, second = pair(job, models)
+    return elementwise.interpolate(first, second, method.options.t)
 
 
-@METHODS.register("task_arithmetic")
-class TaskArithmetic(Method):
+@formula("task_arithmetic", needs_base=True, propagates=True)
+def task_arithmetic(method: Method, job: Job, models: list[Tensor], base: Tensor) -> Tensor:
     """theta_0 + lambda sum_i w_i tau_i, w_i = 1 by default; lambda < 0 forgets, lambda > 1 extrapolates."""
-
-    needs_base = True
-
-    propagates = True
-
-    def block(self, job: Job, state: Any, start: int, models: list[Tensor], base: Tensor) -> Tensor:
-        weights = [self.options.scale * job.scale * weight for weight in job.weights]
-        return elementwise.task_arithmetic(base, models, weights)
+    weights = [method.options.scale * job.scale * weight for weight in job.weights]
+    return elementwise.task_arithmetic(base, models, weights)
 
 
 @METHODS.register("slerp")

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from unival.merging import elementwise
 from unival.merging.job import Job
-from unival.merging.method import METHODS, Method, deltas_of
+from unival.merging.method import METHODS, Method, deltas_of, formula
 from unival.merging.rng import keep_mask, mask_key
 from unival.merging.select import kth_largest
 
@@ -134,19 +134,13 @@ class Breadcrumbs(Method):
         return out
 
 
-@METHODS.register("consensus")
-class Consensus(Method):
-    """theta_0 + lambda sum tau_i where at least k tasks use the entry (Wang et al. 2024, arXiv
-    2405.07813).
-    """
-
-    needs_base = True
-
-    def block(self, job: Job, state: Any, start: int, models: list[Tensor], base: Tensor) -> Tensor:
-        options = self.options
-        deltas = [d * w for d, w in zip(deltas_of(models, base), job.weights, strict=True)]
-        merged = elementwise.consensus(deltas, options.threshold, min(options.agreeing, len(deltas)))
-        return merged.mul_(options.scale * job.scale).add_(base)
+@formula("consensus", needs_base=True)
+def consensus(method: Method, job: Job, models: list[Tensor], base: Tensor) -> Tensor:
+    """theta_0 + lambda sum tau_i where k tasks or more use the entry (Wang et al. 2024, arXiv 2405.07813)."""
+    options = method.options
+    deltas = [d * w for d, w in zip(deltas_of(models, base), job.weights, strict=True)]
+    merged = elementwise.consensus(deltas, options.threshold, min(options.agreeing, len(deltas)))
+    return merged.mul_(options.scale * job.scale).add_(base)
 
 
 def kept_count(density: float, total: int) -> int:
