@@ -31,7 +31,7 @@ LAYERS = (
     ("provenance", "scratch", "tracking"),
     ("study",),
     ("stages", "report", "serve"),
-    ("compose", "explain", "sweep"),
+    ("compose", "explain", "sweep", "comparison"),
     ("commands",),
     ("cli", "__main__"),
 )

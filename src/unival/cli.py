@@ -13,6 +13,7 @@ COMMANDS = {
     "run": ("run", "run one stage from its resolved file"),
     "sweep": ("sweep", "Hydra multirun: unival sweep +sweep=<preset> | -m stage=... key=a,b"),
     "convert": ("convert", "original .pt checkpoints and public weights to a model folder, and back"),
+    "compare": ("compare", "two or more results side by side, down to the rows that flipped"),
     "merge": ("merge", "merge any safetensors checkpoints: run, verify, report, geometry"),
     "predict": ("predict", "the answer about a file, or about every file of a folder"),
     "serve": ("serve", "a page and an HTTP endpoint that answer about media"),

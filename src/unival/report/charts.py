@@ -5,7 +5,8 @@ alone. Colours are those of Okabe and Ito, told apart by colour-blind readers to
 markers as well.
 """
 
-from collections.abc import Iterator, Sequence
+import re
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -106,6 +107,18 @@ def learning_curves(study: Results, folder: Path) -> list[Figure]:
                 else:
                     axes.set_ylim(bottom=0)
                 _legend(axes)
+    return found
+
+
+def overlay(lines: Mapping[str, Curve], key: str, title: str, folder: Path) -> list[Figure]:
+    """One figure of several runs in one panel; `key` is its column."""
+    found: list[Figure] = []
+    name = re.sub(r"\W+", "-", f"curve-{title}-{key}")
+    with panel(folder, name, f"{title}: {key}", found) as axes:
+        for number, (label, rows) in enumerate(lines.items()):
+            _line(axes, rows, key, label, number)
+        axes.set(title=title, xlabel="step", ylabel=key)
+        _legend(axes)
     return found
 
 

@@ -259,7 +259,7 @@ def _examples(study: Results, figures: Path) -> list[Block]:
 def _sheets(study: Results, figures: Path) -> list[Block]:
     found = gallery.sheets(study, figures)
     text = Text("Twelve test rows of each task with what is asked (black) and expected (grey).")
-    return [text, *(Fold(figure.alt, [figure]) for figure in found)] if found else []
+    return [text, *(Fold(figure.alt, [Figures([figure])]) for figure in found)] if found else []
 
 
 def _runs(study: Results, provenance: dict[str, Any]) -> list[Block]:

@@ -1,5 +1,6 @@
 """What models read and wrote: pictures with boxes, clips as strips, sounds as spectrograms."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,8 +20,8 @@ PER_TASK = 4
 FRAMES = 4
 SIDE = 300
 """Of an enlarged picture, pixels."""
-TRUE, PREDICTED = (0, 158, 115), (213, 94, 0)
-"""Colours of boxes; the true one is drawn thick, the predicted one thin."""
+TRUE, PREDICTED = (0, 158, 115), ((213, 94, 0), (0, 114, 178))
+"""Colours of boxes: the true one is drawn thick, what one or two models answered thin."""
 
 
 def examples(study: Results, task: str, folder: Path) -> list[Figure]:
@@ -37,12 +38,12 @@ def examples(study: Results, task: str, folder: Path) -> list[Figure]:
     for number, row in enumerate(_chosen(rows, metric)):
         name = f"example-{task}-{number}.png"
         try:
-            picture = _picture(row, store)
+            shown = picture([row], store)
         except UserError as error:
             study.missing.append(f"example of {task}: {error}")
             continue
         with atomic(folder / name) as part:
-            picture.save(part, "PNG", optimize=True)
+            shown.save(part, "PNG", optimize=True)
         found.append(
             Figure(name, f"Example of {words.task(task)}", _lines(study, task, row, metric), "example")
         )
@@ -83,11 +84,16 @@ def _said(row: PredictedRow) -> str:
     return row.output.strip() or "(nothing)"
 
 
-def _picture(row: PredictedRow, store: MediaStore) -> Image.Image:
+def picture(rows: Sequence[PredictedRow], store: MediaStore) -> Image.Image:
+    """What a row shows, with the boxes that several models answered to it.
+
+    Raises:
+        UserError: a medium is not in the store, or cannot be decoded.
+    """
     parts = []
-    media = row.media
+    media = rows[0].media
     if "image" in media:
-        parts.append(_with_boxes(store.image(media["image"]), row))
+        parts.append(_with_boxes(store.image(media["image"]), rows))
     if "video" in media:
         frames = store.video(media["video"], FRAMES)
         gap = np.full((frames.shape[1], 1, 3), 255, np.uint8)
@@ -113,14 +119,15 @@ def _enlarged(pixels_HWC: np.ndarray, width: int) -> Image.Image:
     return image.resize((round(image.width * scale), max(round(image.height * scale), 1)), way)
 
 
-def _with_boxes(pixels_HWC: np.ndarray, row: PredictedRow) -> Image.Image:
+def _with_boxes(pixels_HWC: np.ndarray, rows: Sequence[PredictedRow]) -> Image.Image:
     image = _enlarged(pixels_HWC, SIDE)
     scale = image.width / pixels_HWC.shape[1]
     draw = ImageDraw.Draw(image)
-    if row.box:
-        draw.rectangle(_corners(row.box, scale), outline=TRUE, width=5)
-        if isinstance(row.prediction, tuple):
-            draw.rectangle(_corners(row.prediction, scale), outline=PREDICTED, width=2)
+    if rows[0].box:
+        draw.rectangle(_corners(rows[0].box, scale), outline=TRUE, width=5)
+        for row, color in zip(rows, PREDICTED, strict=False):
+            if isinstance(row.prediction, tuple):
+                draw.rectangle(_corners(row.prediction, scale), outline=color, width=2)
     return image
 
 

@@ -67,10 +67,10 @@ class Figures:
 
 @dataclass(frozen=True)
 class Fold:
-    """Figures that open on a click."""
+    """Blocks that open on a click."""
 
     title: str
-    figures: Sequence[Figure]
+    blocks: Sequence["Block"]
 
 
 Block = Text | Points | DataTable | Figures | Fold
@@ -124,10 +124,10 @@ def _block(block: Block, figures: Path) -> str:
         return "<ul>" + "".join(f"<li>{_inline(item)}</li>" for item in block.items) + "</ul>"
     if isinstance(block, DataTable):
         return _table(block)
-    inner = '<div class="figures">' + "".join(_figure(f, figures) for f in block.figures) + "</div>"
     if isinstance(block, Fold):
+        inner = "\n".join(_block(one, figures) for one in block.blocks)
         return f"<details><summary>{html.escape(block.title)}</summary>{inner}</details>"
-    return inner
+    return '<div class="figures">' + "".join(_figure(f, figures) for f in block.figures) + "</div>"
 
 
 def _table(table: DataTable) -> str:
@@ -182,8 +182,9 @@ def _markdown(block: Block, figures: str) -> str:
         return "\n".join(
             "| " + " | ".join(_escaped(c).replace("|", "\\|") for c in line) + " |" for line in lines
         )
-    pictures = "\n\n".join(_picture(figure, figures) for figure in block.figures)
-    return f"### {block.title}\n\n{pictures}" if isinstance(block, Fold) else pictures
+    if isinstance(block, Fold):
+        return "\n\n".join([f"### {block.title}", *(_markdown(one, figures) for one in block.blocks)])
+    return "\n\n".join(_picture(figure, figures) for figure in block.figures)
 
 
 def _picture(figure: Figure, folder: str) -> str:

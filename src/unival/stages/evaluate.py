@@ -28,10 +28,11 @@ from unival.config import check_names, pick
 from unival.data.remote import local
 from unival.report import silent
 from unival.stages.base import Laid, StageIO
-from unival.study import leaderboard, row_scores, tables
+from unival.study import archive, leaderboard, row_scores, tables
 from unival.study import results as study_results
 from unival.study.tables import CellScore, Comparison, Front, Kind, PairScore, PointScore, Standing, TaskScore
 from unival.tasks import TaskConfig
+from unival.tracking import STUDY
 
 if TYPE_CHECKING:
     from unival.study.benchmark import Benchmark
@@ -131,10 +132,10 @@ def run(config: Config, io: StageIO) -> None:
     benchmark = Benchmark(config.data, config.tasks)
     benchmark.log(io.tracker, [TEST, *benchmark.shifts])
     scratch, plan, pairs = io.shared_scratch / "cells", list(_plan(config, benchmark)), _pairs(config)
-    jobs = [partial(_of_model, config, scratch, *part) for part in plan]
+    jobs = [partial(of_model, config, scratch, *part) for part in plan]
     parallel([*jobs, *(partial(_of_pair, config, scratch, *pair) for pair in pairs)], "evaluate")
     # what the jobs computed is on disk: this reads it
-    results = [result for part in plan for result in _of_model(config, scratch, *part)]
+    results = [result for part in plan for result in of_model(config, scratch, *part)]
     points = [point for pair in pairs for point in _of_pair(config, scratch, *pair)]
     _write(config, results, points, io)
 
@@ -147,8 +148,14 @@ def _cells(config: Config, scratch: Path) -> "Cells":
     return Cells(scratch, benchmark, config.tasks, config.batch_size, config.resamples)
 
 
-def _of_model(config: Config, scratch: Path, folder: Path, specs: list["CellSpec"]) -> list["Result"]:
-    """The cells of one model, which is read when the first of them has to be computed."""
+def of_model(config: Config, scratch: Path, folder: Path, specs: list["CellSpec"]) -> list["Result"]:
+    """The cells of one model, which is read when the first of them has to be computed.
+
+    Args:
+        scratch: the folder of cells that are known.
+        folder: of the model.
+        specs: the cells.
+    """
     from unival.study.models import load_model
 
     return _cells(config, scratch).run(specs, _digest(folder), cache(partial(load_model, folder)))
@@ -283,6 +290,8 @@ def _write(
     tables.write(folder / "pairs.csv", PairScore, leaderboard.pair_scores(lines))
     tables.write(folder / "fronts.csv", Front, leaderboard.fronts(lines))
     _write_predictions(results, io)
+    archive.pack(io.scratch / "study.zip", io.out_root, local(config.data))
+    io.tracker.artifact(io.scratch / "study.zip", STUDY)
     _log(scores, results, io)
     silent.say("evaluate", silent.evaluated(study_results.read(io.out_root, local(config.data), "")))
 

@@ -137,7 +137,7 @@ def read(root: Path | str, data: Path | str, edition: str) -> Results:
 
     cells = table("cells", CellScore)
     order = list(dict.fromkeys(cell.task for cell in cells))
-    configs = _configs(root / "build/config")
+    configs = read_configs(root / "build/config")
     facts = data / "benchmark.json"
     results = Results(
         root=root,
@@ -160,7 +160,7 @@ def read(root: Path | str, data: Path | str, edition: str) -> Results:
             for row in tables.read(path, Ablation)
         ],
         # only of what is configured: what an earlier choice of tasks and phases left is on disk still
-        curves={name: curve for name in configs if (curve := _curve(reports / "curves", name))},
+        curves={name: curve for name in configs if (curve := read_curve(reports / "curves", name))},
         runs={
             name: tables.read_json(path, Run)
             for name in configs
@@ -180,13 +180,14 @@ def read(root: Path | str, data: Path | str, edition: str) -> Results:
     return results
 
 
-def _curve(folder: Path, name: str) -> Curve:
+def read_curve(folder: Path, name: str) -> Curve:
     """What was logged in training, then the validations; nothing where there was no training."""
     paths = [folder / f"{name}{part}.csv" for part in ("", "-validation")]
     return [line for path in paths if path.is_file() for line in tables.read_curve(path)]
 
 
-def _configs(folder: Path) -> dict[str, dict[str, Any]]:
+def read_configs(folder: Path) -> dict[str, dict[str, Any]]:
+    """Process -> resolved configuration, of the files below `build/config`."""
     return {
         "-".join(path.relative_to(folder).with_suffix("").parts): config.load(path)
         for path in sorted(folder.rglob("*.yaml"))

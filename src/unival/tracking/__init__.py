@@ -4,18 +4,25 @@ Reading order: `tracker.py` (what a stage logs), `spool.py` (where it is kept), 
 `mlflow_store.py` (how it is sent).
 Whatever is logged is written to a spool on disk first and sent from there, in order and once, by a thread of
 its own: a store that is locked, slow, full or gone neither ends a run nor holds it up. What is left at the
-end stays in `mlspool/` for `unival sync`. No result is read back from here.
+end stays in `mlspool/` for `unival sync`. No stage reads a result back; `past.py` does, to compare runs.
 """
 
 from unival.tracking.health import unreachable
-from unival.tracking.mlflow_store import connect, send_all, store_name
+from unival.tracking.mlflow_store import connect, opened, send_all, store_name
+from unival.tracking.past import STUDY, Past, attach, fetch, find
 from unival.tracking.tracker import MlflowTracker, Tracker, flatten, unsent
 
 __all__ = [
+    "STUDY",
     "MlflowTracker",
+    "Past",
     "Tracker",
+    "attach",
     "connect",
+    "fetch",
+    "find",
     "flatten",
+    "opened",
     "send_all",
     "store_name",
     "unreachable",

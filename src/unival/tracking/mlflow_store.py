@@ -58,7 +58,7 @@ def store_name() -> str:
     return without_password(os.environ.get("MLFLOW_TRACKING_URI") or "mlflow.db").partition("?")[0]
 
 
-def _file() -> Path | None:
+def store_file() -> Path | None:
     """The file of a store that is one."""
     uri = store_uri()
     return Path(uri.removeprefix(SQLITE)) if uri.startswith(SQLITE) else None
@@ -74,6 +74,26 @@ def connect(experiment: str) -> tuple["MlflowClient", str]:
     Raises:
         UserError: the store cannot be used.
     """
+    client = opened()
+    try:
+        with CONNECTING, files.locked(_lock()):
+            found = client.get_experiment_by_name(experiment)
+            if found is not None:
+                return client, found.experiment_id
+            path = store_file()
+            location = (path.resolve().parent / "mlartifacts" / experiment).as_uri() if path else None
+            tags = {"mlflow.experimentKind": KIND}
+            return client, client.create_experiment(experiment, artifact_location=location, tags=tags)
+    except Exception as error:  # each store has errors of its own
+        raise _unusable(error) from error
+
+
+def opened() -> "MlflowClient":
+    """A client of the store, which is made where it is missing.
+
+    Raises:
+        UserError: the store cannot be used, or a newer MLflow has written it.
+    """
     os.environ.pop("MLFLOW_RUN_ID", None)  # with it set, MLflow resumes that run whatever is asked for
     for name, value in SETTINGS.items():
         os.environ.setdefault(name, value)
@@ -81,20 +101,21 @@ def connect(experiment: str) -> tuple["MlflowClient", str]:
 
     try:
         with CONNECTING, files.locked(_lock()):
-            path = _file()
+            path = store_file()
             if path is not None:
                 _make(path)
+                _check_version(path)
                 _follow(path.resolve())
             client = MlflowClient(store_uri())
-            found = client.get_experiment_by_name(experiment)
-            if found is not None:
-                return client, found.experiment_id
-            location = (path.resolve().parent / "mlartifacts" / experiment).as_uri() if path else None
-            tags = {"mlflow.experimentKind": KIND}
-            return client, client.create_experiment(experiment, artifact_location=location, tags=tags)
+            client.get_experiment_by_name("")  # the first question opens the store
+            return client
     except Exception as error:  # each store has errors of its own
-        fix = "set MLFLOW_TRACKING_URI to another store, or UNIVAL_TRACKING=off to go on without"
-        raise UserError(f"MLflow store {store_name()}: cannot be used: {_reason(error)}: {fix}") from error
+        raise _unusable(error) from error
+
+
+def _unusable(error: Exception) -> UserError:
+    fix = "set MLFLOW_TRACKING_URI to another store, or UNIVAL_TRACKING=off to go on without"
+    return UserError(f"MLflow store {store_name()}: cannot be used: {reason(error)}: {fix}")
 
 
 def _make(path: Path) -> None:
@@ -121,6 +142,28 @@ def _make(path: Path) -> None:
     part.rename(path)
 
 
+def _check_version(path: Path) -> None:
+    """An older file is moved to the schema of this MLflow, which locks the older MLflow out: say so before.
+
+    Raises:
+        UserError: a newer MLflow has written it.
+    """
+    from alembic.script import ScriptDirectory
+    from mlflow.store.db.utils import _get_alembic_config
+    from mlflow.version import VERSION
+
+    with sqlite3.connect(path, timeout=30) as store:
+        there = store.execute("select name from sqlite_master where name = 'alembic_version'").fetchone()
+        found = store.execute("select version_num from alembic_version").fetchone() if there else None
+    store.close()
+    script = ScriptDirectory.from_config(_get_alembic_config(""))
+    if found and found[0] not in {revision.revision for revision in script.walk_revisions()}:
+        raise UserError(f"a newer MLflow than {VERSION} has written it: install that one")
+    if found and found[0] != script.get_current_head():
+        note = f"MLflow {VERSION} moves {path} to its schema; an older one cannot open it any more"
+        print(note, file=sys.stderr)
+
+
 def _follow(path: Path) -> None:
     """Let artifacts lie beside a file that was moved or copied: MLflow stores absolute places."""
     here = (path.parent / "mlartifacts").as_uri()
@@ -137,7 +180,8 @@ def _follow(path: Path) -> None:
     store.close()
 
 
-def _reason(error: BaseException) -> str:
+def reason(error: BaseException) -> str:
+    """The first line of an error, without what signs in."""
     return without_password((str(error).strip() or type(error).__name__).splitlines()[0])
 
 
@@ -164,7 +208,7 @@ class Delivery:
             try:
                 return self._send(state)
             except Exception as error:  # each store has errors of its own
-                raise UserError(f"MLflow store {store_name()}: {_reason(error)}") from error
+                raise UserError(f"MLflow store {store_name()}: {reason(error)}") from error
 
     def _experiment(self) -> str:
         """What the first item names.
@@ -189,7 +233,7 @@ class Delivery:
             below = f"tags.mlflow.parentRunId = '{state.run_id}'"
             found = client.search_runs([experiment], below, order_by=["start_time"])
         except Exception as error:  # each store has errors of its own
-            print(f"MLflow store {store_name()}: {_reason(error)}", file=sys.stderr)
+            print(f"MLflow store {store_name()}: {reason(error)}", file=sys.stderr)
             return []
         return [(run.info.run_name, run.info.status, dict(run.data.metrics)) for run in found]
 
@@ -210,7 +254,7 @@ class Delivery:
                 return state
         except MlflowException as error:
             if error.error_code != "RESOURCE_DOES_NOT_EXIST":
-                raise UserError(f"MLflow store {store_name()}: {_reason(error)}") from error
+                raise UserError(f"MLflow store {store_name()}: {reason(error)}") from error
         return State(store_name())
 
     def _send(self, state: State) -> int:
@@ -223,7 +267,7 @@ class Delivery:
             except MlflowException as error:
                 if error.error_code != "INVALID_PARAMETER_VALUE":
                     raise
-                print(f"MLflow refuses {items[0].get('do')}: {_reason(error)}", file=sys.stderr)
+                print(f"MLflow refuses {items[0].get('do')}: {reason(error)}", file=sys.stderr)
             state.sent, count = end, count + len(items)
             self.spool.save(state)
         return count
@@ -312,7 +356,7 @@ def send_all() -> Iterator[tuple[Spool, int]]:
     Raises:
         UserError: the store cannot be used or failed; or a run waits for another store.
     """
-    path, others = _file(), set()
+    path, others = store_file(), set()
     if path is not None and path.is_file():
         with CONNECTING, files.locked(_lock()):
             _follow(path.resolve())

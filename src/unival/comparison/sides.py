@@ -1,0 +1,331 @@
+"""What a person can name to compare, found and brought into one form.
+
+reports/ or a checkout      of this clone or another one
+models/finetune/vqa         a model folder; below multirun/, of a sweep's job
+multirun/<sweep>[/<job>]    all jobs of a sweep, those that differ in the seed alone as one; or one job
+a commit, a DVC experiment  what Git and DVC's cache have of it
+a run                       of MLflow, by its id or its name; that of `evaluate` holds the whole study
+a,b,c                       a group of seeds: any of these, a comma between them
+"""
+
+import subprocess
+import sys
+import tarfile
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from unival import config, files, provenance, tracking
+from unival.data.remote import local
+from unival.errors import UserError
+from unival.study import archive, tables
+from unival.study.results import read_configs, read_curve
+from unival.study.tables import Curve, Run
+
+Key = tuple[str, str, str]
+"""Model, task, and the split with its shift, as the file of the predictions is called."""
+MODEL = "model"
+"""The process of a member that is one model: those of two models are called alike."""
+
+
+@dataclass(frozen=True)
+class Member:
+    """One study, or one model: of a group of seeds, one seed."""
+
+    name: str
+    cells: Mapping[Key, Path] = field(default_factory=dict)
+    """Where its predictions are."""
+    model: str = ""
+    """Folder below models/ of the one model that it is; empty: a whole study."""
+    configs: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    """Process -> resolved configuration."""
+    curves: Mapping[str, Curve] = field(default_factory=dict)
+    runs: Mapping[str, Run] = field(default_factory=dict)
+    run_id: str | None = None
+    """The run of MLflow that a comparison is put on."""
+    data: Path | None = None
+    """A prepared benchmark, to look at rows."""
+    digests: Mapping[str, str] = field(default_factory=dict)
+    """Split -> digest of its files, where it is known."""
+    metrics: Mapping[str, str] = field(default_factory=dict)
+    """Task -> the metric that stands for it, where it is known."""
+
+    @property
+    def seeds(self) -> set[Any]:
+        """The seeds of its trainings."""
+        found = {(one.get("train") or {}).get("seed") for one in self.configs.values()}
+        return found - {None}
+
+
+@dataclass(frozen=True)
+class Side:
+    """A side of a comparison: one member, or a group of seeds."""
+
+    name: str
+    members: list[Member]
+
+    @property
+    def model(self) -> str:
+        """The one model that it is; empty: a study."""
+        return self.members[0].model
+
+
+def read(text: str, scratch: Path) -> list[Side]:
+    """What is named so: one side, of a sweep as many as it has jobs that differ in more than the seed.
+
+    Args:
+        scratch: a folder for what has to be brought from Git, DVC or MLflow.
+
+    Raises:
+        UserError: nothing is named so, or it holds no results.
+    """
+    if "," in text and not Path(text).exists():
+        parts = [side for part in text.split(",") if part for side in read(part, scratch)]
+        return [Side(text, [member for side in parts for member in side.members])]
+    path = Path(text)
+    if jobs := _jobs(path):
+        return _by_seed(text, jobs)
+    return [Side(text, [_source(text, path, scratch)])]
+
+
+def _source(text: str, path: Path, scratch: Path) -> Member:
+    if path.is_dir():
+        return _of_folder(text, path)
+    if commit := _commit(text):
+        return _of_commit(text, commit, scratch)
+    past = tracking.find(text)
+    if past is None:
+        raise UserError(
+            f"{text}: no folder, commit, experiment of DVC or run of {tracking.store_name()} is called so"
+        )
+    return _of_run(text, past, scratch)
+
+
+def _of_folder(text: str, path: Path) -> Member:
+    """A model, a sweep's job, a folder of reports, or a checkout with one."""
+    if (path / "model.safetensors").is_file():
+        return _of_model(text, path)
+    if (path / "config.yaml").is_file():
+        return _of_job(text, path)
+    if (path / "reports").is_dir():
+        return _of_study(text, path, path / "reports")
+    if (path / "metrics").is_dir():
+        return _of_study(text, path.parent if path.name == "reports" else path, path)
+    raise UserError(
+        f"{path}: neither a model, a job of a sweep nor reports: `dvc repro evaluate` writes them"
+    )
+
+
+def _of_study(text: str, root: Path, reports: Path) -> Member:
+    configs = read_configs(root / "build/config")
+    names = [path.stem for path in (reports / "runs").glob("*.json")]
+    runs = {name: tables.read_json(reports / f"runs/{name}.json", Run) for name in sorted(names)}
+    cells = {_key(path.relative_to(reports / "predictions")): path for path in _predictions(reports)}
+    curves = {name: curve for name in configs or runs if (curve := read_curve(reports / "curves", name))}
+    if not (cells or runs or curves):
+        raise UserError(f"{text}: no results in {reports}: run `dvc repro evaluate` there")
+    data, digests = _data(root, reports, configs)
+    run_id = runs["evaluate"].run_id if "evaluate" in runs else None
+    scores = reports / "metrics/tasks.json"
+    metrics = {
+        task: score["metric"] for task, score in (files.read_json(scores) if scores.is_file() else {}).items()
+    }
+    for one in configs.values():
+        metrics |= {task: settings["metric"] for task, settings in (one.get("tasks") or {}).items()}
+    return Member(text, cells, "", configs, curves, runs, run_id, data, digests, metrics)
+
+
+def _predictions(reports: Path) -> list[Path]:
+    return sorted((reports / "predictions").rglob("*.jsonl"))
+
+
+def _key(path: Path) -> Key:
+    """Of `finetune/vqa/vqa/test-blur-3.jsonl`."""
+    return "/".join(path.parts[:-2]), path.parts[-2], path.stem
+
+
+def _data(
+    root: Path, reports: Path, configs: Mapping[str, Mapping[str, Any]]
+) -> tuple[Path | None, dict[str, str]]:
+    """The prepared data (of this checkout where the study has none of its own) and their digests."""
+    place = local(configs.get("evaluate", {}).get("data", "data/processed/world"))
+    own = [folder for folder in (root / place, root / "data") if (folder / "benchmark.json").is_file()]
+    summary = reports / "summary.json"
+    digests: dict[str, str] = {}
+    if own:
+        splits = files.read_json(own[0] / "benchmark.json")["splits"]
+        digests = {name: split["digest"] for name, split in splits.items()}
+    elif summary.is_file():
+        digests = files.read_json(summary)["provenance"]["data"]
+    media = [folder for folder in (root / place, place) if (folder / "test").is_dir()]
+    return (media[0] if media else None), digests
+
+
+def _of_model(text: str, path: Path) -> Member:
+    """A model folder: its cells are those of the study that it lies in, else they are computed here."""
+    parts = path.resolve().parts
+    if "models" not in parts:
+        raise UserError(f"{path}: no model of a study: it must lie below models/")
+    place = len(parts) - 1 - parts[::-1].index("models")
+    root, model = Path(*parts[:place]), "/".join(parts[place + 1 :])
+    there = (root / "reports").is_dir()
+    job = (root / "config.yaml").is_file()
+    study = _of_job(text, root) if job else _of_study(text, root, root / "reports") if there else Member(text)
+    return _one_model(replace(study, name=text), model, path)
+
+
+def _one_model(study: Member, model: str, path: Path) -> Member:
+    stage, _, item = model.partition("/")
+    process = f"{stage}-{item}"
+    merge = study.configs.get("merge", {}).get("recipes", {}).get(item)
+    settings = merge if stage == "merged" and merge else study.configs.get(process)
+    cells = {key: file for key, file in study.cells.items() if key[0] == model}
+    return replace(
+        study,
+        model=model,
+        cells=cells or _scored(path, model, "test"),
+        configs={MODEL: settings} if settings else {},
+        curves={MODEL: study.curves[process]} if process in study.curves else {},
+        runs={MODEL: study.runs[process]} if process in study.runs else {},
+        run_id=study.runs[process].run_id if process in study.runs else None,
+    )
+
+
+def _scored(folder: Path, model: str, split: str) -> dict[Key, Path]:
+    """Cells of a model on its tasks, computed here unless `evaluate` knows them."""
+    from unival.stages import evaluate
+    from unival.study.benchmark import Benchmark
+    from unival.study.cells import CellSpec
+    from unival.study.leaderboard import made
+    from unival.tasks.folder import carried
+
+    path = Path("build/config/evaluate.yaml")
+    settings = config.build(evaluate.Config, config.load(path), str(path))
+    benchmark = Benchmark(settings.data, settings.tasks)
+    tasks = [task for task in made(model).get("tasks", carried(folder)) if benchmark.has(split, task)]
+    specs = [
+        CellSpec(model, "finetuned", task, split, settings.rows) for task in tasks if task in settings.tasks
+    ]
+    print(f"{folder}: {split} rows of {', '.join(tasks)} are scored now", file=sys.stderr)
+    results = evaluate.of_model(settings, Path("scratch/evaluate/cells"), folder, specs)
+    return {(model, result.spec.task, split): result.predictions for result in results}
+
+
+def _jobs(path: Path) -> list[Path]:
+    """The jobs of a sweep in their order; none where the folder is no sweep."""
+    found = [config.parent for config in path.glob("*/config.yaml") if config.parent.name.isdecimal()]
+    return sorted(found, key=lambda job: int(job.name))
+
+
+def _of_job(text: str, path: Path) -> Member:
+    """A job of a sweep: what it trained is scored on validation rows, for choosing is what it is for."""
+    values = config.load(path / "config.yaml")
+    name = "-".join(part for part in (values.get("stage"), values.get("item")) if part)
+    study = _of_study(text, path, path / "reports")
+    data, digests = _data(Path(), Path("reports"), read_configs(Path("build/config")))
+    run_id = study.runs[name].run_id if name in study.runs else None
+    curves = {name: curve} if (curve := read_curve(path / "reports/curves", name)) else {}
+    cells = dict(study.cells)
+    for folder in [] if cells else sorted(path.glob("models/*/*/model.safetensors")):
+        cells |= _scored(folder.parent, "/".join(folder.parent.parts[-2:]), "val")
+    return replace(
+        study, cells=cells, configs={name: values}, curves=curves, run_id=run_id, data=data, digests=digests
+    )
+
+
+def _by_seed(text: str, jobs: list[Path]) -> list[Side]:
+    """Jobs whose configurations differ in the seed alone are one side."""
+    members = [_of_job(f"{text.rstrip('/')}/{job.name}", job) for job in jobs]
+
+    def but_seed(member: Member) -> str:
+        values = {name: tracking.flatten(one) for name, one in member.configs.items()}
+        return files.digest(
+            {n: {k: v for k, v in f.items() if k.split(".")[-1] != "seed"} for n, f in values.items()}
+        )
+
+    groups: dict[str, list[Member]] = {}
+    for member in members:
+        groups.setdefault(but_seed(member), []).append(member)
+    return [
+        Side(",".join(member.name.removeprefix("multirun/") for member in group), group)
+        for group in groups.values()
+    ]
+
+
+def _commit(text: str) -> str:
+    """The commit of a revision, or of an experiment of DVC; empty where there is none."""
+    found = provenance.git("rev-parse", "--verify", "--quiet", f"{text}^{{commit}}")
+    names = provenance.git("for-each-ref", "--format=%(objectname) %(refname)", "refs/exps").splitlines()
+    named = [line.split()[0] for line in names if line.rsplit("/", 1)[-1] == text]
+    return found or (named[-1] if named else "")
+
+
+def _of_commit(text: str, commit: str, scratch: Path) -> Member:
+    """What Git has of a commit, and the predictions that DVC has of it."""
+    folder = scratch / commit[:12]
+    if not folder.exists():
+        folder.mkdir(parents=True)
+        packed = folder / "tree.tar"
+        provenance.git("archive", "--output", str(packed), commit, "--", "build/config", "reports")
+        if packed.is_file() and packed.stat().st_size:  # Git leaves an empty file where it fails
+            with tarfile.open(packed) as tree:
+                tree.extractall(folder, filter="data")
+        out = folder / "reports/predictions"
+        get = [sys.executable, "-m", "dvc", "get", "--quiet", ".", "reports/predictions"]
+        subprocess.run([*get, "--rev", commit, "--out", str(out)], capture_output=True, check=False)
+    try:
+        return _of_study(text, folder, folder / "reports")
+    except UserError as error:
+        fix = "commit dvc.lock and reports/, or name the run of `evaluate` in MLflow"
+        raise UserError(f"{text}: commit {commit[:12]} holds no results: {fix}") from error
+
+
+def _of_run(text: str, past: tracking.Past, scratch: Path) -> Member:
+    """A run of MLflow: of `evaluate` the whole study, of other stages configuration, curve and time."""
+    folder = scratch / past.run_id
+    folder.mkdir(parents=True, exist_ok=True)
+    packed = tracking.fetch(past.run_id, folder)
+    if packed is not None:
+        archive.unpack(packed, folder / "study")
+        return replace(_of_study(text, folder / "study", folder / "study/reports"), run_id=past.run_id)
+    values = config.parse(past.config, f"config/resolved.yaml of run {past.run_id}") if past.config else None
+    return Member(
+        text,
+        configs={past.process: values} if values else {},
+        curves={past.process: past.curve} if past.curve else {},
+        runs={past.process: _run(past)} if past.seconds is not None else {},
+        run_id=past.run_id,
+    )
+
+
+def _run(past: tracking.Past) -> Run:
+    return Run(
+        stage=past.tags.get("unival.stage", ""),
+        item=past.tags.get("unival.item"),
+        config_hash=past.tags.get("unival.config_hash", ""),
+        run_id=past.run_id,
+        seconds=past.seconds or 0.0,
+        peak_mib=0,
+    )
+
+
+def limited(sides: list[Side]) -> list[Side]:
+    """Beside one model of a study, of other studies the model of the same name.
+
+    Raises:
+        UserError: several models beside whole studies, or a study without this model.
+    """
+    models = list(dict.fromkeys(side.model for side in sides if side.model))
+    if not models or all(side.model for side in sides):
+        return sides
+    if len(models) > 1:
+        raise UserError(f"{', '.join(models)}: compare models with each other, or one of them with studies")
+    return [side if side.model else replace(side, members=list(_limit(side, models[0]))) for side in sides]
+
+
+def _limit(side: Side, model: str) -> Iterator[Member]:
+    for member in side.members:
+        if not any(key[0] == model for key in member.cells):
+            raise UserError(f"{member.name}: no rows of {model} there")
+        yield _one_model(member, model, Path("models") / model)

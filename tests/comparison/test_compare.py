@@ -1,0 +1,268 @@
+"""Results that a person names are found, compared with each other, and shown on a page that needs nothing."""
+
+import csv
+import json
+import re
+import shutil
+import sqlite3
+import subprocess
+from pathlib import Path
+
+import pytest
+import yaml
+
+from tests.report import made
+from tests.report.test_report import Page
+from unival import config, tracking
+from unival.commands import compare as command
+from unival.comparison import differences, sides
+from unival.errors import UserError
+from unival.study import archive
+
+CHROMIUM = shutil.which("chromium") or shutil.which("google-chrome")
+
+
+@pytest.fixture(scope="module")
+def studies(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Two checkouts: `base`, and `other` with another rate and two answers changed."""
+    root = tmp_path_factory.mktemp("studies")
+    base, other = root / "base", root / "other"
+    made.write_data(base / "data/processed/world")
+    made.write_results(base, base / "data/processed/world")
+    shutil.copytree(base, other)
+    edit_config(other / "build/config/finetune/vqa.yaml", lr=1e-3)
+    path = other / "reports/predictions/finetune/vqa/vqa/test.jsonl"
+    lines = [json.loads(line) for line in path.read_text().splitlines()]
+    for place, (answer, score) in {0: ("no", 0.0), 5: ("yes", 1.0), 4: ("yes", 1.0)}.items():
+        lines[place] |= {"prediction": answer, "scores": {"vqa_accuracy": score}}
+    path.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    curve = other / "reports/curves/finetune-vqa.csv"
+    curve.write_text(curve.read_text().replace("3", "2"))
+    for name in ("base", "other"):
+        folder = root / name / "models/finetune/vqa"
+        folder.mkdir(parents=True)
+        (folder / "model.safetensors").touch()
+    return root
+
+
+@pytest.fixture
+def here(studies: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("UNIVAL_TRACKING", "off")
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    monkeypatch.setenv("DVC_ROOT", str(studies))
+    monkeypatch.chdir(studies)
+    return studies
+
+
+def edit_config(path: Path, **optimizer: float) -> None:
+    values = config.load(path)
+    values["train"]["optimizer"] |= optimizer
+    path.write_text(yaml.safe_dump(values))
+
+
+def compared(here: Path, *names: str) -> differences.SideBySide:
+    return differences.compare([side for name in names for side in sides.read(name, here / "scratch")])
+
+
+def test_what_differs_is_shown_and_nothing_else(here: Path) -> None:
+    found = compared(here, "base", "other")
+    assert [(one.key, one.values, one.processes) for one in found.parameters] == [
+        ("train.optimizer.lr", ("0.0005", "0.001"), "finetune-vqa")
+    ]
+    changed = [one for one in found.differences if one.difference.value]
+    assert [(one.task, one.model, one.primary, one.n) for one in changed] == [
+        ("vqa", "finetune/vqa", True, made.ROWS)
+    ]
+    assert changed[0].difference.value == pytest.approx(1 / 6, abs=1e-6)
+    assert [(flip.id, flip.before, flip.after, flip.won) for flip in found.flips] == [
+        ("vqa-0", "yes", "no", False),
+        ("vqa-4", "no", "yes", True),
+        ("vqa-5", "no", "yes", True),
+    ]
+    assert [(process, key) for process, key, _ in found.curves] == [("finetune-vqa", "train/loss")]
+    assert "not told apart in 9 of 9" in found.verdicts[0] and "One seed each" in found.verdicts[0]
+    assert found.left_out == []
+
+
+@pytest.mark.parametrize("name", ["other/reports", "other/models/finetune/vqa"], ids=["reports", "model"])
+def test_reports_and_models_are_things(here: Path, name: str) -> None:
+    found = compared(here, "base" + name.removeprefix("other"), name)
+    changed = [one.task for one in found.differences if one.difference.value]
+    assert changed == ["vqa"] and found.parameters[0].key == "train.optimizer.lr"
+    assert len(found.differences) == 1 or name.endswith("reports")
+
+
+def test_two_models_of_one_study(here: Path) -> None:
+    """Parameters and cells are compared although their processes are called otherwise."""
+    caption = here / "other/models/finetune/caption"
+    caption.mkdir(exist_ok=True)
+    (caption / "model.safetensors").touch()
+    found = compared(here, "other/models/finetune/vqa", "other/models/finetune/caption")
+    assert [one.key for one in found.parameters] == ["train.optimizer.lr"]
+    assert not found.differences and "only in other/models/finetune/vqa: vqa test" in found.left_out
+    assert "no score of both" in found.verdicts[0]
+
+
+def test_a_model_beside_a_study_is_compared_with_its_namesake(here: Path) -> None:
+    found = compared(here, "base", "other/models/finetune/vqa")
+    assert [(one.task, one.n) for one in found.differences] == [("vqa", made.ROWS)]
+
+
+def test_seeds_are_a_group(here: Path) -> None:
+    found = compared(here, "base,base/reports", "other,other/reports")
+    assert {one.seeds for one in found.differences} == {2}
+    assert "cover 2 seeds" in found.verdicts[0]
+    found = compared(here, "base", "other,other/reports")
+    assert "seeds without a partner: other/reports" in found.left_out
+
+
+def test_other_data_are_not_compared(here: Path, tmp_path: Path) -> None:
+    shutil.copytree(here / "other", tmp_path / "other")
+    facts = tmp_path / "other/data/processed/world/benchmark.json"
+    facts.write_text(facts.read_text().replace("0123", "4567"))
+    found = compared(here, "base", str(tmp_path / "other"))
+    assert not found.differences and found.parameters and found.curves
+    assert "other data (digests 0123 and 4567)" in found.left_out[0]
+
+
+def test_a_run_without_configuration_is_named(here: Path, tmp_path: Path) -> None:
+    shutil.copytree(here / "other/reports", tmp_path / "kept")
+    found = compared(here, "base", str(tmp_path / "kept"))
+    assert found.differences and f"no configuration: {tmp_path / 'kept'}" in found.left_out
+
+
+def test_an_archive_is_the_study(here: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(here / "other")
+    archive.pack(tmp_path / "study.zip", Path(), Path("data/processed/world"))
+    archive.unpack(tmp_path / "study.zip", tmp_path / "study")
+    monkeypatch.chdir(here)
+    found = compared(here, "other", str(tmp_path / "study"))
+    assert found.differences and not any(one.difference.value for one in found.differences)
+    assert not (found.parameters or found.flips or found.curves or found.left_out)
+    (tmp_path / "study.zip").write_bytes(b"PK")
+    with pytest.raises(UserError, match=r"study.zip: no archive"):
+        archive.unpack(tmp_path / "study.zip", tmp_path / "again")
+
+
+@pytest.mark.parametrize(
+    ("name", "what"),
+    [
+        ("nothing", "nothing: no folder, commit"),
+        ("base/models", "neither a model"),
+        ("base", "one result alone"),
+    ],
+)
+def test_what_is_no_result_is_named(here: Path, name: str, what: str) -> None:
+    with pytest.raises(UserError, match=what):
+        compared(here, name)
+
+
+def test_a_commit_without_results_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    for words in ("init -q", "-c user.name=t -c user.email=t@t commit -q --allow-empty -m start"):
+        subprocess.run(["git", *words.split()], check=True)
+    with pytest.raises(UserError, match=r"HEAD: commit \w+ holds no results: commit dvc.lock"):
+        sides.read("HEAD", tmp_path / "scratch")
+
+
+def test_the_command_writes_tables_and_prints_json(here: Path, tmp_path: Path, capsys: object) -> None:
+    command.main(["base", "other", "--out", str(tmp_path / "out")])
+    shown = capsys.readouterr().out  # type: ignore[attr-defined]
+    assert "train.optimizer.lr  0.0005  0.001" in shown and "2 rows won, 1 lost" in shown
+    with (tmp_path / "out/cells.csv").open() as handle:
+        cells = list(csv.DictReader(handle))
+    command.main(["base", "other", "--out", str(tmp_path / "out"), "--json"])
+    values = json.loads(capsys.readouterr().out)  # type: ignore[attr-defined]
+    assert len(values["cells"]) == len(cells) and values["flips"][0]["id"] == "vqa-0"
+
+
+def test_the_page_needs_nothing_else(here: Path, tmp_path: Path) -> None:
+    command.main(["base", "other", "--out", str(tmp_path)])
+    text = (tmp_path / "index.html").read_text()
+    page = Page(text)
+    assert page.loaded and all(place.startswith("data:image/png;base64,") for place in page.loaded)
+    assert text.count("A row of VQA") == 3 and not page.open
+
+
+@pytest.mark.browser
+@pytest.mark.skipif(CHROMIUM is None, reason="no chromium")
+def test_the_page_fits_a_phone(here: Path, tmp_path: Path) -> None:
+    """Wide tables scroll inside the page; the page itself does not scroll sideways at 390 px."""
+    command.main(["base", "other", "--out", str(tmp_path)])
+    text = (tmp_path / "index.html").read_text().replace("&", "&amp;").replace('"', "&quot;")
+    width = "document.body.dataset.width = this.contentDocument.documentElement.scrollWidth"
+    frame = f'<body><iframe width="390" height="900" srcdoc="{text}" onload="{width}"></iframe></body>'
+    (tmp_path / "phone.html").write_text(frame)
+    flags = [
+        "--headless",
+        "--no-sandbox",
+        "--disable-gpu",
+        "--disable-background-networking",
+        "--no-first-run",
+    ]
+    done = subprocess.run(
+        [str(CHROMIUM), *flags, f"--user-data-dir={tmp_path / 'chrome'}", "--dump-dom",
+         (tmp_path / "phone.html").as_uri()],
+        capture_output=True, text=True, timeout=120, check=True,
+    )  # fmt: skip
+    found = re.search(r'data-width="(\d+)"', done.stdout)
+    assert found and int(found[1]) <= 390
+
+
+@pytest.fixture
+def store(here: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An MLflow store with a run of `evaluate` and one of a training."""
+    monkeypatch.delenv("UNIVAL_TRACKING")
+    monkeypatch.setenv("DVC_ROOT", str(tmp_path))
+    monkeypatch.chdir(here / "other")
+    archive.pack(tmp_path / "study.zip", Path(), Path("data/processed/world"))
+    monkeypatch.chdir(here)
+    run = tracking.MlflowTracker("evaluate", "scored", tmp_path / "a.json", {"unival.stage": "evaluate"})
+    run.artifact(tmp_path / "study.zip", tracking.STUDY)
+    run.end("FINISHED")
+    for rate in (0.1, 0.2):
+        tags = {"unival.stage": "finetune", "unival.item": "vqa"}
+        run = tracking.MlflowTracker("finetune", f"rate {rate}", tmp_path / f"{rate}.json", tags)
+        run.text(f"train: {{optimizer: {{lr: {rate}}}}}", "config/resolved.yaml")
+        for step in (1, 2):
+            run.metrics({"train/loss": rate / step, "val/score": rate * step}, step)
+        run.end("FINISHED")
+    return tmp_path
+
+
+def test_runs_of_mlflow(store: Path, here: Path) -> None:
+    found = compared(store, "base", "scored")
+    assert [one.task for one in found.differences if one.difference.value] == ["vqa"]
+    found = compared(store, "rate 0.1", "rate 0.2")
+    assert [(one.key, one.values) for one in found.parameters] == [("train.optimizer.lr", ("0.1", "0.2"))]
+    assert [(key, len(lines["rate 0.1"])) for _, key, lines in found.curves] == [
+        ("train/loss", 2),
+        ("val/score", 2),
+    ]
+    command.main(["rate 0.1", "rate 0.2", "--out", str(store / "out")])
+    past = tracking.find("rate 0.2")
+    client = tracking.opened()
+    assert past and [one.path for one in client.list_artifacts(past.run_id, "comparisons")] == [
+        "comparisons/out"
+    ]
+
+
+def test_runs_that_cannot_be_read_are_named(store: Path, here: Path) -> None:
+    client = tracking.opened()
+    past = tracking.find("rate 0.1")
+    assert past is not None and past == tracking.find(past.run_id)
+    run = tracking.MlflowTracker("finetune", "rate 0.2", store / "again.json", {})
+    run.end("FINISHED")
+    with pytest.raises(UserError, match="2 runs have this name: give the id of one"):
+        tracking.find("rate 0.2")
+    client.delete_run(past.run_id)
+    for name in ("rate 0.1", past.run_id):
+        with pytest.raises(UserError, match="this run was deleted"):
+            tracking.find(name)
+
+
+def test_a_store_of_a_newer_mlflow_is_named(store: Path) -> None:
+    with sqlite3.connect(store / "mlflow.db") as connection:
+        connection.execute("update alembic_version set version_num = 'ffff'")
+    with pytest.raises(UserError, match=r"a newer MLflow than .* has written it"):
+        tracking.find("rate 0.1")
