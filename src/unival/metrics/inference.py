@@ -15,7 +15,6 @@ from collections.abc import Hashable, Sequence
 from typing import Literal, NamedTuple
 
 import numpy as np
-from scipy import stats
 
 LEVEL = 0.95
 SEEDS = 6
@@ -69,6 +68,8 @@ def effect(parts: Sequence[Paired], null: float = 0.0, level: float = LEVEL) -> 
     Raises:
         ValueError: no parts, no rows, or other seeds in one part than in another.
     """
+    from scipy import stats  # here: settings are read without it
+
     contributions_SG, value = _contributions(parts)
     seeds, media = contributions_SG.shape
     of_seed_S, of_medium_G = contributions_SG.mean(axis=1), contributions_SG.mean(axis=0)
@@ -93,6 +94,8 @@ def effect(parts: Sequence[Paired], null: float = 0.0, level: float = LEVEL) -> 
 
 def sign_flip(effects_S: np.ndarray) -> float:
     """Two-sided p of the hypothesis that effects are symmetric around 0; exact up to 13 seeds."""
+    from scipy import stats  # here: settings are read without it
+
     if len(effects_S) < 2:
         return 1.0
     test = stats.permutation_test(
@@ -117,6 +120,8 @@ def detectable(
     The correction is taken at its worst (the smallest of all p values), the seeds' degrees of freedom at
     seeds - 1: an effect of this size is decided at least so often.
     """
+    from scipy import stats  # here: settings are read without it
+
     error = (seed_variance / seeds + media_variance) ** 0.5
     critical = stats.t.ppf(1 - (1 - LEVEL) / (2 * tests), seeds - 1)
     return float(error * (critical + stats.t.ppf(power, seeds - 1)))

@@ -15,12 +15,24 @@ from typing import Any, Literal
 
 import numpy as np
 import torch
+from PIL import Image
 from torch import Tensor
 from transformers import AutoProcessor, AutoTokenizer, BatchFeature, ProcessorMixin
 from transformers.utils.hub import cached_file
 
 from unival import config, files, limits, media_format
 from unival.errors import UserError
+from unival.model.arrays import (
+    centre_crop,
+    channels_first,
+    described,
+    is_picture,
+    require_one_sound,
+    resize,
+    rgb,
+    stack_media,
+    through_int16,
+)
 from unival.model.configuration import UnivalConfig
 from unival.vocab import TOKENIZER_FILES, UnivalTokenizer
 
@@ -116,9 +128,7 @@ class UnivalProcessor(ProcessorMixin):
 
     def fit_image(self, pixels: Any) -> np.ndarray:
         """An image, uint8 (H, W, 3) or PIL, at the model's size, uint8."""
-        from PIL import Image
-
-        pixels = media_format.rgb(pixels, "image") if _is_picture(pixels) else Image.fromarray(_rgb(pixels))
+        pixels = media_format.rgb(pixels, "image") if is_picture(pixels) else Image.fromarray(rgb(pixels))
         if pixels.size != (self.image_size, self.image_size):
             pixels = pixels.resize((self.image_size, self.image_size), Image.Resampling.BICUBIC)
         return np.asarray(pixels)
@@ -130,8 +140,8 @@ class UnivalProcessor(ProcessorMixin):
             UserError: no frames, more than the model takes, or something else than frames.
         """
         if not isinstance(frames, list | tuple) and np.ndim(frames) != 4:
-            raise UserError(f"video: expected frames (T, height, width, 3), found {_described(frames)}")
-        shown = [_rgb(frame) for frame in frames]
+            raise UserError(f"video: expected frames (T, height, width, 3), found {described(frames)}")
+        shown = [rgb(frame) for frame in frames]
         if len({frame.shape for frame in shown}) > 1:
             raise UserError("video: frames of several sizes: bring them to one")
         frames_THWC = np.stack(shown) if shown else np.empty((0, 0, 0, 3))
@@ -145,8 +155,8 @@ class UnivalProcessor(ProcessorMixin):
             height, width = frames_THWC.shape[1:3]
             scale = size / min(height, width)
             target = (max(round(height * scale), size), max(round(width * scale), size))
-            frames_THWC = np.stack([_resize(frame, target) for frame in frames_THWC])
-        return _centre_crop(frames_THWC, size)
+            frames_THWC = np.stack([resize(frame, target) for frame in frames_THWC])
+        return centre_crop(frames_THWC, size)
 
     def normalise(self, media: Sequence[np.ndarray]) -> Tensor:
         """Fitted images (H, W, 3) or videos (T, H, W, 3), uint8, to one float batch (M, 3, ..., H, W)."""
@@ -178,12 +188,12 @@ class UnivalProcessor(ProcessorMixin):
         waveform = np.asarray(samples)
         if waveform.ndim not in (1, 2) or not waveform.size or waveform.dtype.kind != "f":
             raise UserError(
-                f"audio: expected samples (S,) or (S, channels), floats in -1..1, found {_described(samples)}"
+                f"audio: expected samples (S,) or (S, channels), floats in -1..1, found {described(samples)}"
             )
         if waveform.ndim == 2:
-            waveform = media_format.mono(_channels(waveform))
+            waveform = media_format.mono(channels_first(waveform))
         media_format.check_level(waveform, "audio")
-        return self._fill(_through_int16(waveform), rng)
+        return self._fill(through_int16(waveform), rng)
 
     def _fill(self, waveform: np.ndarray, rng: np.random.Generator | None) -> np.ndarray:
         length, wanted = len(waveform), self.audio_samples
@@ -274,7 +284,7 @@ class UnivalProcessor(ProcessorMixin):
             raise UserError(f"audio: {sampling_rate} Hz: resample to {self.sampling_rate} Hz first")
         texts = [text] if isinstance(text, str) else text
         if texts is None or len(texts) > 1:
-            _check_one_sound(audio)
+            require_one_sound(audio)
         batch: dict[str, Tensor] = {}
         if texts is not None:
             batch |= self.text(texts)
@@ -284,7 +294,7 @@ class UnivalProcessor(ProcessorMixin):
             ("audio", audio, self.audio, 2),
         ):
             if values is not None:
-                batch |= _stack_media(name, values, transform, rank)
+                batch |= stack_media(name, values, transform, rank)
         rows = {key: len(batch[key]) for key in batch if key == "input_ids" or key.endswith("_index")}
         if len(set(rows.values())) > 1:
             raise UserError(
@@ -374,97 +384,6 @@ def _folder(name: Any, hub: Mapping[str, Any]) -> Path:
     # one revision of a repository is one folder of the cache
     found = [cached_file(str(name), file, **hub) for file in (SETTINGS_FILE, *TOKENIZER_FILES)]
     return Path(str(found[0])).parent
-
-
-def _rgb(pixels: Any) -> np.ndarray:
-    """uint8 (H, W, 3) of an array or PIL image."""
-    rgb = np.asarray(media_format.rgb(pixels, "image") if _is_picture(pixels) else pixels)
-    if rgb.ndim == 2:
-        rgb = np.repeat(rgb[:, :, None], 3, axis=2)
-    if rgb.dtype != np.uint8 or rgb.ndim != 3 or rgb.shape[2] != 3:
-        raise UserError(
-            f"image: expected a PIL image or uint8 (height, width, 3), found {_described(pixels)}"
-        )
-    return rgb
-
-
-def _is_picture(pixels: Any) -> bool:
-    from PIL import Image
-
-    return isinstance(pixels, Image.Image)
-
-
-def _described(value: Any) -> str:
-    """What a message calls a value: type, and kind and shape of numbers where it has them."""
-    words = [type(value).__name__, *(str(getattr(value, name, "")) for name in ("dtype", "shape"))]
-    return " ".join(filter(None, words))
-
-
-def _resize(pixels_HWC: np.ndarray, size: tuple[int, int]) -> np.ndarray:
-    """Bicubic, with Pillow's antialiasing, to (height, width)."""
-    from PIL import Image
-
-    height, width = size
-    return np.array(Image.fromarray(pixels_HWC).resize((width, height), Image.Resampling.BICUBIC))
-
-
-def _centre_crop(frames_THWC: np.ndarray, size: int) -> np.ndarray:
-    """The middle `size` x `size` pixels; black is added around smaller frames."""
-    height, width = frames_THWC.shape[1:3]
-    pad_y, pad_x = max(size - height, 0), max(size - width, 0)
-    if pad_y or pad_x:
-        around = ((0, 0), (pad_y // 2, (pad_y + 1) // 2), (pad_x // 2, (pad_x + 1) // 2), (0, 0))
-        frames_THWC = np.pad(frames_THWC, around)
-        height, width = frames_THWC.shape[1:3]
-    top, left = round((height - size) / 2), round((width - size) / 2)
-    return frames_THWC[:, top : top + size, left : left + size]
-
-
-def _check_one_sound(audio: Any) -> None:
-    """Refuse an array that may be one sound, channels first, or a batch; beside one text it is one sound."""
-    if getattr(audio, "ndim", 0) == 2 and 1 < audio.shape[0] < audio.shape[1]:
-        raise UserError(
-            f"audio: cannot tell whether {_described(audio)} is {audio.shape[0]} channels or several sounds: "
-            "pass one sound as (S, channels), several as a list"
-        )
-
-
-def _channels(waveform: np.ndarray) -> np.ndarray:
-    """One sound as (channels, S). A second axis of a few entries is the channels, as soundfile and SciPy give
-    them; a first one, as torchaudio does.
-
-    Raises:
-        UserError: both axes are short, or neither is: it may be a batch.
-    """
-    short, long = sorted(waveform.shape)
-    if short > limits.SOUND_CHANNELS or short == long:
-        raise UserError(
-            f"audio: cannot tell the channels of {_described(waveform)}: pass one sound as (S, channels), "
-            "several as a list"
-        )
-    return waveform if waveform.shape[0] == short else waveform.T
-
-
-def _through_int16(waveform: np.ndarray) -> np.ndarray:
-    """Samples as a 16-bit file holds them, float32."""
-    quantised = (np.clip(waveform, -1.0, 1.0) * 32767.0).astype(np.int16)
-    return (quantised / 32767.0).astype(np.float32)
-
-
-def _stack_media(name: str, values: Any, transform: Any, rank: int) -> dict[str, Tensor]:
-    """Transformed media (M, ...) and for each row the places of its own, -1 where there are fewer."""
-    if not isinstance(values, list | tuple) and not (isinstance(values, np.ndarray) and values.ndim > rank):
-        values = [values]
-    rows = [[] if row is None else list(row) if isinstance(row, list | tuple) else [row] for row in values]
-    media = [transform(item) for row in rows for item in row]
-    if not media:
-        return {}
-    index_BK = torch.full((len(rows), max(map(len, rows))), -1, dtype=torch.long)
-    place = 0
-    for number, row in enumerate(rows):
-        index_BK[number, : len(row)] = torch.arange(place, place + len(row))
-        place += len(row)
-    return {f"{name}_values": torch.stack(media), f"{name}_index": index_BK}
 
 
 AutoTokenizer.register(UnivalConfig, fast_tokenizer_class=UnivalTokenizer)
