@@ -8,7 +8,7 @@ export PATH := $(BIN):$(PATH)
 test test-all: export OMP_NUM_THREADS ?= 1
 
 .DEFAULT_GOAL := help
-.PHONY: help setup repro test test-all lint smoke ui demo dag clean clean-runs clean-exps
+.PHONY: help setup repro study test test-all lint smoke ui demo dag clean clean-runs clean-exps
 
 help: ## List the commands
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -30,6 +30,9 @@ setup: $(VENV)/.installed .dvc/plots.html ## Create .venv and install
 repro: setup ## Run the whole study (dvc repro)
 	dvc repro
 	@echo; echo "Look at reports/index.html (or reports/report.md); make ui opens every run in MLflow."
+
+study: setup ## Six seeds of the edition for the paper's claims, an experiment of hours
+	dvc exp run -S edition=study -S 'seeds=[1,2,3,4,5]'
 
 test: setup ## Run the tests
 	python -m pytest

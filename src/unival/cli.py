@@ -17,6 +17,7 @@ COMMANDS = {
     "merge": ("merge", "merge any safetensors checkpoints: run, verify, report, geometry"),
     "predict": ("predict", "the answer about a file, or about every file of a folder"),
     "serve": ("serve", "a page and an HTTP endpoint that answer about media"),
+    "power": ("power", "what the seeds of a study can see of its claims, and what more would"),
     "card": ("card", "the model card of a model folder, printed or written"),
     "score": ("score", "official metrics of a predictions file, and a submission file of it"),
     "import": ("importing", "an official data set as shards and manifests"),

@@ -15,6 +15,7 @@ code show in the file too. Settings of the machine (`conf/runtime/`) never enter
 
 import dataclasses
 from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -57,6 +58,8 @@ class Params:
     model: str
     edition: str
     seed: int
+    seeds: list[int]
+    """Other seeds to repeat the whole study with."""
     phases: dict[str, Phase]
     """Pretraining phases in their order."""
     pretrained: str
@@ -111,8 +114,9 @@ def primary(params: Params) -> dict[str, Any]:
     ]
     chosen = [{group: getattr(params, group)} for group in GROUPS]
     return {
-        "defaults": ["config", *chosen, *collected, "_self_"],
+        "defaults": ["config", "claims@claims", *chosen, *collected, "_self_"],
         "seed": params.seed,
+        "seeds": params.seeds,
         "edition_name": params.edition,
         "pretrained": params.pretrained,
         "starts": params.starts(),
@@ -167,7 +171,18 @@ def resolve(tree: Any, stage: str, item: str | None) -> dict[str, Any]:
         except (TypeError, KeyError, AttributeError):
             config.build(found.Config, values, where)  # says which value is missing or of a wrong type
             raise
+    if hasattr(found, "repeat"):
+        values = found.repeat(values, partial(_resolved_with, tree))
     return to_plain(config.build(found.Config, values, where))
+
+
+def _resolved_with(tree: Any, stage: str, item: str | None, seed: int) -> dict[str, Any]:
+    """The resolved mapping of a stage and item as another seed gives it."""
+    own, tree.seed = tree.seed, seed
+    try:
+        return resolve(tree, stage, item)
+    finally:
+        tree.seed = own
 
 
 def _refuse_environment(tree: Any) -> None:

@@ -18,6 +18,14 @@ class UserError(Exception):
     """Bad input, configuration or environment. The command line prints the message alone and exits with 2."""
 
 
+class DivergenceError(UserError):
+    """Training whose loss is not finite, or jumped. The command line exits with DIVERGED."""
+
+
+DIVERGED = 3
+"""Exit status by which a study over several seeds tells a seed that failed from bad input."""
+
+
 class Stopped(KeyboardInterrupt):
     """The same of another signal, or of Ctrl-C in another process of the command."""
 
@@ -34,9 +42,10 @@ FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 def told(of_many: bool = False) -> Iterator[None]:
     """What ends the work inside ends the process with one line at most, as a shell expects; no traceback.
 
-    A UserError or a full disk: status 2. Ctrl-C: 130; SIGTERM: 143. Output that nobody reads any more, as
-    under `head`: 141. UNIVAL_DEBUG lets errors and Ctrl-C through. `of_many`: one of several processes, which
-    dies of the signal, so that its parent tells; rank 0 does for ranks that have no such parent.
+    A UserError or a full disk: status 2; training that diverged: 3. Ctrl-C: 130; SIGTERM: 143. Output that
+    nobody reads any more, as under `head`: 141. UNIVAL_DEBUG lets errors and Ctrl-C through. `of_many`: one
+    of several processes, which dies of the signal, so that its parent tells; rank 0 does for ranks that have
+    no such parent.
     """
     debug = bool(os.environ.get("UNIVAL_DEBUG"))
     other = os.environ.get("RANK", "0") != "0"
@@ -57,7 +66,7 @@ def told(of_many: bool = False) -> Iterator[None]:
             time.sleep(2)
         what = without_password(str(error))
         print(f"unival: {what}{': make room and run again' if full else ''}", file=sys.stderr)
-        sys.exit(2)
+        sys.exit(DIVERGED if isinstance(error, DivergenceError) else 2)
     except KeyboardInterrupt as error:
         if debug:
             raise

@@ -153,6 +153,8 @@ def _file_of(params: Params, place: str) -> tuple[str, str]:
     for group, plural in COLLECTED.items():
         if head == plural:
             return f"{CONF}/{group}/{rest[0]}.yaml", ".".join(rest[1:])
+    if (CONF / f"{head}.yaml").is_file():
+        return f"{CONF}/{head}.yaml", ".".join(rest)
     if head in GROUPS:
         return f"{CONF}/{head}/{getattr(params, head)}.yaml", ".".join(rest)
     after = ["after"] if head == "starts" else []

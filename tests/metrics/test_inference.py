@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
+from tests.metrics.simulation import simulate
 from unival.metrics.inference import Paired, detectable, effect, holm, sign_flip
 
 
@@ -66,25 +67,9 @@ def test_an_effect_that_is_said_to_be_detectable_is_detected() -> None:
     assert 0.7 < np.mean([found.decide(found.p) == "supported" for found in decided]) < 0.9
 
 
-def study(rng: np.random.Generator, true: float, seeds: int, media: int, spread: float) -> Paired:
-    """Two arms whose rows are right or wrong: seed and medium move the chance of being right."""
-    base_N = rng.uniform(0.25, 0.75, media)
-    shift_SN = true + rng.normal(0, spread, (seeds, 1)) + rng.normal(0, 0.1, media)
-    right = [rng.random((seeds, media)) < np.clip(base_N + half * shift_SN, 0, 1) for half in (0.5, -0.5)]
-    return Paired(right[0].astype(float) - right[1], range(media))
-
-
 @pytest.mark.parametrize("seeds", [6, 10])
 def test_intervals_cover_and_verdicts_are_seldom_wrong(seeds: int) -> None:
-    """1,000 studies of ten claims are the slow form: docs/statistics.md."""
-    rng, covered, wrong, repetitions, truths = np.random.default_rng(seeds), [], 0, 60, [0.0] * 6 + [0.1] * 4
-    for _ in range(repetitions):
-        found = [effect([study(rng, true, seeds, 200, 0.06)]) for true in truths]
-        covered += [one.low <= true <= one.high for one, true in zip(found, truths, strict=True)]
-        verdicts = [one.decide(p) for one, p in zip(found, holm([one.p for one in found]), strict=True)]
-        wrong += any(
-            verdict != "undecided" and (true == 0 or verdict == "refuted")
-            for verdict, true in zip(verdicts, truths, strict=True)
-        )
-    assert 0.93 <= np.mean(covered) <= 0.98
-    assert wrong / repetitions <= 0.1  # at most 0.05 in the long run
+    """docs/statistics.md has the same of 1,000 studies."""
+    rates = simulate(60, seeds, media=200, spread=0.06)
+    assert 0.93 <= rates.covered <= 0.98
+    assert rates.wrong <= 0.01 and rates.any_wrong <= 0.1

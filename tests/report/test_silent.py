@@ -9,7 +9,7 @@ import yaml
 
 from tests.report import made
 from unival.metrics.bootstrap import Interval
-from unival.report import claims, content, headline, page, silent, summary
+from unival.report import content, headline, page, silent, summary
 from unival.stages import evaluate
 from unival.study import results
 
@@ -34,6 +34,12 @@ def root(sound, tmp_path):
 
 def read(root):
     return results.read(root, root / "data/tiny", "quick")
+
+
+def markdown(root, figures):
+    """The report of a study."""
+    document = content.document(read(root), [], silent.lines(read(root)), {}, figures)
+    return page.to_markdown(document, "figures")
 
 
 def found(root):
@@ -68,7 +74,7 @@ def edit_rows(path, change):
 
 def test_of_a_sound_study_nothing_is_said(sound, tmp_path):
     assert found(sound) == []
-    document = content.document(read(sound), {}, tmp_path)
+    document = content.document(read(sound), [], silent.lines(read(sound)), {}, tmp_path)
     assert "Read this first" not in page.to_html(document, tmp_path)
 
 
@@ -107,7 +113,9 @@ def test_an_expert_below_its_start_is_said_and_did_not_work(root, tmp_path):
     table.write_text(table.read_text().replace(good, good.replace("0.2,0.17,0.23", "-0.6,-0.63,-0.57")))
     line = "The expert of VQA is worse than the model it starts from: −0.600 [−0.630, −0.570]."
     assert found(root) == [line]
-    text = page.to_markdown(content.document(read(root), {}, tmp_path), "figures").replace("**", "")
+    text = page.to_markdown(
+        content.document(read(root), [], silent.lines(read(root)), {}, tmp_path), "figures"
+    ).replace("**", "")
     for title in ("Read this first", "What did not work"):
         assert line in text.split(f"## {title}")[1].split("## ")[0]
 
@@ -143,17 +151,6 @@ def test_a_variant_that_learned_nothing(root):
     edit_lines(table, "multitask,only_vqa,", lambda line: line.replace("0.6,0.56,0.64", "0.01,0.0,0.02"))
     (line,) = found(root)
     assert line.startswith("Ablation multitask: `only_vqa` learned nothing")
-
-
-@pytest.mark.parametrize(("seeds", "verdict"), [((0, 1), "supported"), ((0,), "one seed: no verdict")])
-def test_one_seed_decides_nothing_about_training(root, seeds, verdict):
-    table = root / "reports/ablations/multitask.csv"
-    head, *rows = table.read_text().splitlines()
-    table.write_text("\n".join([head, *(row for row in rows if int(row.split(",")[3]) in seeds)]) + "\n")
-    found = {claim.source: claim for claim in claims.check(read(root))}
-    assert found["T4"].verdict == verdict
-    assert "VQA" in found["T4"].evidence
-    assert found["T5–T9"].verdict != "one seed: no verdict"
 
 
 def test_rejected_rows_are_counted_by_split(root):
@@ -200,17 +197,19 @@ def test_a_frozen_module_that_moved(root):
 def test_the_summary_has_the_sentences(root):
     edit_rows(root / VQA, lambda number, row: {**row, "output": "two"})
     origin = {"commit": None, "versions": {}, "machine": {}}
-    (line,) = summary.summarise(read(root), origin)["read_first"]
+    (line,) = summary.summarise(read(root), [], silent.lines(read(root)), origin)["read_first"]
     assert "alike" in line
 
 
 def test_the_result_stands_first(sound, tmp_path):
     """Experts, the best merge, the claims: before pictures and tables."""
-    experts, merge, paper = headline.sentences(read(sound))
+    experts, merge, paper = headline.sentences(read(sound), [])
     assert experts.startswith("**6 of 7 experts** are clearly above") and "entailment" in experts
     assert merge.startswith("One model for caption, VQA") and "**average** keeps most, 93 % [89, 97]" in merge
     assert paper.startswith("Of the paper's claims: ")
-    text = page.to_markdown(content.document(read(sound), {}, tmp_path), "figures")
+    text = page.to_markdown(
+        content.document(read(sound), [], silent.lines(read(sound)), {}, tmp_path), "figures"
+    )
     assert text.index("## Result") < text.index(experts) < text.index("## Tasks") < text.index("dag.png")
 
 

@@ -217,7 +217,9 @@ def test_a_scratch_folder_that_cannot_be_made_is_named(
     monkeypatch.chdir(tmp_path)
     monkeypatch.delenv("DVC_ROOT", raising=False)
     (tmp_path / "scratch").touch()
-    (tmp_path / "report.yaml").write_text("stage: report\nitem: null\ndata: data\nedition: smoke\n")
+    (tmp_path / "report.yaml").write_text(
+        "stage: report\nitem: null\ndata: data\nedition: smoke\nseed: 0\nseeds: []\nclaims: {}\n"
+    )
     with pytest.raises(SystemExit):
         main(["run", "report", "--config", "report.yaml"])
     assert "scratch/report" in (error := capsys.readouterr().err) and "cannot write here" in error

@@ -114,10 +114,10 @@ def test_the_processor_of_a_phase_is_laid_over_the_models(project: Path) -> None
 
 
 def test_compose_says_what_has_changed(project: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert composed(capsys) == ["0 of 14 files in build/config changed"]
+    assert composed(capsys) == ["0 of 15 files in build/config changed"]
     replace("params.yaml", "finetune: {}", "finetune: {items: {vqa: {train: {steps: 9}}}}")
-    assert composed(capsys) == ["1 of 14 files in build/config changed: finetune/vqa"]
-    assert composed(capsys) == ["0 of 14 files in build/config changed"]
+    assert composed(capsys) == ["1 of 15 files in build/config changed: finetune/vqa"]
+    assert composed(capsys) == ["0 of 15 files in build/config changed"]
 
 
 def test_an_edited_value_that_is_overridden_is_named(
@@ -126,7 +126,7 @@ def test_an_edited_value_that_is_overridden_is_named(
     replace("conf/phase/finetune.yaml", "^steps: .*", "steps: 40")
     replace("conf/phase/finetune.yaml", "^log_every: .*", "log_every: 5")
     changed, line = composed(capsys)
-    assert changed.startswith("7 of 14")
+    assert changed.startswith("7 of 15")
     mine, _, other = line.partition(" is overridden by ")
     assert mine == "conf/phase/finetune.yaml: steps = 40"
     assert re.fullmatch(r"conf/edition/quick\.yaml: finetune\.train\.steps = \d+", other)

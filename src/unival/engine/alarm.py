@@ -7,7 +7,7 @@ from torch import Tensor
 
 from unival import files
 from unival.engine.checkpoint import Checkpoints
-from unival.errors import UserError
+from unival.errors import DivergenceError
 
 
 class SpikeAlarm:
@@ -47,7 +47,9 @@ class SpikeAlarm:
         return None
 
 
-def bad_step(step: int, problem: str, rows: Sequence[str], checkpoints: Checkpoints, main: bool) -> UserError:
+def bad_step(
+    step: int, problem: str, rows: Sequence[str], checkpoints: Checkpoints, main: bool
+) -> DivergenceError:
     """The error of a step with these rows, which the main rank also writes beside the checkpoints."""
     path = checkpoints.folder / f"bad-step-{step}.json"
     if main:
@@ -55,7 +57,7 @@ def bad_step(step: int, problem: str, rows: Sequence[str], checkpoints: Checkpoi
     steps = checkpoints.steps()
     kept = checkpoints.path(steps[-1]) if steps else "none yet"
     start = "from it (as `init`)" if steps and checkpoints.describe else "anew"
-    return UserError(
+    return DivergenceError(
         f"step {step}: {problem}: rows {', '.join(rows[:8])}{', ...' * (len(rows) > 8)} (all in {path}); "
         f"last good checkpoint: {kept}: check the rows, or start {start} at a lower rate"
     )

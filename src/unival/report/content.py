@@ -4,16 +4,24 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from unival.report import charts, claims, dag, gallery, headline, merging, silent, words
+from unival.metrics.inference import SEEDS
+from unival.report import charts, dag, gallery, headline, merging, silent, words
 from unival.report.page import Block, DataTable, Document, Figures, Fold, Points, Section, Text, TonedCell
+from unival.report.verdicts import Verdict
 from unival.study.results import Results
 from unival.study.tables import CellScore, Comparison, TaskScore
 
-TONES = {"supported": "good", "not supported": "bad"}
+TONES = {"supported": "good", "refuted": "bad"}
 
 
-def document(study: Results, provenance: dict[str, Any], figures: Path) -> Document:
-    """The whole report; pictures are written into `figures`."""
+def document(
+    study: Results,
+    claims: Sequence[Verdict],
+    faults: Sequence[str],
+    provenance: dict[str, Any],
+    figures: Path,
+) -> Document:
+    """The whole report; `faults` are to be read first, pictures are written into `figures`."""
     name = study.facts.get("name", study.data.name)
     lead = (
         "One encoder-decoder reads text, images, video and audio and answers every task with text. It is "
@@ -21,14 +29,14 @@ def document(study: Results, provenance: dict[str, Any], figures: Path) -> Docum
         "merged by averaging their weights; and all of them are tested where the data are like those of "
         f"training and where they are not. This is the study on the benchmark `{name}`, edition "
         f"`{study.edition}`. Scores come with 95 % bootstrap intervals over test rows, those about one "
-        "medium drawn together; comparisons are paired row by row. There is one training seed unless said "
-        "otherwise: the intervals cover the choice of test rows, not that of the seed."
+        "medium drawn together; comparisons are paired row by row. But for the claims they are those of one "
+        "training seed: they cover the choice of test rows, not that of the seed."
     )
     sections = [
-        _section("Result", [Points(list(headline.sentences(study)))]),
-        *([_section("Read this first", [Points(faults)])] if (faults := silent.lines(study)) else []),
+        _section("Result", [Points(list(headline.sentences(study, claims)))]),
+        *([_section("Read this first", [Points(list(faults))])] if faults else []),
         _section("Tasks", _tasks(study)),
-        _section("Claims", _claims(study)),
+        _section("Claims", _claims(claims)),
         _section("What did not work, and what is missing", []),
         _section("Learning curves", _figures(charts.learning_curves(study, figures))),
         _section("Interpolation of experts", _interpolation(study, figures)),
@@ -42,7 +50,9 @@ def document(study: Results, provenance: dict[str, Any], figures: Path) -> Docum
     ]
     # last, as what is missing is found where it is drawn
     negative = "What did not work, and what is missing"
-    sections = [_section(negative, _negative(study)) if one.title == negative else one for one in sections]
+    sections = [
+        _section(negative, _negative(study, claims)) if one.title == negative else one for one in sections
+    ]
     return Document("UnIVAL in small: a study", lead, sections)
 
 
@@ -77,7 +87,7 @@ def _tasks(study: Results) -> list[Block]:
 
 def verdict(row: TaskScore) -> TonedCell:
     """Whether the interval is above what needs no medium."""
-    baseline = claims.baseline(row)
+    baseline = row.baseline
     if row.low > baseline:
         return TonedCell("above baseline", "good")
     return (
@@ -107,34 +117,43 @@ def _secondary(study: Results) -> list[Block]:
     return [Text(text), DataTable(("task", "metrics"), rows, numbers=False)]
 
 
-def _claims(study: Results) -> list[Block]:
+def _claims(claims: Sequence[Verdict]) -> list[Block]:
     rows: list[list[str | TonedCell]] = [
-        [claim.text, claim.source, TonedCell(claim.verdict, TONES.get(claim.verdict, "")), claim.evidence]
-        for claim in claims.check(study)
-    ]
+        [
+            claim.statement, claim.source, TonedCell(claim.verdict, TONES.get(claim.verdict, "")),
+            words.percent(claim.interval) if claim.interval else "–",
+            "–" if claim.paper_effect is None else f"{100 * claim.paper_effect:+.1f} %".replace("-", "−"),
+            words.share(claim.detectable),
+            claim.evidence,
+        ]
+        for claim in claims
+    ]  # fmt: skip
+    seeds = max((claim.seeds for claim in claims), default=0)
     text = (
         "What the paper found at full scale (tables T of arXiv 2307.16184), in our words, and whether this "
-        "small study agrees. **Supported**: every comparison clear in favour, **not supported**: one clear "
-        "against, by 95 % intervals, which are not corrected for the number of comparisons. What two models "
-        "say that are both no better than blind is not counted, and models of **one seed** decide nothing "
-        "about ways to train: these intervals cover the choice of test rows alone."
+        "small study agrees. **Effect**: the mean over the claim's comparisons of the difference, as a share "
+        f"of the better arm, with a 95 % interval over seeds and test media; here {seeds} "
+        f"{'seed' if seeds == 1 else 'seeds'}. **Supported** or **refuted**: clear of 0 (or of the margin, "
+        "where something is said to cost nothing) by two tests, one of them corrected for the number of "
+        f"claims; fewer than {SEEDS} seeds give no verdict. **Detectable**: the smallest effect that so many "
+        "seeds decide in four studies of five. What two models say that are both no better than blind is "
+        "not counted."
     )
-    return [Text(text), DataTable(("claim", "paper", "here", "evidence"), rows, numbers=False)]
+    columns = ("claim", "paper", "here", "effect", "paper's effect", "detectable", "evidence")
+    return [Text(text), DataTable(columns, rows, numbers=False)]
 
 
-def _negative(study: Results) -> list[Block]:
+def _negative(study: Results, claims: Sequence[Verdict]) -> list[Block]:
     points = []
     for task, row in study.tasks.items():
-        baseline = claims.baseline(row)
+        baseline = row.baseline
         if row.low <= baseline:
             value = f"{words.number(row.value)} {words.interval(row.low, row.high)}"
             points.append(
                 f"**{words.task(task)}** is not above its baseline: {value} against {words.number(baseline)}."
             )
     points += [
-        f"**Not supported**: {claim.text} ({claim.evidence})"
-        for claim in claims.check(study)
-        if claim.verdict == "not supported"
+        f"**Refuted**: {claim.statement} ({claim.evidence})" for claim in claims if claim.verdict == "refuted"
     ]
     points += silent.below_start(study)
     points += [f"Missing: {what}." for what in study.missing]

@@ -1,20 +1,21 @@
 """What came out, in a few sentences, before anything else."""
 
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 from unival.metrics.bootstrap import Interval
-from unival.report import claims, words
+from unival.report import words
+from unival.report.verdicts import Verdict
 from unival.study.results import Results
 from unival.study.tables import Standing
 
 
-def sentences(study: Results) -> Iterator[str]:
-    """Experts against what needs no medium, the best merged model against its experts, and the claims."""
+def sentences(study: Results, claims: Sequence[Verdict]) -> Iterator[str]:
+    """Experts against what needs no medium, the best merge of each set of experts, and the claims."""
     experts = {task: study.tasks[task] for task in study.finetuned if task in study.tasks}
     if experts:
-        above = [words.task(task) for task, row in experts.items() if row.low > claims.baseline(row)]
-        rest = [words.task(task) for task, row in experts.items() if row.low <= claims.baseline(row)]
+        above = [words.task(task) for task, row in experts.items() if row.low > row.baseline]
+        rest = [words.task(task) for task, row in experts.items() if row.low <= row.baseline]
         yield (
             f"**{len(above)} of {len(experts)} experts** are clearly above what needs no medium"
             + (f"; not so: {', '.join(rest)}." if rest else ".")
@@ -34,7 +35,7 @@ def sentences(study: Results) -> Iterator[str]:
             f"**{words.task(best.model.removeprefix('merged/'))}** keeps most, {_percent(best.share)} of the "
             "experts' scores" + (f" ({_percent(outside[0].share)} out of distribution)." if outside else ".")
         )
-    counts = Counter(claim.verdict for claim in claims.check(study))
+    counts = Counter(claim.verdict for claim in claims)
     yield (
         "Of the paper's claims: " + "; ".join(f"{count} {verdict}" for verdict, count in counts.items()) + "."
     )

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable, Iterator
 from fnmatch import fnmatchcase
 from typing import Any
 
-from unival.report import claims, words
+from unival.report import words
 from unival.study.results import Results
 
 Check = Callable[[Results], Iterator[str]]
@@ -119,7 +119,7 @@ def unlearned_variants(study: Results) -> Iterator[str]:
     learned: dict[str, dict[str, bool]] = defaultdict(dict)
     for row in study.ablations:
         known = study.tasks.get(row.task)
-        above = known is None or row.low > claims.baseline(known)
+        above = known is None or row.low > known.baseline
         learned[row.study][row.variant] = learned[row.study].get(row.variant, False) or above
     for name, variants in learned.items():
         blind = [f"`{variant}`" for variant, above in variants.items() if not above]

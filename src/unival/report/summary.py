@@ -1,10 +1,11 @@
 """`reports/summary.json`: the results for programs. docs/summary.md says the same of its fields at length."""
 
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
 from unival.metrics.bootstrap import Interval
-from unival.report import silent
+from unival.report.verdicts import Verdict
 from unival.study import tables
 from unival.study.results import Results
 from unival.study.tables import Ablation, CellScore, Kind, TaskScore
@@ -91,6 +92,7 @@ class Summary:
 
     read_first: list[str]
     """What went wrong without an error (`unival.report.silent`)."""
+    claims: list[Verdict]
     tasks: dict[str, TaskSummary]
     ood: list[Shifted]
     merges: list[Merge]
@@ -100,10 +102,13 @@ class Summary:
     provenance: Provenance
 
 
-def summarise(study: Results, origin: dict[str, Any]) -> dict[str, Any]:
+def summarise(
+    study: Results, claims: Sequence[Verdict], faults: Sequence[str], origin: dict[str, Any]
+) -> dict[str, Any]:
     """The whole file as a mapping; `origin`: commit, versions and machine (`unival.provenance.describe`)."""
     summary = Summary(
-        read_first=silent.lines(study),
+        read_first=list(faults),
+        claims=list(claims),
         tasks={
             task: TaskSummary(**_score(score), blind=score.blind, majority=score.majority)
             for task, score in study.tasks.items()

@@ -46,6 +46,17 @@ def interval(low: Any, high: Any) -> str:
     return "–" if low is None or high is None else f"[{number(low)}, {number(high)}]"
 
 
+def percent(values: Sequence[float]) -> str:
+    """A share with its interval, in percent: +3.2 % [+1.0, +5.4]."""
+    value, low, high = (f"{round(100 * value, 1) + 0.0:+.1f}".replace("-", "−") for value in values[:3])
+    return f"{value} % [{low}, {high}]"
+
+
+def share(value: float | None) -> str:
+    """A share in percent, or a dash."""
+    return "–" if value is None else f"{100 * value:.1f} %"
+
+
 def change(values: Sequence[float] | None) -> str:
     """A difference with its interval."""
     if values is None:

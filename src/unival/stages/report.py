@@ -3,10 +3,15 @@
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from unival import files, provenance
 from unival.data.remote import local
 from unival.stages.base import StageIO
+from unival.study.claims import Claim
+
+if TYPE_CHECKING:
+    from unival.study.evidence import Evidence
 
 
 @dataclass(frozen=True)
@@ -18,32 +23,48 @@ class Config:
     data: str
     """The prepared benchmark."""
     edition: str
+    seed: int
+    """Of the pipeline itself."""
+    seeds: list[int]
+    """The others."""
+    claims: dict[str, Claim]
+    """`conf/claims.yaml`"""
 
 
 def inputs(config: Config) -> list[Path]:
     """What the stage reads."""
-    reports = ("curves", "metrics", "predictions", "ablations", "runs")
+    reports = ("curves", "metrics", "predictions", "ablations", "seeds", "runs")
     return [local(config.data), *(Path("reports") / name for name in reports)]
+
+
+def evidence_of(config: Config) -> "Evidence":
+    """All seeds of the study, from `reports/`."""
+    from unival.study import evidence
+
+    return evidence.read(Path(), local(config.data), config.seed, config.seeds)
 
 
 def run(config: Config, io: StageIO) -> None:
     """Write `reports/summary.json`, `reports/index.html`, `reports/report.md` and `reports/figures`."""
-    from unival.report import claims, content, page, silent, summary
+    from unival.report import content, page, silent, summary, verdicts
     from unival.study import results
 
     found = results.read(".", config.data, config.edition)
+    seeds = evidence_of(config)
+    claims = verdicts.check(config.claims, seeds)
     origin = provenance.describe()
     figures = io.scratch / "figures"
     shutil.rmtree(figures, ignore_errors=True)
     figures.mkdir(parents=True)
-    silent.say("report", silent.lines(found))
-    document = content.document(found, origin, figures)
+    faults = [*silent.lines(found), *seeds.left_out]
+    silent.say("report", faults)
+    document = content.document(found, claims, faults, origin, figures)
     files.write_text(io.out("reports/index.html"), page.to_html(document, figures))
     files.write_text(io.out("reports/report.md"), page.to_markdown(document, "figures"))
-    files.write_json(io.out("reports/summary.json"), summary.summarise(found, origin))
+    files.write_json(io.out("reports/summary.json"), summary.summarise(found, claims, faults, origin))
     io.publish(figures, "reports/figures")
     io.tracker.metrics({f"summary/{task}": score.value for task, score in found.tasks.items()})
-    io.tracker.table([vars(claim) for claim in claims.check(found)], "claims")
+    io.tracker.table([vars(claim) for claim in claims], "claims")
     io.tracker.artifact(io.out("reports/index.html"), "report")
     for path in sorted(figures.glob("*.png")):
         if not path.name.startswith(("example-", "contact-")):

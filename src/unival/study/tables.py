@@ -26,6 +26,8 @@ from unival.metrics.bootstrap import Interval
 Kind = Literal["finetuned", "merged", "pretrained", "interpolated"]
 """Of a model; interpolated: a point between two, which has no line in `cells.csv`."""
 Row = TypeVar("Row")
+NOTE = "seed.json"
+"""The file of `Repeat`."""
 FIX = "it is damaged, or of another version: run `dvc repro`"
 
 
@@ -50,6 +52,11 @@ class TaskScore:
     """The commonest training answer; None where the task has none."""
     metrics: dict[str, tuple[float, float, float]]
     """Every metric -> value, low, high."""
+
+    @property
+    def baseline(self) -> float:
+        """What a model must beat: the better of the blind baseline and the majority answer."""
+        return max(self.blind, self.majority or 0.0)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -241,6 +248,23 @@ class Run:
     machine: dict[str, Any] = dataclasses.field(default_factory=dict)
     """What it ran on, and how it computed there (`unival.provenance.machine`); runs of earlier
     commits, which `dvc repro` need not repeat, lack it."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Repeat:
+    """`seeds/<seed>/seed.json`: what made the results of another seed, which lie beside it."""
+
+    seed: int
+    study: str
+    """Digest of the configuration that all seeds share."""
+    data: str
+    """Digest of the prepared benchmark."""
+    code: str
+    """Digest of the code of all its stages."""
+    commit: str | None
+    machine: dict[str, Any]
+    failed: str = ""
+    """The process whose training diverged; nothing after it was run."""
 
 
 Curve = list[dict[str, float | None]]

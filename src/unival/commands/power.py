@@ -1,0 +1,47 @@
+"""`unival power`: what the seeds of a study can see, and what more would."""
+
+import argparse
+from pathlib import Path
+
+
+def main(arguments: list[str]) -> None:
+    """Print a line for every claim.
+
+    Raises:
+        UserError: no results, or fewer than two seeds.
+    """
+    parser = argparse.ArgumentParser(
+        prog="unival power",
+        description="For every claim, from the variance between the seeds and media that are there: the "
+        "smallest effect (share of the better arm) that a number of seeds decides in four studies of five, "
+        "and how many seeds the paper's own effect needs.",
+    )
+    parser.add_argument(
+        "--seeds", type=int, nargs="+", default=[6, 10, 20], metavar="<n>", help="default: 6 10 20"
+    )
+    parser.add_argument(
+        "--config", type=Path, default=Path("build/config/report.yaml"), metavar="<file>",
+        help="resolved file of the stage report (default: %(default)s)",
+    )  # fmt: skip
+    options = parser.parse_args(arguments)
+    from unival.errors import UserError
+    from unival.metrics.inference import SEEDS
+    from unival.report import words
+    from unival.stages import base, report
+    from unival.study import power
+
+    if few := [seeds for seeds in options.seeds if seeds < SEEDS]:
+        raise UserError(f"--seeds {few[0]}: fewer than {SEEDS} seeds give no verdict")
+    config = base.read("report", options.config)[1]
+    rows = power.table(config.claims, report.evidence_of(config), options.seeds)
+    heads = ["claim", "seeds now", *(f"with {seeds}" for seeds in options.seeds), "paper", "seeds for it"]
+    lines = [
+        [
+            row.claim, str(row.seeds), *(words.share(effect) for effect in row.detectable),
+            words.share(row.paper), "–" if row.needed is None else str(row.needed),
+        ]
+        for row in rows
+    ]  # fmt: skip
+    widths = [max(map(len, column)) for column in zip(heads, *lines, strict=True)]
+    for line in [heads, *lines]:
+        print("  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip())

@@ -1,0 +1,179 @@
+"""Scores of every row of a study, of all its seeds, and the effects that claims are about.
+
+The pipeline's own seed has its tables in `reports/`, another one in `reports/seeds/<seed>/`. A seed counts
+where it ran to its end with the same configuration, data and code as the others; who is left out is named.
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple
+
+import numpy as np
+
+from unival import config, files
+from unival.metrics.inference import Effect, Paired, effect
+from unival.study import processes, row_scores, tables
+from unival.study.claims import BASELINE, SHIFTED, Claim
+from unival.study.tables import NOTE, CellScore, Repeat, TaskScore
+
+if TYPE_CHECKING:
+    import pandas
+
+TEST = "test"
+
+
+def data_digest(data: str | Path) -> str:
+    """Of the prepared benchmark."""
+    return files.file_digest(Path(data) / "benchmark.json")
+
+
+@dataclass(frozen=True)
+class Seed:
+    """What one seed gave."""
+
+    scores: dict[tuple[str, str, str], "pandas.Series"]
+    """(model, task, split) -> score by (row, medium)."""
+    baselines: dict[str, float]
+    """Task -> what a model must beat."""
+
+
+class Contrast(NamedTuple):
+    """One of the comparisons of a claim."""
+
+    task: str
+    split: str
+    paired: Paired
+    """Differences as a share of the better arm's mean."""
+    learned: bool
+    """Whether one of the arms is clearly above the baseline; true where the baseline is one of them."""
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """All seeds of a study that count."""
+
+    seeds: dict[int, Seed]
+    pretrained: str
+    """Name of the pretrained model in the tables."""
+    left_out: list[str]
+    """A sentence for every seed that does not count."""
+
+    def contrasts(self, claim: Claim) -> Iterator[Contrast]:
+        """Those of the claim that every seed has rows of."""
+        for words in claim.over:
+            task = words["task"]
+            better, than = (claim.arm(names, words, self.pretrained) for names in (claim.better, claim.than))
+            for split in self._splits(better, task) if claim.split == SHIFTED else [TEST]:
+                arms = [self._scores(names, task, split) for names in (better, than)]
+                if arms[0] is not None and arms[1] is not None:
+                    yield self._compare(task, split, arms[0], arms[1], than == [BASELINE])
+
+    def spread(self, model: str, task: str) -> Effect | None:
+        """The mean score of a model on test rows, over seeds and media; None where a seed lacks it."""
+        scores = self._scores([model], task, TEST)
+        return effect([_paired(scores)]) if scores is not None and not scores.empty else None
+
+    def _splits(self, models: Sequence[str], task: str) -> list[str]:
+        found = {key[2]: None for seed in self.seeds.values() for key in seed.scores if key[1] == task}
+        return [split for split in found if split != TEST and self._scores(models, task, split) is not None]
+
+    def _scores(self, models: Sequence[str], task: str, split: str) -> "pandas.DataFrame | None":
+        """A column for every seed: the mean of the models on the rows that all of them have."""
+        import pandas
+
+        columns = {}
+        for number, seed in self.seeds.items():
+            if list(models) == [BASELINE]:
+                known = seed.baselines.get(task)
+                rows = next((scores for key, scores in seed.scores.items() if key[1:] == (task, split)), None)
+                if known is None or rows is None:
+                    return None
+                columns[number] = rows * 0 + known
+                continue
+            found = [seed.scores.get((model, task, split)) for model in models]
+            if any(scores is None for scores in found):
+                return None
+            columns[number] = pandas.concat(found, axis=1, join="inner").mean(axis=1)
+        return pandas.DataFrame(columns).dropna()
+
+    def _compare(
+        self,
+        task: str,
+        split: str,
+        better: "pandas.DataFrame",
+        than: "pandas.DataFrame",
+        against_baseline: bool,
+    ) -> Contrast:
+        better, than = better.align(than, join="inner", axis=0)
+        means = [float(arm.to_numpy().mean()) if len(arm) else 0.0 for arm in (better, than)]
+        unit = max(*map(abs, means)) or 1.0
+        learned = against_baseline or any(self._learned(task, arm) for arm in (better, than))
+        return Contrast(task, split, _paired((better - than) / unit), learned)
+
+    def _learned(self, task: str, scores: "pandas.DataFrame") -> bool:
+        known = [seed.baselines.get(task) for seed in self.seeds.values()]
+        if scores.empty or None in known:
+            return not scores.empty
+        return effect([_paired(scores - np.array(known, dtype=float))]).low > 0
+
+
+def _paired(scores: "pandas.DataFrame") -> Paired:
+    """(row, medium) x seed as differences of every seed."""
+    return Paired(scores.to_numpy().T, scores.index.get_level_values("medium").tolist())
+
+
+def read(root: Path, data: Path, seed: int, seeds: Sequence[int]) -> Evidence:
+    """All seeds of the study whose reports lie below `root`.
+
+    Args:
+        seed: the pipeline's own.
+        seeds: the others.
+
+    Raises:
+        UserError: a table cannot be read.
+    """
+    reports, left_out = root / "reports", []
+    study = config.load(root / "build/config/seeds.yaml")["study"] if seeds else ""
+    found = {seed: _seed(reports)}
+    for other in seeds:
+        folder = reports / "seeds" / str(other)
+        why = _left_out(folder, data, study)
+        if why:
+            left_out.append(f"Seed {other} is **left out**: {why}.")
+        else:
+            found[other] = _seed(folder)
+    cells = reports / "metrics/cells.csv"
+    models = tables.read(cells, CellScore) if cells.is_file() else []
+    pretrained = next((cell.model for cell in models if cell.kind == "pretrained"), "")
+    return Evidence(found, pretrained, left_out)
+
+
+def _left_out(folder: Path, data: Path, study: str) -> str:
+    """Why a seed does not count; empty where it does."""
+    if not (folder / NOTE).is_file():
+        return "it has not run: `dvc repro seeds`"
+    note = tables.read_json(folder / NOTE, Repeat)
+    if note.failed:
+        return f"training diverged in {note.failed}"
+    for mine, its, what in (
+        (study, note.study, "configuration"),
+        (data_digest(data), note.data, "prepared data"),
+        (processes.code(), note.code, "code"),
+    ):
+        if mine != its:
+            return f"it was made with another {what} than the study has now: `dvc repro -f seeds`"
+    return ""
+
+
+def _seed(reports: Path) -> Seed:
+    scores = {}
+    for folder in ("metrics", "ablations"):
+        path = reports / folder / row_scores.NAME
+        if path.is_file():
+            table = row_scores.read(path).astype(dict.fromkeys(("row", "medium"), str))
+            for key, rows in table.groupby(["model", "task", "split"], observed=True):
+                scores[key] = rows.set_index(["row", "medium"])["score"]
+    path = reports / "metrics/tasks.json"
+    known = tables.read_entries(path, TaskScore) if path.is_file() else {}
+    return Seed(scores, {task: row.baseline for task, row in known.items()})

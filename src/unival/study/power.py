@@ -1,0 +1,55 @@
+"""What a number of seeds can see of the claims, at the variance between the seeds that are there."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from unival.errors import UserError
+from unival.metrics.inference import SEEDS, Effect, detectable, effect
+from unival.study.claims import Claim
+from unival.study.evidence import Evidence
+
+MOST = 200
+"""Seeds that are looked at for the paper's effect."""
+
+
+@dataclass(frozen=True)
+class Power:
+    """A claim; effects are shares of the better arm's score."""
+
+    claim: str
+    seeds: int
+    """That the variance is from."""
+    detectable: list[float]
+    """The smallest effect that each number of seeds decides in four studies of five."""
+    paper: float | None
+    """The paper's effect beyond the margin."""
+    needed: int | None
+    """Seeds that it needs; None: more than MOST, or no effect is given."""
+
+
+def table(claims: Mapping[str, Claim], evidence: Evidence, seeds: Sequence[int]) -> list[Power]:
+    """The claims that have been tested.
+
+    Raises:
+        UserError: the study has one seed, which says nothing of the variance between seeds.
+    """
+    if len(evidence.seeds) < 2:
+        raise UserError(
+            "one seed says nothing of the variance between seeds: run more, `dvc exp run -S 'seeds=[1,2]'`"
+        )
+    found = {
+        name: effect(counted, -claim.margin)
+        for name, claim in claims.items()
+        if (counted := [one.paired for one in evidence.contrasts(claim) if one.learned])
+    }
+    return [_power(name, claims[name], one, seeds, len(found)) for name, one in found.items()]
+
+
+def _power(name: str, claim: Claim, found: Effect, seeds: Sequence[int], tests: int) -> Power:
+    def smallest(number: int) -> float:
+        return detectable(found.seed_variance, found.media_variance, number, tests)
+
+    paper = None if claim.effect is None else abs(claim.effect + claim.margin)
+    numbers = range(SEEDS, MOST + 1)
+    needed = next((number for number in numbers if paper is not None and smallest(number) <= paper), None)
+    return Power(name, found.seeds, [smallest(number) for number in seeds], paper, needed)
