@@ -1,6 +1,9 @@
 """Settings of the machine: files that ship, choice by the environment, launching of ranks."""
 
+import builtins
+import io
 import json
+import math
 import os
 import signal
 import subprocess
@@ -31,6 +34,33 @@ def test_chosen_by_the_environment(monkeypatch):
     monkeypatch.setenv(runtime.VARIABLE, "dpp")
     with pytest.raises(UserError, match=r"UNIVAL_RUNTIME=dpp: no file .*did you mean 'ddp'"):
         runtime.load(folder=FOLDER)
+
+
+@pytest.mark.parametrize(
+    ("cores", "quota", "processes"), [(1, None, 1), (64, None, 2), (64, 1.5, 2), (64, 0.5, 1)]
+)
+def test_processes_and_threads_are_those_that_a_container_may_use(monkeypatch, cores, quota, processes):
+    """Its quota counts as whole CPUs, rounded up; PyTorch would start a thread for every core of the host."""
+    limit = "max 100000" if quota is None else f"{int(quota * 100000)} 100000"
+    opened = builtins.open
+    at = {"/sys/fs/cgroup/cpu.max": limit}
+    monkeypatch.setattr(os.path, "exists", lambda path, real=os.path.exists: path in at or real(path))
+    monkeypatch.setattr(
+        builtins,
+        "open",
+        lambda path, *more, **named: io.StringIO(at[path]) if path in at else opened(path, *more, **named),
+    )
+    monkeypatch.setattr(os, "cpu_count", lambda: cores)
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(cores)))
+    monkeypatch.setattr(torch, "get_num_threads", lambda: cores)
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    auto = runtime.load("auto", FOLDER)
+    assert (auto.cores(), auto.threads_each()) == (processes, 1)
+    free = math.ceil(quota or cores)
+    assert runtime.Runtime(device="cpu").threads_each() == free
+    assert runtime.Runtime(device="cpu").chosen().endswith(f"CPUs to use: {free}")
+    monkeypatch.setenv("OMP_NUM_THREADS", "7")
+    assert runtime.Runtime(device="cpu").threads_each() == cores  # PyTorch has read it
 
 
 @pytest.mark.fault

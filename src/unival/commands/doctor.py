@@ -85,10 +85,11 @@ def _runtime() -> Check:
 
     name = os.environ.get(runtime.VARIABLE) or "auto"
     try:
-        runtime.load().check()
+        machine = runtime.load()
+        machine.check()
     except UserError as error:
         return Check("FAIL", runtime.VARIABLE, f"{name}: {error}")
-    return Check("ok", runtime.VARIABLE, name)
+    return Check("ok", runtime.VARIABLE, f"{name}: {machine.chosen()}")
 
 
 def _data() -> Check:

@@ -3,6 +3,7 @@
 import argparse
 import importlib
 import os
+import sys
 import time
 from functools import partial
 from pathlib import Path
@@ -37,5 +38,7 @@ def _launch(options: argparse.Namespace) -> int | None:
     machine = runtime.load()
     if machine.cores() > 1:
         importlib.import_module("unival.study.curve")  # once, for all ranks that are forked
+    if "RANK" not in os.environ:
+        print(f"{options.stage}: {machine.chosen()}", file=sys.stderr, flush=True)
     words = [options.stage, "--config", str(options.config), "--out", str(options.out)]
     return machine.launch(["run", *words], lambda: main(words))

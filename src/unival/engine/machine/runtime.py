@@ -69,16 +69,29 @@ class Runtime:
 
     def apply(self) -> torch.device:
         """Set the number of threads; returns the device."""
-        if self.threads:
-            torch.set_num_threads(self.threads)
+        torch.set_num_threads(self.threads_each())
         return self.torch_device()
+
+    def threads_each(self) -> int:
+        """Threads of each process: PyTorch would start one for every core, whatever a container may use."""
+        found = torch.get_num_threads()
+        return self.threads or (found if "OMP_NUM_THREADS" in os.environ else min(found, cpus()))
+
+    def chosen(self) -> str:
+        """What it comes to on this machine, in words."""
+        if self.launcher in ("torchrun", "slurm"):
+            return (
+                f"training by {self.launcher}, {self.processes or 'as many as GPUs'} processes on each node"
+            )
+        device, ranks, threads = self.torch_device().type, self.cores(), self.threads_each()
+        plural = "es" * (ranks > 1), "s" * (threads > 1)
+        return f"{device}, {ranks} process{plural[0]} of {threads} thread{plural[1]}; CPUs to use: {cpus()}"
 
     def cores(self) -> int:
         """Processes that share the work on this machine's CPU; 1 where a GPU does it."""
         if self.launcher != "fork" or self.torch_device().type == "cuda":
             return 1
-        there = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-        return min(self.processes or 2, there)
+        return min(self.processes or 2, cpus())
 
     def launch(self, arguments: Sequence[str], work: Callable[[], None]) -> int | None:
         """Run `unival <arguments>`, which does `work`, on all ranks and wait, if there are several.
@@ -93,8 +106,15 @@ class Runtime:
         processes = self.processes or (torch.cuda.device_count() if self.device != "cpu" else 0) or 2
         if self.launcher == "slurm":
             return slurm.submit(arguments, processes, self.slurm, f"unival-{arguments[1]}")
-        os.environ.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // processes)))
+        os.environ.setdefault("OMP_NUM_THREADS", str(max(1, cpus() // processes)))
         return wait_for([*torchrun(processes), "--standalone", "-m", "unival", *arguments])
+
+
+def cpus() -> int:
+    """CPUs that this process may use: those of its affinity, at most a container's quota, rounded up."""
+    from joblib import cpu_count
+
+    return int(cpu_count())
 
 
 def parallel(jobs: Sequence[Callable[[], Any]], title: str) -> None:
@@ -105,6 +125,7 @@ def parallel(jobs: Sequence[Callable[[], Any]], title: str) -> None:
     """
     runtime = load()
     runtime.apply()
+    print(f"{title}: {runtime.chosen()}", file=sys.stderr, flush=True)
     bar = tqdm(total=len(jobs), desc=title, unit="job", disable=None)
     if runtime.cores() == 1 or len(jobs) < 2:
         for job in jobs:
