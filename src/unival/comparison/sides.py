@@ -208,7 +208,8 @@ def _scored(folder: Path, model: str, split: str) -> dict[Key, Path]:
         CellSpec(model, "finetuned", task, split, settings.rows) for task in tasks if task in settings.tasks
     ]
     print(f"{folder}: {split} rows of {', '.join(tasks)} are scored now", file=sys.stderr)
-    results = evaluate.of_model(settings, Path("scratch/evaluate/cells"), folder, specs)
+    cells = evaluate.cells_of(settings, benchmark, Path("scratch/evaluate/cells"))
+    results = evaluate.of_model(cells, folder, specs)
     return {(model, result.spec.task, split): result.predictions for result in results}
 
 

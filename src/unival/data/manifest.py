@@ -39,6 +39,8 @@ FIELDS = tuple(field.name for field in fields(Record))
 assert tuple(SCHEMA.names) == FIELDS
 _STRINGS = ("id", "text", "form", "facts")
 _STRING_LISTS = ("references", "objects")
+AT_ONCE = 1024
+"""Rows that are made together."""
 MAX_NUMBER = 1e9
 """Nothing in a row is larger; areas of such boxes still are finite."""
 
@@ -195,25 +197,23 @@ class Records(Sequence[Record]):
     def __getitem__(self, index: slice) -> list[Record]: ...
     def __getitem__(self, index: int | slice) -> Record | list[Record]:
         if isinstance(index, slice):
-            return [self._record(position) for position in range(*index.indices(self._length))]
-        return self._record(index)
-
-    def _record(self, index: int) -> Record:
-        if index < 0:  # from the end
-            index += self._length
-        if not 0 <= index < self._length:
+            places = range(*index.indices(self._length))
+            whole = places.step == 1
+            return list(self._made(places.start, places.stop)) if whole else [self[place] for place in places]
+        place = index + self._length if index < 0 else index  # from the end
+        if not 0 <= place < self._length:
             raise IndexError(f"row {index} of {self._length} in {self.path}")
-        values = [column[index].as_py() for column in self._columns]
-        row = dict(zip(FIELDS, values, strict=True))
-        row["references"] = tuple(row["references"] or ())
-        row["objects"] = tuple(row["objects"] or ())
-        row["answers"] = tuple(Answer(item["text"], item["weight"]) for item in row["answers"] or ())
-        row["box"] = tuple(row["box"]) if row["box"] is not None else None
-        row["extra"] = json.loads(row["extra"]) if row["extra"] else {}
-        return Record(**row)
+        return next(self._made(place, place + 1))
+
+    def _made(self, start: int, stop: int) -> Iterator[Record]:
+        """The rows of a range; many at once take half the time that they take one by one."""
+        for first in range(start, stop, AT_ONCE):
+            count = min(AT_ONCE, stop - first)
+            columns = [column.slice(first, count).to_pylist() for column in self._columns]
+            yield from map(_record, zip(*columns, strict=True))
 
     def __iter__(self) -> Iterator[Record]:
-        return (self[index] for index in range(self._length))
+        return self._made(0, self._length)
 
     def column(self, name: str) -> list[Any]:
         """All values of one field as plain Python values (`ids` is `column("id")`)."""
@@ -228,6 +228,17 @@ class Records(Sequence[Record]):
     def ids(self) -> list[str]:
         """Row ids, in row order."""
         return self.column("id")
+
+
+def _record(values: tuple[Any, ...]) -> Record:
+    """A row of a manifest from its fields."""
+    row = dict(zip(FIELDS, values, strict=True))
+    row["references"] = tuple(row["references"] or ())
+    row["objects"] = tuple(row["objects"] or ())
+    row["answers"] = tuple(Answer(item["text"], item["weight"]) for item in row["answers"] or ())
+    row["box"] = tuple(row["box"]) if row["box"] is not None else None
+    row["extra"] = json.loads(row["extra"]) if row["extra"] else {}
+    return Record(**row)
 
 
 def read_records(split_dir: Path | str, task: str) -> Records:

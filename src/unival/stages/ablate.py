@@ -75,8 +75,12 @@ def run(config: Config, io: StageIO) -> None:
     from unival.engine.machine.runtime import parallel
     from unival.study.benchmark import Benchmark
 
-    Benchmark(config.data, config.tasks).log(io.tracker, ["train", "test"])
-    lab = _laboratory(config, io.shared_scratch)
+    benchmark = Benchmark(config.data, config.tasks)
+    benchmark.log(io.tracker, ["train", "test"])
+    lab = Laboratory(
+        io.shared_scratch / "variants", benchmark, config.tasks, config.definitions, config.seeds,
+        config.model, config.processor, config.train, config.rows, config.batch_size, config.resamples,
+    )  # fmt: skip
     wanted = {
         name: [
             (variant, seed)
@@ -87,7 +91,7 @@ def run(config: Config, io: StageIO) -> None:
         for name, study in config.definitions.items()
     }
     models = {lab.key(name, *one): (name, *one) for name, ones in wanted.items() for one in ones}
-    parallel([partial(_results, config, io.shared_scratch, *model) for model in models.values()], "ablate")
+    parallel([partial(lab.results, *model) for model in models.values()], "ablate")  # kept on disk
     folder = io.scratch / "ablations"
     folder.mkdir(exist_ok=True)  # there may be no study
     rows: list[tuple[str, Result]] = []
@@ -103,21 +107,6 @@ def run(config: Config, io: StageIO) -> None:
         _log(name, results, io)
     row_scores.write(folder / row_scores.NAME, rows)
     io.publish(folder, "reports/ablations")
-
-
-def _results(config: Config, scratch: Path, study: str, variant: str, seed: int) -> None:
-    """Train and evaluate a variant; the results are kept on disk."""
-    _laboratory(config, scratch).results(study, variant, seed)
-
-
-def _laboratory(config: Config, scratch: Path) -> Laboratory:
-    from unival.study.benchmark import Benchmark
-
-    return Laboratory(
-        scratch / "variants", Benchmark(config.data, config.tasks), config.tasks, config.definitions,
-        config.seeds, config.model, config.processor, config.train, config.rows, config.batch_size,
-        config.resamples,
-    )  # fmt: skip
 
 
 Results = Mapping[tuple[str, int], Mapping[str, "Result"]]

@@ -131,34 +131,39 @@ def run(config: Config, io: StageIO) -> None:
 
     benchmark = Benchmark(config.data, config.tasks)
     benchmark.log(io.tracker, [TEST, *benchmark.shifts])
-    scratch, plan, pairs = io.shared_scratch / "cells", list(_plan(config, benchmark)), _pairs(config)
-    jobs = [partial(of_model, config, scratch, *part) for part in plan]
-    parallel([*jobs, *(partial(_of_pair, config, scratch, *pair) for pair in pairs)], "evaluate")
+    # the rows and media that one model was shown are at hand for the next
+    cells = cells_of(config, benchmark, io.shared_scratch / "cells")
+    plan, pairs = list(_plan(config, benchmark)), _pairs(config)
+    jobs = [partial(of_model, cells, *part) for part in plan]
+    parallel([*jobs, *(partial(_of_pair, config, cells, *pair) for pair in pairs)], "evaluate")
     # what the jobs computed is on disk: this reads it
-    results = [result for part in plan for result in of_model(config, scratch, *part)]
-    points = [point for pair in pairs for point in _of_pair(config, scratch, *pair)]
+    results = [result for part in plan for result in of_model(cells, *part)]
+    points = [point for pair in pairs for point in _of_pair(config, cells, *pair)]
     _write(config, results, points, io)
 
 
-def _cells(config: Config, scratch: Path) -> "Cells":
-    from unival.study.benchmark import Benchmark
+def cells_of(config: Config, benchmark: "Benchmark", folder: Path) -> "Cells":
+    """What computes cells as the settings say.
+
+    Args:
+        folder: of the cells that are known.
+    """
     from unival.study.cells import Cells
 
-    benchmark = Benchmark(config.data, config.tasks)
-    return Cells(scratch, benchmark, config.tasks, config.batch_size, config.resamples)
+    return Cells(folder, benchmark, config.tasks, config.batch_size, config.resamples)
 
 
-def of_model(config: Config, scratch: Path, folder: Path, specs: list["CellSpec"]) -> list["Result"]:
+def of_model(cells: "Cells", folder: Path, specs: list["CellSpec"]) -> list["Result"]:
     """The cells of one model, which is read when the first of them has to be computed.
 
     Args:
-        scratch: the folder of cells that are known.
+        cells: computes them.
         folder: of the model.
         specs: the cells.
     """
     from unival.study.models import load_model
 
-    return _cells(config, scratch).run(specs, _digest(folder), cache(partial(load_model, folder)))
+    return cells.run(specs, _digest(folder), cache(partial(load_model, folder)))
 
 
 def _plan(config: Config, benchmark: "Benchmark") -> Iterator[tuple[Path, list["CellSpec"]]]:
@@ -235,14 +240,14 @@ def _end(config: Config, name: str) -> tuple[Path, list[str]]:
 
 
 def _of_pair(
-    config: Config, scratch: Path, first: str, second: str
+    config: Config, cells: "Cells", first: str, second: str
 ) -> list[tuple[str, str, float, "Result"]]:
     """Points between two models: (first, second, alpha, result), the ends included."""
     from unival.merging import Interpolation
     from unival.study.cells import CellSpec
     from unival.study.models import Loaded, load_model
 
-    cells, last = _cells(config, scratch), config.interpolation.points + 1
+    last = config.interpolation.points + 1
     ends = [_end(config, name) for name in (first, second)]
     tasks = dict.fromkeys(task for _, its in ends for task in its)
     weights = [*(_digest(folder) for folder, _ in ends), provenance.code_digest("unival.merging.live"), last]

@@ -19,7 +19,7 @@ from unival.model.modeling import UnivalForConditionalGeneration
 from unival.model.processing import UnivalProcessor
 from unival.tasks import Task, TaskConfig
 from unival.tasks import build as build_task
-from unival.tasks.base import AnsweringTask
+from unival.tasks.base import AnsweringTask, AnswerPool
 from unival.tracking import Tracker
 
 TRAIN, VAL = "train", "val"
@@ -35,10 +35,14 @@ class PreparedSplit:
     """Task -> the task whose rows it reads, where that is another one."""
     cache: MediaCache = field(default_factory=MediaCache)
     """Of media that are predicted on; a loader, which reads beside it, has its own."""
+    opened: dict[str, Records] = field(default_factory=dict)
 
     def records(self, task: str) -> Records:
-        """Rows of a task."""
-        return read_records(self.folder, self.rows.get(task, task))
+        """Rows of a task, opened once."""
+        name = self.rows.get(task, task)
+        if name not in self.opened:
+            self.opened[name] = read_records(self.folder, name)
+        return self.opened[name]
 
 
 class Benchmark:
@@ -53,6 +57,7 @@ class Benchmark:
         except (OSError, ValueError) as error:
             raise UserError(f"{path}: no prepared data there: run `dvc repro prepare`") from error
         self._splits: dict[str, PreparedSplit] = {}
+        self._pools: dict[str, AnswerPool] = {}
 
     @property
     def shifts(self) -> list[str]:
@@ -84,8 +89,11 @@ class Benchmark:
         """A task that will see the rows of `split`."""
         train = self.split(TRAIN).records(name)
         task = build_task(name, config, processor, self.split(split).store, train, self.split(TRAIN).store)
-        if config.answers_from == "train_and_evaluated" and isinstance(task, AnsweringTask):
-            task.leaked = self.split(split).records(name)
+        if isinstance(task, AnsweringTask):
+            if config.constraint == "answers":  # all rows are read for it: once for all cells and models
+                task.pool = self._pools[name] = self._pools.get(name) or task.pool
+            if config.answers_from == "train_and_evaluated":
+                task.leaked = self.split(split).records(name)
         return task
 
     def rows_of(

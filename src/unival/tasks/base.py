@@ -288,17 +288,22 @@ class AnsweringTask(Task):
     """Rows whose answers decoding may yield too: the evaluated ones, where `answers_from` says so."""
 
     def answers(self) -> tuple[str, ...]:
-        return tuple(sorted({*self._pool.vocabulary, *(a.text for row in self.leaked for a in row.answers)}))
+        return tuple(sorted({*self.pool.vocabulary, *(a.text for row in self.leaked for a in row.answers)}))
 
     def constant(self, record: Record) -> Value:
-        return self._pool.best(record.form)
+        return self.pool.best(record.form)
 
     @property
     def majority(self) -> Value:
-        return self._pool.best()
+        return self.pool.best()
 
     @cached_property
-    def _pool(self) -> AnswerPool:
+    def pool(self) -> AnswerPool:
+        """What training rows were answered; tasks on the same rows may share it.
+
+        Raises:
+            UserError: no answers among them.
+        """
         pool = AnswerPool(self.train)
         if not pool.vocabulary:
             raise UserError(f"task '{self.name}': no training row has an answer")

@@ -70,7 +70,7 @@ class QuestionAnswering(AnsweringTask):
     def negative(self, record: Record, answer: Answer, rng: np.random.Generator) -> str | None:
         """A wrong answer, the more often of the same form the surer the right one is (reference 2.5)."""
         draw = rng.random()
-        same = self._pool.by_form.get(record.form, ())
+        same = self.pool.by_form.get(record.form, ())
         own = {entry.text for entry in record.answers}
         if answer.weight > draw + 0.1 and answer.text in same:
             if record.text.lower().startswith("how many") and answer.text.isdigit() and draw > 0.5:
@@ -79,7 +79,7 @@ class QuestionAnswering(AnsweringTask):
             negative = other(same, own, rng)
             if negative is not None:
                 return negative
-        return other(self._pool.by_form.get(OTHER, self._pool.vocabulary), own, rng)
+        return other(self.pool.by_form.get(OTHER, self.pool.vocabulary), own, rng)
 
     def _prompt(self, record: Record) -> str:
         question = normalise(record.text, self.config.max_words)

@@ -59,4 +59,4 @@ class Rows:
 
 def as_list(records: Sequence[Record]) -> list[Record]:
     """The records, each made once."""
-    return records if isinstance(records, list) else [records[index] for index in range(len(records))]
+    return records if isinstance(records, list) else list(records)
