@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from unival.model.configuration import UnivalConfig
+from unival.model.linear import Linear
 
 
 class Attention(nn.Module):
@@ -15,8 +16,8 @@ class Attention(nn.Module):
 
     def __init__(self, width: int, heads: int, scale: float, dropout: float) -> None:
         super().__init__()
-        self.q_proj, self.k_proj = nn.Linear(width, width), nn.Linear(width, width)
-        self.v_proj, self.out_proj = nn.Linear(width, width), nn.Linear(width, width)
+        self.q_proj, self.k_proj = Linear(width, width), Linear(width, width)
+        self.v_proj, self.out_proj = Linear(width, width), Linear(width, width)
         self.head_gain = nn.Parameter(torch.ones(heads))
         self.heads, self.scale, self.dropout = heads, scale, dropout
 
@@ -72,7 +73,7 @@ class FeedForward(nn.Module):
 
     def __init__(self, width: int, inner: int, eps: float) -> None:
         super().__init__()
-        self.fc1, self.fc2 = nn.Linear(width, inner), nn.Linear(inner, width)
+        self.fc1, self.fc2 = Linear(width, inner), Linear(inner, width)
         self.norm = LayerNorm(inner, eps=eps)
 
     def forward(self, states: Tensor) -> Tensor:

@@ -29,6 +29,7 @@ from unival.model.attention import (
 )
 from unival.model.cnn14 import build_audio_encoder
 from unival.model.configuration import UnivalConfig
+from unival.model.linear import Linear
 from unival.model.positions import (
     AbsoluteBias,
     BiasCache,
@@ -72,7 +73,7 @@ class MediaEmbedding(nn.Module):
     def __init__(self, config: UnivalConfig, modality: str) -> None:
         super().__init__()
         self.backbone = build_backbone(modality, config.media[modality])
-        self.projection = nn.Linear(self.backbone.out_channels, config.d_model)  # type: ignore[arg-type]
+        self.projection = Linear(self.backbone.out_channels, config.d_model)  # type: ignore[arg-type]
         self.positions = Table(config.image_bucket_size**2 + 1, config.d_model)
 
     def forward(self, values: Tensor) -> tuple[Tensor, tuple[int, ...]]:

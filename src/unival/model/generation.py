@@ -18,6 +18,7 @@ from torch.nn import functional as F
 from transformers.cache_utils import DynamicCache, EncoderDecoderCache
 
 from unival.model.constraints import Constraint
+from unival.model.linear import linear
 from unival.model.loss import at_least_float
 from unival.model.modeling import UnivalForConditionalGeneration
 
@@ -72,7 +73,7 @@ class _Head:
     def logits(self, hidden_RD: Tensor) -> Tensor:
         """(R, V), at least float32; overwritten by the next call."""
         if not self.blocked:
-            return at_least_float(F.linear(hidden_RD, self.weight_VD))
+            return at_least_float(linear(hidden_RD, self.weight_VD))
         if len(self.logits_RV) != len(hidden_RD):
             self.logits_RV = hidden_RD.new_empty(len(hidden_RD), len(self.weight_VD))
             self.logp_RV = torch.empty_like(at_least_float(self.logits_RV))
@@ -180,7 +181,7 @@ class _Search:
         if length:
             forced_BP = self.prefix_BP[:, :length]
             hidden = self._decode(torch.cat([self.tokens_RT, forced_BP[:, :-1]], dim=1))
-            logits_BPV = at_least_float(F.linear(hidden, self.head.weight_VD)) / self.options.temperature
+            logits_BPV = at_least_float(linear(hidden, self.head.weight_VD)) / self.options.temperature
             scores_BP = logits_BPV.gather(2, forced_BP[..., None])[..., 0] - logits_BPV.logsumexp(2)
             self.tokens_RT = torch.cat([self.tokens_RT, forced_BP], dim=1)
             self.cumulative_RT = scores_BP.cumsum(1)

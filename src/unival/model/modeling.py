@@ -7,7 +7,6 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 from transformers import (
     AutoConfig,
     AutoModel,
@@ -26,6 +25,7 @@ from unival.model.backbone import init_layer
 from unival.model.configuration import UnivalConfig
 from unival.model.decoder import UnivalDecoder
 from unival.model.encoder import MediaTokens, UnivalEncoder, UnivalEncoderOutput
+from unival.model.linear import Linear, linear
 from unival.model.loss import sequence_loss
 from unival.model.tied import lookup
 
@@ -59,7 +59,7 @@ class UnivalForConditionalGeneration(PreTrainedModel, GenerationMixin):
         self.shared = nn.Embedding(config.vocab_size, config.d_model, padding_idx=config.pad_token_id)
         self.encoder = UnivalEncoder(config, self.shared)
         self.decoder = UnivalDecoder(config, self.shared)
-        self.lm_head = nn.Linear(config.d_model, config.vocab_size, bias=False)
+        self.lm_head = Linear(config.d_model, config.vocab_size, bias=False)
         self.post_init()
 
     def _init_weights(self, module: nn.Module) -> None:
@@ -192,7 +192,7 @@ class UnivalForConditionalGeneration(PreTrainedModel, GenerationMixin):
             cache,
             inputs_embeds=target_BTD,
         )
-        logits_BTV = self.lm_head(states_BTD) if head_VD is None else F.linear(states_BTD, head_VD)
+        logits_BTV = self.lm_head(states_BTD) if head_VD is None else linear(states_BTD, head_VD)
         loss = None
         if labels is not None:
             total, count = sequence_loss(logits_BTV, labels, ignore_id=IGNORED)

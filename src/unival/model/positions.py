@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from unival.device import sent
 from unival.model.configuration import UnivalConfig
+from unival.model.linear import Linear
 
 T = TypeVar("T")
 Segment = tuple[str, tuple[int, ...]]  # modality and the grid of its feature map
@@ -161,7 +162,7 @@ class AbsoluteBias(nn.Module):
 
     def __init__(self, width: int, heads: int, scale: float) -> None:
         super().__init__()
-        self.query, self.key = nn.Linear(width, width), nn.Linear(width, width)
+        self.query, self.key = Linear(width, width), Linear(width, width)
         self.heads, self.scale = heads, scale
 
     def queries(self, positions: Tensor) -> Tensor:

@@ -11,9 +11,9 @@ from collections.abc import Iterable, Sequence
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
 from unival.model.encoder import UnivalEncoderOutput
+from unival.model.linear import linear
 from unival.model.modeling import UnivalForConditionalGeneration
 
 CHUNK_TOKENS = 32_768
@@ -129,7 +129,7 @@ class Candidates:
             # the decoder's output at a place predicts the token after it: BOS is at 0, so no 1 is added here
             place_BN = start_B[:, None] + self.depth_N[nodes_N]
             hidden_BND = hidden_BPTD[rows, self.path_N[nodes_N] - first, place_BN]
-            logits_BNV = F.linear(hidden_BND, head_VD).float()
+            logits_BNV = linear(hidden_BND, head_VD).float()
             logits_BNV.masked_fill_(~self.child_NV[nodes_N], -torch.inf)
             scores_BNV = logits_BNV.log_softmax(-1)
             edges_E = torch.isin(self.node_E, nodes_N).nonzero()[:, 0]
