@@ -23,6 +23,7 @@ COMMANDS = {
     "import": ("importing", "an official data set as shards and manifests"),
     "export": ("export", "prepared rows as OFA's TSV"),
     "overlap": ("overlap", "media that training and evaluated splits share"),
+    "register": ("register", "a version of an evaluated model in MLflow's registry"),
     "sync": ("sync", "send to MLflow what it could not take when it was logged"),
     "list": ("listing", "what can be chosen"),
     "doctor": ("doctor", "check this machine, with the fix for what is missing"),

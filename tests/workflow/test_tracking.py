@@ -16,6 +16,7 @@ import pytest
 
 from unival import cli, files, tracking
 from unival.errors import UserError, without_password
+from unival.study import model_rows
 from unival.tracking import mlflow_store, spool, tracker
 from unival.tracking.mlflow_store import Delivery
 from unival.tracking.spool import Spool
@@ -41,6 +42,21 @@ def by_hand(place: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Nothing is sent but by the test."""
     monkeypatch.setattr(tracker.Sender, "start", lambda self: None)
     return place
+
+
+SCORES = [
+    tracking.ModelScore("vqa", 0.5, "test-noise-3", "e" * 64),
+    tracking.ModelScore("vqa", 0.75, "test", "f" * 64),
+]
+    tracking.Measured("vqa", 0.5, "test-noise-3", "e" * 64),
+    tracking.Measured("vqa", 0.75, "test", "f" * 64),
+]
+
+
+def rows(**order: Any) -> list[Any]:
+    """Logged models."""
+    client, number = tracking.connect("finetune")
+    return list(client.search_logged_models([number], **order))
 
 
 def begin(place: Path, name: str = "run") -> tracking.MlflowTracker:
@@ -77,6 +93,7 @@ def log_everything(run: tracking.MlflowTracker, until: int = 4) -> None:
         run.table([{"id": "a"}], "predictions/caption")
         run.child("merged/average", {"unival.kind": "merged"}, {"vqa/low": 0.5})
         run.child("merged/ties", {"unival.kind": "merged"}, {"vqa/low": 0.25})
+        run.model("finetune/vqa", "finetuned", {tracking.DIGEST: "d" * 64}, None, SCORES)
         run.tags({"skipped.soup+1": "no model"})
         files.write_text("figure.txt", "drawn")
         run.artifact(Path("figure.txt"), "figures")
@@ -86,7 +103,14 @@ def assert_everything() -> None:
     """Each item is there, once."""
     runs = stored()
     run = runs["run"]
-    assert set(runs) == {"run", "merged/average", "merged/ties"}
+    assert set(runs) == {"run", "merged/average", "merged/ties", "finetune/vqa"}
+    assert runs["finetune/vqa"].data.metrics == {"vqa": 0.75}, "that of the last data set"
+    (model,) = rows()
+    assert (model.name, model.source_run_id) == ("finetune-vqa", runs["finetune/vqa"].info.run_id)
+    assert sorted((metric.dataset_name, metric.value) for metric in model.metrics) == [
+        ("test", 0.75),
+        ("test-noise-3", 0.5),
+    ]
     assert run.info.status == "FINISHED" and run.data.tags["unival.item"] == "vqa"
     assert run.data.params["train.steps"] == "10" and len(run.data.params["long"]) <= 6000
     assert history(run, "train/loss") == [(step, 1 / step) for step in (1, 2, 3, 4)]
@@ -374,7 +398,7 @@ def test_artifacts_lie_beside_the_store_wherever_it_is(
     assert list(tracking.send_all()) == []
     with sqlite3.connect(second / "mlflow.db") as moved:  # as `make ui` opens it
         places = [place for (place,) in moved.execute("select artifact_uri from runs")]
-    assert len(places) == 3 and all(place.startswith(second.as_uri()) for place in places)
+    assert len(places) == 4 and all(place.startswith(second.as_uri()) for place in places)
     assert_everything()
     for found in stored().values():
         assert found.info.artifact_uri.startswith((second / "mlartifacts").as_uri())
@@ -434,3 +458,44 @@ def test_passwords_in_addresses_are_left_out(text: str, shown: str) -> None:
 
 def test_flatten() -> None:
     assert tracking.flatten({"a": {"b": 1, "c": {"d": 2}}, "e": [3]}) == {"a.b": 1, "a.c.d": 2, "e": [3]}
+
+
+def test_models_are_ranked_on_a_shift_and_equal_weights_are_one_row(place: Path) -> None:
+    """Nothing of a model is copied; a second run that scores the same weights adds to its row."""
+    run = begin(place)
+    for name, inside, outside in (("a", 0.9, 0.3), ("b", 0.8, 0.7)):
+        scores = [SCORES[0]._replace(value=outside), SCORES[1]._replace(value=inside)]
+        run.model(f"merged/{name}", "merged", {tracking.DIGEST: name * 64}, None, scores)
+    run.end("FINISHED")
+    for data, best in (("test", "merged-a"), ("test-noise-3", "merged-b")):
+        order = {"field_name": "metrics.vqa", "dataset_name": data, "ascending": False}
+        assert rows(datasets=[{"dataset_name": data}], order_by=[order])[0].name == best
+    again = begin(place, "again")
+    again.model("merged/a", "merged", {tracking.DIGEST: "a" * 64}, None, SCORES)
+    again.end("FINISHED")
+    assert len(rows()) == 2
+    stored_files = [path for path in (place / "mlartifacts").rglob("*") if path.is_file()]
+    assert sum(path.stat().st_size for path in stored_files) < 5000
+
+
+def test_a_model_whose_files_changed_is_not_registered(
+    place: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any
+) -> None:
+    folder = place / "models/merged/average"
+    for name in model_rows.READ:
+        files.write_text(folder / name, name)
+    monkeypatch.chdir(place)
+    run = tracking.MlflowTracker("evaluate", "run", place / "run.json", {})
+    run.model("merged/average", "merged", model_rows.tags(Path("models/merged/average")), None, SCORES)
+    run.end("FINISHED")
+    for _ in range(2):  # the same weights are one version
+        cli.main(["register", "models/merged/average", "--alias", "champion"])
+        assert "models:/unival/1 (champion)" in capsys.readouterr().out
+    client, _ = tracking.connect("evaluate")
+    found = client.get_model_version_by_alias("unival", "champion")
+    assert found.tags["unival.folder"] == "models/merged/average"
+    files.write_text(folder / "model.safetensors", "other")
+    with pytest.raises(SystemExit):
+        cli.main(["register", "models/merged/average", "--alias", "champion"])
+    assert "no evaluated model has these files" in capsys.readouterr().err
+    assert len(client.search_model_versions("name = 'unival'")) == 1

@@ -15,7 +15,6 @@ Written files (their fields: `unival.study.tables`):
 """
 
 import itertools
-import json
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
@@ -28,7 +27,7 @@ from unival.config import check_names, pick
 from unival.data.remote import local
 from unival.report import silent
 from unival.stages.base import Laid, StageIO
-from unival.study import archive, leaderboard, row_scores, tables
+from unival.study import archive, leaderboard, model_rows, row_scores, tables
 from unival.study import results as study_results
 from unival.study.tables import CellScore, Comparison, Front, Kind, PairScore, PointScore, Standing, TaskScore
 from unival.tasks import TaskConfig
@@ -39,6 +38,8 @@ if TYPE_CHECKING:
     from unival.study.cells import Cells, CellSpec, Result
 
 TEST = "test"
+EXAMPLES = 50
+"""Rows of a task that MLflow shows."""
 AGAINST: dict[Kind, tuple[Kind, ...]] = {"merged": ("finetuned", "pretrained"), "finetuned": ("pretrained",)}
 """What models are compared with, row by row."""
 BLIND: tuple[Literal["swapped", "constant"], ...] = ("constant", "swapped")
@@ -163,7 +164,7 @@ def of_model(cells: "Cells", folder: Path, specs: list["CellSpec"]) -> list["Res
     """
     from unival.study.models import load_model
 
-    return cells.run(specs, _digest(folder), cache(partial(load_model, folder)))
+    return cells.run(specs, model_rows.digests(folder), cache(partial(load_model, folder)))
 
 
 def _plan(config: Config, benchmark: "Benchmark") -> Iterator[tuple[Path, list["CellSpec"]]]:
@@ -218,14 +219,6 @@ def _shifted(config: Config, benchmark: "Benchmark", own: "CellSpec") -> list["C
     ]
 
 
-def _digest(folder: Path) -> list[str]:
-    """What identifies a model: its weights, its sizes and its processor."""
-    return [
-        files.file_digest(folder / name)
-        for name in ("model.safetensors", "config.json", "processor_config.json")
-    ]
-
-
 def _pairs(config: Config) -> list[list[str]]:
     """The pairs whose models are both there."""
     return [pair for pair in config.interpolation.pairs if all(_end(config, name)[1] for name in pair)]
@@ -250,7 +243,11 @@ def _of_pair(
     last = config.interpolation.points + 1
     ends = [_end(config, name) for name in (first, second)]
     tasks = dict.fromkeys(task for _, its in ends for task in its)
-    weights = [*(_digest(folder) for folder, _ in ends), provenance.code_digest("unival.merging.live"), last]
+    weights = [
+        *(model_rows.digests(folder) for folder, _ in ends),
+        provenance.code_digest("unival.merging.live"),
+        last,
+    ]
     name, rows = f"{first}-{second}", config.interpolation.rows
     specs = [CellSpec(name, "interpolated", task, TEST, rows) for task in tasks]
 
@@ -297,7 +294,7 @@ def _write(
     _write_predictions(results, io)
     archive.pack(io.scratch / "study.zip", io.out_root, local(config.data))
     io.tracker.artifact(io.scratch / "study.zip", STUDY)
-    _log(scores, results, io)
+    _log(scores, results, config, io)
     silent.say("evaluate", silent.evaluated(study_results.read(io.out_root, local(config.data), "")))
 
 
@@ -392,27 +389,13 @@ def _write_predictions(results: Sequence["Result"], io: StageIO) -> None:
     io.publish(folder, "reports/predictions")
 
 
-def _log(scores: Mapping[str, TaskScore], results: Sequence["Result"], io: StageIO) -> None:
-    """A child run per model, so that selecting two compares an expert with its merge; samples per task."""
+def _log(scores: Mapping[str, TaskScore], results: Sequence["Result"], config: Config, io: StageIO) -> None:
+    """A row per model, so that selecting two compares an expert with its merge; examples per task."""
+    from unival.study.benchmark import Benchmark
+
     io.tracker.metrics({f"summary/{task}": score.value for task, score in scores.items()})
     io.tracker.metrics({f"blind/{task}": score.blind for task, score in scores.items()})
-    by_model: dict[str, dict[str, float]] = {}
-    for result in results:
-        spec = result.spec
-        place = spec.task if spec.place == TEST else f"ood/{spec.task}/{spec.place}"
-        metrics = by_model.setdefault(spec.model, {})
-        metrics[f"{place}/{result.primary}"] = result.value.value
-        if not place.startswith("ood/"):
-            metrics |= {f"{place}/low": result.value.low, f"{place}/high": result.value.high}
-    kinds = {result.spec.model: result.spec.kind for result in results}
-    for model, metrics in by_model.items():
-        io.tracker.child(model, {"unival.model": model, "unival.kind": kinds[model]}, metrics)
+    model_rows.log(results, Benchmark(config.data, config.tasks), io.tracker)
     for result in results:
         if result.baselines:
-            lines = result.predictions.read_text(encoding="utf-8").splitlines()[:50]
-            rows = [json.loads(line) for line in lines]
-            shown = [
-                {key: json.dumps(row.get(key)) for key in ("id", "text", "prediction", "scores")}
-                for row in rows
-            ]
-            io.tracker.table(shown, f"predictions/{result.spec.task}")
+            io.tracker.table(model_rows.examples(result, EXAMPLES), f"examples/{result.spec.task}")

@@ -9,12 +9,16 @@ end stays in `mlspool/` for `unival sync`. No stage reads a result back; `past.p
 
 from unival.tracking.health import unreachable
 from unival.tracking.mlflow_store import connect, opened, send_all, store_name
+from unival.tracking.models import DIGEST, REGISTERED, ModelScore, register
 from unival.tracking.past import STUDY, Past, attach, fetch, find
 from unival.tracking.tracker import MlflowTracker, Tracker, flatten, unsent
 
 __all__ = [
+    "DIGEST",
+    "REGISTERED",
     "STUDY",
     "MlflowTracker",
+    "ModelScore",
     "Past",
     "Tracker",
     "attach",
@@ -23,6 +27,7 @@ __all__ = [
     "find",
     "flatten",
     "opened",
+    "register",
     "send_all",
     "store_name",
     "unreachable",

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from unival import files, provenance
 from unival.errors import UserError, without_password
+from unival.tracking import models
 from unival.tracking.spool import Item, Spool, State, spools
 
 if TYPE_CHECKING:
@@ -276,6 +277,7 @@ class Delivery:
         """An item, or several of metrics."""
         from mlflow.entities import Dataset, DatasetInput, InputTag, Metric, Param, RunTag
 
+        assert self._connected is not None
         item, client = items[0], self.client
         kind, run_id = item.get("do"), str(state.run_id)
         if kind == "start":
@@ -306,6 +308,8 @@ class Delivery:
             client.log_artifact(run_id, str(self.spool.folder / "files" / item["file"]), item["folder"])
         elif kind == "child":
             self._child(state, begin, item)
+        elif kind == "model":
+            models.log(*self._connected, self._child(state, begin, item), item)
         elif kind == "status" and item["status"] == "RUNNING":
             client.update_run(run_id, status="RUNNING")
         elif kind == "status":
@@ -325,7 +329,7 @@ class Delivery:
         run = client.create_run(experiment, start_time=item["time"], run_name=item["name"], tags=tags)
         return str(run.info.run_id)
 
-    def _child(self, state: State, begin: int, item: Item) -> None:
+    def _child(self, state: State, begin: int, item: Item) -> str:
         from mlflow.entities import Metric, Param
 
         nested = {**item, "tags": {**item["tags"], "mlflow.parentRunId": str(state.run_id)}}
@@ -337,6 +341,7 @@ class Delivery:
         for start in range(0, len(metrics), BATCH):
             self.client.log_batch(run_id, metrics=metrics[start : start + BATCH])
         self.client.set_terminated(run_id, end_time=item["time"])
+        return run_id
 
     def _table(self, run_id: str, item: Item) -> None:
         """As `log_table`, which would add the rows to a table that is there."""

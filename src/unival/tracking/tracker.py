@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from unival import files
+from unival.tracking.models import ModelScore
 from unival.tracking.sender import SHORT_PATIENCE, Sender
 from unival.tracking.spool import Spool, root
 
@@ -49,6 +50,17 @@ class Tracker:
 
     def child(self, name: str, tags: Mapping[str, str], metrics: Mapping[str, float]) -> None:
         """A run of its own below this one."""
+
+    def model(
+        self, name: str, kind: str, tags: Mapping[str, str], source: str | None, scores: Sequence[ModelScore]
+    ) -> None:
+        """A model that was scored, by reference: a row of its own, and a run below this one.
+
+        Args:
+            tags: of the row; `models.DIGEST` tells models apart.
+            source: id of the run that made it; None: not known.
+            scores: those of one data set together; the last one stands for the model in the run.
+        """
 
     def text(self, text: str, name: str) -> None:
         """A text as a file of the run."""
@@ -99,7 +111,7 @@ class MlflowTracker(Tracker):
             self._steps |= {key: max(item["step"], self._steps.get(key, -1)) for key in item["values"]}
         elif item.get("do") == "params":
             self._params |= set(item["values"])
-        elif item.get("do") == "child":
+        elif item.get("do") in ("child", "model"):
             self._children.add(item["id"])
 
     def _add(self, kind: str, **values: Any) -> None:
@@ -156,6 +168,18 @@ class MlflowTracker(Tracker):
         if number not in self._children:
             values = {_name(key): float(value) for key, value in metrics.items() if math.isfinite(value)}
             self._add("child", id=number, name=name, tags=dict(tags), values=values)
+
+    def model(
+        self, name: str, kind: str, tags: Mapping[str, str], source: str | None, scores: Sequence[ModelScore]
+    ) -> None:
+        """A model that was scored."""
+        number, shown = files.digest([name, dict(tags)]), {"unival.model": name, "unival.kind": kind}
+        if number not in self._children:
+            known = [(_name(score.metric), *score[1:]) for score in scores if math.isfinite(score.value)]
+            self._add(
+                "model", id=number, name=name, tags={**shown, **tags}, source=source, values={},
+                scores=known,
+            )  # fmt: skip
 
     def text(self, text: str, name: str) -> None:
         """A text file."""
