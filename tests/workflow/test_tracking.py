@@ -48,9 +48,6 @@ SCORES = [
     tracking.ModelScore("vqa", 0.5, "test-noise-3", "e" * 64),
     tracking.ModelScore("vqa", 0.75, "test", "f" * 64),
 ]
-    tracking.Measured("vqa", 0.5, "test-noise-3", "e" * 64),
-    tracking.Measured("vqa", 0.75, "test", "f" * 64),
-]
 
 
 def rows(**order: Any) -> list[Any]:
