@@ -116,7 +116,7 @@ class Task:
 
 
 class NoConfig:
-    def save_pretrained(self, folder):
+    def to_json_file(self, path):
         pass
 
 

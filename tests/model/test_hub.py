@@ -84,6 +84,15 @@ def test_auto_classes_write_what_the_model_writes(folder: Path) -> None:
     assert reads.batch_decode(tokens) == generated(folder, **media(), text=TEXT)
 
 
+@pytest.mark.parametrize("place", ["auto", {"": "cpu"}])
+def test_device_maps_change_no_answer(folder: Path, place: Any) -> None:
+    pytest.importorskip("accelerate")
+    model = AutoModelForMultimodalLM.from_pretrained(folder, device_map=place).eval()
+    reads = AutoProcessor.from_pretrained(folder)
+    tokens = model.generate(**reads(**media(), text=TEXT), **LENGTH)
+    assert reads.batch_decode(tokens) == generated(folder, **media(), text=TEXT)
+
+
 def test_typing_errors_in_settings_are_named(folder: Path) -> None:
     """Dropping what transformers passes must not hide what a person mistyped."""
     for loader in (UnivalProcessor, AutoProcessor):

@@ -1,17 +1,17 @@
-"""A folder with its own source loads, and writes the same, where this package cannot be imported."""
+"""A model folder brings its source: it loads, and writes the same, where this package cannot be imported."""
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
 
-import pytest
 from test_hub import LENGTH, TEXT, folder, generated, media
 
 from unival import compat
-from unival.commands import convert
-from unival.errors import UserError
+from unival.merging import merge
+from unival.model import UnivalForConditionalGeneration, UnivalProcessor
 from unival.model.portable import modules
 
 __all__ = ["folder"]
@@ -31,48 +31,77 @@ class Absent:
 
 sys.meta_path.insert(0, Absent())
 import numpy as np
+import torch
 from PIL import Image
 from transformers import AutoModelForMultimodalLM, AutoProcessor, pipeline
 
 folder, length, text = sys.argv[1], json.loads(sys.argv[2]), sys.argv[3]
 with np.load(sys.argv[4]) as arrays:
     media = {{**arrays, "images": Image.fromarray(arrays["images"])}}
-model = AutoModelForMultimodalLM.from_pretrained(folder, trust_remote_code=True).eval()
-processor = AutoProcessor.from_pretrained(folder, trust_remote_code=True)
-print(json.dumps(processor.batch_decode(model.generate(**processor(text=text, **media), **length))))
+
+def load(folder, **words):
+    model = AutoModelForMultimodalLM.from_pretrained(folder, trust_remote_code=True, **words).eval()
+    return model, AutoProcessor.from_pretrained(folder, trust_remote_code=True)
+
+def tell(model, processor):
+    print(json.dumps(processor.batch_decode(model.generate(**processor(text=text, **media), **length))))
+
+model, processor = load(folder)
+tell(model, processor)
+model.save_pretrained(folder + "-saved")
+processor.save_pretrained(folder + "-saved")
+tell(*load(folder + "-saved"))
 ask = pipeline("any-to-any", model=folder, trust_remote_code=True)
 found = ask(text=text, **media, generate_kwargs=length, return_full_text=False)
 print(json.dumps([row["generated_text"] for row in found]))
 ask = pipeline("image-text-to-text", model=folder, trust_remote_code=True)
 found = ask(media["images"], text=text, generate_kwargs=length, return_full_text=False)
 print(json.dumps([row["generated_text"] for row in found]))
+model, processor = load(folder, dtype=torch.bfloat16)
+batch = {{
+    name: values.to(torch.bfloat16) if values.is_floating_point() else values
+    for name, values in processor(text=text, **media).items()
+}}
+print(json.dumps(processor.batch_decode(model.generate(**batch, **length))))
 """
 
 
 def test_loads_without_the_package(folder: Path, tmp_path: Path) -> None:
+    """And is saved there, and loaded again; every way writes what the package's own classes do."""
     import numpy as np
+    import torch
 
-    out = tmp_path / "portable"
-    convert.main(["portable", str(folder), str(out)])
+    out = tmp_path / "copied"
+    shutil.copytree(folder, out)
     given = media()
     np.savez(tmp_path / "media.npz", **{name: np.asarray(value) for name, value in given.items()})
     arguments = [str(out), json.dumps(LENGTH), TEXT, str(tmp_path / "media.npz")]
-    outside = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
     done = subprocess.run(
         [sys.executable, "-c", STRANGER, *arguments],
-        env={**outside, "HF_HOME": str(tmp_path / "cache"), "HF_HUB_OFFLINE": "1"},
+        env={**os.environ, "HF_HOME": str(tmp_path / "cache"), "HF_HUB_OFFLINE": "1"},
         cwd=tmp_path,
         capture_output=True,
         text=True,
         check=False,
     )
     assert done.returncode == 0, done.stderr
-    everything, by_pipeline, of_picture = map(json.loads, done.stdout.splitlines())
-    assert everything == by_pipeline == generated(folder, text=TEXT, **given)
+    everything, saved, by_pipeline, of_picture, halved = map(json.loads, done.stdout.splitlines())
+    assert everything == saved == by_pipeline == generated(folder, text=TEXT, **given)
     assert of_picture == generated(folder, text=TEXT, images=given["images"])
-    # and with the package it is a folder like any other
-    assert generated(out, text=TEXT, **given) == everything
-    assert (out / "model.safetensors").read_bytes() == (folder / "model.safetensors").read_bytes()
+    model = UnivalForConditionalGeneration.from_pretrained(folder, dtype=torch.bfloat16).eval()
+    reads = UnivalProcessor.from_pretrained(folder)
+    batch = {
+        name: values.to(torch.bfloat16) if values.is_floating_point() else values
+        for name, values in reads(text=TEXT, **given).items()
+    }
+    assert halved == reads.batch_decode(model.generate(**batch, **LENGTH))
+    # what a stranger has saved is, with the package, a folder like any other
+    assert generated(tmp_path / "copied-saved", text=TEXT, **given) == everything
+    assert listed(tmp_path / "copied-saved") == listed(folder)
+
+
+def listed(folder: Path) -> set[str]:
+    return {path.name for path in folder.glob("*.py")}
 
 
 def test_modules_are_complete_and_relative() -> None:
@@ -82,12 +111,18 @@ def test_modules_are_complete_and_relative() -> None:
     ]
     for name, source in found.items():
         compile(source, f"{name}.py", "exec")
-    assert found == modules()
+    assert "Apache-2.0" in found["modeling_unival"]
 
 
-def test_only_whole_models_are_copied(folder: Path, tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="no model there"):
-        convert.main(["portable", str(tmp_path), str(tmp_path.parent / "out")])
-    (tmp_path / "mine.txt").write_text("mine")
-    with pytest.raises(UserError, match=r"holds mine.txt"):
-        convert.main(["portable", str(folder), str(tmp_path)])
+def test_all_that_is_saved_brings_the_code(folder: Path, tmp_path: Path) -> None:
+    """A model, a processor alone, and a merge of models; each names the classes for the Auto classes."""
+    wanted = {f"{name}.py" for name in modules()}
+    UnivalProcessor.from_pretrained(folder).save_pretrained(tmp_path / "processor")
+    merge(
+        {"method": "average", "models": ["a", "b"]}, {"a": folder, "b": folder}, folder, tmp_path / "merged"
+    )
+    for place in (folder, tmp_path / "processor", tmp_path / "merged"):
+        assert listed(place) == wanted, place
+        for name in {"config.json", "processor_config.json"} & {path.name for path in place.iterdir()}:
+            classes = json.loads((place / name).read_text())["auto_map"]
+            assert classes["AutoProcessor"] == "modeling_unival.UnivalProcessor", place / name

@@ -42,10 +42,6 @@ def _parser() -> argparse.ArgumentParser:
     command.add_argument("out", type=Path, help=".pt or .safetensors")
     command.add_argument("--half", action="store_true", help="float16")
 
-    command = actions.add_parser("portable", help="a model folder -> one that loads without this package")
-    command.set_defaults(act=_portable)
-    command.add_argument("folder", type=Path)
-    command.add_argument("out", type=Path)
     return parser
 
 
@@ -83,12 +79,6 @@ def _export(folder: Path, out: Path, half: bool) -> None:
     from unival.model.convert import export
 
     print(f"{out}: {export(folder, out, half)} tensors")
-
-
-def _portable(folder: Path, out: Path) -> None:
-    from unival.model.convert import portable
-
-    print(f"{out}: loads with trust_remote_code=True; its code: {portable(folder, out)} modules")
 
 
 def main(arguments: list[str] | None = None) -> None:

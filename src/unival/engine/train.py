@@ -318,7 +318,7 @@ class Trainer:
         self.window.started += time.perf_counter() - started
 
     def _describe(self, folder: Path) -> None:
-        self.model.config.save_pretrained(folder)
+        self.model.config.to_json_file(folder / "config.json")  # `save_pretrained` would add the code
         write_beside(folder, self.processor, self.data)
 
     def _save(self, monitor: Monitor) -> None:

@@ -9,6 +9,7 @@ from transformers import PreTrainedConfig
 
 from unival.config import convert
 from unival.errors import UserError, nearest
+from unival.model import portable
 
 
 class UnivalConfig(PreTrainedConfig):
@@ -76,6 +77,12 @@ class UnivalConfig(PreTrainedConfig):
                 raise ValueError(f"{name} is {value}, less than {least} or not finite")
             if name.endswith("_id") and value >= self.vocab_size:
                 raise ValueError(f"{name} is {value}, beyond the vocabulary of {self.vocab_size}")
+
+    def save_pretrained(self, save_directory: Any, push_to_hub: bool = False, **hub: Any) -> None:
+        """Write config.json and, for those who have not this package, the code (`unival.model.portable`)."""
+        portable.write_code(Path(save_directory))
+        self.auto_map = portable.AUTO_MAP
+        super().save_pretrained(save_directory, push_to_hub, **hub)
 
     @classmethod
     def from_settings(cls, settings: Mapping[str, Any], vocab_size: int, where: Path | str) -> "UnivalConfig":

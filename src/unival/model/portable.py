@@ -1,4 +1,4 @@
-"""The source of model and processor as files of a model folder, for `trust_remote_code=True` of transformers.
+"""The source of model and processor in a model folder, for `trust_remote_code=True` of transformers.
 
 transformers copies a module of the folder and the modules beside it that it imports, and runs them as a
 package of its own. So what `modeling` and `processing` import of this package is written flat, with relative
@@ -8,6 +8,7 @@ their imports of the form `from .name import`, and one entry keeps one copy of e
 
 import ast
 import importlib.util
+from functools import cache
 from pathlib import Path
 
 from unival import files
@@ -24,20 +25,24 @@ _CLASSES = {
     "UnivalProcessor": ["AutoProcessor"],
 }
 """Class -> the Auto classes that load it."""
-_ROOTS = ("unival.model.modeling", "unival.model.processing")
+AUTO_MAP = {auto: f"{ENTRY}.{name}" for name, autos in _CLASSES.items() for auto in autos}
+"""What config.json and processor_config.json say of it."""
+_PACKAGE = "unival"
+_ROOTS = (f"{_PACKAGE}.model.modeling", f"{_PACKAGE}.model.processing")
 
 
-def add_code(folder: Path) -> None:
-    """Write the modules into a model folder, and where its classes are into its JSON files."""
+def write_code(folder: Path) -> None:
+    """Write the modules into a model folder."""
     for name, source in modules().items():
         files.write_text(folder / f"{name}.py", source)
-    places = {auto: f"{ENTRY}.{name}" for name, autos in _CLASSES.items() for auto in autos}
-    for file in ("config.json", "processor_config.json"):
-        files.write_json(folder / file, files.read_json(folder / file) | {"auto_map": places})
 
 
+@cache
 def modules() -> dict[str, str]:
     """Name -> source of every module that is needed, and of the entry."""
+    if __name__.split(".")[0] != _PACKAGE:  # this is such a copy
+        beside = sorted(Path(__file__).parent.glob("*.py"))
+        return {path.stem: path.read_text(encoding="utf-8") for path in beside if path.stem != "__init__"}
     found: dict[str, str] = {}
     waiting = list(_ROOTS)
     while waiting:
@@ -51,7 +56,8 @@ def modules() -> dict[str, str]:
     classes = ("modeling", "UnivalConfig, UnivalForConditionalGeneration"), ("processing", "UnivalProcessor")
     lines = [f"from .{name} import {what}" for name, what in classes]
     lines += [f"from .{name} import __name__ as _" for name in sorted(found)]
-    return {**found, ENTRY: "\n".join(['"""UnIVAL, for transformers."""', "", *lines, ""])}
+    head = ["# SPDX-License-Identifier: Apache-2.0", '"""UnIVAL, for transformers."""']
+    return {**found, ENTRY: "\n".join([*head, "", *lines, ""])}
 
 
 def _relative(source: str) -> tuple[str, list[str]]:
@@ -59,7 +65,7 @@ def _relative(source: str) -> tuple[str, list[str]]:
     lines = source.splitlines()
     imported = []
     for node in reversed(list(ast.walk(ast.parse(source)))):
-        if not isinstance(node, ast.ImportFrom) or (node.module or "").split(".")[0] != "unival":
+        if not isinstance(node, ast.ImportFrom) or (node.module or "").split(".")[0] != _PACKAGE:
             continue
         inside = [f"{node.module}.{alias.name}" for alias in node.names]
         whole = importlib.util.find_spec(inside[0]) if _is_package(str(node.module)) else None

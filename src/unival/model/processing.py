@@ -22,6 +22,7 @@ from transformers.utils.hub import cached_file
 
 from unival import config, files, limits, media_format
 from unival.errors import UserError
+from unival.model import portable
 from unival.model.arrays import (
     centre_crop,
     channels_first,
@@ -320,13 +321,14 @@ class UnivalProcessor(ProcessorMixin):
 
     def to_dict(self) -> dict[str, Any]:
         """The settings."""
-        return {**asdict(self.settings), "processor_class": type(self).__name__}
+        place = {"processor_class": type(self).__name__, "auto_map": portable.AUTO_MAP}
+        return {**asdict(self.settings), **place}
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}({self.settings}, vocabulary of {len(self.tokenizer)})"
 
     def save_pretrained(self, save_directory: Any, push_to_hub: bool = False, **hub: Any) -> list[str]:
-        """Write the settings and the tokenizer into a model folder.
+        """Write the settings, the tokenizer and, for those who have not this package, the code into a folder.
 
         Args:
             save_directory: the folder.
@@ -334,6 +336,8 @@ class UnivalProcessor(ProcessorMixin):
             hub: other arguments of `push_to_hub`.
         """
         folder = Path(save_directory)
+        if not (folder / "config.json").is_file():  # else that of the model is there
+            portable.write_code(folder)
         files.write_json(folder / SETTINGS_FILE, self.to_dict())
         written = [str(folder / SETTINGS_FILE), *self.tokenizer.save_pretrained(folder)]
         if push_to_hub:

@@ -1,11 +1,10 @@
 """Model folders made of other projects' checkpoints.
 
 `convert` reads a `.pt` of UnIVAL or OFA; `initialise` makes a fresh model that starts from BART and public
-encoders; `export` writes a model folder under the original's names, `portable` one with its source. Nothing
-in a checkpoint is executed (see unpickler.py), and nothing is written unless all of it was read.
+encoders; `export` writes a model folder under the original's names. Nothing in a checkpoint is
+executed (see unpickler.py), and nothing is written unless all of it was read.
 """
 
-import shutil
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -121,27 +120,6 @@ def export(folder: Path | str, out: Path | str, half: bool = False) -> int:
         else:
             weights.save({name: tensor.contiguous().clone() for name, tensor in state.items()}, part)
     return len(state)
-
-
-def portable(folder: Path | str, out: Path | str) -> int:
-    """Copy a model folder, with the source of model and processor: it loads where this package is not.
-
-    Returns:
-        The number of modules.
-
-    Raises:
-        UserError: not a whole model with its processor, or `out` holds something.
-    """
-    from unival.model.folder import read
-    from unival.model.portable import add_code
-
-    folder, out = Path(folder), Path(out)
-    folders.check_output(out, CONVERSION_FILE, [folder])
-    read(folder)
-    copied = [path for path in sorted(folder.iterdir()) if path.is_file() and path.name != CONVERSION_FILE]
-    copies = [partial(shutil.copy, path) for path in copied]
-    _publish(out, [folder], [*copies, add_code], {"portable": folder.name})
-    return len(list(out.glob("*.py")))
 
 
 def initialise(
