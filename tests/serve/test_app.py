@@ -6,7 +6,9 @@ import random
 import socket
 import struct
 import threading
+import time
 from concurrent.futures import ThreadPoolExecutor
+from http.client import HTTPConnection
 from pathlib import Path
 
 import pytest
@@ -298,6 +300,18 @@ def test_nobody_waits_for_ever(server, slow, monkeypatch, what):
         with made.begin(server.port, made.picture(), 9)[0] as connection:
             assert b" 504 " in connection.recv(100)
     slow.set()
+
+
+def test_answers_leave_at_once(server):
+    """Not after the 40 ms for which the other side keeps its receipt back."""
+    connection, taken = HTTPConnection("127.0.0.1", server.port), []
+    for _ in range(20):
+        began = time.perf_counter()
+        connection.request("GET", "/health")
+        connection.getresponse().read()
+        taken.append(time.perf_counter() - began)
+    connection.close()
+    assert min(taken) < 0.03
 
 
 def test_a_token_keeps_others_out(models):
