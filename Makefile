@@ -51,7 +51,7 @@ ui: setup ## Open the MLflow page of all runs at http://127.0.0.1:5000
 	MLFLOW_SERVER_ENABLE_JOB_EXECUTION=false mlflow ui --workers 1 --backend-store-uri sqlite:///mlflow.db
 
 demo: setup ## Ask the models of this checkout at http://127.0.0.1:8000
-	-python -m unival serve models/merged/average models
+	-python -m unival serve models/merged/unival models
 
 dag: setup ## Draw the stages
 	dvc dag

@@ -6,7 +6,7 @@ process, and so is the predictor, asked one question at a time. They take turns,
 is the median of a round's throughput over that of its loop. Milliseconds are of the clock, over all rounds.
 
     python benchmarks/serve.py                          random weights of the size `tiny`
-    python benchmarks/serve.py models/merged/average    a model folder; JSON lines on standard output
+    python benchmarks/serve.py models/merged/unival    a model folder; JSON lines on standard output
 """
 
 import io
