@@ -22,7 +22,7 @@ from dataclasses import asdict
 from pathlib import Path
 
 from unival import files, tracking
-from unival.comparison import page, sides
+from unival.comparison import sides
 from unival.comparison.differences import Difference, SideBySide, compare, place
 from unival.comparison.paired import Flip
 from unival.errors import UserError
@@ -46,6 +46,8 @@ def main(arguments: list[str]) -> None:
     parser.add_argument("--out", type=Path, metavar="<folder>", help="default: comparisons/<names>")
     parser.add_argument("--json", action="store_true", help="print everything as JSON instead")
     options = parser.parse_args(arguments)
+    from unival.comparison import page  # draws
+
     with tempfile.TemporaryDirectory(prefix="unival-compare-") as scratch:
         found = compare([side for text in options.results for side in sides.read(text, Path(scratch))])
         out = options.out or FOLDER / _name(found)
