@@ -33,6 +33,8 @@ class DiskMap:
         self._run = _database(
             "CREATE TABLE spool (key BLOB PRIMARY KEY, value BLOB NOT NULL) WITHOUT ROWID"
         ).execute
+        self._last: tuple[str, str] | None = None
+        """The entry found last: rows about one medium ask for it one after the other."""
 
     def add(self, key: str, value: str = "") -> bool:
         """Enter a key; False, and nothing happens, where it is there already."""
@@ -42,8 +44,12 @@ class DiskMap:
 
     def get(self, key: str) -> str | None:
         """The value, None where there is none."""
-        found = self._run("SELECT value FROM spool WHERE key = ?", (_bytes(key),)).fetchone()
-        return None if found is None else _text(found[0])
+        if self._last is None or self._last[0] != key:
+            found = self._run("SELECT value FROM spool WHERE key = ?", (_bytes(key),)).fetchone()
+            if found is None:
+                return None
+            self._last = key, _text(found[0])
+        return self._last[1]
 
     def __contains__(self, key: str) -> bool:
         return self.get(key) is not None

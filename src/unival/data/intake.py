@@ -15,7 +15,6 @@ from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
-import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 from tqdm import tqdm
@@ -214,11 +213,12 @@ class Intake:
             box = box_as_shown(record.box, orientation, (size[0], size[1]), item.size)
         except UserError as error:
             return record, [("box", str(error))]
-        cut = np.clip(box, 0.0, np.array([*size, *size], np.float64))
-        if np.abs(cut - box).max() > BORDER or (cut[:2] >= cut[2:]).any():
+        cut = tuple(min(max(side, 0.0), float(end)) for side, end in zip(box, size * 2, strict=True))
+        moved = max(abs(new - old) for new, old in zip(cut, box, strict=True))
+        if moved > BORDER or cut[0] >= cut[2] or cut[1] >= cut[3]:
             return record, [("box", f"{list(box)} reaches outside the {size[0]}x{size[1]} {kind}")]
-        self.cut_boxes += bool((cut != box).any())
-        return replace(record, box=tuple(cut.tolist())), []
+        self.cut_boxes += moved > 0
+        return replace(record, box=cut), []
 
     def _problems(self, item: RowItem, record: Record) -> Iterator[tuple[str, str]]:
         # the first row of a test split says whether its answers are published

@@ -1,7 +1,7 @@
 """Short clips: one or two objects that move, grow, shrink, appear or vanish, together or in turn."""
 
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import count
 from random import Random
 
@@ -102,13 +102,17 @@ class _Look:
     angle: int = 0
     strokes: np.ndarray | None = None
     """Of a digit."""
+    masks: dict[int, np.ndarray] = field(default_factory=dict)
+    """Of a digit by height: most keep theirs for the whole clip."""
 
     def mask(self, scale: float = 1.0) -> np.ndarray:
         """Its coverage at a multiple of its size."""
         height = max(round(self.size * scale), 5)
-        if self.strokes is not None:
-            return drawing.digit_mask(self.strokes, height)
-        return drawing.shape_mask(self.kind, height, self.angle)
+        if self.strokes is None:
+            return drawing.shape_mask(self.kind, height, self.angle)
+        if height not in self.masks:
+            self.masks[height] = drawing.digit_mask(self.strokes, height)
+        return self.masks[height]
 
 
 def _look(rng: Random, kind: str, bank: DigitBank) -> _Look:
