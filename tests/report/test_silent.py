@@ -10,8 +10,7 @@ import yaml
 from tests.report import made
 from unival.metrics.bootstrap import Interval
 from unival.report import content, headline, page, silent, summary
-from unival.stages import evaluate
-from unival.study import results
+from unival.study import results, table_lines
 
 VQA = "reports/predictions/finetune/vqa/vqa/test.jsonl"
 
@@ -128,8 +127,7 @@ def test_experts_are_compared_with_the_pretrained_model(tmp_path):
         result("finetune/vqa", "finetuned", "vqa", [0.0, 1.0, 0.0], tmp_path),
         result("pretrain/first", "pretrained", "vqa", [1.0, 1.0, 1.0], tmp_path),
     ]
-    config = type("Config", (), {"resamples": 100})
-    (line,) = evaluate._comparisons(config, rows)
+    (line,) = table_lines.comparisons(rows, 100)
     assert (line.model, line.against, round(line.difference, 3)) == ("finetune/vqa", "pretrain/first", -0.667)
 
 

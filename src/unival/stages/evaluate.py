@@ -27,9 +27,9 @@ from unival.config import check_names, pick
 from unival.data.remote import local
 from unival.report import silent
 from unival.stages.base import Laid, StageIO
-from unival.study import archive, leaderboard, model_rows, row_scores, tables
+from unival.study import archive, leaderboard, model_rows, row_scores, table_lines, tables
 from unival.study import results as study_results
-from unival.study.tables import CellScore, Comparison, Front, Kind, PairScore, PointScore, Standing, TaskScore
+from unival.study.tables import CellScore, Comparison, Front, PairScore, PointScore, Standing, TaskScore
 from unival.tasks import TaskConfig
 from unival.tracking import STUDY
 
@@ -40,10 +40,6 @@ if TYPE_CHECKING:
 TEST = "test"
 EXAMPLES = 50
 """Rows of a task that MLflow shows."""
-AGAINST: dict[Kind, tuple[Kind, ...]] = {"merged": ("finetuned", "pretrained"), "finetuned": ("pretrained",)}
-"""What models are compared with, row by row."""
-BLIND: tuple[Literal["swapped", "constant"], ...] = ("constant", "swapped")
-"""Baselines that every task has and that do not see the medium."""
 
 
 @dataclass(frozen=True)
@@ -275,14 +271,18 @@ def _write(
     io: StageIO,
 ) -> None:
     folder = io.out("reports/metrics/tasks.json").parent
-    scores = {result.spec.task: _task_score(result) for result in results if result.baselines}
+    scores = {result.spec.task: table_lines.task_score(result) for result in results if result.baselines}
     files.write_json(folder / "tasks.json", {task: asdict(score) for task, score in scores.items()})
     tables.write(
-        folder / "cells.csv", CellScore, (cell for result in results for cell in _cell_scores(result))
+        folder / "cells.csv",
+        CellScore,
+        (cell for result in results for cell in table_lines.cell_scores(result)),
     )
     files.write_json(folder / "scores.json", leaderboard.scores(results, config.resamples))
-    tables.write(folder / "interpolation.csv", PointScore, (_point_score(*point) for point in points))
-    tables.write(folder / "comparisons.csv", Comparison, _comparisons(config, results))
+    tables.write(
+        folder / "interpolation.csv", PointScore, (table_lines.point_score(*point) for point in points)
+    )
+    tables.write(folder / "comparisons.csv", Comparison, table_lines.comparisons(results, config.resamples))
     of_models = [(result.spec.model, result) for result in results]
     between = [(f"{first}-{second}@{place:g}", result) for first, second, place, result in points]
     row_scores.write(folder / row_scores.NAME, [*of_models, *between])
@@ -296,86 +296,6 @@ def _write(
     io.tracker.artifact(io.scratch / "study.zip", STUDY)
     _log(scores, results, config, io)
     silent.say("evaluate", silent.evaluated(study_results.read(io.out_root, local(config.data), "")))
-
-
-def _task_score(result: "Result") -> TaskScore:
-    value, low, high = result.value.rounded()
-    best = max(BLIND, key=lambda kind: result.baselines[kind].value)
-    majority = result.baselines.get("majority")
-    return TaskScore(
-        model=result.spec.model,
-        metric=result.primary,
-        value=value,
-        low=low,
-        high=high,
-        n=result.n,
-        blind=result.baselines[best].rounded().value,
-        blind_kind=best,
-        majority=majority.rounded().value if majority else None,
-        metrics={name: interval.rounded() for name, interval in result.metrics.items()},
-    )
-
-
-def _cell_scores(result: "Result") -> Iterator[CellScore]:
-    """A line for each metric."""
-    spec = result.spec
-    for metric, interval in result.metrics.items():
-        value, low, high = interval.rounded()
-        yield CellScore(
-            model=spec.model,
-            kind=spec.kind,
-            task=spec.task,
-            split=spec.split,
-            shift=spec.shift,
-            severity=spec.severity or None,
-            metric=metric,
-            primary=metric == result.primary,
-            value=value,
-            low=low,
-            high=high,
-            n=result.n,
-        )
-
-
-def _point_score(first: str, second: str, alpha: float, result: "Result") -> PointScore:
-    value, low, high = result.value.rounded()
-    return PointScore(
-        first=first,
-        second=second,
-        alpha=round(alpha, 4),
-        task=result.spec.task,
-        metric=result.primary,
-        value=value,
-        low=low,
-        high=high,
-        n=result.n,
-    )
-
-
-def _comparisons(config: Config, results: Sequence["Result"]) -> Iterator[Comparison]:
-    """Merged models against experts and pretrained model, experts against the latter, on the same rows."""
-
-    def place(spec: "CellSpec") -> tuple[Any, ...]:
-        return spec.task, spec.split, spec.shift, spec.severity
-
-    others = {(r.spec.kind, place(r.spec)): r for r in results}
-    for result in results:
-        spec = result.spec
-        for kind in AGAINST.get(spec.kind, ()):
-            other = others.get((kind, place(spec)))
-            if other is not None:
-                difference, low, high = result.minus(other, config.resamples).rounded()
-                yield Comparison(
-                    model=spec.model,
-                    against=other.spec.model,
-                    task=spec.task,
-                    split=spec.place,
-                    metric=result.primary,
-                    difference=difference,
-                    low=low,
-                    high=high,
-                    n=result.n,
-                )
 
 
 def _write_predictions(results: Sequence["Result"], io: StageIO) -> None:

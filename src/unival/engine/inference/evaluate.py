@@ -28,7 +28,7 @@ SEED = 0
 
 
 @dataclass(frozen=True)
-class Cell:
+class Evaluation:
     """Results of one model on one task and split."""
 
     task: str
@@ -60,7 +60,7 @@ def evaluate_cell(
     batch_size: int = 128,
     corrupt: Change | None = None,
     resamples: int = RESAMPLES,
-) -> Cell:
+) -> Evaluation:
     """Predict the rows and score them; see `predict` for the arguments.
 
     Raises:
@@ -71,7 +71,7 @@ def evaluate_cell(
     return score_cell(rows, predictions, resamples)
 
 
-def score_cell(rows: Rows, predictions: Sequence[Prediction], resamples: int = RESAMPLES) -> Cell:
+def score_cell(rows: Rows, predictions: Sequence[Prediction], resamples: int = RESAMPLES) -> Evaluation:
     """Score predictions that were made before.
 
     Raises:
@@ -89,7 +89,7 @@ def score_cell(rows: Rows, predictions: Sequence[Prediction], resamples: int = R
     metrics = {name: interval(score_N, SEED, resamples, groups=groups) for name, score_N in scores.items()}
     for name, (statistics_NS, reduce) in task.corpus(values, records).items():
         metrics[name] = statistic(statistics_NS, reduce, SEED, resamples, groups=groups)
-    return Cell(task.name, task.primary, metrics, scores, ids, list(predictions))
+    return Evaluation(task.name, task.primary, metrics, scores, ids, list(predictions))
 
 
 def media_of(records: Sequence[Record]) -> list[str]:
@@ -168,7 +168,7 @@ def swap_media(rows: Rows) -> Rows:
     )
 
 
-def prediction_rows(cell: Cell, records: Sequence[Record]) -> list[PredictedRow]:
+def prediction_rows(cell: Evaluation, records: Sequence[Record]) -> list[PredictedRow]:
     """Of each row what it is compared with, what was predicted, and its scores."""
     return [
         PredictedRow(
@@ -190,7 +190,7 @@ def prediction_rows(cell: Cell, records: Sequence[Record]) -> list[PredictedRow]
     ]
 
 
-def write_predictions(path: Path | str, cell: Cell, records: Sequence[Record]) -> None:
+def write_predictions(path: Path | str, cell: Evaluation, records: Sequence[Record]) -> None:
     """Write `prediction_rows` as JSONL."""
     files.write_text(path, "".join(row.to_json() + "\n" for row in prediction_rows(cell, records)))
 

@@ -11,7 +11,7 @@ from unival.data.manifest import manifest_path, read_records
 from unival.data.media_store import MediaStore
 from unival.engine.batches.rows import Rows, as_list
 from unival.engine.inference import submission
-from unival.engine.inference.evaluate import Cell, evaluate_cell, media_of, write_predictions
+from unival.engine.inference.evaluate import Evaluation, evaluate_cell, media_of, write_predictions
 from unival.engine.inference.predict import predict
 from unival.engine.inference.predictions import Predicted
 from unival.engine.inference.predictor import Predictor
@@ -190,5 +190,5 @@ def make(path: Path, model: Path, split: Path, name: str, edition: str) -> None:
         cell = evaluate_cell(predictor.model, predictor.processor, rows)
     else:  # to be submitted: written without scores
         made = predict(predictor.model, predictor.processor, rows)
-        cell = Cell(task.name, task.primary, {}, {}, [record.id for record in records], made)
+        cell = Evaluation(task.name, task.primary, {}, {}, [record.id for record in records], made)
     write_predictions(path, cell, records)
