@@ -94,13 +94,41 @@ def test_reports_and_models_are_things(here: Path, name: str) -> None:
 
 def test_two_models_of_one_study(here: Path) -> None:
     """Parameters and cells are compared although their processes are called otherwise."""
-    caption = here / "other/models/finetune/caption"
-    caption.mkdir(exist_ok=True)
-    (caption / "model.safetensors").touch()
+    shutil.copytree(here / "other/models/finetune/vqa", here / "other/models/finetune/caption")
     found = compared(here, "other/models/finetune/vqa", "other/models/finetune/caption")
     assert [one.key for one in found.parameters] == ["train.optimizer.lr"]
-    assert not found.differences and "only in other/models/finetune/vqa: vqa test" in found.left_out
+    assert not found.differences and "only in other/models/finetune/vqa: vqa" in found.left_out
     assert "no score of both" in found.verdicts[0]
+
+
+def test_a_merge_and_an_expert_share_no_parameters(here: Path, tmp_path: Path) -> None:
+    shutil.copytree(here / "other", tmp_path, dirs_exist_ok=True)
+    expert, merged = tmp_path / "models/finetune/vqa", tmp_path / "models/merged/average"
+    shutil.copytree(expert, merged)
+    cells = tmp_path / "reports/predictions/merged/average/vqa"
+    shutil.copytree(tmp_path / "reports/predictions/finetune/vqa/vqa", cells)
+    values = {"recipes": {"average": {"method": "average"}}}
+    (tmp_path / "build/config/merge.yaml").write_text(yaml.safe_dump(values))
+    found = compared(here, str(expert), str(merged))
+    assert [one.task for one in found.differences] == ["vqa"] and not found.parameters
+    assert f"configurations only in {merged}: merge" in found.left_out
+
+
+def test_jobs_of_a_sweep_that_differ_in_the_seed_alone_are_one(here: Path, tmp_path: Path) -> None:
+    for number, (rate, seed) in enumerate([(0.1, 0), (0.1, 1), (0.2, 0), (0.2, 1)]):
+        job = tmp_path / f"tried/{number}"
+        shutil.copytree(here / ("other" if rate > 0.1 else "base") / "reports", job / "reports")
+        train = {"optimizer": {"lr": rate}, "seed": seed}
+        values = {"stage": "finetune", "item": "vqa", "train": train}
+        (job / "config.yaml").write_text(yaml.safe_dump(values))
+    found = compared(here, str(tmp_path / "tried"))
+    assert [side.name for side in found.sides] == ["tried/0,1", "tried/2,3"]
+    assert [(one.key, one.values) for one in found.parameters] == [("train.optimizer.lr", ("0.1", "0.2"))]
+    assert {(one.seeds, one.difference.value > 0) for one in found.differences if one.difference.value} == {
+        (2, True)
+    }
+    one = compared(here, str(tmp_path / "tried/0"), str(tmp_path / "tried/3"))
+    assert [parameter.key for parameter in one.parameters] == ["train.optimizer.lr", "train.seed"]
 
 
 def test_a_model_beside_a_study_is_compared_with_its_namesake(here: Path) -> None:

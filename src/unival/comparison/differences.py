@@ -181,9 +181,10 @@ def _other_data(pairs: Sequence[tuple[Member, Member]], key: Key) -> str:
 
 
 def place(key: Key) -> str:
-    """A cell in short: of an expert on its own task the task alone."""
+    """A cell in short: of an expert on its own test rows the task alone."""
     model, task, split = key
-    return " ".join(part for part in (model if model != f"finetune/{task}" else "", task, split) if part)
+    parts = ("" if model == f"finetune/{task}" else model, task, "" if split == "test" else split)
+    return " ".join(filter(None, parts))
 
 
 def _some(places: Sequence[str]) -> str:
@@ -310,7 +311,7 @@ def _verdict(differences: Sequence[Difference], first: Side, other: Side) -> str
         f"**{other.name}** against **{first.name}**: clearly better in {_list(better)}, clearly worse in "
         f"{_list(worse)}, not told apart in {len(tested) - len(better) - len(worse)} of {len(tested)} "
         f"comparisons. Clear is p ≤ {ALPHA} after Holm's correction over {family}: where nothing differs, "
-        f"even one false word has a chance of {ALPHA:.0%}. Of the 95 % intervals, each for itself, "
+        f"even one false word has a chance of {100 * ALPHA:g} %. Of the 95 % intervals, each for itself, "
         f"{len(tested) / 20:.1f} would leave out zero. {scope}"
     )
 

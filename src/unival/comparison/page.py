@@ -62,7 +62,7 @@ def document(found: SideBySide, figures: Path) -> Document:
 
 def _parameters(found: SideBySide) -> list[Block]:
     if not found.parameters:
-        return [Text("None: the resolved configurations that all have are equal.")]
+        return [Text("None among the resolved configurations that all have.")]
     rows = [[f"`{one.key}`", *one.values, one.processes] for one in found.parameters]
     return [DataTable(["parameter", *(side.name for side in found.sides), "of"], rows, numbers=False)]
 

@@ -25,8 +25,8 @@ from unival.study.tables import Curve, Run
 
 Key = tuple[str, str, str]
 """Model, task, and the split with its shift, as the file of the predictions is called."""
-MODEL = "model"
-"""The process of a member that is one model: those of two models are called alike."""
+TRAINING, MERGING = "training", "merge"
+"""The process of a member that is one model: of two trainings, or two merges, the same."""
 
 
 @dataclass(frozen=True)
@@ -107,7 +107,7 @@ def _of_folder(text: str, path: Path) -> Member:
     if (path / "model.safetensors").is_file():
         return _of_model(text, path)
     if (path / "config.yaml").is_file():
-        return _of_job(text, path)
+        return _with_cells(_of_job(text, path), path)
     if (path / "reports").is_dir():
         return _of_study(text, path, path / "reports")
     if (path / "metrics").is_dir():
@@ -169,26 +169,32 @@ def _of_model(text: str, path: Path) -> Member:
         raise UserError(f"{path}: no model of a study: it must lie below models/")
     place = len(parts) - 1 - parts[::-1].index("models")
     root, model = Path(*parts[:place]), "/".join(parts[place + 1 :])
-    there = (root / "reports").is_dir()
-    job = (root / "config.yaml").is_file()
-    study = _of_job(text, root) if job else _of_study(text, root, root / "reports") if there else Member(text)
-    return _one_model(replace(study, name=text), model, path)
+    if (root / "config.yaml").is_file():
+        study = _of_job(text, root)
+    elif (root / "reports").is_dir():
+        study = _of_study(text, root, root / "reports")
+    else:
+        study = Member(text)
+    return _one_model(study, model, path)
 
 
 def _one_model(study: Member, model: str, path: Path) -> Member:
     stage, _, item = model.partition("/")
-    process = f"{stage}-{item}"
-    merge = study.configs.get("merge", {}).get("recipes", {}).get(item)
-    settings = merge if stage == "merged" and merge else study.configs.get(process)
     cells = {key: file for key, file in study.cells.items() if key[0] == model}
+    made = stage == "merged"
+    process, called = ("merge", MERGING) if made else (f"{stage}-{item}", TRAINING)
+    settings = study.configs.get(process)
+    if made and settings:
+        settings = settings.get("recipes", {}).get(item)
+    run = study.runs.get(process)
     return replace(
         study,
         model=model,
         cells=cells or _scored(path, model, "test"),
-        configs={MODEL: settings} if settings else {},
-        curves={MODEL: study.curves[process]} if process in study.curves else {},
-        runs={MODEL: study.runs[process]} if process in study.runs else {},
-        run_id=study.runs[process].run_id if process in study.runs else None,
+        configs={called: settings} if settings else {},
+        curves={called: study.curves[process]} if process in study.curves else {},
+        runs={called: run} if run else {},
+        run_id=run.run_id if run else None,
     )
 
 
@@ -220,24 +226,27 @@ def _jobs(path: Path) -> list[Path]:
 
 
 def _of_job(text: str, path: Path) -> Member:
-    """A job of a sweep: what it trained is scored on validation rows, for choosing is what it is for."""
+    """A job of a sweep, as its stage left it."""
     values = config.load(path / "config.yaml")
     name = "-".join(part for part in (values.get("stage"), values.get("item")) if part)
     study = _of_study(text, path, path / "reports")
     data, digests = _data(Path(), Path("reports"), read_configs(Path("build/config")))
     run_id = study.runs[name].run_id if name in study.runs else None
     curves = {name: curve} if (curve := read_curve(path / "reports/curves", name)) else {}
-    cells = dict(study.cells)
-    for folder in [] if cells else sorted(path.glob("models/*/*/model.safetensors")):
-        cells |= _scored(folder.parent, "/".join(folder.parent.parts[-2:]), "val")
-    return replace(
-        study, cells=cells, configs={name: values}, curves=curves, run_id=run_id, data=data, digests=digests
-    )
+    return replace(study, configs={name: values}, curves=curves, run_id=run_id, data=data, digests=digests)
+
+
+def _with_cells(job: Member, path: Path) -> Member:
+    """What a job trained is scored on validation rows, for choosing is what a sweep is for."""
+    cells = dict(job.cells)
+    for file in [] if cells else sorted(path.glob("models/*/*/model.safetensors")):
+        cells |= _scored(file.parent, "/".join(file.parent.parts[-2:]), "val")
+    return replace(job, cells=cells)
 
 
 def _by_seed(text: str, jobs: list[Path]) -> list[Side]:
     """Jobs whose configurations differ in the seed alone are one side."""
-    members = [_of_job(f"{text.rstrip('/')}/{job.name}", job) for job in jobs]
+    members = [_with_cells(_of_job(f"{jobs[0].parent.name}/{job.name}", job), job) for job in jobs]
 
     def but_seed(member: Member) -> str:
         values = {name: tracking.flatten(one) for name, one in member.configs.items()}
@@ -248,9 +257,10 @@ def _by_seed(text: str, jobs: list[Path]) -> list[Side]:
     groups: dict[str, list[Member]] = {}
     for member in members:
         groups.setdefault(but_seed(member), []).append(member)
+    names = [",".join(member.name.rpartition("/")[2] for member in group) for group in groups.values()]
     return [
-        Side(",".join(member.name.removeprefix("multirun/") for member in group), group)
-        for group in groups.values()
+        Side(f"{jobs[0].parent.name}/{name}", group)
+        for name, group in zip(names, groups.values(), strict=True)
     ]
 
 

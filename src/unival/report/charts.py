@@ -116,7 +116,7 @@ def overlay(lines: Mapping[str, Curve], key: str, title: str, folder: Path) -> l
     name = re.sub(r"\W+", "-", f"curve-{title}-{key}")
     with panel(folder, name, f"{title}: {key}", found) as axes:
         for number, (label, rows) in enumerate(lines.items()):
-            _line(axes, rows, key, label, number)
+            _line(axes, rows, key, label if len(label) <= 24 else f"…{label[-23:]}", number)
         axes.set(title=title, xlabel="step", ylabel=key)
         _legend(axes)
     return found
