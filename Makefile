@@ -50,8 +50,8 @@ ui: setup ## Open the MLflow page of all runs at http://127.0.0.1:5000
 	-python -m unival sync
 	MLFLOW_SERVER_ENABLE_JOB_EXECUTION=false mlflow ui --workers 1 --backend-store-uri sqlite:///mlflow.db
 
-demo: setup ## Ask the models of this checkout at http://127.0.0.1:8000
-	-python -m unival serve models/merged/unival models
+demo: setup ## Ask the models of this checkout, or the one that comes with the package, at http://127.0.0.1:8000
+	-python -m unival serve $(wildcard models/merged/unival models)
 
 dag: setup ## Draw the stages
 	dvc dag

@@ -12,7 +12,7 @@ from unival.stages import STAGES, module
 ROOT = Path(__file__).parents[1]
 SOURCE = ROOT / "src/unival"
 LAYERS = (
-    ("errors", "compat"),
+    ("errors", "compat", "sample"),
     (
         "limits",
         "media_format",

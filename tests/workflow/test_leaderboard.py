@@ -147,16 +147,20 @@ def test_one_model_on_all_tasks_takes_its_own_rows_and_steps(tmp_path, monkeypat
     """From the recipe's merge, with its quotas; tasks without one have the rows of the first expert."""
     expert = TrainConfig(9, MixtureConfig(8, [StreamConfig("vqa", 8)]), OptimizerConfig(1e-3), 0)
     record = {"steps": 9, "train": json.loads(json.dumps(asdict(expert)))}
-    for task in PAIR:
-        write_json(tmp_path / task / "training.json", record)
+    for task, heard in zip(PAIR, (["audio"], ["image"]), strict=True):
+        write_json(tmp_path / task / "training.json", {**record, "media": heard})
         (tmp_path / task / "config.json").touch()
-    given, started = [], []
-    monkeypatch.setattr("unival.study.models.load_model", lambda start: started.append(start) or (None, None))
+    given, started, model = [], [], SimpleNamespace(learned=None)
+    monkeypatch.setattr(
+        "unival.study.models.load_model", lambda start: started.append(start) or (model, None)
+    )
     monkeypatch.setattr("unival.study.train.train_on", lambda *words: given.append(words[4]))
     fit = SimpleNamespace(experts=tmp_path, tasks=dict.fromkeys(PAIR), benchmark=None)
     workshop = Workshop(tmp_path, tmp_path, tmp_path / "scratch", fit, PAIR, {})
     again = Again(PAIR, recipe="average", steps=5, rows={PAIR[1]: 3})
-    _, updates = workshop._train(again, tmp_path / "average", "unival", "model")
+    merged = [tmp_path / task for task in PAIR]
+    _, updates = workshop._train(again, tmp_path / "average", "unival", "model", merged)
+    assert model.learned == {"image", "audio"}, "of its experts: the merge's record names places of later"
     (settings,) = given
     assert started == [tmp_path / "average"]
     assert [(stream.task, stream.rows) for stream in settings.mixture.streams] == [(PAIR[0], 8), (PAIR[1], 3)]

@@ -6,6 +6,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from unival import sample
 from unival.errors import UserError
 
 if TYPE_CHECKING:
@@ -22,6 +23,7 @@ def main(arguments: list[str]) -> None:
         UserError: no such file, model or task; or a file that cannot be read.
     """
     options = _parser().parse_args(arguments)
+    options.model, options.path, options.text = _words(options.words)
     if not options.path.exists():
         raise UserError(f"{options.path}: no such file or folder")
     answers = _answers(options.answers) if options.answers else None
@@ -49,6 +51,19 @@ def main(arguments: list[str]) -> None:
     print(f"{prediction.text}  ({prediction.score:.3g})")
     for text, score in prediction.alternatives:
         print(f"    {text}  ({score:.3g})")
+
+
+def _words(words: list[str]) -> tuple[Path, Path, str]:
+    """Model, path and text: the first word is a model where it is a model folder, or a path follows.
+
+    Raises:
+        UserError: too few or too many words.
+    """
+    named = len(words) > 1 and ((Path(words[0]) / "config.json").is_file() or Path(words[1]).exists())
+    model, *rest = words if named else [str(sample.FOLDER), *words]
+    if not 1 <= len(rest) <= 2:
+        raise UserError(f"predict: '{' '.join(words)}': give [<model>] <path> [<text>], a text in quotes")
+    return Path(model), Path(rest[0]), rest[1] if rest[1:] else ""
 
 
 def _folder(predictor: "Predictor", options: argparse.Namespace) -> None:
@@ -96,10 +111,12 @@ def _parser() -> argparse.ArgumentParser:
         prog="unival predict",
         description="The answer about a file, with its probability and the next best.",
     )
-    parser.add_argument("model", type=Path, help="a model folder, e.g. models/merged/unival")
-    parser.add_argument("path", type=Path, help="an image, a video, a sound, or a folder of them")
     parser.add_argument(
-        "text", nargs="?", default="", help="a question, phrase or statement; none: a caption"
+        "words",
+        nargs="+",
+        metavar="[<model>] <path> [<text>]",
+        help="a model folder, e.g. models/merged/unival (none: the tiny model that comes with the package); "
+        "an image, a video, a sound, or a folder of them; a question, phrase or statement (none: a caption)",
     )
     parser.add_argument(
         "--task", metavar="<task>", help="name of the task (`unival list task`); by default vqa, or caption"

@@ -4,6 +4,8 @@ import argparse
 import sys
 from pathlib import Path
 
+from unival import sample
+
 
 def main(arguments: list[str]) -> None:
     """Listen until Ctrl-C or SIGTERM.
@@ -38,8 +40,10 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "models",
         type=Path,
-        nargs="+",
-        help="model folders, or folders of them; the first one answers where a request names none",
+        nargs="*",
+        default=[sample.FOLDER],
+        help="model folders, or folders of them; the first one answers where a request names none; without "
+        "any, the tiny model that comes with the package",
     )
     parser.add_argument("--host", default="127.0.0.1", help="address to listen at (127.0.0.1)")
     parser.add_argument("--port", type=int, default=8000, help="port to listen at (8000); 0: any free one")

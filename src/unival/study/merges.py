@@ -6,7 +6,7 @@ Each folder holds `made.json`: its tasks, and the updates of finetuning behind i
 import json
 import shutil
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -16,6 +16,7 @@ from unival import files
 from unival.errors import UserError
 from unival.merging import Recipe, merge
 from unival.merging.merge_json import equal_inputs, read_record
+from unival.model.folder import learned
 from unival.study import card
 from unival.study.coefficients import Fit
 from unival.study.fitting import STATISTICS, Again, Search
@@ -134,14 +135,19 @@ class Workshop:
             return
         start = self.folder / again.recipe if again.recipe else self.fit.base
         known = self.published / again.recipe if again.recipe else self.fit.base
-        made, updates[name] = self._train(again, start, name, "model")
+        made, updates[name] = self._train(again, start, name, "model", folders.values())
         shutil.rmtree(self.folder / name, ignore_errors=True)
         shutil.copytree(made, self.folder / name)
         files.write_json(self.folder / name / NOTE, {"tasks": again.tasks, "updates": updates})
         card.write_trained(self.folder / name, self.fit.benchmark, known)
 
-    def _train(self, again: Again, start: Path, name: str, part: str) -> tuple[Path, int]:
-        """The model folder after finetuning `start`, and the updates it took: one per step and task."""
+    def _train(
+        self, again: Again, start: Path, name: str, part: str, merged: Iterable[Path] = ()
+    ) -> tuple[Path, int]:
+        """The model folder after finetuning `start`, and the updates it took: one per step and task.
+
+        `merged`: the models that `start` was made of, whose places its record gives for when it is published.
+        """
         from unival.engine.batches.mixture import MixtureConfig, StreamConfig
         from unival.engine.settings import TrainConfig
         from unival.study.models import load_model
@@ -154,6 +160,8 @@ class Workshop:
         settings = replace(expert, mixture=mixture, steps=again.steps or expert.steps)
         work = self.scratch / name / part
         model, processor = load_model(start)
+        if (known := [learned(folder) for folder in merged]) and None not in known:
+            model.learned = frozenset().union(*filter(None, known))
         tasks = {task: self.fit.tasks[task] for task in again.tasks}
         title = f"{start.name} on {', '.join(tasks)}"
         train_on(model, processor, self.fit.benchmark, tasks, settings, work / "model", work, title)

@@ -1,0 +1,66 @@
+"""The model that comes with the package answers about all modalities, before anything is trained."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from unival import cli, sample
+from unival.commands.predict import _words
+from unival.errors import UserError
+from unival.model.folder import learned
+
+EXAMPLES = Path(__file__).parents[2] / "src/unival/serve/page/examples"
+
+
+@pytest.mark.parametrize(
+    ("words", "answer"),
+    [
+        (["square.png", "what color is the square?"], "red"),
+        (["falling.webm"], "red square"),
+        (["beeps.wav"], "five high beeps"),
+    ],
+)
+def test_it_answers_from_anywhere(
+    words: list[str],
+    answer: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert not cli.main(["predict", str(EXAMPLES / words[0]), *words[1:]])
+    assert answer in capsys.readouterr().out.splitlines()[0]
+
+
+def test_it_is_small_and_has_heard() -> None:
+    assert learned(sample.FOLDER) == {"image", "video", "audio"}
+    assert (sample.FOLDER / "model.safetensors").stat().st_size < 2e6
+    assert json.loads((sample.FOLDER / "tasks.json").read_text()).keys() >= {
+        "caption",
+        "vqa",
+        "audio_caption",
+    }
+
+
+def test_what_is_a_model_and_what_a_path(tmp_path: Path) -> None:
+    """A misspelt path beside a model, and a misspelt model beside a path, are not taken for each other."""
+    model, photo, there = tmp_path / "model", tmp_path / "photo.jpg", tmp_path / "photos"
+    model.mkdir()
+    there.mkdir()
+    (model / "config.json").touch()
+    photo.touch()
+    own = sample.FOLDER
+    for words, wanted in (
+        ([photo], (own, photo, "")),
+        ([there], (own, there, "")),
+        ([photo, "red?"], (own, photo, "red?")),
+        ([model, photo], (model, photo, "")),
+        ([model, there, "red?"], (model, there, "red?")),
+        ([model, tmp_path / "fhoto.jpg"], (model, tmp_path / "fhoto.jpg", "")),
+        ([tmp_path / "mode", photo, "red?"], (tmp_path / "mode", photo, "red?")),
+    ):
+        assert _words([str(word) for word in words]) == wanted
+    for words in ([photo, "what", "color", "is it?"], [model, photo, "a", "b"]):
+        with pytest.raises(UserError, match="a text in quotes"):
+            _words([str(word) for word in words])
