@@ -213,12 +213,12 @@ class Intake:
             box = box_as_shown(record.box, orientation, (size[0], size[1]), item.size)
         except UserError as error:
             return record, [("box", str(error))]
-        cut = tuple(min(max(side, 0.0), float(end)) for side, end in zip(box, size * 2, strict=True))
-        moved = max(abs(new - old) for new, old in zip(cut, box, strict=True))
-        if moved > BORDER or cut[0] >= cut[2] or cut[1] >= cut[3]:
+        x0, y0, x1, y1 = (min(max(side, 0.0), float(end)) for side, end in zip(box, size * 2, strict=True))
+        moved = max(abs(new - old) for new, old in zip((x0, y0, x1, y1), box, strict=True))
+        if moved > BORDER or x0 >= x1 or y0 >= y1:
             return record, [("box", f"{list(box)} reaches outside the {size[0]}x{size[1]} {kind}")]
         self.cut_boxes += moved > 0
-        return replace(record, box=cut), []
+        return replace(record, box=(x0, y0, x1, y1)), []
 
     def _problems(self, item: RowItem, record: Record) -> Iterator[tuple[str, str]]:
         # the first row of a test split says whether its answers are published
