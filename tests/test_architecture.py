@@ -28,10 +28,10 @@ LAYERS = (
     ),
     ("data", "model", "metrics", "merging"),
     ("tasks", "engine"),
-    ("provenance", "scratch", "tracking"),
+    ("code", "provenance", "scratch", "tracking"),
     ("study",),
     ("stages", "report", "serve"),
-    ("compose", "explain", "sweep", "comparison"),
+    ("compose", "explain", "lineage", "sweep", "comparison"),
     ("commands",),
     ("cli", "__main__"),
 )

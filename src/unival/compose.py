@@ -1,6 +1,7 @@
 """From `params.yaml` and `conf/` to one resolved file per stage and item in `build/config/`.
 
-Reading order: `write_all` (the DVC stage `compose`) -> `resolve` (one file) -> `compose` (Hydra). Which file
+Reading order: `write_all` (the DVC stage `compose`) -> `resolve` (one file) -> `compose` (Hydra); beside it
+`write_code`, by which stages know their code. Which file
 set a value, and over which others: `unival.explain`.
 
 `conf/stage/<stage>.yaml` is the shape of the resolved file: it takes its parts from the groups (model, task,
@@ -19,13 +20,15 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from unival import config, files
+from unival import code, config, files
 from unival.errors import UserError, nearest
 from unival.stages import STAGES, module
 
 CONF = Path("conf")
 PARAMS = Path("params.yaml")
 BUILD = Path("build/config")
+CODE = Path("build/code")
+"""A file per stage with the digest of its code, on which it depends in `dvc.yaml`."""
 PRIMARY = "tree"
 GROUPS = ("benchmark", "model", "edition")
 COLLECTED = {
@@ -326,5 +329,16 @@ def write_all() -> dict[Path, bool]:
     for path in {*BUILD.rglob("*.yaml")} - {*texts}:
         path.unlink()
     for path, text in texts.items():
+        files.write_text(path, text)
+    return changed
+
+
+def write_code() -> list[str]:
+    """Write the digest of the code of every stage; returns those whose code was another one."""
+    changed = []
+    for stage in STAGES:
+        path, text = CODE / stage, f"{code.digest(f'unival.stages.{stage}')}\n"
+        if path.exists() and path.read_text(encoding="utf-8") != text:
+            changed.append(stage)
         files.write_text(path, text)
     return changed

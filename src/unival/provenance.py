@@ -1,22 +1,20 @@
 """Where a result comes from: commit, code, versions, machine, and what DVC says of the run."""
 
-import ast
 import importlib.metadata
 import os
 import platform
+import shutil
 import subprocess
 import sys
-from collections.abc import Iterator
+import tarfile
+import tempfile
 from functools import cache
 from pathlib import Path
 from typing import Any
 
-from unival import files
-
 PACKAGES = ("torch", "transformers", "timm", "numpy", "mlflow", "dvc", "hydra-core")
-SOURCE = Path(__file__).parent
-SERVICES = frozenset({"unival.errors", "unival.provenance", "unival.scratch", "unival.tracking"})
-"""Modules that no figure depends on: no part of `code_digest`, nor what they alone import."""
+MAKE_RESULTS = ("src", "conf", "params.yaml", "dvc.yaml")
+"""What a result is made by, and can be made again by."""
 
 
 def root() -> Path:
@@ -24,78 +22,66 @@ def root() -> Path:
     return Path(os.environ.get("DVC_ROOT") or ".").resolve()
 
 
-def git(*arguments: str) -> str:
+def git(*arguments: str, **environment: str) -> str:
     """Output of a git command, empty when there is no repository or no git."""
+    words, variables = ["git", *arguments], {**os.environ, **environment}
     try:
-        done = subprocess.run(["git", *arguments], capture_output=True, text=True, timeout=30, check=False)
+        done = subprocess.run(words, capture_output=True, text=True, timeout=30, check=False, env=variables)
     except OSError:
         return ""
     return done.stdout.strip() if done.returncode == 0 else ""
 
 
+def commit() -> dict[str, str]:
+    """The last commit, and `uncommitted`: the commit of `uncommitted_work`, empty where all is committed."""
+    return {"commit": git("rev-parse", "HEAD"), "uncommitted": uncommitted_work()}
+
+
 @cache
-def code_digest(*modules: str) -> str:
-    """Digest of what modules of this package compute: of their code and of all they import of the package.
+def uncommitted_work() -> str:
+    """A commit of what makes results as it stands, on top of the last commit; empty where it stands there.
 
-    Comments, docstrings, formatting and what is imported for types alone do not count.
+    It is on no branch and changes neither index nor files. The main repository keeps it under `refs/unival/`.
     """
-    found: dict[str, str] = {}
-    waiting = list(modules)
-    while waiting:
-        name = waiting.pop()
-        path = _source(name)
-        if name not in found and path is not None:
-            tree = _Bare().visit(ast.parse(path.read_bytes()))
-            found[name] = ast.unparse(tree)
-            waiting += sorted(set(_imported(tree, name)) - SERVICES)
-    return files.digest(found)
+    places = [place for place in MAKE_RESULTS if Path(place).exists()]
+    if not git("status", "--porcelain", "--", *places):
+        return ""
+    with tempfile.TemporaryDirectory() as folder:
+        index = {"GIT_INDEX_FILE": f"{folder}/index"}
+        git("read-tree", "HEAD", **index)
+        git("add", "--all", "--", *places, **index)
+        tree = git("write-tree", **index)
+    who, date = {"NAME": "unival", "EMAIL": "unival"}, git("log", "-1", "--format=%cI")
+    author = {f"GIT_{role}_{key}": value for role in ("AUTHOR", "COMMITTER")
+              for key, value in (who | {"DATE": date}).items()}  # fmt: skip
+    made = git("commit-tree", tree, "-p", "HEAD", "-m", "Uncommitted work that made a result", **author)
+    if made:
+        git("push", "--quiet", "--no-verify", str(root()), f"{made}:refs/unival/{made}")
+    return made
 
 
-class _Bare(ast.NodeTransformer):
-    """Leaves out what has no effect."""
-
-    def visit_Expr(self, node: ast.Expr) -> ast.AST | None:
-        literal = isinstance(node.value, ast.Constant) and isinstance(node.value.value, str)
-        return None if literal else node
-
-    def visit_If(self, node: ast.If) -> ast.AST | None:
-        types = isinstance(node.test, ast.Name) and node.test.id == "TYPE_CHECKING"
-        return None if types else self.generic_visit(node)
-
-
-def _source(module: str) -> Path | None:
-    """The file of a module of this package; None for other names."""
-    place = SOURCE.parent / module.replace(".", "/")
-    for path in (place / "__init__.py", place.with_suffix(".py")):
-        if module.split(".")[0] == SOURCE.name and path.is_file():
-            return path
-    return None
-
-
-def _imported(tree: ast.AST, module: str) -> Iterator[str]:
-    """Names that may be modules of this package which the module imports, at whatever moment."""
-    names = {module}
-    for node in ast.walk(tree):
-        if isinstance(node, ast.Import):
-            names |= {alias.name for alias in node.names}
-        elif isinstance(node, ast.ImportFrom) and node.module:
-            names |= {node.module, *(f"{node.module}.{alias.name}" for alias in node.names)}
-    for name in names:
-        parts = name.split(".")
-        yield from (".".join(parts[:length]) for length in range(1, len(parts) + 1))
-        path = _source(name)
-        if "pkgutil" in names and path is not None and path.name == "__init__.py":  # it imports all of it
-            for file in path.parent.rglob("*.py"):
-                below = file.relative_to(path.parent).with_suffix("").parts
-                yield ".".join([name, *(part for part in below if part != "__init__")])
+def check_out(commit: str, folder: Path) -> None:
+    """Write what made the results of a commit into a folder that is not there yet, whole or not at all."""
+    part = folder.with_name(f".{folder.name}.part")
+    shutil.rmtree(part, ignore_errors=True)
+    part.mkdir(parents=True)
+    with tempfile.TemporaryFile() as archive:
+        places = git("ls-tree", "--name-only", commit, "--", *MAKE_RESULTS).split()
+        words = ["git", "archive", "--format=tar", commit, "--", *places]
+        subprocess.run(words, stdout=archive, check=True)
+        archive.seek(0)
+        with tarfile.open(fileobj=archive) as tar:
+            tar.extractall(part, filter="data")
+    part.rename(folder)
 
 
 def tags() -> dict[str, str]:
     """Tags of an MLflow run: empty ones are left out."""
     command = f"python -m unival {' '.join(sys.argv[1:])}"
     found = {
-        "git.commit": git("rev-parse", "HEAD"),
-        "git.dirty": str(bool(git("status", "--porcelain", "--untracked-files=no"))).lower(),
+        "git.commit": commit()["commit"],
+        "git.dirty": str(bool(uncommitted_work())).lower(),
+        "git.uncommitted": uncommitted_work(),
         "dvc.stage": os.environ.get("DVC_STAGE", ""),
         "dvc.exp": os.environ.get("DVC_EXP_NAME", ""),
         "dvc.baseline": os.environ.get("DVC_EXP_BASELINE_REV", ""),
@@ -151,7 +137,7 @@ def _processor() -> str:
 def describe() -> dict[str, Any]:
     """Commit, versions and machine, for reports."""
     return {
-        "commit": git("rev-parse", "HEAD"),
+        **commit(),
         "versions": versions(),
         "machine": machine(),
     }

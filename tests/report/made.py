@@ -290,4 +290,5 @@ def write_runs(root):
         run = {"stage": name.split("/")[0], "item": None, "config_hash": "0123456789abcdef"}
         run |= {"run_id": "f" * 32, "seconds": 75.2, "peak_mib": 1200}
         run |= {"machine": {"processor": "CPU", "instructions": "AVX2", "threads": 1, "ranks": 2}}
+        run |= {"code": {"digest": "d" * 16, "commit": "c" * 40, "uncommitted": ""}}
         files.write_json(root / f"reports/runs/{name.replace('/', '-')}.json", run)

@@ -14,7 +14,7 @@ from unival.report import content, page, silent, summary, words
 from unival.report.verdicts import Verdict
 from unival.study import results
 
-ORIGIN = {"commit": "abc", "versions": {"python": "3.11"}, "machine": {"cpus": 2}}
+ORIGIN = {"commit": "abc", "uncommitted": "", "versions": {"python": "3.11"}, "machine": {"cpus": 2}}
 CLAIMS = [
     Verdict(
         id="multitask", statement="Many tasks help each other.", verdict="supported", effect=0.1, low=0.05,
@@ -132,7 +132,7 @@ def test_summary_has_the_documented_fields(folder) -> None:
     assert made_summary["tasks"]["grounding"]["majority"] is None
     assert all(made_summary[part] for part in ("ood", "merges", "ablations"))
     assert all(
-        set(stage) == {"seconds", "peak_mib", "run_id", "machine"}
+        set(stage) == {"seconds", "peak_mib", "run_id", "machine", "code"}
         for stage in made_summary["stages"].values()
     )
     assert isinstance(made_summary["ood"][0]["value"], float)

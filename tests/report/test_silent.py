@@ -194,7 +194,7 @@ def test_a_frozen_module_that_moved(root):
 
 def test_the_summary_has_the_sentences(root):
     edit_rows(root / VQA, lambda number, row: {**row, "output": "two"})
-    origin = {"commit": None, "versions": {}, "machine": {}}
+    origin = {"commit": None, "uncommitted": "", "versions": {}, "machine": {}}
     (line,) = summary.summarise(read(root), [], silent.lines(read(root)), origin)["read_first"]
     assert "alike" in line
 

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 
-from unival import files, provenance
+from unival import code, files
 from unival.merging import collect, search
 from unival.metrics.bootstrap import Interval
 from unival.study import cells, coefficients, models
@@ -86,7 +86,7 @@ def test_a_cell_of_other_code_is_another_cell(
 ) -> None:
     result(tmp_path)
     with monkeypatch.context() as patch:
-        patch.setattr(provenance, "code_digest", lambda *modules: "changed")
+        patch.setattr(code, "digest", lambda *modules: "changed")
         result(tmp_path)
         assert len(computed) == 2
     result(tmp_path)
@@ -97,19 +97,19 @@ def test_a_cell_of_other_code_is_another_cell(
 def source(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     """A copy of the package whose files may be changed."""
     folder = tmp_path / "unival"
-    shutil.copytree(provenance.SOURCE, folder, ignore=shutil.ignore_patterns("__pycache__"))
-    monkeypatch.setattr(provenance, "SOURCE", folder)
+    shutil.copytree(code.SOURCE, folder, ignore=shutil.ignore_patterns("__pycache__"))
+    monkeypatch.setattr(code, "SOURCE", folder)
     yield folder
-    provenance.code_digest.cache_clear()
+    code.digest.cache_clear()
 
 
 def digests() -> dict[str, str]:
-    provenance.code_digest.cache_clear()
+    code.digest.cache_clear()
     return {
-        "cells": provenance.code_digest("unival.study.cells", "unival.study.models"),
-        "variants": provenance.code_digest("unival.study.variants"),
-        "searches": provenance.code_digest("unival.study.coefficients"),
-        "interpolation": provenance.code_digest("unival.merging.live"),
+        "cells": code.digest("unival.study.cells", "unival.study.models"),
+        "variants": code.digest("unival.study.variants"),
+        "searches": code.digest("unival.study.coefficients"),
+        "interpolation": code.digest("unival.merging.live"),
     }
 
 

@@ -71,6 +71,46 @@ def test_the_whole_study(clone, run) -> None:
     assert not {"prepare", "pretrain@image_text", "finetune@vqa", "ablate"} & set(again)
 
 
+def test_figures_follow_the_code(clone, run) -> None:
+    """There and back, by `dvc repro` alone; a remark is no change, and a proof spares the rerun."""
+    path = clone / "params.yaml"
+    params = yaml.safe_load(path.read_text())
+    params["tasks"] = ["caption", "video_caption", "video_qa"]
+    merges = ["average_video"]
+    params["set"] |= {"merge": {"merges": merges}, "evaluate": {"merges": merges, "shifted_merges": merges}}
+    path.write_text(yaml.safe_dump(params, sort_keys=False))
+    run("dvc", "repro", "evaluate")
+    scores, metric = clone / "reports/metrics/tasks.json", clone / "src/unival/tasks/question_answering.py"
+    before, whole = scores.read_bytes(), metric.read_text()
+    note = json.loads((clone / "reports/runs/evaluate.json").read_text())["code"]
+    shown = run("git", "diff", "--stat", note["commit"], note["uncommitted"]).stdout
+    assert "params.yaml" in shown and "reports" not in shown, "params.yaml was not committed"
+
+    exact = "float(str(value).strip() == likeliest(record.answers).text)"
+    change(metric, exact, "0.5")
+    told = run("python", "-m", "unival", "compose", PYTHONPATH="src").stdout
+    assert "the code of pretrain, finetune, merge, evaluate, ablate, report has changed" in told
+    status = run("dvc", "status").stdout
+    assert "evaluate:" in status and "finetune@video_qa:" in status and "prepare:" not in status
+    again = ran(run("dvc", "repro", "evaluate").stdout)
+    assert "evaluate" in again and "prepare" not in again
+    assert json.loads(scores.read_bytes())["video_qa"]["value"] == 0.5
+
+    metric.write_text(whole)
+    run("dvc", "repro", "evaluate")
+    assert scores.read_bytes() == before
+    metric.write_text(f"# a remark\n{whole}")
+    assert ran(run("dvc", "repro", "evaluate").stdout) == ["compose"]
+
+    change(metric, exact, "float(likeliest(record.answers).text == str(value).strip())")
+    run("python", "-m", "unival", "prove", PYTHONPATH="src")
+    assert ran(run("dvc", "repro", "evaluate").stdout) == ["compose"]
+    change(metric, "float(likeliest(record.answers).text == str(value).strip())", "0.5")
+    refused = run("python", "-m", "unival", "prove", "evaluate", check=False, PYTHONPATH="src")
+    assert refused.returncode == 2 and "tasks.json" in refused.stderr
+    assert "evaluate:" in run("dvc", "status").stdout
+
+
 def ends_are_the_experts(reports: Path) -> None:
     """The points 0 and 1 of a curve score as the stored predictions of the experts on the same rows."""
     with (reports / "metrics/interpolation.csv").open() as handle:

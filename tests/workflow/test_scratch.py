@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from unival import files, provenance, scratch
+from unival import code, files, scratch
 from unival.stages import base
 from unival.tracking import Tracker
 
@@ -318,16 +318,16 @@ class Package:
         files.write_text(self.root / f"{name}.py", text)
 
     def digest(self) -> str:
-        provenance.code_digest.cache_clear()
-        return provenance.code_digest("unival.first")
+        code.digest.cache_clear()
+        return code.digest("unival.first")
 
 
 @pytest.fixture
 def package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Package]:
     made = Package(tmp_path)
-    monkeypatch.setattr(provenance, "SOURCE", made.root)
+    monkeypatch.setattr(code, "SOURCE", made.root)
     yield made
-    provenance.code_digest.cache_clear()
+    code.digest.cache_clear()
 
 
 def test_remarks_and_layout_are_no_code(package: Package) -> None:
@@ -359,6 +359,28 @@ def test_a_change_anywhere_below_is_a_change(package: Package, name: str, text: 
         assert package.digest() != changed
     package.write(name, kept)
     assert package.digest() == before
+
+
+def test_a_package_that_only_passes_on_counts_for_who_asks_it(package: Package) -> None:
+    """Not for who asks one of its modules; and a file beside a module counts where it is named."""
+    package.write("tools/__init__", 'from unival.tools.other import other\n\n__all__ = ["other"]\n')
+    package.write("tools/other", "other = 1")
+    package.write("tools/own", "own = 1")
+    package.write("first", "from unival.tools.own import own\n")
+    before = package.digest()
+    package.write("tools/other", "other = 2")
+    assert package.digest() == before
+    package.write("tools/own", "own = 2")
+    assert package.digest() != before
+    package.write("first", "from unival.tools import other\n")
+    asked = package.digest()
+    package.write("tools/other", "other = 3")
+    assert package.digest() != asked
+    files.write_text(package.root / "table.yaml", "a: 1")
+    package.write("first", 'TABLE = "table.yaml"\n')
+    named = package.digest()
+    files.write_text(package.root / "table.yaml", "a: 2")
+    assert package.digest() != named
 
 
 def test_imports_for_types_and_services_do_not_count(package: Package) -> None:

@@ -20,6 +20,8 @@ def main(arguments: list[str]) -> None:
     names = [str(path.relative_to(compose.BUILD).with_suffix("")) for path, new in written.items() if new]
     listed = f": {', '.join(names)}" if names else ""
     print(f"{len(names)} of {len(written)} files in {compose.BUILD} changed{listed}")
+    if stages := compose.write_code():
+        print(f"the code of {', '.join(stages)} has changed")
     for line in explain.unused(compose.read_params()):
         print(line)
 

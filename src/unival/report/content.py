@@ -297,12 +297,28 @@ def _runs(study: Results, provenance: dict[str, Any]) -> list[Block]:
     versions = ", ".join(f"{name} {version}" for name, version in provenance.get("versions", {}).items())
     points = [
         f"{len(rows)} processes, {words.duration(total)} in all (this one not counted while it runs).",
-        f"Commit `{provenance.get('commit') or 'none'}`.",
+        *_codes(study),
         f"{machine.get('system')} {machine.get('machine')}, {machine.get('cpus')} CPUs. {versions}.",
         *_machines(study),
         "Resolved configurations: `build/config/`. All runs, curves and parameters: `make ui`.",
     ]
     return [DataTable(columns, rows, numbers=False), Points(points)]
+
+
+def _codes(study: Results) -> list[str]:
+    """Which code made what, each commit once."""
+    made: dict[tuple[str, str, str], list[str]] = {}
+    for name, run in study.runs.items():
+        began = run.code.get("began") or {}
+        place = (run.code.get("commit", ""), run.code.get("uncommitted", ""), began.get("commit", ""))
+        made.setdefault(place, []).append(name)
+    lines = []
+    for (commit, uncommitted, began_at), names in made.items():
+        changed = f" with uncommitted changes (`git diff {commit[:12]} {uncommitted[:12]}`)"
+        line = f"Code of commit `{commit[:12] or 'unknown'}`{changed if uncommitted else ''}"
+        begun = f", begun at `{began_at[:12]}`" if began_at else ""
+        lines.append(f"{line}{begun}: {', '.join(names)}.")
+    return lines
 
 
 def _machines(study: Results) -> list[str]:

@@ -67,6 +67,7 @@ class Stage:
     peak_mib: int
     run_id: str | None
     machine: dict[str, Any]
+    code: dict[str, Any]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -74,6 +75,8 @@ class Provenance:
     """What the results were made from."""
 
     commit: str | None
+    uncommitted: str
+    """The commit that holds what was not committed (`unival.provenance.uncommitted_work`)."""
     versions: dict[str, str]
     machine: dict[str, Any]
     benchmark: str
@@ -117,7 +120,13 @@ def summarise(
         merges=[_merge(study, cell) for cell in study.primary(kind="merged", shifted=False)],
         ablations=list(tables.flat(Ablation, study.ablations)),
         stages={
-            name: Stage(seconds=run.seconds, peak_mib=run.peak_mib, run_id=run.run_id, machine=run.machine)
+            name: Stage(
+                seconds=run.seconds,
+                peak_mib=run.peak_mib,
+                run_id=run.run_id,
+                machine=run.machine,
+                code=run.code,
+            )
             for name, run in study.runs.items()
         },
         provenance=Provenance(

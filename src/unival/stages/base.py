@@ -17,7 +17,7 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
-from unival import config, files, provenance, scratch, tracking
+from unival import code, config, files, provenance, scratch, tracking
 from unival.errors import Stopped, UserError
 from unival.stages import module
 from unival.study.tables import Run
@@ -26,6 +26,8 @@ STARTED = "UNIVAL_STARTED"
 """When the command began (seconds since the epoch): imports and the start of ranks are part of its time."""
 
 
+BEGAN = "began.json"
+"""In the scratch folder: the commit of the process that began there."""
 Laid = Callable[[str], dict[str, Any]]
 """Gives the values of another stage, before it keeps its part of them."""
 
@@ -116,8 +118,8 @@ def run(
         SystemExit: the ranks have ended.
     """
     resolved, stage_config = read(stage, config_path)
-    item, code = resolved.get("item"), provenance.code_digest(f"unival.stages.{stage}")
-    folder = scratch.folder_of(stage, resolved, module(stage).inputs(stage_config), code)
+    item, digest = resolved.get("item"), code.digest(f"unival.stages.{stage}")
+    folder = scratch.folder_of(stage, resolved, module(stage).inputs(stage_config), digest)
     with scratch.exclusive(folder, out_root, f"{stage}-{item}" if item else stage):
         status = launch() if launch else None
         if status is not None:
@@ -132,6 +134,7 @@ def _work(stage: str, resolved: dict[str, Any], stage_config: Any, folder: Path,
         tracker = tracking.Tracker()
     else:
         tracker = _tracker(stage, resolved.get("item"), folder, config_hash, resolved)
+    _began(folder)
     main = os.environ.get("RANK", "0") == "0"
     io = StageIO(stage, resolved.get("item"), resolved, folder, folder.parent, out_root, tracker, main)
     _end_on_sigterm()
@@ -172,10 +175,21 @@ def _tracker(
     tags = {"unival.stage": stage, "unival.config_hash": config_hash, **provenance.tags()}
     if item:
         tags["unival.item"] = item
+    began = _began(scratch)
+    if began != provenance.commit():
+        tags["git.began"] = began["uncommitted"] or began["commit"]
     tracker = tracking.MlflowTracker(stage, name, scratch / "run.json", tags)
     tracker.params(_compared(resolved))
     tracker.text(config.dump(resolved), "config/resolved.yaml")
     return tracker
+
+
+def _began(scratch: Path) -> dict[str, str]:
+    """The commit of the process that began in this folder: of this one, where none did before."""
+    path = scratch / BEGAN
+    if not path.exists():
+        files.write_json(path, provenance.commit())
+    return dict(files.read_json(path))
 
 
 def _compared(resolved: dict[str, Any]) -> dict[str, Any]:
@@ -194,6 +208,7 @@ def peak_mib() -> int:
 def _pointer(io: StageIO, config_hash: str) -> dict[str, Any]:
     """`reports/runs/<name>.json`: nothing depends on it, so a run id may stand in it."""
     started = float(os.environ.get(STARTED) or time.time())
+    now, began = provenance.commit(), _began(io.scratch)
     return dataclasses.asdict(
         Run(
             stage=io.stage,
@@ -203,5 +218,7 @@ def _pointer(io: StageIO, config_hash: str) -> dict[str, Any]:
             seconds=round(time.time() - started, 1),
             peak_mib=peak_mib(),
             machine=provenance.machine(),
+            code={"digest": code.digest(f"unival.stages.{io.stage}"), **now}
+            | ({} if began == now else {"began": began}),
         )
     )

@@ -22,7 +22,7 @@ from functools import cache, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from unival import files, provenance
+from unival import code, files
 from unival.config import check_names, pick
 from unival.data.remote import local
 from unival.report import silent
@@ -241,7 +241,7 @@ def _of_pair(
     tasks = dict.fromkeys(task for _, its in ends for task in its)
     weights = [
         *(model_rows.digests(folder) for folder, _ in ends),
-        provenance.code_digest("unival.merging.live"),
+        code.digest("unival.merging.live"),
         last,
     ]
     name, rows = f"{first}-{second}", config.interpolation.rows

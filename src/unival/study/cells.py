@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from unival import files, provenance
+from unival import code, files
 from unival.engine.batches.rows import Rows
 from unival.engine.inference.evaluate import (
     blind_baselines,
@@ -120,8 +120,8 @@ class Cells:
         data = [self.benchmark.digest(spec.split), self.benchmark.digest("train")]
         what = [spec.rows, spec.shift, spec.severity, spec.blind, self.resamples]
         task = asdict(self.tasks[spec.task])
-        code = provenance.code_digest("unival.study.cells", "unival.study.models")
-        return files.digest([code, weights, spec.task, task, spec.split, data, what])
+        made_by = code.digest("unival.study.cells", "unival.study.models")
+        return files.digest([made_by, weights, spec.task, task, spec.split, data, what])
 
     def _compute(
         self, spec: CellSpec, model: UnivalForConditionalGeneration, processor: UnivalProcessor, path: Path

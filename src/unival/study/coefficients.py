@@ -12,7 +12,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, cast
 
-from unival import files, provenance
+from unival import code, files
 from unival.merging import ModuleRule, Recipe, collect, search
 from unival.merging.adamerging import adamerging, entropy
 from unival.merging.live import merge_into
@@ -297,7 +297,7 @@ def _moved(state: Mapping[str, "Tensor"], device: "torch.device") -> "dict[str, 
 
 def _code() -> str:
     """Digest of what is behind a search and behind statistics."""
-    return provenance.code_digest("unival.study.coefficients")
+    return code.digest("unival.study.coefficients")
 
 
 def _weights_digest(folder: Path) -> str:

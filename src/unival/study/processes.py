@@ -3,7 +3,8 @@
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
-from unival import files, provenance
+from unival import files
+from unival.code import digest as digest_of_code
 
 STAGES = {"pretrain": "phases", "finetune": "tasks", "merge": None, "evaluate": None, "ablate": None}
 """Stage -> the key of a configuration that lists its items, in the order in which they run."""
@@ -27,4 +28,4 @@ def digest(values: Mapping[str, Any], resolved: Resolved) -> str:
 
 def code() -> str:
     """Digest of the code that the figures of a seed depend on."""
-    return provenance.code_digest(*(f"unival.stages.{stage}" for stage in STAGES))
+    return digest_of_code(*(f"unival.stages.{stage}" for stage in STAGES))

@@ -248,6 +248,9 @@ class Run:
     machine: dict[str, Any] = dataclasses.field(default_factory=dict)
     """What it ran on, and how it computed there (`unival.provenance.machine`); runs of earlier
     commits, which `dvc repro` need not repeat, lack it."""
+    code: dict[str, Any] = dataclasses.field(default_factory=dict)
+    """`digest` of its code, the `commit` of the process that finished it with its `uncommitted` work as
+    another commit, and `began`, the same of the process that began it where that was at another one."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -11,8 +11,8 @@ from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from unival import code, files
 from unival import config as configuration
-from unival import files, provenance
 from unival.engine.settings import TrainConfig
 from unival.errors import UserError, nearest
 from unival.tasks import TaskConfig
@@ -110,7 +110,7 @@ class Laboratory:
         init = files.file_digest(Path(variant.init) / "model.safetensors") if variant.init else None
         data = [self.benchmark.digest(split) for split in ("train", "test")]
         tasks = {task: asdict(config) for task, config in self.tasks.items()}
-        trained = [self.train, self.model, self.processor, provenance.code_digest("unival.study.variants")]
+        trained = [self.train, self.model, self.processor, code.digest("unival.study.variants")]
         return files.digest([variant.phases, init, seed, data, *trained, tasks])
 
     def _phases(self, study: Study, name: str, seed: int) -> list[TrainConfig]:

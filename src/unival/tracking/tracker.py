@@ -97,6 +97,7 @@ class MlflowTracker(Tracker):
             self._note(item)
         if self._spool.items.is_file() and self._spool.items.stat().st_size:
             self._add("status", status="RUNNING")
+            self.tags(tags)  # those of the process that goes on
         else:
             parent = os.environ.get("UNIVAL_PARENT_RUN")
             nested = {"mlflow.parentRunId": parent} if parent else {}

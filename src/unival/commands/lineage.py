@@ -1,0 +1,48 @@
+"""`unival lineage`: where a result comes from, what was made of it, and whether it can be made again."""
+
+import argparse
+import json
+
+from unival import lineage
+
+
+def main(arguments: list[str]) -> None:
+    """Print it.
+
+    Raises:
+        UserError: no such thing, or with `--check` it does not come out again.
+    """
+    options = _parser().parse_args(arguments)
+    graph = lineage.Lineage()
+    what, made_by = graph.find(options.thing)
+    if options.check:
+        print(lineage.check(graph.processes[made_by[0]]))
+        return
+    nearest = made_by[-1]  # of a score the expert, whose ancestors are its own
+    before = [*made_by, *(name for name in graph.before(nearest) if name not in made_by)]
+    after = {other for name in made_by for other in graph.after(name)} - {*made_by}
+    described = {name: graph.describe(name) for name in before}
+    if options.json:
+        shown = {"thing": what, "made_by": made_by, "processes": described, "used_by": sorted(after)}
+        print(json.dumps(shown, indent=2, sort_keys=True))
+        return
+    print(what)
+    for name, found in described.items():
+        print(f"{'made by' if name in made_by else 'from'} {name}")
+        print("\n".join(lineage.lines(found)))
+    print(f"used by {', '.join(sorted(after)) or 'nothing here'}")
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="unival lineage",
+        description="Where a result comes from: run, configuration, code, data, parents, machine, and the "
+        "command that makes it again; and what was made of it.",
+    )
+    parser.add_argument(
+        "thing", metavar="<thing>",
+        help="a task of the report, a process, file or folder, run, digest or commit",
+    )  # fmt: skip
+    parser.add_argument("--check", action="store_true", help="make it again and compare")
+    parser.add_argument("--json", action="store_true", help="everything, for programs")
+    return parser

@@ -1,0 +1,119 @@
+"""`unival prove`: changed code gives the same bytes, so that DVC may keep the results of the code before."""
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+from collections import defaultdict
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+from unival import compose, config, files, provenance
+from unival.errors import UserError
+
+EDITION = "smoke"
+NOTES = "reports/runs/"
+"""Outs with times and commits in them, which are other ones each time."""
+
+
+def main(arguments: list[str]) -> None:
+    """Prove it for each stage, and tell DVC.
+
+    Raises:
+        UserError: more than the code of a stage has changed, nobody knows which code made its results, or its
+            outs are others now.
+    """
+    options = _parser().parse_args(arguments)
+    compose.write_all()
+    compose.write_code()
+    changed = _changed(options.stages)
+    if not changed:
+        print("the code of no stage has changed")
+        return
+    now, others = provenance.commit(), []
+    for before, names in changed.items():
+        old, new = (_outs(commit, names) for commit in (before, now["uncommitted"] or now["commit"]))
+        for name in names:
+            paths = sorted({*old[name], *new[name]})
+            if differing := [path for path in paths if old[name].get(path) != new[name].get(path)]:
+                others.append(f"{name} ({', '.join(differing)})")
+            else:
+                dvc(Path(), "commit", "--force", "--quiet", name)
+                print(f"{name}: the same bytes in {len(paths)} outs, dvc.lock has the new code")
+    if others:
+        raise UserError(f"other bytes than before: {'; '.join(others)}: dvc repro")
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="unival prove",
+        description="Run stages at the smallest size with the code before and with the code now. Where the "
+        "bytes are equal, dvc.lock takes the new code over, and nothing runs again.",
+    )
+    parser.add_argument(
+        "stages", nargs="*", metavar="<stage>[@<item>]",
+        help="default: all of which the code alone has changed",
+    )  # fmt: skip
+    return parser
+
+
+def _changed(chosen: Sequence[str]) -> dict[str, list[str]]:
+    """Commit -> the stages whose results its code made, and whose code alone has changed since."""
+    status = json.loads(dvc(Path(), "status", "--json", *chosen))
+    found = defaultdict(list)
+    for name, changes in status.items():
+        stage, _, item = name.partition("@")
+        if changes == [{"changed deps": {str(compose.CODE / stage): "modified"}}] and stage != "report":
+            found[_made_by(f"{stage}-{item}" if item else stage)].append(name)
+        elif name in chosen:
+            why = "its page names the commit" if stage == "report" else "not its code alone has changed"
+            raise UserError(f"{name}: {why} (`dvc status {name}`): dvc repro {name}")
+    return dict(found)
+
+
+def _made_by(run: str) -> str:
+    path = Path(NOTES) / f"{run}.json"
+    code = files.read_json(path).get("code") or {}
+    commit: str = code.get("uncommitted") or code.get("commit") or ""
+    if not commit or not provenance.git("cat-file", "-t", commit):
+        raise UserError(f"{path}: the commit that made it is not here: dvc repro")
+    return commit
+
+
+def _outs(commit: str, names: Iterable[str]) -> dict[str, dict[str, str]]:
+    """Stage -> out -> digest, made by the code of a commit at the smallest size.
+
+    The folder stays in `scratch/`: the next proof begins with what this one ended with.
+    """
+    folder = provenance.root() / "scratch" / "prove" / commit
+    if not folder.exists():
+        provenance.check_out(commit, folder)
+        params = config.load(folder / compose.PARAMS) | {"edition": EDITION}
+        files.write_text(folder / compose.PARAMS, config.dump(params))
+    if not (folder / ".dvc").exists():
+        dvc(folder, "init", "--no-scm", "--quiet")
+    dvc(folder, "repro", *names)
+    stages = config.load(folder / "dvc.lock")["stages"]
+    return {
+        name: {out["path"]: out["md5"] for out in stages[name]["outs"] if not out["path"].startswith(NOTES)}
+        for name in names
+    }
+
+
+def dvc(folder: Path, *words: str) -> str:
+    """Output of a DVC command in a folder.
+
+    Raises:
+        UserError: it failed, with its last words.
+    """
+    kept = {key: value for key, value in os.environ.items() if not key.startswith(("DVC_", "MLFLOW_"))}
+    path = f"{Path(sys.executable).parent}{os.pathsep}{kept.get('PATH', '')}"
+    done = subprocess.run(
+        [sys.executable, "-m", "dvc", *words], cwd=folder, capture_output=True, text=True, check=False,
+        env={**kept, "UNIVAL_TRACKING": "off", "PATH": path},
+    )  # fmt: skip
+    if done.returncode:
+        last = (done.stderr.strip() or done.stdout.strip()).splitlines()[-1:]
+        raise UserError(f"{folder}: dvc {' '.join(words)}: {''.join(last)}")
+    return done.stdout
