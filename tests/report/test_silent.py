@@ -220,7 +220,7 @@ def test_models_of_other_tasks_are_not_weighed_against_each_other(sound):
     )
     worse = replace(wide, model="merged/all_experts", share=Interval(0.4, 0.3, 0.5))
     study.leaderboard.extend([worse, wide])
-    _, first, second, _ = headline.sentences(study)
+    _, first, second, _ = headline.sentences(study, [])
     assert "**unival** keeps most, 50 % [40, 60]" in first and "video caption" in first
     assert "**average** keeps most, 93 % [89, 97]" in second
 

@@ -1,6 +1,7 @@
 """CIDEr-D (Vedantam et al. 2015) as pycocoevalcap computes it; a test compares.
 
-What depends on the references alone is kept between calls: a study scores many models on the same rows.
+Its CiderScorer is not called: what depends on the references alone is kept here between calls, for a study
+scores many models on the same rows.
 """
 
 from collections import Counter

@@ -1,6 +1,7 @@
 """JSON files value by value: a file of any length is read in constant memory.
 
-`JsonStream` walks one level of a list or an object at a time; the values in it are parsed by `json`.
+`JsonStream` walks one level of a list or an object at a time; the values in it are parsed by `json`. ijson
+does not say in which line a file is broken, which messages do here.
 """
 
 import io

@@ -4,7 +4,8 @@ Unpickling runs whatever a pickle names. Here names are resolved only to things 
 tensors (as references that are read later), and inert records that stand for the configuration objects that
 checkpoints carry (argparse, OmegaConf, fairseq and the original's own classes, NumPy scalars). None of these
 packages is imported. Any other name is refused, and so is every pickle feature that checkpoints have no use
-for.
+for. `torch.load(weights_only=True)` runs no code either, but reads no pickles of protocols 4 and 5, and every
+class that a checkpoint may hold would have to be named to it beforehand.
 """
 
 import math
