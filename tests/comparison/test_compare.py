@@ -8,6 +8,7 @@ import sqlite3
 import subprocess
 from pathlib import Path
 
+import pandas
 import pytest
 import yaml
 
@@ -17,7 +18,7 @@ from unival import config, tracking
 from unival.commands import compare as command
 from unival.comparison import differences, sides
 from unival.errors import UserError
-from unival.study import archive
+from unival.study import archive, row_scores
 
 CHROMIUM = shutil.which("chromium") or shutil.which("google-chrome")
 
@@ -142,6 +143,33 @@ def test_seeds_are_a_group(here: Path) -> None:
     assert "cover 2 seeds" in found.verdicts[0]
     found = compared(here, "base", "other,other/reports")
     assert "seeds without a partner: other/reports" in found.left_out
+
+
+def test_seeds_of_a_study_count(here: Path, tmp_path: Path) -> None:
+    """Of the other seeds primary scores are known alone; other metrics stay those of the first."""
+    for name, right in (("base", 0.0), ("other", 1.0)):
+        shutil.copytree(here / name, tmp_path / name)
+        for seed in (3, 4) if name == "base" else (3,):
+            folder = tmp_path / name / f"reports/seeds/{seed}/metrics"
+            folder.mkdir(parents=True)
+            rows = [
+                (
+                    "finetune/grounding",
+                    "grounding",
+                    "test",
+                    f"grounding-{number}",
+                    f"image={number}",
+                    "acc@0.5",
+                    right,
+                )
+                for number in range(made.ROWS)
+            ]
+            pandas.DataFrame(rows, columns=row_scores.COLUMNS).to_parquet(folder / row_scores.NAME)
+    found = compared(here, str(tmp_path / "base"), str(tmp_path / "other"))
+    of_task = {one.metric: one for one in found.differences if one.task == "grounding"}
+    assert {name: one.seeds for name, one in of_task.items()} == {"acc@0.5": 2, "iou": 1}
+    assert of_task["acc@0.5"].difference.value == pytest.approx(0.5)
+    assert f"seeds without a partner: {tmp_path / 'base'}: seed 4" in found.left_out
 
 
 def test_other_data_are_not_compared(here: Path, tmp_path: Path) -> None:

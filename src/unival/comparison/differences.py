@@ -7,6 +7,7 @@ in `SideBySide.left_out`.
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 from unival import tracking
@@ -17,6 +18,7 @@ from unival.errors import UserError
 from unival.metrics.bootstrap import Interval
 from unival.metrics.inference import holm
 from unival.report import words
+from unival.study import row_scores
 from unival.study.tables import Curve
 
 ALPHA = 0.05
@@ -122,6 +124,7 @@ def _cells(
     """Of every cell that both have its metrics, and the rows that flipped in distribution."""
     pairs = _pairs(first, second, left_out)
     known = [[_named(member) for member in column] for column in zip(*pairs, strict=True)]
+    repeats = _repeats(first, second, left_out)
     shared = [key for key in known[0][0] if all(key in cells for files in known for cells in files)]
     for side, files in zip((first, second), known, strict=True):
         alone = sorted({key for cells in files for key in cells} - set(shared))
@@ -132,6 +135,14 @@ def _cells(
             left_out.setdefault(why, []).append(place(key))
             continue
         before, after = ([paired.read(cells[key]) for cells in files] for files in known)
+        for tables in repeats:
+            one, other = (
+                table.get((side.model or key[0], *key[1:]))
+                for side, table in zip((first, second), tables, strict=True)
+            )
+            if one and other:
+                before.append(paired.repeated(before[0], one))
+                after.append(paired.repeated(after[0], other))
         cell = paired.cell(before, after)
         if cell.ids:
             measured = list(cell.measured())
@@ -163,6 +174,27 @@ def _pairs(first: Side, second: Side, left_out: dict[str, list[str]]) -> list[tu
         if member.name not in used:
             left_out.setdefault("seeds without a partner", []).append(member.name)
     return pairs
+
+
+Scores = dict[Key, tuple[str, dict[str, float]]]
+"""Cell -> its primary metric, and the score of every row."""
+
+
+def _repeats(first: Side, second: Side, left_out: dict[str, list[str]]) -> list[tuple[Scores, Scores]]:
+    """Scores of the other seeds that two studies have both."""
+    known = [side.members[0].repeats for side in (first, second)]
+    for side, own, others in zip((first, second), known, known[::-1], strict=True):
+        if alone := [f"{side.name}: seed {seed}" for seed in own if seed not in others]:
+            left_out.setdefault("seeds without a partner", []).extend(alone)
+    return [(_scores(known[0][seed]), _scores(known[1][seed])) for seed in known[0] if seed in known[1]]
+
+
+def _scores(path: Path) -> Scores:
+    groups = row_scores.read(path).groupby(["model", "task", "split"], observed=True)
+    return {
+        key: (table["metric"].iloc[0], dict(zip(table["row"], table["score"], strict=True)))
+        for key, table in groups
+    }
 
 
 def _named(member: Member) -> dict[Key, Any]:

@@ -6,6 +6,7 @@ files have it and ask and expect the same; a metric where equal answers have equ
 """
 
 import json
+import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -86,31 +87,42 @@ class PairedCell:
         names = list(dict.fromkeys(name for rows in files for name in rows[self.ids[0]]["scores"]))
         whole = all(len(rows) == len(self.ids) for rows in files)
         media = self._media()
-        alike = self._answered_alike()
         for name in names:
-            if not all(name in rows[self.ids[0]]["scores"] for rows in files):
+            first, second = self._having(name)
+            if not first:
                 self.left_out.append(f"{name}: in one of them alone")
             elif name in OF_ALL_ROWS and not whole:
                 self.left_out.append(f"{name}: weighs words by the references of other rows")
             else:
-                before_SN, after_SN = self._scores(self.first, name), self._scores(self.second, name)
-                if np.abs(before_SN - after_SN)[alike].max(initial=0) > SAME:
+                before_SN, after_SN = self._scores(first, name), self._scores(second, name)
+                alike_SN = self._answered_alike(first, second)
+                if np.abs(before_SN - after_SN)[alike_SN].max(initial=0) > SAME:
                     self.left_out.append(f"{name}: equal answers score differently: computed in two ways")
                     continue
                 effects = effect([Paired(after_SN - before_SN, media)])
                 yield Measured(name, before_SN.mean(), after_SN.mean(), effects, len(self.ids))
-        if "rouge_l" in names:
+        if all(self._having("rouge_l")):
             yield from self._bleu(media)
 
     def flips(self, metric: str) -> Iterator[tuple[str, float, float]]:
         """(id, score before, score after) of rows that go from unanswered to answered or back."""
         for name in ("correct", metric):  # of captions all facts, where the benchmark can check them
-            if all(name in rows[self.ids[0]]["scores"] for rows in (*self.first, *self.second)):
-                before_N = self._scores(self.first, name).mean(axis=0)
-                after_N = self._scores(self.second, name).mean(axis=0)
+            first, second = self._having(name)
+            if first:
+                before_N = self._scores(first, name).mean(axis=0)
+                after_N = self._scores(second, name).mean(axis=0)
                 for place in np.flatnonzero((before_N >= RIGHT) != (after_N >= RIGHT)):
                     yield self.ids[place], float(before_N[place]), float(after_N[place])
                 return
+
+    def _having(self, name: str) -> tuple[list[Rows], list[Rows]]:
+        """The files of the seeds in which both have the metric."""
+        pairs = [
+            pair
+            for pair in zip(self.first, self.second, strict=True)
+            if all(name in rows[self.ids[0]]["scores"] for rows in pair)
+        ]
+        return [one for one, _ in pairs], [other for _, other in pairs]
 
     def _scores(self, files: Sequence[Rows], name: str) -> np.ndarray:
         return np.array([[rows[id_]["scores"][name] for id_ in self.ids] for rows in files], np.float64)
@@ -119,18 +131,18 @@ class PairedCell:
         rows = self.first[0]
         return [tuple(sorted(rows[id_]["media"].items())) or id_ for id_ in self.ids]
 
-    def _answered_alike(self) -> np.ndarray:
+    def _answered_alike(self, first: Sequence[Rows], second: Sequence[Rows]) -> np.ndarray:
         """Whether both gave the same answer, (seeds, rows)."""
         return np.array(
             [
                 [one[id_]["prediction"] == other[id_]["prediction"] for id_ in self.ids]
-                for one, other in zip(self.first, self.second, strict=True)
+                for one, other in zip(first, second, strict=True)
             ]
         )
 
     def _bleu(self, media: Sequence[Any]) -> Iterator[Measured]:
         """BLEU is no mean over rows: a row stands for what the corpus loses without it (jackknife)."""
-        sums = [[self._statistics(rows) for rows in files] for files in (self.first, self.second)]
+        sums = [[self._statistics(rows) for rows in files] for files in self._having("rouge_l")]
         for order in range(1, caption.ORDERS + 1):
             reduce = caption.bleu_of(order)
             before_SN, after_SN = (np.stack([_influence(one, reduce) for one in files]) for files in sums)
@@ -167,6 +179,16 @@ def cell(first: Sequence[Rows], second: Sequence[Rows]) -> PairedCell:
 
 def _content(row: Mapping[str, Any]) -> str:
     return json.dumps([row.get(name) for name in CONTENT], sort_keys=True)
+
+
+def repeated(rows: Rows, scores: tuple[str, Mapping[str, float]]) -> Rows:
+    """The rows with the scores of another seed, whose answers were not kept: NaN equals no answer."""
+    metric, by_id = scores
+    return {
+        id_: {**row, "scores": {metric: by_id[id_]}, "prediction": math.nan}
+        for id_, row in rows.items()
+        if id_ in by_id
+    }
 
 
 def said(row: Mapping[str, Any]) -> str:

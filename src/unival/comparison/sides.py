@@ -48,6 +48,8 @@ class Member:
     """A prepared benchmark, to look at rows."""
     digests: Mapping[str, str] = field(default_factory=dict)
     """Split -> digest of its files, where it is known."""
+    repeats: Mapping[int, Path] = field(default_factory=dict)
+    """Other seeds of the study -> the primary scores of their rows (`unival.study.row_scores`)."""
     metrics: Mapping[str, str] = field(default_factory=dict)
     """Task -> the metric that stands for it, where it is known."""
 
@@ -133,7 +135,8 @@ def _of_study(text: str, root: Path, reports: Path) -> Member:
     }
     for one in configs.values():
         metrics |= {task: settings["metric"] for task, settings in (one.get("tasks") or {}).items()}
-    return Member(text, cells, "", configs, curves, runs, run_id, data, digests, metrics)
+    repeats = {int(path.parts[-3]): path for path in sorted(reports.glob("seeds/*/metrics/rows.parquet"))}
+    return Member(text, cells, "", configs, curves, runs, run_id, data, digests, repeats, metrics)
 
 
 def _predictions(reports: Path) -> list[Path]:

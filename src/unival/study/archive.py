@@ -6,7 +6,10 @@ from pathlib import Path
 from unival import files
 from unival.errors import UserError
 
-PARTS = ("build/config", "reports/metrics", "reports/curves", "reports/runs", "reports/predictions")
+PARTS = (
+    "build/config",
+    *(f"reports/{name}" for name in ("metrics", "curves", "runs", "predictions", "seeds")),
+)
 """Folders of a study that tell what was run and what came out, down to the row."""
 
 
