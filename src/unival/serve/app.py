@@ -23,9 +23,9 @@ from starlette.responses import FileResponse, JSONResponse, Response
 from unival import files, limits
 from unival.data import media
 from unival.engine.inference.look import Look
-from unival.engine.inference.predictor import Query, as_row
+from unival.engine.inference.predictor import Query
 from unival.errors import UserError
-from unival.serve.asked import Asked, of_form, of_json
+from unival.serve.asked import Asked, answer_row, of_form, of_json
 from unival.serve.batcher import Answered, Batcher
 from unival.serve.guard import ASK, Guard, said
 from unival.serve.metrics import CONTENT_TYPE
@@ -243,7 +243,7 @@ async def _unless_gone(request: Request, work: Awaitable[T]) -> T:
 
 
 def _row(question: Query, answer: Answered) -> dict[str, Any]:
-    row = as_row(answer.prediction) | {"task": question.task, "text": question.record.text}
+    row = answer_row(question, answer.prediction)
     return row if answer.look is None else row | {"attention": _shown(answer.look)}
 
 

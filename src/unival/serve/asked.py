@@ -13,7 +13,8 @@ from werkzeug.formparser import MultiPartParser
 from werkzeug.http import parse_options_header
 
 from unival import limits
-from unival.engine.inference.predictor import modality_of
+from unival.engine.inference.predict import Prediction
+from unival.engine.inference.predictor import Query, as_row, modality_of
 from unival.errors import UserError
 from unival.record import MODALITIES, Modality
 
@@ -114,6 +115,11 @@ def of_form(content_type: str, body: bytes) -> Asked:
     elif "file" in fields:
         raise UserError("file: give it a file name (curl: -F file=@photo.jpg)")
     return _checked(fields)
+
+
+def answer_row(query: Query, prediction: Prediction) -> dict[str, Any]:
+    """An answer as JSON has it, with what was asked."""
+    return as_row(prediction) | {"task": query.task, "text": query.record.text}
 
 
 def _in_memory(*_: Any, **__: Any) -> BytesIO:

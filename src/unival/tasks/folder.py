@@ -13,9 +13,13 @@ CONF = Path("conf/task")
 PACKAGED = Path(__file__).parents[3] / CONF
 """Of the repository that this code lies in; none where it is installed without one."""
 
+MLMODEL = "flavors:\n  python_function:\n    loader_module: unival.serve.pyfunc\n"
+"""MLflow's description of a folder: which module loads it, by its name; nothing is pickled."""
+
 
 def write_tasks(tasks: Mapping[str, TaskConfig], folder: Path) -> None:
-    """Write the tasks into a model folder."""
+    """Write the tasks into a model folder, and what lets MLflow ask by them."""
+    files.write_text(folder / "MLmodel", MLMODEL)
     files.write_json(folder / TASKS, {name: asdict(task) for name, task in tasks.items()})
 
 

@@ -1,0 +1,44 @@
+"""A model folder as MLflow's `python_function`: `mlflow.pyfunc.load_model` and `mlflow models serve`.
+
+The folder's MLmodel names this module, so that nothing is pickled and no code is copied.
+"""
+
+from pathlib import Path
+from typing import Any
+
+from unival.serve.asked import Asked, answer_row, of_json
+from unival.serve.models import Models
+
+
+class Answering:
+    """What MLflow calls."""
+
+    def __init__(self, folder: Path) -> None:
+        self.models = Models([folder])
+
+    def predict(self, model_input: Any, params: dict[str, Any] | None = None) -> list[list[dict[str, Any]]]:
+        """The answers to each row of a table; its columns are the fields of a JSON request to `unival serve`.
+
+        Raises:
+            UserError: a row that cannot be answered.
+        """
+        rows = model_input.to_dict("records") if hasattr(model_input, "to_dict") else model_input
+        # a table has NaN, which is not itself, where a row has no value
+        given = [{name: v for name, v in row.items() if v is not None and v == v} for row in rows]
+        return [self._answers(of_json(row)) for row in given]
+
+    def _answers(self, asked: Asked) -> list[dict[str, Any]]:
+        predictor = self.models.predictor(self.models.choice(asked.model))
+        upload = self.models.uploads.read(asked.modality, asked.file, asked.name or "the medium")
+        questions = [
+            predictor.question(asked.modality, upload.key, text, task, asked.name)
+            for text, task in asked.questions
+        ]
+        with self.models.uploads.hold(upload):
+            made = predictor.answer(questions, asked.alternatives)
+        return [*map(answer_row, questions, made)]
+
+
+def _load_pyfunc(path: str) -> Answering:
+    """MLflow's entry point."""
+    return Answering(Path(path))
