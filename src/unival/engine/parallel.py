@@ -10,10 +10,10 @@ from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 from torch.distributed.fsdp import FSDPModule
 from torch.nn.parallel import DistributedDataParallel
+from torch.optim import Optimizer
 
 from unival.engine import sharding
 from unival.engine.batches.builder import VALUES
@@ -25,6 +25,9 @@ from unival.engine.settings import OptimizerConfig
 from unival.errors import UserError
 from unival.model.modeling import UnivalForConditionalGeneration as Model
 from unival.record import MODALITIES
+
+Describe = Callable[[Path], None] | None
+"""What a checkpoint folder has beside the weights, written into it; None: nothing."""
 
 
 class Single:
@@ -66,21 +69,15 @@ class Single:
         """`whole`, where it can be run."""
         yield self.whole(model)
 
-    def checkpoints(
-        self,
-        folder: Path,
-        keep: int,
-        describe: Callable[[Path], None] | None,
-        optimizer: torch.optim.Optimizer,
-    ) -> Checkpoints:
+    def checkpoints(self, folder: Path, keep: int, describe: Describe, optimizer: Optimizer) -> Checkpoints:
         """Where the run is kept; `describe` as there."""
         return Checkpoints(folder, keep, describe)
 
-    def state(self, optimizer: torch.optim.Optimizer) -> dict[str, Any]:
+    def state(self, optimizer: Optimizer) -> dict[str, Any]:
         """What of the optimiser the checkpoints are to be given."""
         return {"optimizer": optimizer.state_dict()}
 
-    def load_state(self, optimizer: torch.optim.Optimizer, state: dict[str, Any]) -> None:
+    def load_state(self, optimizer: Optimizer, state: dict[str, Any]) -> None:
         """Put back what `state` gave."""
         optimizer.load_state_dict(state["optimizer"])
 
@@ -149,21 +146,15 @@ class Sharded(Single):
         if whole is not None:
             whole.cpu()
 
-    def checkpoints(
-        self,
-        folder: Path,
-        keep: int,
-        describe: Callable[[Path], None] | None,
-        optimizer: torch.optim.Optimizer,
-    ) -> Checkpoints:
+    def checkpoints(self, folder: Path, keep: int, describe: Describe, optimizer: Optimizer) -> Checkpoints:
         """In parts, which are no model folder and need no description."""
         return sharding.ShardedCheckpoints(folder, keep, optimizer)
 
-    def state(self, optimizer: torch.optim.Optimizer) -> dict[str, Any]:
+    def state(self, optimizer: Optimizer) -> dict[str, Any]:
         """Nothing: these checkpoints know the optimiser."""
         return {}
 
-    def load_state(self, optimizer: torch.optim.Optimizer, state: dict[str, Any]) -> None:
+    def load_state(self, optimizer: Optimizer, state: dict[str, Any]) -> None:
         """Nothing: what is in the checkpoint was loaded in place."""
 
 
