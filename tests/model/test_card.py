@@ -2,7 +2,7 @@
 
 import json
 import shutil
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +16,7 @@ from unival.engine.batches.mixture import MixtureConfig, StreamConfig
 from unival.engine.settings import OptimizerConfig, TrainConfig
 from unival.errors import UserError
 from unival.merging import merge, verify
-from unival.study import card
+from unival.study import card, tables
 
 __all__ = ["folder"]
 
@@ -88,6 +88,43 @@ def test_merged_model_names_its_models_and_stays_as_recorded(folder: Path, tmp_p
         assert all(digest in text for digest in digests.values())
     assert (out / "model.safetensors").read_bytes() == weights
     verify(out)
+
+
+def test_a_merge_with_a_card_is_merged_into_again(folder: Path, tmp_path: Path) -> None:
+    """The card is the command's own file: its record lists it. A file of another hand is still kept."""
+    experts, out = {"a": folder, "b": folder}, tmp_path / "both"
+    merge({"method": "average", "models": ["a", "b"]}, experts, folder, out)
+    command.main([str(out), "--write"])
+    merge({"method": "average", "models": ["a", "b"]}, experts, folder, out)
+    command.main([str(out), "--write"])
+    (out / "notes.txt").write_text("mine")
+    with pytest.raises(UserError, match=r"notes\.txt"):
+        merge({"method": "average", "models": ["a", "b"]}, experts, folder, out)
+
+
+def test_scores_of_the_study_are_on_the_card(
+    folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Of this model alone; the card that the pipeline wrote, before there were scores, has none."""
+    expert = trained(folder, tmp_path / "models/finetune/vqa")
+    row: Any = {"metric": "vqa_accuracy", "low": 0.7, "high": 0.9, "n": 500}
+    place: Any = {"kind": "finetuned", "split": "test", "shift": "", "severity": None, "primary": True}
+    mine = tables.CellScore(model="finetune/vqa", task="vqa", value=0.8125, **place, **row)
+    shifted = replace(mine, shift="blur", severity=3, value=0.5)
+    other = replace(mine, model="merged/all", value=0.25)
+    metrics = tmp_path / "reports/metrics"
+    metrics.mkdir(parents=True)
+    tables.write(metrics / "cells.csv", tables.CellScore, [mine, shifted, other])
+    known = {"model": "finetune/vqa", "value": 0.8125, "blind": 0.31, "blind_kind": "swapped"}
+    files.write_json(metrics / "tasks.json", {"vqa": {**row, **known, "majority": 0.12, "metrics": {}}})
+    capsys.readouterr()
+    command.main([str(expert)])
+    text = capsys.readouterr().out
+    assert "| vqa | test | vqa_accuracy | 0.812 | [0.700, 0.900] | 500 | 0.310 |" in text
+    assert "| vqa | test, blur 3 | vqa_accuracy | 0.500 |" in text and "0.250" not in text
+    (result,) = ModelCard(text).data.eval_results
+    assert (result.dataset_name, result.metric_type, result.metric_value) == ("world", "vqa_accuracy", 0.8125)
+    assert "## Scores" not in (expert / card.CARD).read_text()
 
 
 def test_equal_folders_have_equal_cards(

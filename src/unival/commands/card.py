@@ -1,4 +1,4 @@
-"""`unival card`: the model card of a model folder, from what its records say."""
+"""`unival card`: the model card of a model folder, from what its records say and the study has measured."""
 
 import argparse
 from pathlib import Path
@@ -16,7 +16,8 @@ def main(arguments: list[str]) -> None:
     options = parser.parse_args(arguments)
     from unival.study import card
 
+    scores = card.scores_of(options.folder)
     if options.write:
-        card.write(options.folder)
+        card.write(options.folder, scores)
     else:
-        print(card.text(options.folder), end="")
+        print(card.text(options.folder, scores), end="")

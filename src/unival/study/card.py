@@ -1,17 +1,25 @@
 """The model card, README.md of a model folder: what the folder's own records say, for people and for the hub.
 
-The text hangs on these records alone (no dates, no places of this machine): equal folders have equal cards.
+What the pipeline writes hangs on these records alone (no dates, no places of this machine): equal folders
+have equal cards. A folder is there before it is evaluated, so `unival card` adds the scores on test rows.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
+
+from huggingface_hub import EvalResult
+from huggingface_hub.repocard_data import eval_results_to_model_index
 
 from unival import config, files
 from unival.errors import UserError
+from unival.folders import FILES
 from unival.merging.merge_json import RECORD
+from unival.model.convert import CONVERSION_FILE
 from unival.model.folder import read_config
+from unival.study import tables
 from unival.study.benchmark import TRAIN, VAL, Benchmark
+from unival.study.tables import CellScore, TaskScore
 
 CARD = "README.md"
 TRAINING = "training.json"
@@ -32,9 +40,17 @@ _ARGUMENTS = {"image": "images=image", "video": "videos=frames", "audio": "audio
 _LIMITS = """\
 ## Limits
 
-It answers what its tasks ask, in their prompts; on other tasks and other data nothing is known of it. Errors
-out of distribution, and what is scored without the medium, are in the report of the study, not here.
+It answers what its tasks ask, in their prompts; on other tasks and other data nothing is known of it.
 """
+
+
+class Scores(NamedTuple):
+    """What was measured of a model."""
+
+    cells: Sequence[CellScore]
+    """Primary metrics, in and out of distribution."""
+    tasks: Mapping[str, TaskScore]
+    """Baselines of the tasks."""
 
 
 def write_trained(folder: Path, benchmark: Benchmark, start: Path | str | None) -> None:
@@ -47,17 +63,38 @@ def write_trained(folder: Path, benchmark: Benchmark, start: Path | str | None) 
     write(folder)
 
 
-def write(folder: Path) -> None:
-    """Write the card of a model folder.
+def write(folder: Path, scores: Scores | None = None) -> None:
+    """Write the card of a model folder, and note it in the record that lists the folder's files.
 
     Raises:
         UserError: as `text`.
     """
-    files.write_text(folder / CARD, text(folder))
+    files.write_text(folder / CARD, text(folder, scores))
+    for record in (folder / RECORD, folder / CONVERSION_FILE):
+        content = files.read_json(record) if record.is_file() else {}
+        if CARD not in content.get(FILES, [CARD]):
+            files.write_json(record, content | {FILES: sorted([*content[FILES], CARD])})
 
 
-def text(folder: Path) -> str:
-    """The card of a model folder.
+def scores_of(folder: Path) -> Scores | None:
+    """What the study that a folder of models/ belongs to has measured of it; None where there is nothing.
+
+    Raises:
+        UserError: a damaged table.
+    """
+    folder = folder.resolve()
+    metrics = folder.parents[min(2, len(folder.parents) - 1)] / "reports/metrics"
+    if not (metrics / "cells.csv").is_file():
+        return None
+    name = "/".join(folder.parts[-2:])
+    cells = [
+        row for row in tables.read(metrics / "cells.csv", CellScore) if row.model == name and row.primary
+    ]
+    return Scores(cells, tables.read_entries(metrics / "tasks.json", TaskScore)) if cells else None
+
+
+def text(folder: Path, scores: Scores | None = None) -> str:
+    """The card of a model folder, with its scores on test rows where they are given.
 
     Raises:
         UserError: no model there, or a damaged record.
@@ -76,8 +113,10 @@ def text(folder: Path) -> str:
         merged, trained = records.get(RECORD), records.get(TRAINING)
         parts = [_data(trained), _training(trained)] if trained else []
         parts += [_merge(merged)] if merged else []
+        parts += [_scores(scores)] if scores else []
         head = _metadata(list(model.media), trained, merged)
         tasks = _tasks(trained, records.get("made.json"))
+        head |= {"model-index": _results(name, scores, head)} if scores else {}
     except (KeyError, TypeError, AttributeError) as error:
         raise UserError(f"{folder}: its records lack {error}: make the folder again") from error
     media = [*model.media, "text"]
@@ -106,6 +145,42 @@ def _metadata(media: list[str], trained: Any, merged: Any) -> dict[str, Any]:
         if origin["start"]:
             head |= {"base_model": [Path(origin["start"]).name], "base_model_relation": "finetune"}
     return head
+
+
+def _results(name: str, scores: Scores, head: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """The scores in distribution, as the hub's metadata have them."""
+    data = head.get("datasets", ["test rows of its tasks"])[0]
+    found = [
+        EvalResult(
+            task_type=head["pipeline_tag"], task_name=cell.task, dataset_type=data, dataset_name=data,
+            dataset_split=cell.split, metric_type=cell.metric, metric_value=cell.value,
+        )
+        for cell in scores.cells
+        if not cell.shifted
+    ]  # fmt: skip
+    return eval_results_to_model_index(name, found) if found else []
+
+
+def _scores(scores: Scores) -> str:
+    lines = [
+        "## Scores",
+        "",
+        "On test rows, with 95 % bootstrap intervals; *without the medium*: the better of",
+    ]
+    lines += ["what the task's model says of media of other rows and the best constant answers.", ""]
+    lines += [
+        "| task | rows | metric | value | interval | n | without the medium |",
+        "|---|---|---|---|---|---|---|",
+    ]
+    for cell in scores.cells:
+        rows = f"{cell.split}, {cell.shift} {cell.severity}" if cell.shift else cell.split
+        known = scores.tasks.get(cell.task)
+        blind = f"{known.baseline:.3f}" if known and not cell.shifted else ""
+        interval = f"[{cell.low:.3f}, {cell.high:.3f}]"
+        lines.append(
+            f"| {cell.task} | {rows} | {cell.metric} | {cell.value:.3f} | {interval} | {cell.n} | {blind} |"
+        )
+    return "\n".join(lines)
 
 
 def _tasks(trained: Any, made: Any) -> list[str]:
