@@ -47,6 +47,8 @@ smoke: setup ## Run the whole DAG at its smallest size in a scratch clone
 	sh tests/workflow/smoke.sh
 
 ui: setup ## Open the MLflow page of all runs at http://127.0.0.1:5000
+	@page='http://127.0.0.1:5000/#/experiments?workflowType=machine_learning'; echo "Runs: $$page"; \
+	  (sleep 15; python -m webbrowser "$$page") > /dev/null 2>&1 &
 	-python -m unival sync
 	MLFLOW_SERVER_ENABLE_JOB_EXECUTION=false mlflow ui --workers 1 --backend-store-uri sqlite:///mlflow.db
 

@@ -215,7 +215,7 @@ def points(clone: Path) -> dict[str, set[int]]:
     with sqlite3.connect(clone / "mlflow.db") as store:
         found = store.execute(
             "select tags.value, max(metrics.step) from metrics join tags using (run_uuid) join runs using "
-            "(run_uuid) where tags.key = 'dvc.exp' and runs.name = 'finetune-caption' and "
+            "(run_uuid) where tags.key = 'dvc.exp' and runs.name like 'finetune-caption%' and "
             "metrics.key = 'train/loss' group by run_uuid, tags.value"
         ).fetchall()
     steps: dict[str, set[int]] = {}

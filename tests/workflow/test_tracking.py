@@ -16,8 +16,9 @@ import pytest
 
 from unival import cli, files, tracking
 from unival.errors import UserError, without_password
-from unival.study import model_rows
-from unival.tracking import mlflow_store, spool, tracker
+from unival.stages import base
+from unival.study import model_rows, study_run
+from unival.tracking import machine_load, mlflow_store, spool, tracker
 from unival.tracking.mlflow_store import Delivery
 from unival.tracking.spool import Spool
 
@@ -496,3 +497,70 @@ def test_a_model_whose_files_changed_is_not_registered(
         cli.main(["register", "models/merged/average", "--alias", "champion"])
     assert "no evaluated model has these files" in capsys.readouterr().err
     assert len(client.search_model_versions("name = 'unival'")) == 1
+
+
+def test_the_load_of_the_machine_goes_on_where_a_killed_run_was(
+    by_hand: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It waits on disk as all else does, and a store that fails ends no run."""
+    monkeypatch.setattr(machine_load, "PERIOD", 0.05)
+    for status in ("KILLED", "FINISHED"):
+        run = begin(by_hand)
+        time.sleep(0.4)
+        run.end(status)
+    list(tracking.send_all())
+    (found,) = stored().values()
+    for key in ("cpu_utilization_percentage", "system_memory_usage_megabytes", "disk_usage_percentage"):
+        steps = [step for step, _ in history(found, f"system/{key}")]
+        assert len(steps) > 4 and steps == list(range(len(steps)))
+
+
+def test_a_study_joins_what_was_chosen_with_what_came_out(
+    place: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(place)
+    chosen = {
+        "edition": "quick",
+        "tasks": ["vqa"],
+        "set": {"finetune": {"train": {"steps": 40}}, "merge": {}},
+    }
+    files.write_text("params.yaml", json.dumps(chosen))
+    scores = {"vqa": {"expert": 0.5, "merged.average": 0.25, "n": 8, "interval": {"expert": [0, 1]}}}
+    files.write_json(Path("reports/metrics/scores.json"), scores)
+    files.write_text(Path("reports") / study_run.PICTURE, "drawn")
+    run = begin(place)
+    study_run.log(["One **expert** is good."], run)
+    run.end("FINISHED")
+    (found,) = stored().values()
+    assert found.data.params == {"edition": "quick", "tasks": "vqa", "set.finetune.train.steps": "40"}
+    assert {key: value for key, value in found.data.metrics.items() if "/" in key} == {
+        "vqa/expert": 0.5,
+        "vqa/merged.average": 0.25,
+    }
+    assert "- One **expert** is good." in found.data.tags["mlflow.note.content"]
+    assert found.info.run_id in found.data.tags["mlflow.note.content"]
+
+
+@pytest.mark.parametrize(
+    ("stage", "item", "experiment", "name", "part"),
+    [
+        ("finetune", "vqa", "", "finetune-vqa", {"unival.task": "vqa"}),
+        ("pretrain", "image_text", "lr1", "pretrain-image_text lr1", {"unival.phase": "image_text"}),
+        ("report", None, "lr1", "study lr1 world tiny quick 3", {}),
+    ],
+)
+def test_runs_have_names_and_tags_that_tell_them_apart(
+    place: Path, monkeypatch: pytest.MonkeyPatch, stage: str, item: str | None, experiment: str,
+    name: str, part: dict[str, str],
+) -> None:  # fmt: skip
+    monkeypatch.chdir(place)
+    monkeypatch.delenv("UNIVAL_TRACKING", raising=False)
+    monkeypatch.setenv("DVC_EXP_NAME", experiment)
+    chosen = {"benchmark": "world", "model": "tiny", "edition": "quick", "seed": 0}
+    files.write_text("params.yaml", json.dumps(chosen))
+    monkeypatch.setenv("UNIVAL_OVERRIDES", "seed=3")
+    base._tracker(stage, item, place, "hash", {}).end("FINISHED")
+    ((found, run),) = stored(stage).items()
+    assert found == name
+    wanted = {"unival.benchmark": "world", "unival.edition": "quick", "unival.seed": "3", **part}
+    assert wanted.items() <= run.data.tags.items()

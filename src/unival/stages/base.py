@@ -22,6 +22,8 @@ from unival.errors import Stopped, UserError
 from unival.stages import module
 from unival.study.tables import Run
 
+PARTS = {"pretrain": "phase", "finetune": "task"}
+"""Stage -> what its items are."""
 STARTED = "UNIVAL_STARTED"
 """When the command began (seconds since the epoch): imports and the start of ranks are part of its time."""
 
@@ -171,13 +173,19 @@ def _tracker(
 ) -> tracking.Tracker:
     if os.environ.get("RANK", "0") != "0" or os.environ.get("UNIVAL_TRACKING") == "off":
         return tracking.Tracker()
-    name = os.environ.get("UNIVAL_RUN_NAME") or (f"{stage}-{item}" if item else stage)
-    tags = {"unival.stage": stage, "unival.config_hash": config_hash, **provenance.tags()}
+    choices = _choices()
+    tags = {"unival.stage": stage, "unival.config_hash": config_hash, **choices, **provenance.tags()}
     if item:
-        tags["unival.item"] = item
+        tags |= {"unival.item": item, f"unival.{PARTS.get(stage, 'part')}": item}
     began = _began(scratch)
     if began != provenance.commit():
         tags["git.began"] = began["uncommitted"] or began["commit"]
+    name = os.environ.get("UNIVAL_RUN_NAME")
+    if not name:
+        name = f"{stage}-{item}" if item else "study" if stage == "report" else stage
+        # else runs of several experiments have one name
+        apart = [os.environ.get("DVC_EXP_NAME", ""), *(list(choices.values()) if stage == "report" else ())]
+        name = " ".join([name, *filter(None, apart)])
     tracker = tracking.MlflowTracker(stage, name, scratch / "run.json", tags)
     tracker.params(_compared(resolved))
     tracker.text(config.dump(resolved), "config/resolved.yaml")
@@ -192,9 +200,20 @@ def _began(scratch: Path) -> dict[str, str]:
     return dict(files.read_json(path))
 
 
+def _choices() -> dict[str, str]:
+    """What of `params.yaml`, and of a sweep over it, one filters runs by, as tags."""
+    path, typed = Path("params.yaml"), os.environ.get("UNIVAL_OVERRIDES", "").split()
+    chosen = config.load(path) if path.is_file() else {}
+    chosen |= dict(word.split("=", 1) for word in typed if "=" in word)
+    names = ("benchmark", "model", "edition", "seed")
+    return {f"unival.{name}": str(chosen[name]) for name in names if name in chosen}
+
+
 def _compared(resolved: dict[str, Any]) -> dict[str, Any]:
     """The parameters a person compares: the whole file is an artifact; too many break the UI's views."""
-    kept = {key: value for key, value in resolved.items() if key not in ("tasks", "processor", "shifts")}
+    kept = {
+        key: value for key, value in resolved.items() if key not in ("tasks", "processor", "shifts", "claims")
+    }
     return {key: value for key, value in tracking.flatten(kept).items() if not isinstance(value, list)}
 
 

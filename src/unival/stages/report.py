@@ -46,8 +46,8 @@ def evidence_of(config: Config) -> "Evidence":
 
 def run(config: Config, io: StageIO) -> None:
     """Write `reports/summary.json`, `reports/index.html`, `reports/report.md` and `reports/figures`."""
-    from unival.report import content, page, silent, summary, verdicts
-    from unival.study import results
+    from unival.report import content, headline, page, silent, summary, verdicts
+    from unival.study import results, study_run
 
     found = results.read(".", config.data, config.edition)
     seeds = evidence_of(config)
@@ -63,7 +63,7 @@ def run(config: Config, io: StageIO) -> None:
     files.write_text(io.out("reports/report.md"), page.to_markdown(document, "figures"))
     files.write_json(io.out("reports/summary.json"), summary.summarise(found, claims, faults, origin))
     io.publish(figures, "reports/figures")
-    io.tracker.metrics({f"summary/{task}": score.value for task, score in found.tasks.items()})
+    study_run.log(headline.sentences(found, claims), io.tracker)
     io.tracker.table([vars(claim) for claim in claims], "claims")
     io.tracker.artifact(io.out("reports/index.html"), "report")
     for path in sorted(figures.glob("*.png")):

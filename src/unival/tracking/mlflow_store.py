@@ -25,6 +25,9 @@ if TYPE_CHECKING:
 
 KIND = "custom_model_development"
 """How the UI shows an experiment: as training runs rather than as traces of an agent."""
+PRIMARY = {"pretrain": ("summary/loss", "false"), "finetune": ("best/score", "true")}
+"""Experiment -> the metric by which its runs are ordered, and whether more is better."""
+PRIMARY_TAG = "mlflow.experiment.primaryMetric"
 BATCH = 1000
 """Metrics of a call: MLflow's limit. One call costs as much as a training step of the tiny model."""
 SPOOL, CHILD = "unival.spool", "unival.child"
@@ -84,6 +87,9 @@ def connect(experiment: str) -> tuple["MlflowClient", str]:
             path = store_file()
             location = (path.resolve().parent / "mlartifacts" / experiment).as_uri() if path else None
             tags = {"mlflow.experimentKind": KIND}
+            if experiment in PRIMARY:
+                name, greater = PRIMARY[experiment]
+                tags |= {f"{PRIMARY_TAG}.name": name, f"{PRIMARY_TAG}.greaterIsBetter": greater}
             return client, client.create_experiment(experiment, artifact_location=location, tags=tags)
     except Exception as error:  # each store has errors of its own
         raise _unusable(error) from error

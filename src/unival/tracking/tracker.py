@@ -9,18 +9,22 @@ import math
 import os
 import re
 import sys
+import threading
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from unival import files
+from unival.tracking.machine_load import MachineLoad
 from unival.tracking.models import ModelScore
 from unival.tracking.sender import SHORT_PATIENCE, Sender
 from unival.tracking.spool import Spool, root
 
 PATIENCE = 10.0
 """Seconds for which the end of a run waits for a store that takes what it is sent."""
+LOAD = "system/cpu_utilization_percentage"
+"""A metric that every measurement of the machine's load has."""
 MAX_PARAM_CHARACTERS = 500
 TABLE_ROWS = 200
 
@@ -89,6 +93,7 @@ class MlflowTracker(Tracker):
         files.write_json(state, {"spool": self._spool.folder.name})
         self._spool.mend()
         self._alive = self._spool.alive()
+        self._writing = threading.Lock()  # the load of the machine comes from a thread
         self._steps: dict[str, int] = {}
         """Metric -> last step that has been logged."""
         self._params: set[str] = set()
@@ -105,6 +110,8 @@ class MlflowTracker(Tracker):
         self._run_id: str | None = None
         self._sender = Sender(self._spool)
         self._sender.start()
+        self._load = MachineLoad(self.metrics, self._steps.get(LOAD, -1) + 1)
+        self._load.start()
 
     def _note(self, item: Mapping[str, Any]) -> None:
         """Remember what an item logs."""
@@ -117,8 +124,9 @@ class MlflowTracker(Tracker):
 
     def _add(self, kind: str, **values: Any) -> None:
         item = {"do": kind, "time": int(time.time() * 1000), **values}
-        self._note(item)
-        self._spool.append(item)
+        with self._writing:
+            self._note(item)
+            self._spool.append(item)
 
     @property
     def run_id(self) -> str | None:
@@ -200,6 +208,7 @@ class MlflowTracker(Tracker):
 
     def end(self, status: str) -> None:
         """Close the run: FINISHED, FAILED or KILLED. What the store does not take in time stays on disk."""
+        self._load.stop()
         self._add("status", status=status)
         patience = PATIENCE if status == "FINISHED" else SHORT_PATIENCE
         self._sender.wait(lambda: not self._spool.waiting(), patience)
