@@ -9,7 +9,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from unival import config, files, provenance
+from unival import code, config, files, provenance
 from unival.engine.machine import runtime
 from unival.errors import DIVERGED, UserError
 from unival.study import evidence, processes
@@ -90,7 +90,7 @@ def _process(work: Path, name: str, resolved: Mapping[str, Any], title: str) -> 
     chosen = {runtime.VARIABLE: "cpu"} if here.torch_device() == one.torch_device() else {}
     environment = {
         **os.environ, **chosen, "DVC_ROOT": str(provenance.root()), "UNIVAL_RUN_NAME": title,
-        "PYTHONPATH": str(provenance.SOURCE.parent),
+        "PYTHONPATH": str(code.SOURCE.parent),
     }  # fmt: skip
     command = [sys.executable, "-m", "unival", "run", str(resolved["stage"]), "--config", str(path.resolve())]
     status = subprocess.run(command, cwd=work, env=environment, check=False).returncode
