@@ -34,7 +34,7 @@ class Models:
     """What can be asked with which weights. The first folder is loaded, the others when they are asked.
 
     Args:
-        folders: model folders; the names are their paths.
+        folders: model folders; the names are their paths, of absolute ones the last part.
         device: where the network runs.
 
     Raises:
@@ -42,9 +42,12 @@ class Models:
     """
 
     def __init__(self, folders: Sequence[Path], device: torch.device | str = "cpu") -> None:
-        self.folders = {str(folder): folder for folder in folders}
+        self.folders: dict[str, Path] = {}
+        for folder in folders:  # clients need not know where things lie on this machine
+            short = folder.name if folder.is_absolute() else str(folder)
+            self.folders[str(folder) if short in self.folders else short] = folder
         self.default = next(iter(self.folders))
-        self.network, self.processor = model_folder.read(self.default)
+        self.network, self.processor = model_folder.read(folders[0])
         self.tasks = {name: tasks_of(folder) for name, folder in self.folders.items()}
         for folder in folders[1:]:
             check_alike(folder, folders[0])
