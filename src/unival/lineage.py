@@ -20,7 +20,16 @@ from unival.errors import UserError, nearest
 LOCK = Path("dvc.lock")
 NOTES = Path("reports/runs")
 SCORES = Path("reports/metrics/tasks.json")
-PLACES = ("", "models", "models/merged", "reports/figures", "reports/metrics", "reports")
+PLACES = (
+    "",
+    "models",
+    "models/merged",
+    "models/finetune",
+    "models/pretrain",
+    "reports/figures",
+    "reports/metrics",
+    "reports",
+)
 """Where a file or folder is looked for that is given by the end of its path."""
 SHORTEST = 6
 """Characters of a digest, run or commit that are enough."""
@@ -114,10 +123,8 @@ class Lineage:
         for look in (self._score, self._process, self._path, self._run, self._digest, self._commit):
             if found := look(thing):
                 return found
-        known = [*self.processes, *_scores(), *(out for one in self.processes.values() for out in one.writes)]
-        raise UserError(
-            f"'{thing}' is no score, process, file, run, digest or commit here: {nearest(thing, known)}"
-        )
+        hint = nearest(thing, [*self.processes, *_scores()])
+        raise UserError(f"'{thing}' is no score, process, file, run, digest or commit here: {hint}")
 
     def _score(self, thing: str) -> tuple[str, list[str]] | None:
         if (score := _scores().get(thing)) is None or "evaluate" not in self.processes:
@@ -209,6 +216,8 @@ def lines(found: Mapping[str, Any]) -> Iterator[str]:
     elif note:
         yield f"  configuration {note['config_hash']}, no longer that of {compose.BUILD}"
     for path, md5 in found["reads"].items():
+        if path.startswith("build/"):  # told above
+            continue
         splits = found["data"].get(path, {})
         digests = f": {', '.join(f'{split} {digest}' for split, digest in splits.items())}" if splits else ""
         yield f"  reads {path} {md5[:12]}{digests}"

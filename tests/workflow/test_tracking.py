@@ -164,6 +164,19 @@ def test_a_killed_run_goes_on_under_its_id(by_hand: Path, until: int) -> None:
     assert_everything()
 
 
+@pytest.mark.resume
+def test_tags_are_those_of_the_process_that_goes_on(by_hand: Path) -> None:
+    tags = {"git.commit": "first", "unival.item": "vqa"}
+    tracking.MlflowTracker("finetune", "run", by_hand / "run.json", tags)
+    again = tracking.MlflowTracker(
+        "finetune", "run", by_hand / "run.json", {"git.commit": "second", "git.began": "first"}
+    )
+    again.end("FINISHED")
+    list(tracking.send_all())
+    found = stored()["run"].data.tags
+    assert [found[key] for key in ("git.commit", "git.began", "unival.item")] == ["second", "first", "vqa"]
+
+
 @pytest.mark.fault
 def test_a_kill_while_sending_repeats_and_omits_nothing(
     by_hand: Path, monkeypatch: pytest.MonkeyPatch
