@@ -211,6 +211,11 @@ def test_the_result_stands_first(sound, tmp_path):
     assert text.index("## Result") < text.index(experts) < text.index("## Tasks") < text.index("dag.png")
 
 
+def test_claims_without_a_verdict_are_counted_in_words():
+    assert headline._counted("2 seeds: no verdict", 3) == "3 without a verdict (2 seeds)"
+    assert headline._counted("supported", 4) == "4 supported"
+
+
 def test_models_of_other_tasks_are_not_weighed_against_each_other(sound):
     """The best for the most tasks comes first, whatever share one for fewer tasks keeps."""
     study = read(sound)

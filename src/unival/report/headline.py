@@ -36,9 +36,13 @@ def sentences(study: Results, claims: Sequence[Verdict]) -> Iterator[str]:
             "experts' scores" + (f" ({_percent(outside[0].share)} out of distribution)." if outside else ".")
         )
     counts = Counter(claim.verdict for claim in claims)
-    yield (
-        "Of the paper's claims: " + "; ".join(f"{count} {verdict}" for verdict, count in counts.items()) + "."
-    )
+    yield f"Of the paper's claims: {'; '.join(_counted(*one) for one in counts.items())}."
+
+
+def _counted(verdict: str, count: int) -> str:
+    """`3 supported`, or `3 without a verdict (one seed)`."""
+    seeds, found, _ = verdict.partition(": no verdict")
+    return f"{count} without a verdict ({seeds})" if found else f"{count} {verdict}"
 
 
 def _share(row: Standing) -> float:
