@@ -20,6 +20,7 @@ from unival.comparison import differences, sides
 from unival.errors import UserError
 from unival.study import archive, row_scores
 
+ROOT = Path(__file__).parents[2]
 CHROMIUM = shutil.which("chromium") or shutil.which("google-chrome")
 
 
@@ -30,6 +31,8 @@ def studies(tmp_path_factory: pytest.TempPathFactory) -> Path:
     base, other = root / "base", root / "other"
     made.write_data(base / "data/processed/world")
     made.write_results(base, base / "data/processed/world")
+    for name in ("seeds", "report"):  # as `unival compose` writes them
+        shutil.copy(ROOT / f"build/config/{name}.yaml", base / "build/config")
     shutil.copytree(base, other)
     edit_config(other / "build/config/finetune/vqa.yaml", lr=1e-3)
     path = other / "reports/predictions/finetune/vqa/vqa/test.jsonl"
@@ -91,6 +94,12 @@ def test_reports_and_models_are_things(here: Path, name: str) -> None:
     changed = [one.task for one in found.differences if one.difference.value]
     assert changed == ["vqa"] and found.parameters[0].key == "train.optimizer.lr"
     assert len(found.differences) == 1 or name.endswith("reports")
+
+
+def test_a_study_does_not_differ_from_itself(here: Path) -> None:
+    found = compared(here, "base", "base/reports")
+    assert found.differences and not any(one.difference.value for one in found.differences)
+    assert not (found.flips or found.parameters or found.curves)
 
 
 def test_two_models_of_one_study(here: Path) -> None:
@@ -206,6 +215,7 @@ def test_an_archive_is_the_study(here: Path, tmp_path: Path, monkeypatch: pytest
         ("nothing", "nothing: no folder, commit"),
         ("base/models", "neither a model"),
         ("base", "one result alone"),
+        (",", "names nothing"),
     ],
 )
 def test_what_is_no_result_is_named(here: Path, name: str, what: str) -> None:

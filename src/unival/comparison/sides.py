@@ -84,6 +84,8 @@ def read(text: str, scratch: Path) -> list[Side]:
     """
     if "," in text and not Path(text).exists():
         parts = [side for part in text.split(",") if part for side in read(part, scratch)]
+        if not parts:
+            raise UserError(f"{text}: names nothing: write what is compared between the commas")
         return [Side(text, [member for side in parts for member in side.members])]
     path = Path(text)
     if jobs := _jobs(path):
@@ -99,7 +101,8 @@ def _source(text: str, path: Path, scratch: Path) -> Member:
     past = tracking.find(text)
     if past is None:
         raise UserError(
-            f"{text}: no folder, commit, experiment of DVC or run of {tracking.store_name()} is called so"
+            f"{text}: no folder, commit, experiment of DVC or run of {tracking.store_name()} is called so: "
+            "give a folder of reports, a model, a sweep, or what `mlflow` or `dvc exp show` call it"
         )
     return _of_run(text, past, scratch)
 
@@ -121,6 +124,7 @@ def _of_folder(text: str, path: Path) -> Member:
 
 def _of_study(text: str, root: Path, reports: Path) -> Member:
     configs = read_configs(root / "build/config")
+    configs.pop("seeds", None)  # it holds the others once more, for every seed
     names = [path.stem for path in (reports / "runs").glob("*.json")]
     runs = {name: tables.read_json(reports / f"runs/{name}.json", Run) for name in sorted(names)}
     cells = {_key(path.relative_to(reports / "predictions")): path for path in _predictions(reports)}
@@ -134,7 +138,8 @@ def _of_study(text: str, root: Path, reports: Path) -> Member:
         task: score["metric"] for task, score in (files.read_json(scores) if scores.is_file() else {}).items()
     }
     for one in configs.values():
-        metrics |= {task: settings["metric"] for task, settings in (one.get("tasks") or {}).items()}
+        tasks = one.get("tasks")
+        metrics |= {task: settings["metric"] for task, settings in tasks.items()} if tasks else {}
     repeats = {int(path.parts[-3]): path for path in sorted(reports.glob("seeds/*/metrics/rows.parquet"))}
     return Member(text, cells, "", configs, curves, runs, run_id, data, digests, repeats, metrics)
 
