@@ -80,11 +80,12 @@ def browse(tmp_path, address):
             [CHROMIUM, *QUIET, f"--user-data-dir={profile}"], stderr=subprocess.DEVNULL
         )
         try:
+            file, written = profile / "DevToolsActivePort", ""
             for _ in range(300):
-                if (profile / "DevToolsActivePort").is_file():
+                if written := file.read_text() if file.is_file() else "":
                     break
                 await asyncio.sleep(0.1)
-            port = (profile / "DevToolsActivePort").read_text().split()[0]
+            port = written.split()[0]
             async with aiohttp.ClientSession() as session:
                 async with session.get(f"http://127.0.0.1:{port}/json/list") as answer:
                     pages = [page for page in json.loads(await answer.text()) if page["type"] == "page"]
