@@ -25,7 +25,7 @@ from PIL import Image
 
 from tests.engine import standins
 from unival.data.media import encode_image, encode_video, segment_frames
-from unival.data.media_store import MediaStore, ShardWriter
+from unival.data.store import MediaStore, ShardWriter
 from unival.engine.batches.collate import Collator
 from unival.engine.batches.loader import Loader, StepBatches
 from unival.engine.batches.mixture import Mixture, MixtureConfig, StreamConfig

@@ -11,9 +11,9 @@ from official import JPG, MP4, PNG, WAV, lines, write, zipped
 from unival.data import media
 from unival.data.importing import import_dataset
 from unival.data.manifest import read_records
-from unival.data.media_store import MediaStore
 from unival.data.source import MediaItem
 from unival.data.sources.media_folder import MediaFolder
+from unival.data.store import MediaStore
 from unival.errors import UserError
 from unival.record import Modality
 

@@ -16,10 +16,10 @@ from unival.data import media
 from unival.data.catalog import source_of
 from unival.data.intake import REJECTED
 from unival.data.manifest import read_records
-from unival.data.media_store import MediaStore
 from unival.data.overlap import overlap, overlaps
 from unival.data.prepare import PrepareConfig, TokenizerConfig, prepare
 from unival.data.source import SOURCES, BadItem, MediaItem, RowItem, Source
+from unival.data.store import MediaStore
 from unival.errors import UserError
 from unival.record import Record
 

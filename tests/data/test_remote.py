@@ -4,7 +4,7 @@ import fsspec
 import pytest
 
 from unival.data import remote
-from unival.data.media_store import MediaStore, ShardWriter
+from unival.data.store import MediaStore, ShardWriter
 from unival.errors import UserError
 
 URL = "memory://bucket/world"

@@ -20,13 +20,13 @@ from unival.data import media
 from unival.data.catalog import load_sources, source_of
 from unival.data.importing import import_dataset
 from unival.data.manifest import read_records
-from unival.data.media_store import MediaStore
 from unival.data.prepare import PrepareConfig
 from unival.data.sources import safe_pickle
 from unival.data.sources.ofa_tsv import write_tsv
 from unival.data.sources.reader import READERS, data_folder
 from unival.data.sources.regions import corners
 from unival.data.sources.splits import split_of
+from unival.data.store import MediaStore
 from unival.errors import UserError
 from unival.record import Answer
 
@@ -592,9 +592,9 @@ def test_every_reader_says_what_it_expects() -> None:
 
 
 def test_a_stopped_import_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from unival.data import media_store
+    from unival.data import store
 
-    monkeypatch.setattr(media_store.ShardWriter.__init__, "__defaults__", (4096, False))  # many small shards
+    monkeypatch.setattr(store.ShardWriter.__init__, "__defaults__", (4096, False))  # many small shards
     for number in range(40):
         write(tmp_path / "photos" / f"{number}.jpg", media.encode_image(np.roll(PIXELS, number), ".jpg"))
     lines = "".join(f"{number}.jpg,photo {number}\n" for number in range(40))

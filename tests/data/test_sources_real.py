@@ -15,11 +15,11 @@ from unival.data.catalog import load_sources, source_of
 from unival.data.importing import import_dataset
 from unival.data.manifest import read_records
 from unival.data.media import SUFFIXES
-from unival.data.media_store import MediaStore
 from unival.data.prepare import PrepareConfig, prepare
 from unival.data.source import MediaItem
 from unival.data.sources.ofa_tsv import write_tsv
 from unival.data.sources.reader import READERS
+from unival.data.store import MediaStore
 from unival.record import Record
 
 DATA = Path(os.environ.get("UNIVAL_DATA", ""))

@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 from official import PIXELS, archive, write
 
-from unival.data import media, media_store
+from unival.data import media, store
 from unival.data.importing import import_dataset
-from unival.data.media_store import MediaStore
+from unival.data.store import MediaStore
 
 PHOTOS = 40
 
@@ -37,7 +37,7 @@ def files(folder: Path) -> dict[str, bytes]:
 
 @pytest.fixture(autouse=True)
 def many_small_shards(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(media_store.ShardWriter.__init__, "__defaults__", (4096, False))
+    monkeypatch.setattr(store.ShardWriter.__init__, "__defaults__", (4096, False))
     monkeypatch.setattr(os, "sched_getaffinity", lambda _: {0})  # nothing is decoded ahead
 
 

@@ -10,7 +10,7 @@ import pytest
 
 from unival.data import media
 from unival.data.manifest import FIELDS, ManifestWriter, check_row, manifest_path, read_records
-from unival.data.media_store import MediaStore, ShardWriter
+from unival.data.store import MediaStore, ShardWriter
 from unival.errors import UserError
 from unival.record import Answer, Record
 

@@ -14,8 +14,8 @@ from PIL import Image
 from unival.data.benchmarks import shrink
 from unival.data.importing import import_dataset
 from unival.data.manifest import read_records
-from unival.data.media_store import MediaStore
 from unival.data.sources.ofa_tsv import write_tsv
+from unival.data.store import MediaStore
 from unival.errors import UserError
 from unival.media_format import Box, Size
 

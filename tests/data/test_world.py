@@ -16,7 +16,7 @@ from unival.data.benchmarks.world.digits import PORTIONS, bank_from_arrays, bund
 from unival.data.benchmarks.world.splits import ALL_TASKS as TASKS
 from unival.data.contact_sheet import contact_sheet
 from unival.data.manifest import read_records
-from unival.data.media_store import MediaStore
+from unival.data.store import MediaStore
 from unival.errors import UserError
 from unival.metrics.world_checker import check_caption
 from unival.record import Record

@@ -14,7 +14,7 @@ from tests.tasks import world
 from unival.cli import main
 from unival.data import media
 from unival.data.manifest import ManifestWriter
-from unival.data.media_store import ShardWriter
+from unival.data.store import ShardWriter
 from unival.engine.inference import predictions
 from unival.engine.inference import score as scoring
 from unival.errors import UserError

@@ -10,7 +10,7 @@ import yaml
 from unival import files
 from unival.data import media
 from unival.data.manifest import ManifestWriter
-from unival.data.media_store import ShardWriter
+from unival.data.store import ShardWriter
 from unival.record import Answer, Record
 
 CONF = Path(__file__).parents[2] / "conf"

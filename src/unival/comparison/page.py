@@ -9,7 +9,7 @@ from unival.comparison import paired
 from unival.comparison.differences import Difference, SideBySide, place
 from unival.comparison.paired import RIGHT, Flip
 from unival.comparison.sides import Key, Side
-from unival.data.media_store import MediaStore
+from unival.data.store import MediaStore
 from unival.engine.inference.predictions import PredictedRow
 from unival.errors import UserError
 from unival.files import atomic

@@ -11,7 +11,7 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
 from unival.data.manifest import read_records
-from unival.data.media_store import MediaStore
+from unival.data.store import MediaStore
 from unival.files import atomic
 from unival.record import Record
 

@@ -23,8 +23,8 @@ from unival.data import media
 from unival.data.disk_map import DiskMap
 from unival.data.journal import Stamp, stamp
 from unival.data.manifest import ManifestWriter, check_row, check_text
-from unival.data.media_store import ShardWriter
 from unival.data.source import BadItem, MediaItem, RowItem, Source
+from unival.data.store import ShardWriter
 from unival.data.table import TableWriter
 from unival.errors import UserError, nearest
 from unival.files import inside

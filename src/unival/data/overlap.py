@@ -12,7 +12,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from unival.data.media_store import INDEX
+from unival.data.store import INDEX
 from unival.errors import UserError
 
 

@@ -8,7 +8,7 @@ import numpy as np
 from PIL import Image, ImageDraw
 
 from unival.data.contact_sheet import contact_sheet
-from unival.data.media_store import MediaStore
+from unival.data.store import MediaStore
 from unival.engine.inference.predictions import PredictedRow
 from unival.errors import UserError
 from unival.files import atomic

@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from unival.data.manifest import Records, read_records
-from unival.data.media_store import MediaStore
 from unival.data.remote import local
+from unival.data.store import MediaStore
 from unival.engine.batches.rows import MediaCache, Rows
 from unival.engine.inference.candidates import continuations
 from unival.engine.inference.evaluate import validation_score

@@ -14,11 +14,11 @@ from typing import Any
 
 from unival.data.manifest import read_records
 from unival.data.media import SUFFIXES, plain_image
-from unival.data.media_store import MediaStore
 from unival.data.source import MediaItem
 from unival.data.sources.entailment import LABELS
 from unival.data.sources.formats import line_rows
 from unival.data.sources.reader import ANSWERING, CAPTIONING, File, Item, rows
+from unival.data.store import MediaStore
 from unival.errors import UserError, nearest
 from unival.files import atomic
 from unival.record import Answer, Modality, Record

@@ -1,6 +1,6 @@
 """What batches are made with: a media store and a processor, here as far as the engine uses them.
 
-`unival.data.media_store.MediaStore` and `unival.model.processing.UnivalProcessor` are the ones there are;
+`unival.data.store.MediaStore` and `unival.model.processing.UnivalProcessor` are the ones there are;
 tests put small ones in their place. The model needs no protocol: it is `UnivalForConditionalGeneration`.
 """
 

@@ -8,7 +8,7 @@ import numpy as np
 
 from unival import config
 from unival.data.manifest import manifest_path, read_records
-from unival.data.media_store import MediaStore
+from unival.data.store import MediaStore
 from unival.engine.batches.rows import Rows, as_list
 from unival.engine.inference import submission
 from unival.engine.inference.evaluate import Evaluation, evaluate_cell, media_of, write_predictions
