@@ -9,11 +9,11 @@ import torch
 
 from unival.errors import UserError
 from unival.merging import adamerging, collect, elementwise, spectral
+from unival.merging.checkpoint import StateSource
 from unival.merging.engine import merge_states
 from unival.merging.method import METHODS
 from unival.merging.options import OPTIONS
 from unival.merging.recipe import AlignRule, Depth, ModuleRule, Recipe
-from unival.merging.tensor_io import StateSource
 
 IDENTITIES = []
 

@@ -9,7 +9,7 @@ from torch import nn
 
 from unival.errors import UserError
 from unival.merging import AlignRule, Interpolation, Recipe, merge, verify
-from unival.merging.tensor_io import FileSource
+from unival.merging.checkpoint import FileSource
 
 
 @pytest.fixture(autouse=True)

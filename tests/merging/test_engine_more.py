@@ -10,13 +10,13 @@ from safetensors.torch import load_file, save_file
 
 from unival.errors import UserError
 from unival.merging import AlignRule, Recipe, merge, verify
+from unival.merging.checkpoint import StateSource
 from unival.merging.engine import Plan, merge_states
 from unival.merging.live import merge_into
 from unival.merging.method import METHODS
 from unival.merging.options import OPTIONS
 from unival.merging.recipe import VocabularyRule
 from unival.merging.recipe_digest import recipe_digest
-from unival.merging.tensor_io import StateSource
 from unival.merging.vocabulary import read_tokens
 from unival.weights import read_metadata
 

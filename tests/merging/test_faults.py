@@ -16,8 +16,8 @@ from safetensors.torch import save_file
 
 from unival.errors import UserError
 from unival.merging import AlignRule, Interpolation, ModuleRule, Recipe, merge, merge_into
+from unival.merging.checkpoint import FileSource
 from unival.merging.geometry import geometry
-from unival.merging.tensor_io import FileSource
 
 pytestmark = pytest.mark.fault
 

@@ -7,8 +7,8 @@ from safetensors.torch import load_file, save_file
 from unival import weights
 from unival.errors import UserError
 from unival.merging import AlignRule, Interpolation, Recipe, merge, merge_into
+from unival.merging.checkpoint import StateSource
 from unival.merging.engine import merge_states
-from unival.merging.tensor_io import StateSource
 
 NARROW = (torch.float16, torch.bfloat16, torch.float8_e4m3fn, torch.float8_e5m2)
 

@@ -9,7 +9,7 @@ from safetensors.torch import save_file
 
 from unival.errors import UserError
 from unival.merging import Recipe, merge
-from unival.merging.tensor_io import FileSource, StateSource
+from unival.merging.checkpoint import FileSource, StateSource
 from unival.weights import INDEX, WEIGHTS, read_header, read_specs, save
 
 pytestmark = pytest.mark.fault

@@ -14,8 +14,8 @@ from dataclasses import dataclass
 import torch
 
 from unival.errors import UserError
+from unival.merging.checkpoint import TensorSource
 from unival.merging.recipe import AlignRule, Recipe
-from unival.merging.tensor_io import TensorSource
 from unival.weights import TensorSpec
 
 CHUNK = 1 << 20

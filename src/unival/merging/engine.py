@@ -19,12 +19,12 @@ from torch import Tensor
 from unival import config
 from unival.errors import UserError
 from unival.merging.align import ESTIMATED, Assignment, align, tied_names
+from unival.merging.checkpoint import TensorSource
 from unival.merging.job import Job, Scratch, Settings, finite
 from unival.merging.method import Method
 from unival.merging.methods import METHODS
 from unival.merging.options import OPTIONS, Options
 from unival.merging.recipe import Recipe, coefficients
-from unival.merging.tensor_io import TensorSource
 from unival.weights import cast
 
 

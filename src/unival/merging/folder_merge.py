@@ -22,13 +22,13 @@ from unival.errors import UserError
 from unival.folders import contents, new_folder
 from unival.merging import hashing
 from unival.merging.align import ESTIMATED, Assignment
+from unival.merging.checkpoint import TensorSource, Writer, layout, opened
 from unival.merging.engine import Plan
 from unival.merging.job import CHUNK, Settings
 from unival.merging.merge_json import RECORD
 from unival.merging.recipe import Recipe, as_recipe
 from unival.merging.recipe_digest import canonical_form, recipe_digest
 from unival.merging.side_files import copy_side_files, gather_tasks, require_one_architecture
-from unival.merging.tensor_io import TensorSource, Writer, layout, opened
 from unival.merging.vocabulary import RowAligned, read_tokens, reference_of
 from unival.weights import INDEX, WEIGHTS, TensorSpec, weight_files
 

@@ -11,10 +11,10 @@ import torch
 from torch import Tensor
 
 from unival.merging.align import STATISTIC
+from unival.merging.checkpoint import State, opened
 from unival.merging.engine import Plan, single_threaded
 from unival.merging.job import gram_and_norm
 from unival.merging.recipe import AlignRule, Recipe
-from unival.merging.tensor_io import State, opened
 
 MODULES = r"^(?:model\.)?((?:encoder|decoder)\.(?:media\.\w+|layers)|\w+)"
 """The first group names the module of a tensor."""

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from unival.errors import UserError
 from unival.merging.align import Assignment
-from unival.merging.tensor_io import TensorSource
+from unival.merging.checkpoint import TensorSource
 
 CHUNK = 1 << 18
 """Elements read at once from each model."""

@@ -12,10 +12,10 @@ from torch import Tensor, nn
 
 from unival.errors import UserError
 from unival.merging.align import Assignment, align
+from unival.merging.checkpoint import State, TensorSource, opened
 from unival.merging.elementwise import interpolate
 from unival.merging.engine import Plan
 from unival.merging.recipe import AlignRule, Recipe
-from unival.merging.tensor_io import State, TensorSource, opened
 from unival.weights import cast
 
 Live = TypeVar("Live", bound=nn.Module)

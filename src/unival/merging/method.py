@@ -13,8 +13,8 @@ import torch
 from torch import Tensor
 
 from unival.errors import UserError
+from unival.merging.checkpoint import TensorSource
 from unival.merging.job import Job, finite
-from unival.merging.tensor_io import TensorSource
 from unival.registry import Registry
 
 

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from unival import files
 from unival.errors import UserError
-from unival.merging.tensor_io import TensorSource
+from unival.merging.checkpoint import TensorSource
 from unival.weights import TensorSpec, cast
 
 TOKENS = 2**22
