@@ -83,6 +83,7 @@ class Lingering:
 
 
 def main(folder, options, environment, slow, die_in):
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell lets the background ignore it
     os.environ.update(environment)
     stream = (folder / f"stderr-{environment.get('RANK', 0)}").open("w")
     os.dup2(stream.fileno(), 2)

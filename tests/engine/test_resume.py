@@ -91,15 +91,6 @@ def test_killed_in_a_checkpoint_write(tmp_path, undisturbed, file):
     assert weights(tmp_path) == undisturbed
 
 
-@pytest.fixture
-def heeded():
-    """SIGINT counts, though the tests run in the background, where shells let it be ignored."""
-    before = signal.signal(signal.SIGINT, signal.default_int_handler)
-    yield
-    signal.signal(signal.SIGINT, before)
-
-
-@pytest.mark.usefixtures("heeded")
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 @pytest.mark.parametrize("workers", [0, 2])
 def test_a_signal_saves_and_leaves(tmp_path, undisturbed, workers, number):
