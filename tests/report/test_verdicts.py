@@ -92,6 +92,24 @@ def test_a_claim_about_a_study_that_did_not_run_is_not_tested() -> None:
     )  # fmt: skip
 
 
+@pytest.mark.parametrize(
+    ("there", "told"), [(["a", "b"], ""), (["a"], "1 of 2 comparisons are not in this run")]
+)
+def test_two_comparisons_of_one_task_are_two(there: list[str], told: str) -> None:
+    """Two pairs of models on the same task, of which one may be missing."""
+    pairs = study(6, {"vqa": 0.2})
+    for seed in pairs.seeds.values():
+        (old, new) = seed.scores.pop(("old", "vqa", "test")), seed.scores.pop(("new", "vqa", "test"))
+        for pair in there:
+            seed.scores[f"{pair}-old", "vqa", "test"], seed.scores[f"{pair}-new", "vqa", "test"] = old, new
+    over = [{"task": "vqa", "pair": pair} for pair in ("a", "b")]
+    found = verdict(
+        pairs, Claim("new is better", "T1", ["{pair}-new"], ["{pair}-old"], over, "old is better")
+    )
+    assert found.verdict == "supported"
+    assert ("are not in this run" in found.evidence) == bool(told) and told in found.evidence
+
+
 def test_verdicts_are_corrected_for_the_number_of_claims() -> None:
     several = verdicts.check(
         {str(number): claim() for number in range(5)}, study(6, {"vqa": 0.1, "grounding": 0.1})

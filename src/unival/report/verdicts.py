@@ -13,8 +13,8 @@ from dataclasses import dataclass
 
 from unival.metrics.inference import SEEDS, Effect, detectable, effect, holm
 from unival.report import words
-from unival.study.claims import BASELINE, Claim
-from unival.study.evidence import Contrast, Evidence
+from unival.study.claims import Claim
+from unival.study.evidence import Contrast, Evidence, combined
 
 NOT_TESTED, NOT_LEARNED = "not tested", "not learned"
 
@@ -55,11 +55,7 @@ class Verdict:
 def check(claims: Mapping[str, Claim], evidence: Evidence) -> list[Verdict]:
     """All claims, in their order."""
     compared = {name: list(evidence.contrasts(claim)) for name, claim in claims.items()}
-    effects = {
-        name: effect([part.paired for part in counted], -claims[name].margin)
-        for name, parts in compared.items()
-        if (counted := [part for part in parts if part.learned])
-    }
+    effects = {name: found for name, parts in compared.items() if (found := combined(claims[name], parts))}
     tested = [name for name, found in effects.items() if found.seeds > 1]
     corrected = dict(zip(tested, holm([effects[name].p for name in tested]), strict=True))
     return [
@@ -122,6 +118,6 @@ def _evidence(claim: Claim, parts: Sequence[Contrast]) -> str:
         text = "; ".join(f"{words.task(part.task)} {words.percent(one)}" for part, one in counted)
     missing = len(parts) - len(counted)
     left = f"{missing} of {len(parts)} comparisons are between models no better than blind" if missing else ""
-    rest = len(claim.over) - len({part.task for part in parts}) if claim.than != [BASELINE] else 0
-    absent = f"{rest} of {len(claim.over)} comparisons are not in this run" if rest > 0 else ""
+    rest = len(claim.over) - len({part.number for part in parts})
+    absent = f"{rest} of {len(claim.over)} comparisons are not in this run" if rest else ""
     return "; ".join(filter(None, [text, left, absent]))

@@ -4,7 +4,7 @@ The pipeline's own seed has its tables in `reports/`, another one in `reports/se
 where it ran to its end with the same configuration, data and code as the others; who is left out is named.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
@@ -41,6 +41,8 @@ class Seed:
 class Contrast(NamedTuple):
     """One of the comparisons of a claim."""
 
+    number: int
+    """Its place in the claim's `over`; of shifted rows every split has one of its own."""
     task: str
     split: str
     paired: Paired
@@ -61,18 +63,14 @@ class Evidence:
 
     def contrasts(self, claim: Claim) -> Iterator[Contrast]:
         """Those of the claim that every seed has rows of."""
-        for words in claim.over:
+        for number, words in enumerate(claim.over):
             task = words["task"]
             better, than = (claim.arm(names, words, self.pretrained) for names in (claim.better, claim.than))
             for split in self._splits(better, task) if claim.split == SHIFTED else [TEST]:
                 arms = [self._scores(names, task, split) for names in (better, than)]
                 if arms[0] is not None and arms[1] is not None:
-                    yield self._compare(task, split, arms[0], arms[1], than == [BASELINE])
-
-    def spread(self, model: str, task: str) -> Effect | None:
-        """The mean score of a model on test rows, over seeds and media; None where a seed lacks it."""
-        scores = self._scores([model], task, TEST)
-        return effect([_paired(scores)]) if scores is not None and not scores.empty else None
+                    paired, learned = self._compare(task, arms[0], arms[1])
+                    yield Contrast(number, task, split, paired, learned or than == [BASELINE])
 
     def _splits(self, models: Sequence[str], task: str) -> list[str]:
         found = {key[2]: None for seed in self.seeds.values() for key in seed.scores if key[1] == task}
@@ -98,24 +96,25 @@ class Evidence:
         return pandas.DataFrame(columns).dropna()
 
     def _compare(
-        self,
-        task: str,
-        split: str,
-        better: "pandas.DataFrame",
-        than: "pandas.DataFrame",
-        against_baseline: bool,
-    ) -> Contrast:
+        self, task: str, better: "pandas.DataFrame", than: "pandas.DataFrame"
+    ) -> tuple[Paired, bool]:
+        """Differences as a share of the better arm, and whether one of the arms is above the baseline."""
         better, than = better.align(than, join="inner", axis=0)
         means = [float(arm.to_numpy().mean()) if len(arm) else 0.0 for arm in (better, than)]
         unit = max(*map(abs, means)) or 1.0
-        learned = against_baseline or any(self._learned(task, arm) for arm in (better, than))
-        return Contrast(task, split, _paired((better - than) / unit), learned)
+        return _paired((better - than) / unit), any(self._learned(task, arm) for arm in (better, than))
 
     def _learned(self, task: str, scores: "pandas.DataFrame") -> bool:
         known = [seed.baselines.get(task) for seed in self.seeds.values()]
         if scores.empty or None in known:
             return not scores.empty
         return effect([_paired(scores - np.array(known, dtype=float))]).low > 0
+
+
+def combined(claim: Claim, contrasts: Iterable[Contrast]) -> Effect | None:
+    """The effect of those whose models have learned something; None: there is no such."""
+    counted = [one.paired for one in contrasts if one.learned]
+    return effect(counted, -claim.margin) if counted else None
 
 
 def _paired(scores: "pandas.DataFrame") -> Paired:

@@ -4,9 +4,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from unival.errors import UserError
-from unival.metrics.inference import SEEDS, Effect, detectable, effect
+from unival.metrics.inference import SEEDS, Effect, detectable
 from unival.study.claims import Claim
-from unival.study.evidence import Evidence
+from unival.study.evidence import Evidence, combined
 
 MOST = 200
 """Seeds that are looked at for the paper's effect."""
@@ -38,9 +38,7 @@ def table(claims: Mapping[str, Claim], evidence: Evidence, seeds: Sequence[int])
             "one seed says nothing of the variance between seeds: run more, `dvc exp run -S 'seeds=[1,2]'`"
         )
     found = {
-        name: effect(counted, -claim.margin)
-        for name, claim in claims.items()
-        if (counted := [one.paired for one in evidence.contrasts(claim) if one.learned])
+        name: one for name, claim in claims.items() if (one := combined(claim, evidence.contrasts(claim)))
     }
     return [_power(name, claims[name], one, seeds, len(found)) for name, one in found.items()]
 
