@@ -124,7 +124,7 @@ def test_hdf5_that_claims_much_is_refused(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("name", ["../../x", "/x", "."])
-@pytest.mark.parametrize("field", ["recipes", "again"])
+@pytest.mark.parametrize("field", ["recipes", "refinetune"])
 def test_no_recipe_is_named_like_a_folder_elsewhere(name: str, field: str) -> None:
     from unival import config
     from unival.stages.merge import Config

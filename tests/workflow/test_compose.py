@@ -272,9 +272,9 @@ def test_the_model_for_all_tasks_keeps_to_the_tasks_there_are(project: Path) -> 
     params["tasks"], params["set"]["merge"] = ["caption", "vqa"], {"merges": ["average"]}
     Path("params.yaml").write_text(yaml.safe_dump(params))
     merge = yaml.safe_load(written(project)["merge.yaml"])
-    assert merge["again"]["unival"]["rows"].keys() == {"caption", "vqa"}
+    assert merge["refinetune"]["unival"]["rows"].keys() == {"caption", "vqa"}
     assert merge["recipes"].keys() == {"all_experts", "average"}
-    params["set"]["merge"]["again"] = {"unival": {"rows": {"captoin": 2}}}
+    params["set"]["merge"]["refinetune"] = {"unival": {"rows": {"captoin": 2}}}
     Path("params.yaml").write_text(yaml.safe_dump(params))
     with pytest.raises(UserError, match=r"captoin.*caption"):
         written(project)

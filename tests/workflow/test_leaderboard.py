@@ -1,4 +1,4 @@
-"""Searched coefficients, models finetuned again around a merge, and the tables about merged models."""
+"""Searched coefficients, models refinetuned around a merge, and the tables about merged models."""
 
 import csv
 import json
@@ -17,7 +17,7 @@ from unival.metrics.bootstrap import interval
 from unival.stages import evaluate
 from unival.study import leaderboard
 from unival.study.cells import CellSpec, Result
-from unival.study.fitting import Again
+from unival.study.fitting import Refinetuning
 from unival.study.merges import Workshop
 from unival.tracking import Tracker
 
@@ -157,9 +157,9 @@ def test_one_model_on_all_tasks_takes_its_own_rows_and_steps(tmp_path, monkeypat
     monkeypatch.setattr("unival.study.train.train_on", lambda *words: given.append(words[4]))
     fit = SimpleNamespace(experts=tmp_path, tasks=dict.fromkeys(PAIR), benchmark=None)
     workshop = Workshop(tmp_path, tmp_path, tmp_path / "scratch", fit, PAIR, {})
-    again = Again(PAIR, recipe="average", steps=5, rows={PAIR[1]: 3})
+    new = Refinetuning(PAIR, recipe="average", steps=5, rows={PAIR[1]: 3})
     merged = [tmp_path / task for task in PAIR]
-    _, updates = workshop._train(again, tmp_path / "average", "unival", "model", merged)
+    _, updates = workshop._train(new, tmp_path / "average", "unival", "model", merged)
     assert model.learned == {"image", "audio"}, "of its experts: the merge's record names places of later"
     (settings,) = given
     assert started == [tmp_path / "average"]
@@ -167,7 +167,7 @@ def test_one_model_on_all_tasks_takes_its_own_rows_and_steps(tmp_path, monkeypat
     assert (settings.steps, settings.mixture.rows, updates) == (5, 11, 10)
 
 
-AGAIN = {
+REFINETUNE = {
     "fusing_vqa": {"recipe": "average", "tasks": ["vqa"]},
     "ratatouille_vqa": {"recipe": "average", "tasks": ["vqa"], "each": True},
     "ratatouille_grounding": {"recipe": "average", "tasks": ["grounding"], "each": True},
@@ -193,7 +193,7 @@ def test_fusing_ratatouille_joint_searches_and_statistics_run(clone, run):
     recipes = {name: {"models": PAIR} for name in names}
     recipes["ratatouille"]["models"] = ["ratatouille_vqa", "ratatouille_grounding"]
     params["set"]["merge"] = {
-        "merges": names, "recipes": recipes, "again": AGAIN, "search": SEARCH, "statistics_rows": 4,
+        "merges": names, "recipes": recipes, "refinetune": REFINETUNE, "search": SEARCH, "statistics_rows": 4,
         "batch_norm": ["average"],
     }  # fmt: skip
     params["set"]["evaluate"] = {

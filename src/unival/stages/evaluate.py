@@ -96,7 +96,7 @@ class Config:
     resamples: int = 1000
     """Of the bootstrap."""
     shifted_merges: list[str] = field(default_factory=list)
-    """Merges that are evaluated out of distribution too; models that were finetuned again always are."""
+    """Merges that are evaluated out of distribution too; refinetuned models always are."""
     shifted_pretrained: bool = False
     """Whether the pretrained model is, on the experts' tasks."""
 
@@ -111,7 +111,11 @@ class Config:
 def keep(values: dict[str, Any], laid: Laid) -> dict[str, Any]:
     """The values as they are; merges must be recipes, or models that are finetuned around one."""
     merge = laid("merge")
-    pick(merge["recipes"] | merge.get("again", {}), [*values["merges"], *values["shifted_merges"]], "merges")
+    pick(
+        merge["recipes"] | merge.get("refinetune", {}),
+        [*values["merges"], *values["shifted_merges"]],
+        "merges",
+    )
     return values
 
 
@@ -196,7 +200,7 @@ def _plan(config: Config, benchmark: "Benchmark") -> Iterator[tuple[Path, list["
 
 
 def merged_tasks(config: Config) -> dict[str, list[str]]:
-    """The tasks of every merged model: its experts', or those it was finetuned on again."""
+    """The tasks of every merged model: its experts', or those it was refinetuned on."""
     there = [note.parent.name for note in sorted(Path("models/merged").glob("*/made.json"))]
     order = dict.fromkeys([*(name for name in config.merges if name in there), *there])
     return {name: leaderboard.made(f"merged/{name}")["tasks"] for name in order}

@@ -1,7 +1,7 @@
 """Merge the experts, a folder per recipe; coefficients and statistics come from `fit`, never from test rows.
 
-Under `again`, models that are finetuned around a merge: `unival`, the one model for all tasks, and in the
-edition `full` others, the jointly finetuned one among them; their merges come after them. Written files:
+Under `refinetune`, models that are finetuned around a merge: `unival`, the one model for all tasks, and in
+the edition `full` others, the jointly finetuned one among them; their merges come after them. Written files:
 models/merged/<name>/ (`unival.study.merges`), and reports/metrics/geometry.csv (norms and cosines of the
 experts' task vectors per module).
 """
@@ -17,7 +17,7 @@ from unival.merging import AlignRule, Recipe
 from unival.merging.recipe_digest import canonical_form
 from unival.stages.base import Laid, StageIO
 from unival.study import tables
-from unival.study.fitting import STATISTICS, Again, Search
+from unival.study.fitting import STATISTICS, Refinetuning, Search
 from unival.study.tables import Angle
 from unival.tasks import TaskConfig
 
@@ -39,7 +39,7 @@ class Config:
     merges: list[str]
     """Which recipes are made."""
     recipes: dict[str, Recipe]
-    """name -> recipe; its models are names of experts, or of models under `again`."""
+    """name -> recipe; its models are names of experts, or of models under `refinetune`."""
     align: tuple[AlignRule, ...]
     """Rules of every recipe, after its own."""
     tasks: dict[str, TaskConfig]
@@ -50,18 +50,18 @@ class Config:
     """Training rows of a task behind the statistics of `fisher` and `regmean`."""
     batch_norm: list[str] = field(default_factory=list)
     """Recipes whose statistics of batch norm are estimated anew, on `statistics_rows` rows of each task."""
-    again: dict[str, Again] = field(default_factory=dict)
-    """name -> what is finetuned again, beside the recipes."""
+    refinetune: dict[str, Refinetuning] = field(default_factory=dict)
+    """name -> a model that is refinetuned, beside the recipes."""
 
     def __post_init__(self) -> None:
         check_names("recipes", self.recipes)
-        check_names("again", self.again)
+        check_names("refinetune", self.refinetune)
         check_names("finetuned", self.finetuned)
-        for name, again in self.again.items():
-            if again.recipe is not None and again.recipe not in self.recipes:
-                raise ValueError(f"again: {name}: recipe '{again.recipe}' is not one of the merges")
-            if lacking := [task for task in again.tasks if task not in self.tasks]:
-                raise ValueError(f"again: {name}: no configuration of the task {lacking[0]}")
+        for name, model in self.refinetune.items():
+            if model.recipe is not None and model.recipe not in self.recipes:
+                raise ValueError(f"refinetune: {name}: recipe '{model.recipe}' is not one of the merges")
+            if lacking := [task for task in model.tasks if task not in self.tasks]:
+                raise ValueError(f"refinetune: {name}: no configuration of the task {lacking[0]}")
         for name, recipe in self.recipes.items():
             try:
                 canonical_form(recipe)  # refuses an unknown method or option
@@ -87,16 +87,18 @@ def keep(values: dict[str, Any], laid: Laid) -> dict[str, Any]:
     """The values with the recipes that are made, and the tasks whose rows one of them needs."""
     fitted = {*values["search"], *values.get("batch_norm", ())}
     pick(values["recipes"], fitted, "recipes")
-    started = [model["recipe"] for model in values.get("again", {}).values() if model.get("recipe")]
+    started = [model["recipe"] for model in values.get("refinetune", {}).values() if model.get("recipe")]
     recipes = pick(values["recipes"], [*values["merges"], *started], "recipes")
     asking = [r["models"] for name, r in recipes.items() if name in fitted or r["method"] in STATISTICS]
-    asking += [again["tasks"] for again in values.get("again", {}).values()]
+    asking += [model["tasks"] for model in values.get("refinetune", {}).values()]
     tasks = pick(values["tasks"], (task for tasks in asking for task in tasks), "tasks")
-    again = {}
-    for name, model in values.get("again", {}).items():
+    refinetune = {}
+    for name, model in values.get("refinetune", {}).items():
         rows = pick(values["tasks"], model.get("rows", ()), "tasks")
-        again[name] = model | {"rows": {task: model["rows"][task] for task in rows if task in model["tasks"]}}
-    return values | {"recipes": recipes, "tasks": tasks, "again": again}
+        refinetune[name] = model | {
+            "rows": {task: model["rows"][task] for task in rows if task in model["tasks"]}
+        }
+    return values | {"recipes": recipes, "tasks": tasks, "refinetune": refinetune}
 
 
 def inputs(config: Config) -> list[Path]:
@@ -106,7 +108,7 @@ def inputs(config: Config) -> list[Path]:
 
 
 def run(config: Config, io: StageIO) -> None:
-    """Write `models/merged/<name>` for every recipe and every model under `again` whose experts there are."""
+    """Write `models/merged/<name>` for every recipe and every refinetuned model whose experts there are."""
     from unival.merging.geometry import geometry
     from unival.study.benchmark import Benchmark
     from unival.study.coefficients import Fit
@@ -118,14 +120,14 @@ def run(config: Config, io: StageIO) -> None:
         name: replace(recipe, align=(*recipe.align, *config.align)) for name, recipe in config.recipes.items()
     }
     workshop = Workshop(
-        io.scratch / "merged", io.out("models/merged"), io.scratch / "again", fit, config.finetuned,
-        recipes, config.again, config.search, config.batch_norm, config.statistics_rows,
+        io.scratch / "merged", io.out("models/merged"), io.scratch / "refinetune", fit, config.finetuned,
+        recipes, config.refinetune, config.search, config.batch_norm, config.statistics_rows,
     )  # fmt: skip
-    late = [name for name, recipe in recipes.items() if set(recipe.models) & set(config.again)]
+    late = [name for name, recipe in recipes.items() if set(recipe.models) & set(config.refinetune)]
     for name in recipes:
         if name not in late:
             workshop.merge(name)
-    for name in config.again:
+    for name in config.refinetune:
         workshop.finetune(name)
     for name in late:
         workshop.merge(name)

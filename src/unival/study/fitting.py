@@ -34,8 +34,8 @@ class Search:
 
 
 @dataclass(frozen=True)
-class Again:
-    """A model that is finetuned again, with the settings and rows a step of the experts of `tasks`."""
+class Refinetuning:
+    """A model that is finetuned once more, with the settings and rows a step of the experts of `tasks`."""
 
     tasks: list[str]
     """Finetuned on; several: together, each with the budget its expert had, or that of `steps` and `rows`."""
@@ -52,6 +52,6 @@ class Again:
 
     def __post_init__(self) -> None:
         if not self.tasks or (self.each and not self.recipe):
-            raise ValueError("again needs tasks, and a recipe where `each` is set")
+            raise ValueError("refinetune needs tasks, and a recipe where `each` is set")
         if self.each and len(self.tasks) > 1:
-            raise ValueError("again: `each` takes one task")
+            raise ValueError("refinetune: `each` takes one task")

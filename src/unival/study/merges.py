@@ -19,7 +19,7 @@ from unival.merging.merge_json import equal_inputs, read_record
 from unival.model.folder import learned
 from unival.study import card
 from unival.study.coefficients import Fit
-from unival.study.fitting import STATISTICS, Again, Search
+from unival.study.fitting import STATISTICS, Refinetuning, Search
 
 NOTE = "made.json"
 
@@ -38,7 +38,7 @@ class Workshop:
     finetuned: Sequence[str]
     """Experts there are."""
     recipes: Mapping[str, Recipe]
-    again: Mapping[str, Again] = field(default_factory=dict)
+    refinetune: Mapping[str, Refinetuning] = field(default_factory=dict)
     searches: Mapping[str, Search] = field(default_factory=dict)
     """recipe -> how its coefficients are chosen."""
     batch_norm: Sequence[str] = ()
@@ -48,8 +48,8 @@ class Workshop:
 
     def _found(self, models: tuple[str, ...] | list[str], name: str) -> dict[str, Path] | None:
         """Where models lie; None, and a tag, when one is not there."""
-        folders = {m: (self.folder if m in self.again else self.fit.experts) / m for m in models}
-        made = {*self.again, *self.finetuned}
+        folders = {m: (self.folder if m in self.refinetune else self.fit.experts) / m for m in models}
+        made = {*self.refinetune, *self.finetuned}
         lacking = [m for m in models if m not in made or not (folders[m] / "config.json").is_file()]
         if not lacking:
             return folders
@@ -87,8 +87,8 @@ class Workshop:
         return found
 
     def _note(self, model: str, folder: Path) -> dict[str, Any]:
-        """Tasks and updates of an expert, or of a model under `again`."""
-        if model in self.again:
+        """Tasks and updates of an expert, or of a model under `refinetune`."""
+        if model in self.refinetune:
             return dict(files.read_json(folder / NOTE))
         steps = _training(folder)["steps"]
         return {"tasks": [model], "updates": {f"finetune/{model}": steps}}
@@ -121,28 +121,28 @@ class Workshop:
 
     def finetune(self, name: str) -> None:
         """Fusing, ratatouille or joint finetuning."""
-        again = self.again[name]
-        own = self._found(again.tasks, name)
-        recipe = self.recipes[again.recipe] if again.recipe else None
+        new = self.refinetune[name]
+        own = self._found(new.tasks, name)
+        recipe = self.recipes[new.recipe] if new.recipe else None
         folders = self._found(recipe.models, name) if recipe else {}
         if own is None or folders is None:
             return
         updates = {f"finetune/{model}": _training(folder)["steps"] for model, folder in folders.items()}
-        if again.each and recipe is not None:
-            for model in set(folders) - set(again.tasks):
-                folders[model], updates[f"{name}/{model}"] = self._train(again, folders[model], name, model)
-            self._write(name, recipe, folders, again.tasks, updates, self._statistics(recipe, folders))
+        if new.each and recipe is not None:
+            for model in set(folders) - set(new.tasks):
+                folders[model], updates[f"{name}/{model}"] = self._train(new, folders[model], name, model)
+            self._write(name, recipe, folders, new.tasks, updates, self._statistics(recipe, folders))
             return
-        start = self.folder / again.recipe if again.recipe else self.fit.base
-        known = self.published / again.recipe if again.recipe else self.fit.base
-        made, updates[name] = self._train(again, start, name, "model", folders.values())
+        start = self.folder / new.recipe if new.recipe else self.fit.base
+        known = self.published / new.recipe if new.recipe else self.fit.base
+        made, updates[name] = self._train(new, start, name, "model", folders.values())
         shutil.rmtree(self.folder / name, ignore_errors=True)
         shutil.copytree(made, self.folder / name)
-        files.write_json(self.folder / name / NOTE, {"tasks": again.tasks, "updates": updates})
+        files.write_json(self.folder / name / NOTE, {"tasks": new.tasks, "updates": updates})
         card.write_trained(self.folder / name, self.fit.benchmark, known)
 
     def _train(
-        self, again: Again, start: Path, name: str, part: str, merged: Iterable[Path] = ()
+        self, new: Refinetuning, start: Path, name: str, part: str, merged: Iterable[Path] = ()
     ) -> tuple[Path, int]:
         """The model folder after finetuning `start`, and the updates it took: one per step and task.
 
@@ -153,19 +153,19 @@ class Workshop:
         from unival.study.models import load_model
         from unival.study.train import train_on
 
-        source = self.fit.experts / again.tasks[0]
+        source = self.fit.experts / new.tasks[0]
         expert = configuration.build(TrainConfig, _training(source)["train"], str(source))
-        streams = [StreamConfig(task, again.rows.get(task, expert.mixture.rows)) for task in again.tasks]
+        streams = [StreamConfig(task, new.rows.get(task, expert.mixture.rows)) for task in new.tasks]
         mixture = MixtureConfig(sum(stream.rows for stream in streams), streams)
-        settings = replace(expert, mixture=mixture, steps=again.steps or expert.steps)
+        settings = replace(expert, mixture=mixture, steps=new.steps or expert.steps)
         work = self.scratch / name / part
         model, processor = load_model(start)
         if (known := [learned(folder) for folder in merged]) and None not in known:
             model.learned = frozenset().union(*filter(None, known))
-        tasks = {task: self.fit.tasks[task] for task in again.tasks}
+        tasks = {task: self.fit.tasks[task] for task in new.tasks}
         title = f"{start.name} on {', '.join(tasks)}"
         train_on(model, processor, self.fit.benchmark, tasks, settings, work / "model", work, title)
-        return work / "model", settings.steps * len(again.tasks)
+        return work / "model", settings.steps * len(new.tasks)
 
 
 def _training(folder: Path) -> dict[str, Any]:
