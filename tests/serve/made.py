@@ -23,8 +23,12 @@ TASKS = [name for name in world.TASKS if name not in ("grounded_caption", "entai
 
 
 def folder(path, seed=0):
-    """A model folder."""
-    world.model(seed).save_pretrained(path)
+    """A model folder. Its batch norm has counted `seed` batches: no two trainings see equally many."""
+    model = world.model(seed)
+    for name, buffer in model.named_buffers():
+        if name.endswith("num_batches_tracked"):
+            buffer.fill_(seed)
+    model.save_pretrained(path)
     world.processor().save_pretrained(path)
     write_tasks({name: world.task_config(name) for name in world.TASKS}, path)
     return path

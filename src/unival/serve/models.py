@@ -61,12 +61,14 @@ class Models:
         """The choice of a person: nothing is the default, one name this model, two a point between them.
 
         Raises:
-            UserError: an unknown name.
+            UserError: an unknown name, or a way without its end.
         """
+        if t and not second:
+            raise UserError("t: give `second` too, the model that it moves to")
         for name in filter(None, (first, second)):
             if name not in self.folders:
                 raise UserError(f"unknown model '{name}': {nearest(name, self.folders)}")
-        return Choice(first or self.default, second or self.default, t if second else 0.0)
+        return Choice(first or self.default, second or self.default, t)
 
     def learned(self, choice: Choice, modality: Modality) -> bool:
         """Whether a model of the choice was trained on such media; True where that is not known."""
@@ -84,7 +86,8 @@ class Models:
         if self._line is None or choice[:2] != self._at[:2]:
             ends = self.folders[choice.first], self.folders[choice.second]
             self._line = None  # its tensors go before others come
-            self._line = Interpolation(self.network, *ends)
+            # batch norm's counters, which differ and say nothing, are those of the first
+            self._line = Interpolation(self.network, *ends, base=ends[0])
         self._line.move(choice.t)
         self._at = choice
 
