@@ -64,3 +64,5 @@ def test_what_is_a_model_and_what_a_path(tmp_path: Path) -> None:
     for words in ([photo, "what", "color", "is it?"], [model, photo, "a", "b"]):
         with pytest.raises(UserError, match="a text in quotes"):
             _words([str(word) for word in words])
+    with pytest.raises(UserError, match="give one file, or a folder"):
+        _words([str(photo), str(photo)])

@@ -190,6 +190,9 @@ REFUSED = {
     "many texts": (upload(text=["a"] * 40), 400, "text: list should have at most 32 items"),
     "texts and tasks": (upload(text=["a"] * 3, task=["vqa"] * 2), 400, "3 texts and 2 tasks"),
     "t": (upload(t="7"), 400, "t: input should be less"),
+    "t to nowhere": (upload(t="0.5"), 400, "give `second` too"),
+    "blank text": (upload(task="vqa", text=" \n"), 400, "needs a text"),
+    "text in vain": (upload(task="caption", text="is it red?"), 400, "takes no text"),
     "unknown field": (upload(q="7"), 400, "q: extra"),
     "no JSON": (body("{"), 400, "no JSON"),
     "deep JSON": (body("[" * 100_000), 400, "no JSON"),
@@ -219,8 +222,23 @@ def test_an_unknown_page_and_a_foreign_name_of_the_host(server):
     assert made.sentence(server.get("/nothing")) == "no 'nothing' here"
     assert server.get("/..%2fapp.py").status_code == 404
     assert server.get("/examples/..%2findex.html").status_code == 404
-    assert requests.get(f"{server.url}/predict", timeout=60).status_code in (404, 405)
-    assert server.get("/models", Host="a.example").status_code == 400
+    assert server.get("/models", Host="localhost:1").status_code == 200
+    refused = server.get("/models", Host="a.example:80")
+    assert (refused.status_code, made.sentence(refused)) == (
+        400,
+        "this server is 127.0.0.1 or localhost, not 'a.example:80'",
+    )
+
+
+def test_a_method_that_is_not_taken(server):
+    for method, path, takes in (
+        ("GET", "/predict", "POST"),
+        ("PUT", "/predict", "POST"),
+        ("POST", "/", "GET"),
+    ):
+        refused = requests.request(method, server.url + path, timeout=60)
+        assert (refused.status_code, refused.headers["Allow"]) == (405, takes)
+        assert made.sentence(refused) == f"{path} takes {takes}, not {method}"
 
 
 @pytest.mark.fault
@@ -300,6 +318,21 @@ def test_nobody_waits_for_ever(server, slow, monkeypatch, what):
         with made.begin(server.port, made.picture(), 9)[0] as connection:
             assert b" 504 " in connection.recv(100)
     slow.set()
+
+
+@pytest.mark.fault
+def test_who_announces_much_and_sends_little_is_in_nobodys_way(server):
+    """Requests that are not there yet take no place of the few large ones."""
+    large = made.picture(size=(700, 600))
+    assert len(large) > limits.SMALL_BYTES
+    waiting = [
+        made.begin(server.port, large, kept)[0]
+        for kept in [len(large)] * limits.LARGE_REQUESTS + [len(large) - limits.SMALL_BYTES // 2]
+    ]
+    response = server.ask("a.png", large)
+    for connection in waiting:
+        connection.close()
+    assert response.status_code == 200 and response.elapsed.total_seconds() < limits.REQUEST_SECONDS / 2
 
 
 def test_answers_leave_at_once(server):

@@ -49,6 +49,13 @@ def test_a_wrong_row_is_named(folder):
     model = mlflow.pyfunc.load_model(str(folder))
     with pytest.raises(UserError, match=r"a\.png: is image, but task 'audio_qa' needs audio"):
         model.predict(pd.DataFrame([row("image", task="audio_qa", text="a")]))
+    for name, value, why in (
+        ("second", "x", "unknown model 'x'"),
+        ("t", 0.5, "give `second` too"),
+        ("attention", True, "only `unival serve`"),
+    ):
+        with pytest.raises(UserError, match=why):
+            model.predict(pd.DataFrame([row("image", **{name: value})]))
 
 
 def test_its_server(folder):

@@ -8,7 +8,7 @@ import asyncio
 import base64
 import json
 from collections.abc import AsyncIterator, Awaitable
-from contextlib import asynccontextmanager, nullcontext
+from contextlib import AsyncExitStack, asynccontextmanager
 from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
@@ -16,7 +16,6 @@ from typing import Any, TypeVar
 from anyio import CapacityLimiter, to_thread
 from fastapi import FastAPI, Request
 from starlette.exceptions import HTTPException
-from starlette.middleware.trustedhost import TrustedHostMiddleware
 from starlette.requests import ClientDisconnect
 from starlette.responses import FileResponse, JSONResponse, Response
 
@@ -61,10 +60,8 @@ class Service:
             UserError: the request is at fault.
             TooLargeError: it has too many bytes.
         """
-        size = request.headers.get("content-length", "")
-        small = size.isdigit() and int(size) <= limits.SMALL_BYTES
-        async with nullcontext() if small else self._large:
-            asked = await self._asked(request)
+        async with AsyncExitStack() as room:  # from the bytes to the smaller medium
+            asked = await self._asked(request, room)
             names = asked.questions
             choice = self.models.choice(asked.model, asked.second, asked.t)
             predictor, modality = self.models.predictor(choice), asked.modality
@@ -87,17 +84,44 @@ class Service:
             found["note"] = f"{_name(choice)} was never trained on {modality}: it guesses"
         return found
 
-    async def _asked(self, request: Request) -> Asked:
-        kind = request.headers.get("content-type", "")
-        if kind.startswith("multipart/form-data"):
-            return of_form(kind, await _body(request))
-        if kind.partition(";")[0].strip() != "application/json":
+    async def _asked(self, request: Request, room: AsyncExitStack) -> Asked:
+        header = request.headers.get("content-type", "")
+        kind = header.partition(";")[0].strip().lower()
+        if kind not in ("multipart/form-data", "application/json"):
             raise HTTPException(415, "send multipart/form-data or application/json")
-        body = await _body(request)
+        body = await self._body(request, room)
+        if kind == "multipart/form-data":
+            return of_form(header, body)
         try:
             return of_json(json.loads(body))
         except (ValueError, RecursionError) as error:
             raise UserError(f"the request is no JSON: {error}") from error
+
+    async def _body(self, request: Request, room: AsyncExitStack) -> bytes:
+        """The bytes of a request. Once many have come, it holds one of a few places, which `room` gives back.
+        Of a request that is too large the rest is read and dropped, for a while: a client reads no refusal
+        while it writes.
+        """
+        parts: list[bytes] = []
+        size, small = 0, True
+        declared = request.headers.get("content-length", "0")
+        over = not declared.isdigit() or int(declared) > limits.REQUEST_BYTES
+        async for part in request.stream():
+            size += len(part)
+            over = over or size > limits.REQUEST_BYTES
+            if over:
+                parts.clear()
+                await room.aclose()
+            else:
+                parts.append(part)
+                if small and size > limits.SMALL_BYTES:
+                    small = False
+                    await room.enter_async_context(self._large)
+            if size > 8 * limits.REQUEST_BYTES:
+                break
+        if over:
+            raise TooLargeError
+        return b"".join(parts)
 
     def described(self) -> dict[str, Any]:
         """What there is to choose from: models with their tasks, examples, limits."""
@@ -123,7 +147,7 @@ def create(models: Models, hosts: tuple[str, ...] = LOOPBACK, token: str = "") -
 
     Args:
         models: what is asked.
-        hosts: names by which a browser may call the server, so that no other name can point at it.
+        hosts: names by which it is called; none: any.
         token: what clients must send.
     """
     service = Service(models)
@@ -136,13 +160,16 @@ def create(models: Models, hosts: tuple[str, ...] = LOOPBACK, token: str = "") -
 
     # its own documentation pages would load from another site
     app = FastAPI(title="unival", lifespan=running, docs_url=None, redoc_url=None)
-    app.add_middleware(Guard, metrics=service.batcher.metrics, token=token)
-    app.add_middleware(TrustedHostMiddleware, allowed_hosts=[*hosts])
+    app.add_middleware(Guard, metrics=service.batcher.metrics, hosts=hosts, token=token)
     _refuse(app)
 
     @app.post(ASK)
     async def predict(request: Request) -> JSONResponse:
         return JSONResponse(await service.predict(request))
+
+    @app.get(ASK, include_in_schema=False)
+    def asked_without_a_medium() -> None:
+        raise HTTPException(405, headers={"Allow": "POST"})
 
     @app.get("/models")
     def described() -> dict[str, Any]:
@@ -192,8 +219,11 @@ def _refuse(app: FastAPI) -> None:
         return said(499, "the client went away")  # for the metrics
 
     @app.exception_handler(HTTPException)
-    async def refused(_: Request, error: HTTPException) -> JSONResponse:
-        return said(error.status_code, error.detail, error.headers)
+    async def refused(request: Request, error: HTTPException) -> JSONResponse:
+        why, headers = error.detail, error.headers or {}
+        if error.status_code == 405:
+            why = f"{request.url.path[:100]} takes {headers['Allow']}, not {request.method}"
+        return said(error.status_code, why, headers)
 
     @app.exception_handler(Exception)
     async def bug(_: Request, error: Exception) -> JSONResponse:
@@ -205,24 +235,6 @@ def _file(folder: Path, name: str) -> FileResponse:
     if name not in {path.name for path in folder.iterdir() if path.is_file()}:
         raise HTTPException(404, f"no '{name[:100]}' here")
     return FileResponse(folder / name)
-
-
-async def _body(request: Request) -> bytes:
-    """The bytes of a request. Of one that is too large the rest is read and dropped, for a while: a client
-    reads no refusal while it writes."""
-    parts: list[bytes] = []
-    size = 0
-    declared = request.headers.get("content-length", "0")
-    over = not declared.isdigit() or int(declared) > limits.REQUEST_BYTES
-    async for part in request.stream():
-        size += len(part)
-        over = over or size > limits.REQUEST_BYTES
-        parts = [] if over else [*parts, part]
-        if size > 8 * limits.REQUEST_BYTES:
-            break
-    if over:
-        raise TooLargeError
-    return b"".join(parts)
 
 
 async def _unless_gone(request: Request, work: Awaitable[T]) -> T:

@@ -3,7 +3,7 @@
 import asyncio
 import secrets
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from urllib.parse import urlsplit
 
 from starlette.datastructures import Headers, MutableHeaders
@@ -28,10 +28,15 @@ HEADERS = {
 
 
 class Guard:
-    """ASGI middleware. `token`: what everybody must know; empty: whoever reaches the server may ask."""
+    """ASGI middleware.
 
-    def __init__(self, app: ASGIApp, metrics: Metrics, token: str) -> None:
-        self.app, self.metrics, self.token = app, metrics, token
+    Args:
+        hosts: names of the server, so that no other name can point a browser at it; empty: any.
+        token: what everybody must know; empty: whoever reaches the server may ask.
+    """
+
+    def __init__(self, app: ASGIApp, metrics: Metrics, hosts: Sequence[str], token: str) -> None:
+        self.app, self.metrics, self.hosts, self.token = app, metrics, hosts, token
         self.under_way = 0
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -64,8 +69,10 @@ class Guard:
             self.under_way -= asks
 
     def _refused(self, path: str, headers: Headers) -> JSONResponse | None:
-        origin = headers.get("origin")
-        if origin is not None and urlsplit(origin).netloc != headers.get("host"):
+        origin, host = headers.get("origin"), headers.get("host", "")
+        if self.hosts and host.partition(":")[0] not in self.hosts:
+            return said(400, f"this server is {' or '.join(self.hosts)}, not '{host[:100]}'")
+        if origin is not None and urlsplit(origin).netloc != host:
             return said(403, "a page of another site asks: open the server's own page")
         given = headers.get("authorization", "").encode()
         if (

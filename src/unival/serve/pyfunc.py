@@ -6,6 +6,7 @@ The folder's MLmodel names this module, so that nothing is pickled and no code i
 from pathlib import Path
 from typing import Any
 
+from unival.errors import UserError
 from unival.serve.asked import Asked, answer_row, of_json
 from unival.serve.models import Models
 
@@ -28,7 +29,10 @@ class Answering:
         return [self._answers(of_json(row)) for row in given]
 
     def _answers(self, asked: Asked) -> list[dict[str, Any]]:
-        predictor = self.models.predictor(self.models.choice(asked.model))
+        choice = self.models.choice(asked.model, asked.second, asked.t)
+        if choice.first != choice.second or asked.attention:
+            raise UserError("second, attention: only `unival serve` takes them")
+        predictor = self.models.predictor(choice)
         upload = self.models.uploads.read(asked.modality, asked.file, asked.name or "the medium")
         questions = [
             predictor.question(asked.modality, upload.key, text, task, asked.name)

@@ -46,12 +46,13 @@ def listen(host: str, port: int) -> socket.socket:
 
 def run(models: Models, listening: socket.socket, host: str, token: str) -> None:
     """Serve until Ctrl-C or SIGTERM; requests under way are answered first."""
-    hosts = LOOPBACK if host in LOOPBACK else ("*",)  # the token keeps others out there
+    hosts = LOOPBACK if host in LOOPBACK else ()  # the token keeps others out there
     config = uvicorn.Config(
         create(models, hosts, token),
         log_level="warning",
         access_log=False,
         server_header=False,
+        ws="none",
         timeout_graceful_shutdown=round(limits.REQUEST_SECONDS),
     )
     uvicorn.Server(config).run(sockets=[listening])

@@ -164,15 +164,18 @@ class Predictor:
             name: what messages and the prediction call it; empty: its key.
 
         Raises:
-            UserError: an unknown task, one of another modality, or a text that is missing or too long.
+            UserError: an unknown task, one of another modality, or a text that is missing, too long or
+                not taken.
         """
         found = self._task(task or self._default(modality, bool(text)))
         if modality != found.config.modality:
             raise UserError(
                 f"{name or key}: is {modality}, but task '{found.name}' needs {found.config.modality}"
             )
-        if "{text}" in found.config.prompt and not text:
+        if "{text}" in found.config.prompt and not text.strip():
             raise UserError(f"task '{found.name}' needs a text: the question, the phrase or the statement")
+        if "{text}" not in found.config.prompt and text:
+            raise UserError(f"task '{found.name}' takes no text: leave it out, or choose another task")
         record = Record.about(modality, key, name or key, text=text)
         example, sizes = found.inference(record), self.model.config
         encode = self.processor.tokenizer.encode_text
