@@ -220,6 +220,8 @@ def _job(tree: Any) -> None:
     elif status:
         tail = (folder / "log.txt").read_text(encoding="utf-8").strip().splitlines()[-1:]
         raise UserError(f"{folder}: {''.join(tail) or f'exit status {status}'}")
+    for model in sorted(folder.glob("models/*/*/config.json")):
+        print(f"wrote {os.path.relpath(model.parent)}")
 
 
 def _parent(stage: str, sweep_id: str, given: Sequence[str]) -> tracking.Tracker:

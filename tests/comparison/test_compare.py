@@ -196,6 +196,20 @@ def test_a_run_without_configuration_is_named(here: Path, tmp_path: Path) -> Non
     assert found.differences and f"no configuration: {tmp_path / 'kept'}" in found.left_out
 
 
+def test_two_files_of_predictions_are_compared_row_by_row(here: Path) -> None:
+    """Rows of one id that ask something else are not compared."""
+    names = [f"{study}/reports/predictions/finetune/vqa/vqa/test.jsonl" for study in ("base", "other")]
+    found = compared(here, *names)
+    assert [(one.metric, one.n, one.side) for one in found.differences] == [
+        ("vqa_accuracy", made.ROWS, names[1])
+    ]
+    assert found.differences[0].difference.value == pytest.approx(1 / 6, abs=1e-6)
+    assert sum(flip.won for flip in found.flips) == 2 and len(found.flips) == 3
+    other = here / "other.jsonl"
+    other.write_text(Path(names[0]).read_text().replace('"text": "', '"text": "another '))
+    assert not compared(here, names[0], str(other)).differences
+
+
 def test_an_archive_is_the_study(here: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(here / "other")
     archive.pack(tmp_path / "study.zip", Path(), Path("data/processed/world"))
@@ -212,7 +226,7 @@ def test_an_archive_is_the_study(here: Path, tmp_path: Path, monkeypatch: pytest
 @pytest.mark.parametrize(
     ("name", "what"),
     [
-        ("nothing", "nothing: no folder, commit"),
+        ("nothing", "nothing: no folder, file, commit"),
         ("base/models", "neither a model"),
         ("base", "one result alone"),
         (",", "names nothing"),

@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 from official import JPG, PNG, WAV, lines, write
 
+from unival.commands import importing
 from unival.data.importing import import_dataset
 from unival.data.manifest import read_records
 from unival.errors import UserError
@@ -90,6 +91,14 @@ def test_other_fields_of_a_csv(cell: str, tmp_path: Path) -> None:
 
 
 WRONG = {
+    "a capital": ("Image,Caption\na.png,a dog\n", "Image: unknown field: did you mean 'image'"),
+    "a misspelt plain column": (
+        "image,captoin\na.png,a dog\n",
+        "captoin: unknown field: did you mean 'caption'",
+    ),
+    "semicolons": ("image;caption\na.png;a dog\n", "write commas, not ';'"),
+    "tabs": ("image\tcaption\na.png\ta dog\n", r"write commas, not '\\t'"),
+    "a column that says no task": ("image,text\na.png,a dog\n", "says no task, .*caption"),
     "a misspelt column": ("image,questoin,answer\na.png,what?,red\n", "unknown field: .*question|questoin"),
     "two columns of one field": ("image,question,text,answer\na.png,a,b,red\n", "'text' and another column"),
     "no medium": ("question,answer\nwhat?,red\n", "no medium: give a column image, video, audio"),
@@ -109,3 +118,49 @@ def test_the_nearest_name_of_a_field_is_shown(tmp_path: Path) -> None:
     table = json.dumps({"id": "1", "image": "a.png", "txt": "what?", "answers": ["red"]})
     with pytest.raises(UserError, match=r"unknown field: did you mean 'text'\?"):
         rows({"train_vqa.jsonl": table}, tmp_path, "vqa")
+
+
+def test_an_empty_caption_is_named_by_its_line(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"the caption is empty \(first: .*train\.csv line 3\)"):
+        rows({"train.csv": "image,caption\na.png,a dog\nb.jpg,\n"}, tmp_path, "caption")
+
+
+def files(folder: Path) -> dict[Path, bytes]:
+    return {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+@pytest.mark.parametrize("earlier", [False, True])
+def test_a_dry_run_tells_what_the_import_would_do_and_writes_nothing(
+    earlier: bool, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """It keeps what the import keeps; what is refused is named with file, line and field."""
+    write(tmp_path / "in/a.png", PNG)
+    write(tmp_path / "in/b.jpg", JPG)
+    write(tmp_path / "in/train.csv", "image,caption\na.png,a dog\nb.jpg,a cat\nc.png,none\n")
+    words = ["table", "--root", str(tmp_path / "in"), "--out", str(tmp_path / "out"), "--max-rejected", "0.5"]
+    if earlier:
+        importing.main(words)
+    before = files(tmp_path)
+    capsys.readouterr()
+    importing.main([*words, "--dry-run"])
+    dry = capsys.readouterr().out
+    assert files(tmp_path) == before
+    assert "read: 6 rows and media" in dry and "train: 2 caption, 2 image" in dry
+    assert "c.png: image: cannot read" in dry and "train.csv line 4: image: " in dry
+    importing.main(words)
+    assert "train: 2 caption, 2 image" in capsys.readouterr().out
+
+
+def test_a_dry_run_of_what_an_import_would_not_take_fails_after_its_list(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Of many faults the first are shown and the rest counted; a folder of something else stays refused."""
+    write(tmp_path / "in/train.csv", "image,caption\n" + "".join(f"{n}.png,a dog\n" for n in range(30)))
+    words = ["table", "--root", str(tmp_path / "in"), "--out", str(tmp_path / "out"), "--dry-run"]
+    with pytest.raises(UserError, match=r"out: would not be written: 100.0% .*--max-rejected"):
+        importing.main(words)
+    shown = capsys.readouterr().out
+    assert shown.count("refused: ") == importing.SHOWN + 1 and "refused: 40 more" in shown
+    write(tmp_path / "out/mine.txt", "mine")
+    with pytest.raises(UserError, match=r"out: holds mine\.txt"):
+        importing.main(words)

@@ -3,6 +3,7 @@
     unival compare base lr                        DVC experiments, commits, MLflow runs (id or name)
     unival compare models/finetune/vqa models/merged/average
     unival compare multirun/sweep-20260301-120000          the jobs of a sweep, or of a sweep one of its jobs
+    unival compare start.jsonl mine.jsonl                  predictions for the rows of one task
     unival compare ../old/reports reports                  another clone
     unival compare a0,a1,a2 b0,b1,b2                       groups of seeds
 

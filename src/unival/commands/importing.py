@@ -1,7 +1,10 @@
 """`unival import <data set> --root DIR --out DIR`: an official data set as shards and manifests."""
 
 import argparse
+import tempfile
+from itertools import islice
 from pathlib import Path
+from typing import Any
 
 from unival.data.catalog import load_sources
 from unival.data.importing import MAX_REJECTED, import_dataset
@@ -10,28 +13,62 @@ from unival.data.overlap import overlaps
 from unival.data.sources.reader import READERS
 from unival.errors import UserError
 
+SHOWN = 20
+"""Refused rows and media that a dry run prints."""
+
 
 def main(arguments: list[str]) -> None:
-    """`unival import`: import a data set and print what was written."""
+    """`unival import`: import a data set and print what was written, or would be.
+
+    Raises:
+        UserError: see `import_dataset`; of a dry run: the import would stop.
+    """
     load_sources()
     if arguments and not arguments[0].startswith("-"):
         READERS[arguments[0]]  # names the nearest where there is none of that name
     options = vars(_parser().parse_args(arguments))
     options["expect"] = dict(map(_expectation, options["expect"]))
-    description = import_dataset(**options, progress=True)
+    if not options.pop("dry_run"):
+        _print(import_dataset(**options, progress=True), options["out"], options["text_only"])
+        return
+    with tempfile.TemporaryDirectory(prefix="unival-import-") as scratch:
+        found = import_dataset(**options, progress=True, scratch=Path(scratch))
+        print(f"read: {found['read']} rows and media; nothing is written. Kept:")
+        _print(found, Path(scratch), options["text_only"])
+        _print_refused(Path(scratch) / REJECTED, found["rejected"])
+    share, accepted = found["bad"] / max(found["read"], 1), options["max_rejected"]
+    if share > accepted:
+        raise UserError(
+            f"{options['out']}: would not be written: {share:.1%} of the rows and media are bad, accepted "
+            f"{accepted:.1%}: mend them, or give --max-rejected"
+        )
+
+
+def _print_refused(table: Path, faults: int) -> None:
+    import pyarrow.parquet as pq
+
+    rows = (row for batch in pq.ParquetFile(table).iter_batches() for row in batch.to_pylist())
+    for row in islice(rows, SHOWN):
+        place = f"{row['file']} {row['row']}".strip()
+        print(f"refused: {place}: {row['field']}: {row['reason']}")
+    if faults > SHOWN:
+        print(f"refused: {faults - SHOWN} more")
+
+
+def _print(description: dict[str, Any], out: Path, text_only: bool) -> None:
     if kept := description.get("taken_over"):
         print(f"note: {kept} media taken over from the import that was stopped: their files have not changed")
     for split, facts in description["splits"].items():
         counts = {**facts["rows"], **facts["media"]}
         print(f"{split}: " + ", ".join(f"{number} {name}" for name, number in counts.items()))
-    for cell, count in {} if options["text_only"] else description["complete"].items():
+    for cell, count in {} if text_only else description["complete"].items():
         if count["rows"] != count["complete_set"]:
             print(f"note: {cell}: {count['rows']} rows; the complete set has {count['complete_set']}")
-    if description["rejected"]:
-        print(f"note: {description['rejected']} faults, listed in {options['out'] / REJECTED}")
+    if description["rejected"] and "bad" not in description:
+        print(f"note: {description['rejected']} faults, listed in {out / REJECTED}")
     if description["cut_boxes"]:
         print(f"note: {description['cut_boxes']} boxes reached a pixel over the border and were cut there")
-    for split, found in overlaps(options["out"]).items():
+    for split, found in overlaps(out).items():
         print(
             f"note: {split}: of {found.media} media {len(found.by_key)} are in train by key, "
             f"{len(found.by_bytes)} byte for byte"
@@ -47,6 +84,9 @@ def _parser() -> argparse.ArgumentParser:
         "--max-rejected", type=float, default=MAX_REJECTED, metavar="<share>",
         help=f"largest share of bad rows and media that is accepted (default {MAX_REJECTED})",
     )  # fmt: skip
+    common.add_argument(
+        "--dry-run", action="store_true", help="say what would be read, kept and refused; write nothing"
+    )
     common.add_argument("--text-only", action="store_true", help="the captions alone, without media")
     common.add_argument(
         "--split", default="", metavar="<split>", help="put rows there whose official split is not told"

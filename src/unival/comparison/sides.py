@@ -2,6 +2,7 @@
 
 reports/ or a checkout      of this clone or another one
 models/finetune/vqa         a model folder; below multirun/, of a sweep's job
+made.jsonl                  predictions for the rows of one task, of `unival score --model`
 multirun/<sweep>[/<job>]    all jobs of a sweep, those that differ in the seed alone as one; or one job
 a commit, a DVC experiment  what Git and DVC's cache have of it
 a run                       of MLflow, by its id or its name; that of `evaluate` holds the whole study
@@ -96,13 +97,16 @@ def read(text: str, scratch: Path) -> list[Side]:
 def _source(text: str, path: Path, scratch: Path) -> Member:
     if path.is_dir():
         return _of_folder(text, path)
+    if path.is_file():
+        return Member(text, {(text, "rows", "test"): path}, model=text)
     if commit := _commit(text):
         return _of_commit(text, commit, scratch)
     past = tracking.find(text)
     if past is None:
         raise UserError(
-            f"{text}: no folder, commit, experiment of DVC or run of {tracking.store_name()} is called so: "
-            "give a folder of reports, a model, a sweep, or what `mlflow` or `dvc exp show` call it"
+            f"{text}: no folder, file, commit, experiment of DVC or run of {tracking.store_name()} is called "
+            "so: give a folder of reports, a model, a sweep, predictions, or what `mlflow` or `dvc exp show` "
+            "call it"
         )
     return _of_run(text, past, scratch)
 

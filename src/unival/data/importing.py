@@ -9,9 +9,10 @@ from pathlib import Path
 from typing import Any
 
 from unival.data.catalog import load_sources, source_of
-from unival.data.prepare import PrepareConfig, prepare
+from unival.data.prepare import RECORD, PrepareConfig, prepare, rehearse
 from unival.data.sources.reader import READERS
 from unival.errors import UserError
+from unival.folders import check_output
 
 MAX_REJECTED = 0.05
 
@@ -26,6 +27,7 @@ def import_dataset(
     split: str = "",
     expect: Mapping[str, int] | None = None,
     progress: bool = False,
+    scratch: Path | None = None,
 ) -> dict[str, Any]:
     """Import a data set; returns the description that is also written as `benchmark.json`.
 
@@ -40,6 +42,7 @@ def import_dataset(
         split: split of the rows whose official one is not told; where empty, such rows are an error.
         expect: `<split>/<task>` -> number of rows that there must be.
         progress: show on a terminal how many rows and media are done.
+        scratch: build nothing: all is read and checked, and this folder gets what `rehearse` says.
 
     Raises:
         UserError: unknown name, missing or damaged files, too many bad rows, another number of rows.
@@ -69,4 +72,7 @@ def import_dataset(
         return {**description, "complete": complete}
 
     source = source_of(config, f"import {name}")
+    if scratch is not None:
+        check_output(Path(out), RECORD, [root])
+        return compared(rehearse(config, source, scratch, progress))
     return prepare(config, source, out, resume=True, progress=progress, complete=compared)

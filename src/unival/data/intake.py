@@ -24,7 +24,7 @@ from unival.data.disk_map import DiskMap
 from unival.data.journal import Stamp, stamp
 from unival.data.manifest import ManifestWriter, check_row, check_text
 from unival.data.source import BadItem, MediaItem, RowItem, Source
-from unival.data.store import ShardWriter
+from unival.data.store import ShardWriter, Unstored
 from unival.data.table import TableWriter
 from unival.errors import UserError, nearest
 from unival.files import inside
@@ -62,10 +62,10 @@ TASK_NAME = re.compile(r"[a-z][a-z0-9_]*")
 
 
 class Intake:
-    """Checks items and hands them to the writers of their split."""
+    """Checks items and hands them to the writers of their split; without `store` no bytes of media."""
 
-    def __init__(self, folder: Path, journal: bool, max_texts: int) -> None:
-        self.folder, self.journal, self.max_texts = folder, journal, max_texts
+    def __init__(self, folder: Path, journal: bool, max_texts: int, store: bool = True) -> None:
+        self.folder, self.journal, self.max_texts, self.store = folder, journal, max_texts, store
         self.shards: dict[str, ShardWriter] = {}
         self.manifests: dict[tuple[str, str], ManifestWriter] = {}
         self.bad_keys = DiskMap()
@@ -255,7 +255,8 @@ class Intake:
 
     def _shard(self, split: str) -> ShardWriter:
         if split not in self.shards:
-            writer = ShardWriter(self.folder / split, journal=self.journal)
+            made = ShardWriter if self.store else Unstored
+            writer = made(self.folder / split, journal=self.journal)
             self.shards[split] = self.writers.enter_context(writer)
         return self.shards[split]
 

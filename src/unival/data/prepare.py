@@ -112,6 +112,19 @@ def prepare(
     return {**description, **({"taken_over": writer.kept} if writer.kept else {})}
 
 
+def rehearse(config: PrepareConfig, source: Source, scratch: Path, progress: bool = False) -> dict[str, Any]:
+    """The description of what `prepare` would build, however much is bad, with `read` and `bad` items.
+
+    Rows, media indexes and the table of what is rejected are written to `scratch`, bytes of media nowhere.
+
+    Raises:
+        UserError: the source gave nothing, or a file of it cannot be read.
+    """
+    writer = Intake(scratch, False, 0, store=False)
+    writer.consume(source, progress)
+    return {**_describe(config, source, writer, scratch), "read": writer.items, "bad": writer.bad_items}
+
+
 def _run_of(config: PrepareConfig) -> dict[str, Any]:
     return {"name": config.name, "source": config.source, "options": config.options, "format": FORMAT}
 

@@ -202,6 +202,13 @@ class ShardWriter:
         self._open.__exit__(kind, error, trace)
 
 
+class Unstored(ShardWriter):
+    """Enters media and stores none of their bytes: the index alone is written."""
+
+    def _append(self, name: str, data: bytes) -> tuple[int, int]:
+        return 0, 0
+
+
 class MediaStore:
     """Random access to the media of one split.
 

@@ -13,12 +13,12 @@ from typing import Any
 
 from unival import limits
 from unival.data.intake import NEEDS
-from unival.data.manifest import check_row
+from unival.data.manifest import FIELDS, check_row
 from unival.data.source import BadItem
 from unival.data.sources.formats import Load, Row, changed, csv_rows, grouped, jsonl_rows, size_of
 from unival.data.sources.reader import ANSWERING, CAPTIONING, File, Item, rows
 from unival.data.sources.splits import split_of
-from unival.errors import UserError
+from unival.errors import UserError, nearest
 from unival.record import MODALITIES, Modality, Record
 
 PLAIN = {"question": "text", "caption": "references", "answer": "answers", "label": "answers"}
@@ -52,7 +52,7 @@ def _load(path: Path) -> Iterable[Row]:
     first = next((item[1] for item in load(path) if not isinstance(item, BadItem)), None)
     if not isinstance(first, dict) or "caption" not in first or "id" in first:
         return load(path)
-    captions = grouped(load, _medium, lambda row: row["caption"])
+    captions = grouped(load, _medium, lambda row: row.get("caption") or "")
     return changed(path, captions(path), lambda row: {**row[0], "caption": row[1]})
 
 
@@ -134,7 +134,9 @@ def _table(row: Any, file: File) -> Iterator[Item]:
     if plain and task not in NEEDS:
         task = _task(record)
     if not task:
-        raise UserError(f"{file.path.name} says no task: name it <split>/<task> or <split>_<task>")
+        raise UserError(
+            f"{file.path.name} says no task, nor do its columns ({', '.join(PLAIN)}): name it <split>_<task>"
+        )
     for modality, key in record.media():
         yield from file.medium(split, modality, key, key)
     yield file.item(split, task, record, size_of(row))
@@ -145,6 +147,10 @@ def _fields(row: dict[str, Any]) -> dict[str, Any]:
     fields = dict[str, Any]()
     for name, cell in row.items():
         field = PLAIN.get(name, name)
+        if field not in FIELDS:
+            split = next((mark for mark in ";\t|" if mark in name), None)
+            hint = f"write commas, not {split!r}" if split else nearest(name.lower(), (*FIELDS, *PLAIN))
+            raise UserError(f"{name}: unknown field: {hint}")
         if field in fields:
             raise UserError(f"'{name}' and another column are both the field '{field}'")
         fields[field] = [cell] if field in LISTS and isinstance(cell, str) else cell
