@@ -1,15 +1,19 @@
 """What README and docs/ say exists: links, paths, commands, settings, examples that a machine can read."""
 
+import argparse
 import ast
+import itertools
 import re
+import shlex
 import tomllib
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
 from dvc.utils.hydra import apply_overrides
 
-from unival import cli, compose, config
+from unival import cli, compose, config, sweep
 from unival.merging import Recipe
 from unival.merging.options import OPTIONS
 from unival.merging.recipe_digest import canonical_form
@@ -120,6 +124,34 @@ def test_experiments_on_the_command_line_compose(page: Path, monkeypatch: pytest
         override = f"++set.{stage}.{words}".replace("<recipe>", "average")
         item = {"finetune": "vqa", "pretrain": "image_text"}.get(stage)
         compose.resolve(compose.compose(compose.read_params(), [override]), stage, item)
+
+
+ENDS = ("&&", "&", "|", ">")
+
+
+class TakenError(Exception):
+    """A command line has been parsed; nothing of it is run."""
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda path: str(path.relative_to(ROOT)))
+def test_commands_are_taken(page: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The parser of each command takes the words of a page; those of a sweep compose."""
+    parse = argparse.ArgumentParser.parse_args
+
+    def stop(*given: Any) -> None:
+        if isinstance(given[0], argparse.ArgumentParser):
+            parse(*given)
+        raise TakenError
+
+    monkeypatch.chdir(ROOT)
+    monkeypatch.setattr(argparse.ArgumentParser, "parse_args", stop)
+    monkeypatch.setattr(sweep, "_new_id", stop)  # follows the check of the first job
+    for line in "".join(blocks(TEXTS[page].replace("\\\n", ""), "sh")).splitlines():
+        words = shlex.split(line, comments=True)
+        if "unival" in words:
+            given = itertools.takewhile(lambda word: word not in ENDS, words[words.index("unival") + 1 :])
+            with pytest.raises(TakenError):
+                cli.main(list(given))
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda path: str(path.relative_to(ROOT)))
