@@ -100,6 +100,15 @@ def test_dealing_keeps_the_share_of_every_task():
         assert Counter(ref.task for ref in part) == {"a": 2, "b": 1}
 
 
+def test_a_share_of_the_rows_is_the_first_of_them():
+    """They come again when all have been seen; at least one is there."""
+    streams = [StreamConfig("a", 5, share=0.1), StreamConfig("b", 1, share=1e-6)]
+    sampler = Sampler(Mixture(MixtureConfig(6, streams), {"a": 100, "b": 100}), 0)
+    refs = [ref for step in range(2) for ref in sampler.global_rows(step)]
+    assert sorted(ref.index for ref in refs if ref.task == "a") == list(range(10))
+    assert [ref.index for ref in refs if ref.task == "b"] == [0, 0]
+
+
 @pytest.mark.fault
 @pytest.mark.parametrize(
     ("mixture", "message"),
@@ -110,6 +119,7 @@ def test_dealing_keeps_the_share_of_every_task():
         ),
         ({"rows": 4, "streams": []}, "streams is empty"),
         ({"rows": 4, "streams": [{"task": "a", "rows": 4, "every": 2}]}, "give one of them"),
+        ({"rows": 4, "streams": [{"task": "a", "rows": 4, "share": 0}]}, "above 0 and at most 1"),
         ({"rows": 0, "streams": [{"task": "a", "every": 2}]}, "first stream 'a' is the main one"),
         ({"rows": 8, "streams": [{"task": "a", "rows": 4}, {"task": "a", "rows": 4}]}, "listed 2 times"),
         ({"rows": 4, "streams": [{"task": "a", "row": 4}]}, "did you mean 'rows'"),

@@ -216,6 +216,7 @@ def write_merging(folder):
         for task, difference, p in (("caption", -0.2, 0.01), ("vqa", 0.05, 0.4))
     ]  # fmt: skip
     table(folder / "pairs.csv", PAIRS, rows)
+    write_subsets(folder / "subsets.csv")
     rows = [("caption", "vqa", "caption", "vqa", 5, 7, 0.9, 0.8, *around(0.1))]
     table(folder / "fronts.csv", FRONTS, rows)
     columns = "module first second cosine norm_first norm_second relative_first relative_second"
@@ -235,6 +236,23 @@ def write_merging(folder):
         for second in IMAGE_TASKS[place:]
     ]
     table(folder / "geometry.csv", columns, rows)
+
+
+def write_subsets(path):
+    """Averages of two experts, these alone, and their start."""
+    columns = """experts task metric value low high n minus_pretrained minus_pretrained_low
+        minus_pretrained_high minus_expert minus_expert_low minus_expert_high"""
+    none, rows = ("", "", ""), []
+    for experts, gains in (
+        ("", (0, 0)),
+        ("caption", (0.3, -0.1)),
+        ("vqa", (-0.1, 0.3)),
+        ("caption vqa", (0.2, 0.1)),
+    ):
+        for task, gain in zip(("caption", "vqa"), gains, strict=True):
+            start, own = around(gain) if experts else none, none if experts == task else around(gain - 0.3)
+            rows.append((experts, task, metric(task), *around(0.5 + gain), 200, *start, *own))
+    table(path, columns, rows)
 
 
 def write_predictions(path, task, data):

@@ -105,9 +105,12 @@ def test_every_modality_has_examples_and_a_contact_sheet(folder) -> None:
 def test_merged_models_are_placed_in_plane_matrix_and_cosines(folder) -> None:
     """Three charts, and the tables of barriers and of task vectors per module."""
     names = {path.name for path in (folder / "reports/figures").iterdir()}
-    assert {"plane-0.png", "merge-matrix.png", "cosines.png"} <= names
+    assert {"plane-0.png", "merge-matrix.png", "cosines.png", "subsets-expert.png"} <= names
     text = (folder / "reports/report.md").read_text(encoding="utf-8")
     assert "| caption + VQA | caption | 0.020 | [0.000, 0.050] | 0.33 | +0.100 [+0.060, +0.140] |" in text
+    assert (
+        "2 comparisons of one seed: above the pretrained model in 2, above the task's own expert in 0" in text
+    )
     assert "| all | 0.20 | 0.010 to 0.010 |" in text and "| empty | – | 0.010 to 0.010 |" in text
 
 

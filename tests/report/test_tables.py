@@ -26,6 +26,7 @@ TABLES = {
     tables.Standing: "metrics/leaderboard.csv",
     tables.PairScore: "metrics/pairs.csv",
     tables.Front: "metrics/fronts.csv",
+    tables.Subset: "metrics/subsets.csv",
     tables.Angle: "metrics/geometry.csv",
     tables.Ablation: "ablations/video.csv",
 }

@@ -1,15 +1,16 @@
 """Verdicts on claims, from rows of several seeds."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pandas
 import pytest
 
-from unival import config, files
+from unival import compose, config, files
 from unival.errors import UserError
 from unival.report import verdicts
-from unival.study import evidence, processes
+from unival.study import evidence, processes, subsets
 from unival.study.claims import Claim
 from unival.study.evidence import Evidence, Seed
 from unival.study.tables import Repeat
@@ -117,6 +118,32 @@ def test_verdicts_are_corrected_for_the_number_of_claims() -> None:
     assert all(one.p_holm == pytest.approx(min(5 * one.p, 1)) for one in several)
 
 
+@pytest.mark.parametrize(
+    ("seeds", "gains", "effect", "expected"),
+    [
+        (6, {"vqa": 0.3, "grounding": 0.2}, 0.5, "supported"),
+        (6, {"vqa": 0.3, "grounding": -0.2}, 0.0, "undecided"),
+        (6, {"vqa": -0.3, "grounding": -0.2}, -0.5, "refuted"),
+        (1, {"vqa": 0.3, "grounding": 0.2}, 0.5, "one seed: no verdict"),
+    ],
+)
+def test_wins_are_counted_by_comparison_and_seed(
+    seeds: int, gains: dict[str, float], effect: float, expected: str
+) -> None:
+    """However large each is; the spread is that between seeds."""
+    wanted = replace(claim(), measure="wins")
+    found = verdict(study(seeds, gains), wanted)
+    assert (found.effect, found.verdict, found.n) == (effect, expected, ROWS)
+    assert (found.low, found.high) == ((effect, effect) if seeds > 1 else (-0.5, 0.5))
+
+
+def test_a_tie_is_half_a_win() -> None:
+    even = study(6, {"vqa": 0.0})
+    for seed in even.seeds.values():
+        seed.scores["new", "vqa", "test"] = seed.scores["old", "vqa", "test"]
+    assert verdict(even, replace(claim(tasks=("vqa",)), measure="wins")).effect == 0
+
+
 def test_against_the_baseline_a_model_that_learned_nothing_counts() -> None:
     found = study(6, {"vqa": 0.0}, level=0.3)
     against = Claim("learns", "T5", ["new"], ["baseline"], [{"task": "vqa"}], "does not")
@@ -128,12 +155,33 @@ def test_the_committed_claims_are_valid() -> None:
         assert config.build(Claim, values, name).refuted_by
 
 
+def test_every_model_of_the_claims_is_made_by_the_edition_for_them() -> None:
+    tree = compose.compose(replace(compose.read_params(), edition="study"))
+    resolved = {stage: compose.resolve(tree, stage, None) for stage in ("merge", "evaluate", "ablate")}
+    merge, evaluate, ablate = resolved.values()
+    made = {f"merged/{name}" for name in (*merge["merges"], *merge["refinetune"])}
+    made |= {f"finetune/{task}" for task in evaluate["experts"]} | {evaluate["pretrained"], "baseline"}
+    made |= {f"{name}/{part}" for name, study in ablate["definitions"].items() for part in study["variants"]}
+    drawn = subsets.models(evaluate["subsets"]["experts"], evaluate["subsets"]["number"])
+    made |= {subsets.name(experts) for experts in drawn}
+    last = evaluate["interpolation"]["points"] + 1
+    pairs = ["-".join(pair) for pair in evaluate["interpolation"]["pairs"]]
+    made |= {f"{pair}@{place / last:g}" for pair in pairs for place in range(last + 1)}
+    for name, values in config.load(CONF / "claims.yaml").items():
+        wanted = config.build(Claim, values, name)
+        for words in wanted.over:
+            for arm in (wanted.better, wanted.than):
+                lacking = {*wanted.arm(arm, words, evaluate["pretrained"])} - made
+                assert not lacking, f"{name}: {words}"
+
+
 @pytest.mark.fault
 @pytest.mark.parametrize(
     ("change", "message"),
     [
         ({"better": []}, "better is empty"),
         ({"margin": 2.0}, "margin is 2.0"),
+        ({"margin": 0.1, "measure": "wins"}, "wins have none"),
         ({"than": ["only_{taks}"]}, "did you mean 'task'"),
         ({"over": [{"pair": "a-b"}]}, "names no task"),
     ],

@@ -31,6 +31,15 @@ def test_no_study_leaves_tables_of_no_rows(tmp_path: Path, monkeypatch: pytest.M
     assert row_scores.read(rows).empty
 
 
+def test_a_variant_without_phases_is_the_model_it_starts_from(tmp_path: Path) -> None:
+    study = Study("?", ["vqa"], "start", {"start": Variant([], "models/start")})
+    values: Any = {"mixture": {"streams": []}}
+    lab = Laboratory(tmp_path, Rows(), {}, {}, [], {}, {}, values, 4, 1, 1)  # type: ignore[arg-type]
+    assert lab._train(study, "start", 0, "key") == Path("models/start")
+    with pytest.raises(ValueError, match="phases is empty and init names no model"):
+        Variant([])
+
+
 class Rows:
     """Stands in for a benchmark; notes what training asks of it."""
 

@@ -135,9 +135,10 @@ def _claims(claims: Sequence[Verdict]) -> list[Block]:
         f"of the better arm, with a 95 % interval over seeds and test media; here {seeds} "
         f"{'seed' if seeds == 1 else 'seeds'}. **Supported** or **refuted**: clear of 0 (or of the margin, "
         "where something is said to cost nothing) by two tests, one of them corrected for the number of "
-        f"claims; fewer than {SEEDS} seeds give no verdict. **Detectable**: the smallest effect that so many "
-        "seeds decide in four studies of five. What two models say that are both no better than blind is "
-        "not counted."
+        f"claims; fewer than {SEEDS} seeds give no verdict. Where something is said to happen more often "
+        "than not, the effect is the share of comparisons minus one half, over seeds alone. **Detectable**: "
+        "the smallest effect that so many seeds decide in four studies of five. What two models say that are "
+        "both no better than blind is not counted."
     )
     columns = ("claim", "paper", "here", "effect", "paper's effect", "detectable", "evidence")
     return [Text(text), DataTable(columns, rows, numbers=False)]

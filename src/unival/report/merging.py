@@ -20,7 +20,8 @@ TEXT = (
 def blocks(study: Results, figures: Path) -> list[Block]:
     """Charts and the table of barriers; nothing where there are no tables."""
     found = [*plane(study, figures), *matrix(study, figures), *cosines(study, figures)]
-    return [Text(TEXT), Figures(found), *_barriers(study), *_modules(study)] if found else []
+    merged = [Text(TEXT), Figures(found), *_barriers(study), *_modules(study)] if found else []
+    return [*merged, *_subsets(study, figures)]
 
 
 def plane(study: Results, folder: Path) -> list[Figure]:
@@ -131,6 +132,46 @@ def _modules(study: Results) -> list[Block]:
         lines.append([module, words.number(mean, 2), spread])
     columns = ("module", "mean cosine of two task vectors", "norm relative to the pretrained weights")
     return [DataTable(columns, lines)] if lines else []
+
+
+def _subsets(study: Results, folder: Path) -> list[Block]:
+    """Averages of random subsets of experts: two matrices, and how often they won."""
+    rows = [row for row in study.subsets if len(row.experts.split()) > 1]
+    if not rows:
+        return []
+    starts, owns = (
+        [getattr(row, f"minus_{other}").value > 0 for row in rows] for other in ("pretrained", "expert")
+    )
+    text = (
+        f"Averages of random subsets of experts, {len(rows)} comparisons of one seed: above the pretrained "
+        f"model in {sum(starts)}, above the task's own expert in {sum(owns)}. Rates over all seeds are among "
+        "the claims. Experts alone are on other tasks than their own, too. Blue: clearly better, orange: "
+        "clearly worse."
+    )
+    found: list[Figure] = []
+    for other in ("pretrained", "expert"):
+        _subset_matrix(study, other, folder, found)
+    return [Text(text), Figures(found)]
+
+
+def _subset_matrix(study: Results, other: str, folder: Path, found: list[Figure]) -> None:
+    """A field per average or expert and task: its score minus that of another model."""
+    rows = [row for row in study.subsets if row.experts]
+    tasks = list(dict.fromkeys(row.task for row in rows))
+    models = list(dict.fromkeys(row.experts for row in rows))
+    against = "the pretrained model" if other == "pretrained" else "the task's own expert"
+    alt, size = f"Averages of experts minus {against}", (2.4 + 1.1 * len(tasks), 0.5 * len(models) + 1.0)
+    with charts.panel(folder, f"subsets-{other}", alt, found, size) as axes:
+        axes.set(xlim=(-0.5, len(tasks) - 0.5), ylim=(len(models) - 0.5, -0.5), title=f"minus {against}")
+        for row in rows:
+            difference = getattr(row, f"minus_{other}")
+            if difference is not None:
+                charts.square(axes, difference, tasks.index(row.task), models.index(row.experts))
+        axes.set_xticks(range(len(tasks)), [words.task(task) for task in tasks])
+        axes.set_yticks(
+            range(len(models)), [" + ".join(map(words.task, model.split())) for model in models], fontsize=8
+        )
+        charts.bare(axes)
 
 
 def _name(model: str) -> str:

@@ -10,13 +10,14 @@ Written files (their fields: `unival.study.tables`):
     reports/metrics/{leaderboard,pairs,fronts}.csv
                                         merged models over their tasks, in and out of distribution; what lies
                                         between two models (study/leaderboard.py)
+    reports/metrics/subsets.csv         averages of random subsets of experts (study/subsets.py)
     reports/metrics/rows.parquet        the primary score of every row of every model (study/row_scores.py)
     reports/predictions/<model>/<task>/<split>[-<shift>-<severity>].jsonl   a line per row, with its scores
 """
 
 import itertools
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from functools import cache, partial
 from pathlib import Path
@@ -27,9 +28,19 @@ from unival.config import check_names, pick
 from unival.data.remote import local
 from unival.report import silent
 from unival.stages.base import Laid, StageIO
-from unival.study import archive, leaderboard, model_rows, row_scores, table_lines, tables
+from unival.study import archive, leaderboard, model_rows, row_scores, subsets, table_lines, tables
 from unival.study import results as study_results
-from unival.study.tables import CellScore, Comparison, Front, PairScore, PointScore, Standing, TaskScore
+from unival.study.subsets import SubsetConfig
+from unival.study.tables import (
+    CellScore,
+    Comparison,
+    Front,
+    PairScore,
+    PointScore,
+    Standing,
+    Subset,
+    TaskScore,
+)
 from unival.tasks import TaskConfig
 from unival.tracking import STUDY
 
@@ -92,6 +103,7 @@ class Config:
     shifts: dict[str, ShiftConfig]
     severities: list[int]
     interpolation: InterpolationConfig
+    subsets: SubsetConfig
     batch_size: int = 128
     resamples: int = 1000
     """Of the bootstrap."""
@@ -136,11 +148,13 @@ def run(config: Config, io: StageIO) -> None:
     cells = cells_of(config, benchmark, io.shared_scratch / "cells")
     plan, pairs = list(_plan(config, benchmark)), _pairs(config)
     jobs = [partial(of_model, cells, *part) for part in plan]
-    parallel([*jobs, *(partial(_of_pair, config, cells, *pair) for pair in pairs)], "evaluate")
+    between = [partial(_of_pair, config, cells, *pair) for pair in pairs]
+    parallel([*jobs, *between, *_of_subsets(config, cells).values()], "evaluate")
     # what the jobs computed is on disk: this reads it
     results = [result for part in plan for result in of_model(cells, *part)]
     points = [point for pair in pairs for point in _of_pair(config, cells, *pair)]
-    _write(config, results, points, io)
+    averages = {experts: job() for experts, job in _of_subsets(config, cells).items()}
+    _write(config, results, points, averages, io)
 
 
 def cells_of(config: Config, benchmark: "Benchmark", folder: Path) -> "Cells":
@@ -268,10 +282,22 @@ def _of_pair(
     return found
 
 
+def _of_subsets(config: Config, cells: "Cells") -> dict[subsets.Experts, Callable[[], list["Result"]]]:
+    """What scores each average of experts, those alone and the pretrained model."""
+    found = [name for name in config.subsets.experts if name in config.experts]
+    found = [name for name in found if (Path("models/finetune") / name / "config.json").is_file()]
+    base, rows = Path(config.pretrained), config.subsets.rows
+    return {
+        experts: partial(subsets.score, cells, experts, experts if len(experts) > 1 else found, rows, base)
+        for experts in subsets.models(found, config.subsets.number)
+    }
+
+
 def _write(
     config: Config,
     results: Sequence["Result"],
     points: Sequence[tuple[str, str, float, "Result"]],
+    averages: Mapping[subsets.Experts, Sequence["Result"]],
     io: StageIO,
 ) -> None:
     folder = io.out("reports/metrics/tasks.json").parent
@@ -289,7 +315,9 @@ def _write(
     tables.write(folder / "comparisons.csv", Comparison, table_lines.comparisons(results, config.resamples))
     of_models = [(result.spec.model, result) for result in results]
     between = [(f"{first}-{second}@{place:g}", result) for first, second, place, result in points]
-    row_scores.write(folder / row_scores.NAME, [*of_models, *between])
+    of_experts = [(subsets.name(experts), one) for experts, found in averages.items() for one in found]
+    row_scores.write(folder / row_scores.NAME, [*of_models, *between, *of_experts])
+    tables.write(folder / "subsets.csv", Subset, subsets.lines(averages, config.resamples))
     standings = leaderboard.standings(results, merged_tasks(config), config.resamples)
     tables.write(folder / "leaderboard.csv", Standing, standings)
     lines = leaderboard.lines_of(points, config.resamples)

@@ -30,6 +30,8 @@ class Claim:
     refuted_by: str
     """What would speak against it."""
     split: Literal["test", "shifted"] = "test"
+    measure: Literal["difference", "wins"] = "difference"
+    """Of each comparison the difference, or whether the better arm is ahead: their share minus one half."""
     margin: float = 0.0
     """A loss below this share of the score counts as none."""
     effect: float | None = None
@@ -41,6 +43,8 @@ class Claim:
                 raise ValueError(f"{arm} is empty: name at least one")
         if not 0 <= self.margin < 1:
             raise ValueError(f"margin is {self.margin}: a share of the score, from 0 to 1")
+        if self.margin and self.measure == "wins":
+            raise ValueError("margin: wins have none")
         for words in self.over:
             if "task" not in words:
                 raise ValueError(f"over: {words} names no task")

@@ -114,7 +114,21 @@ class Evidence:
 def combined(claim: Claim, contrasts: Iterable[Contrast]) -> Effect | None:
     """The effect of those whose models have learned something; None: there is no such."""
     counted = [one.paired for one in contrasts if one.learned]
-    return effect(counted, -claim.margin) if counted else None
+    if not counted:
+        return None
+    return _wins(counted) if claim.measure == "wins" else effect(counted, -claim.margin)
+
+
+def _wins(parts: Sequence[Paired]) -> Effect:
+    """The share of comparisons whose mean is above 0, a tie counting half, minus 1/2: over seeds alone.
+
+    One seed says nothing of others: its interval is all there can be.
+    """
+    signs_SC = np.sign([part.differences_SN.mean(axis=1) for part in parts]).T
+    found = effect([Paired(signs_SC.mean(axis=1, keepdims=True) / 2, ["all"])])
+    low, high = (found.low, found.high) if found.seeds > 1 else (-0.5, 0.5)
+    media = len({key for part in parts for key in part.media})
+    return found._replace(low=max(low, -0.5), high=min(high, 0.5), media=media)
 
 
 def _paired(scores: "pandas.DataFrame") -> Paired:

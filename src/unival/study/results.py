@@ -25,6 +25,7 @@ from unival.study.tables import (
     PointScore,
     Run,
     Standing,
+    Subset,
     TaskScore,
 )
 
@@ -46,6 +47,7 @@ class Results:
     cells: list[CellScore]
     points: list[PointScore]
     """Of the interpolation between two models."""
+    subsets: list[Subset]
     comparisons: list[Comparison]
     ablations: list[Ablation]
     curves: dict[str, Curve]
@@ -149,6 +151,7 @@ def read(root: Path | str, data: Path | str, edition: str) -> Results:
         ),
         cells=cells,
         points=table("interpolation", PointScore),
+        subsets=table("subsets", Subset),
         comparisons=table("comparisons", Comparison),
         leaderboard=table("leaderboard", Standing),
         pairs=table("pairs", PairScore),

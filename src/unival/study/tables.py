@@ -191,6 +191,26 @@ class Front:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Subset:
+    """A line of `metrics/subsets.csv`: the average of a random subset of experts on one task."""
+
+    experts: str
+    """Their names, a space between them; one: the expert alone, none: the pretrained model."""
+    task: str
+    metric: str
+    """The primary one."""
+    value: float
+    low: float
+    high: float
+    n: int
+    """Rows."""
+    minus_pretrained: Interval | None = None
+    """None for the pretrained model itself."""
+    minus_expert: Interval | None = None
+    """Minus the task's own expert; None for this one itself."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class Angle:
     """A line of `metrics/geometry.csv`: the changes that finetuning made to a module of two models."""
 

@@ -29,7 +29,11 @@ class Variant:
     phases: list[dict[str, Any]]
     """One after the other; each holds values over `train`."""
     init: str | None = None
-    """Model folder to start from; null: new weights."""
+    """Model folder to start from, which is tested as it is where there is no phase; null: new weights."""
+
+    def __post_init__(self) -> None:
+        if not self.phases and self.init is None:
+            raise ValueError("phases is empty and init names no model: there is nothing to test")
 
 
 @dataclass(frozen=True)

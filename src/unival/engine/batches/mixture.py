@@ -5,6 +5,7 @@ auxiliary stream has no quota: one of its rows follows every n-th row of the fir
 Proportional (the ablation): the rows of all streams are one pool, so a task weighs by its size.
 """
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from itertools import accumulate, pairwise
@@ -22,12 +23,16 @@ class StreamConfig:
     """Quota: rows a step. 0 for an auxiliary stream."""
     every: int = 0
     """Auxiliary stream: one row for every n-th row of the first stream. 0 for a stream with a quota."""
+    share: float = 1.0
+    """Of the task's rows: only so many, the first of them, are ever drawn."""
 
     def __post_init__(self) -> None:
         if self.rows < 0 or self.every < 0 or bool(self.rows) == bool(self.every):
             raise ValueError(
                 f"stream '{self.task}' has rows {self.rows} and every {self.every}: give one of them, above 0"
             )
+        if not 0 < self.share <= 1:
+            raise ValueError(f"stream '{self.task}' has share {self.share}: it must be above 0 and at most 1")
 
 
 @dataclass(frozen=True)
@@ -81,7 +86,7 @@ class Mixture:
                 raise UserError(f"mixture: no data for stream '{task}': {nearest(task, sizes)}")
             if sizes[task] == 0:
                 raise UserError(f"mixture: stream '{task}' has no rows: take it out or prepare data for it")
-        self.sizes = {task: sizes[task] for task in self.tasks}
+        self.sizes = {stream.task: math.ceil(stream.share * sizes[stream.task]) for stream in config.streams}
 
     def spans(self, step: int) -> list[Span]:
         """Which part of each stream step `step` (from 0) takes."""
