@@ -158,6 +158,13 @@ def compose(params: Params, overrides: Sequence[str] = ()) -> Any:
         raise UserError(f"{CONF}: {_one_line(error)}") from error
 
 
+def chosen_model(tree: Any) -> dict[str, Any]:
+    """`conf/model/<name>.yaml`: `config` and `processor`."""
+    from omegaconf import OmegaConf
+
+    return dict(OmegaConf.to_container(tree.model, resolve=True))  # type: ignore[arg-type]
+
+
 def resolve(tree: Any, stage: str, item: str | None) -> dict[str, Any]:
     """The resolved mapping of a stage and item of a composed tree, with the overlays applied.
 

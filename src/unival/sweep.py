@@ -40,7 +40,7 @@ def run(arguments: Sequence[str]) -> None:
     from omegaconf.errors import OmegaConfBaseException
 
     params = compose.read_params()
-    given = [_word(word) for word in arguments]
+    given = [override(word) for word in arguments]
     _check_several(given)
     stage = _stage(params, given)
     name = _preset(given) or "sweep"
@@ -133,7 +133,7 @@ def _new_id(start: str) -> str:
             raise UserError(f"multirun: cannot write here: {error.strerror}") from error
 
 
-def _word(word: str) -> str:
+def override(word: str) -> str:
     """`set.` adds keys without `+`; `stage` would be read as the configuration group of that name."""
     if word.startswith("stage="):
         return word.replace("stage=", "stage_name=", 1)

@@ -18,7 +18,8 @@ import torch
 import torch.distributed as dist
 import torch.distributed.checkpoint as dcp
 from torch import Tensor, nn
-from torch.distributed.fsdp import fully_shard
+from torch.distributed.device_mesh import DeviceMesh
+from torch.distributed.fsdp import FSDPModule, fully_shard
 from torch.distributed.tensor import DTensor
 
 from unival import files
@@ -31,13 +32,24 @@ SHARDS = "shards"
 Model = TypeVar("Model", bound=nn.Module)
 
 
-def shard(module: nn.Module) -> None:
-    """Deal out the parameters, in place: those of each transformer layer together, the rest together."""
+def shard(module: nn.Module, mesh: DeviceMesh | None = None) -> None:
+    """Deal out the parameters, in place: those of each transformer layer together, the rest together.
+
+    `mesh`: the ranks that share them; None: all.
+    """
     for part in list(module.modules()):
         if isinstance(part, nn.ModuleList) and all(hasattr(layer, "self_attn") for layer in part):
             for layer in part:
-                fully_shard(layer)
-    fully_shard(module)
+                fully_shard(layer, mesh=mesh)
+    fully_shard(module, mesh=mesh)
+
+
+def gathered(module: nn.Module) -> list[nn.Parameter]:
+    """The whole weights that FSDP fills and empties again; it makes them in its first forward pass."""
+    groups = [
+        part._get_fsdp_state()._fsdp_param_group for part in module.modules() if isinstance(part, FSDPModule)
+    ]
+    return [weight.unsharded_param for group in groups if group for weight in group.fsdp_params]
 
 
 def local(tensor: Tensor) -> Tensor:

@@ -12,6 +12,7 @@ import json
 import os
 import signal
 import time
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import closing, nullcontext
 from dataclasses import asdict
@@ -19,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import nn
 
 from unival import files
 from unival.engine import lora
@@ -26,7 +28,7 @@ from unival.engine.alarm import SpikeAlarm, bad_step
 from unival.engine.batches.builder import VALUES
 from unival.engine.batches.collate import Batch, Collator
 from unival.engine.batches.loader import Loader, StepBatches
-from unival.engine.batches.mixture import Mixture
+from unival.engine.batches.mixture import Mixture, micro_batches
 from unival.engine.batches.protocols import Processor
 from unival.engine.batches.rows import Rows
 from unival.engine.batches.sampler import Sampler
@@ -87,6 +89,24 @@ def train(
             del trainer.module
 
 
+def trainable(config: TrainConfig, model: UnivalForConditionalGeneration) -> list[nn.Module]:
+    """Give the model its adapters and freeze what is not trained; returns the batch norms to freeze.
+
+    Raises:
+        UserError: a pattern that matches nothing.
+    """
+    torch.manual_seed(config.seed)  # of the adapters' first weights
+    if config.lora:
+        lora.add(model, config.lora)
+    train_only(model, config.train_only)
+    frozen_norms = freeze(model, config.freeze, config.freeze_batch_norm)
+    if config.gradient_checkpointing:
+        # the successor is newer than the oldest transformers that will do
+        warnings.filterwarnings("ignore", "`gradient_checkpointing_enable` is deprecated")
+        model.gradient_checkpointing_enable()
+    return frozen_norms
+
+
 class Trainer:
     """State of one run; use `train`."""
 
@@ -105,13 +125,7 @@ class Trainer:
         self.config, self.processor, self.runtime, self.ranks = config, processor, runtime, ranks
         self.identity, self.title = identity, title
         self.strategy = strategy(ranks, runtime, config.optimizer)
-        self.accumulate = -(-config.accumulate // ranks.size)
-        parts = ranks.size * self.accumulate
-        if config.mixture.rows < parts:
-            raise UserError(
-                f"mixture: {config.mixture.rows} rows a step cannot be dealt to {ranks.size} ranks x "
-                f"{self.accumulate} micro-batches: raise rows"
-            )
+        self.accumulate = micro_batches(config.mixture, config.accumulate, ranks.size)
         mixture = Mixture(config.mixture, {task: len(rows.records) for task, rows in data.items()})
         self.data = {task: data[task] for task in mixture.tasks}
         self.sampler = Sampler(mixture, config.seed)
@@ -120,14 +134,8 @@ class Trainer:
             grouped=self.strategy.grouped,
         )  # fmt: skip
         self.model = model.to(ranks.device)  # type: ignore[arg-type]
-        torch.manual_seed(config.seed)  # of the adapters' first weights
-        if config.lora:
-            lora.add(model, config.lora)
-        train_only(model, config.train_only)
-        self.frozen_norms = freeze(model, config.freeze, config.freeze_batch_norm)
+        self.frozen_norms = trainable(config, model)
         self.frozen = Frozen(model, self.frozen_norms)
-        if config.gradient_checkpointing:
-            model.gradient_checkpointing_enable()
         build_optimizer(config.optimizer, model)  # what is wrong with its settings is told before ranks meet
         if config.compile:
             model.compile(dynamic=True)

@@ -61,6 +61,21 @@ class MixtureConfig:
             raise ValueError(f"quotas {quotas} = {total}, but rows is {self.rows}: they must be equal")
 
 
+def micro_batches(config: MixtureConfig, accumulate: int, ranks: int) -> int:
+    """Micro-batches that each rank does in a step, of which `accumulate` are asked for over all ranks.
+
+    Raises:
+        UserError: fewer rows than micro-batches.
+    """
+    each = -(-accumulate // ranks)
+    if config.rows < ranks * each:
+        raise UserError(
+            f"mixture: {config.rows} rows a step cannot be dealt to {ranks} ranks x {each} micro-batches: "
+            "raise rows"
+        )
+    return each
+
+
 @dataclass(frozen=True)
 class Span:
     """The rows `start` to `stop` of an endless stream (or pool of streams) which belong to one step."""

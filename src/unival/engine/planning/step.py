@@ -1,0 +1,251 @@
+"""One update of a training run on one rank, without data: on fake tensors, or on real ones to compare with.
+
+B examples, T target tokens, V vocabulary.
+"""
+
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
+from torch.testing._internal.distributed.fake_pg import FakeStore
+from torch.utils._python_dispatch import _disable_current_modes
+
+from unival.engine import sharding
+from unival.engine.batches.builder import INDEX, VALUES
+from unival.engine.batches.collate import Batch, ExampleGroup
+from unival.engine.machine.distributed import World
+from unival.engine.objective import LossModule
+from unival.engine.optim import Ema, build_optimizer
+from unival.engine.parallel import Sharded, Single
+from unival.engine.planning.meter import ACTIVATIONS, OPENING, Meter
+from unival.engine.settings import TrainConfig
+from unival.engine.train import trainable
+from unival.model.configuration import UnivalConfig
+from unival.model.encoder import build_backbone
+from unival.model.modeling import UnivalForConditionalGeneration
+from unival.model.processing import ProcessorSettings
+from unival.record import MODALITIES, Modality
+
+PARTS = (*MODALITIES, "transformer", OPENING)
+"""Of the model; the last is the projection to the vocabulary, with the loss."""
+WEIGHTS, GRADIENTS, OPTIMISER, INPUTS = "weights", "gradients", "optimiser", "inputs"
+KINDS = (WEIGHTS, GRADIENTS, OPTIMISER, INPUTS, ACTIVATIONS)
+"""Of memory."""
+
+
+@dataclass(frozen=True)
+class Training:
+    """What is trained, and on what."""
+
+    train: TrainConfig
+    model: UnivalConfig
+    processor: ProcessorSettings
+    media: Mapping[str, Modality]
+    """Of each task."""
+    prompt_tokens: int
+    target_tokens: int
+
+    @property
+    def examples(self) -> int:
+        """Examples of a row."""
+        return 2 if self.train.examples == "pretraining" else 1
+
+    def shape(self, medium: Modality) -> tuple[int, ...]:
+        """Of one medium, as the model gets it."""
+        settings = self.processor
+        if medium == "image":
+            return 3, settings.image_size, settings.image_size
+        if medium == "video":
+            return 3, settings.video_frames, settings.video_size, settings.video_size
+        return (round(settings.sampling_rate * settings.audio_seconds),)
+
+
+def micro_batch(job: Training, media: Mapping[Modality, int], together: bool = False) -> Batch:
+    """A batch of so many rows of each medium, all with texts of the same length.
+
+    `together`: all go through the transformer at once, as when the weights are sharded.
+    """
+    examples = {medium: rows * job.examples for medium, rows in media.items()}
+    groups = [examples] if together else [{medium: count} for medium, count in examples.items()]
+    return Batch(
+        {VALUES[medium]: torch.zeros(rows, *job.shape(medium)) for medium, rows in media.items()},
+        [_group(job, group, media) for group in groups],
+        sum(examples.values()),
+        [],
+    )
+
+
+def _group(job: Training, examples: Mapping[Modality, int], present: Iterable[Modality]) -> ExampleGroup:
+    size, start = sum(examples.values()), 0
+    index = {INDEX[medium]: torch.full((size, 1), -1) for medium in present}
+    for medium, count in examples.items():
+        index[INDEX[medium]][start : start + count, 0] = torch.arange(count) // job.examples
+        start += count
+    input_ids = torch.full((size, job.prompt_tokens), 4)
+    labels_BT = torch.full((size, job.target_tokens), 4)
+    texts = {"input_ids": input_ids, "attention_mask": torch.ones_like(input_ids)}
+    allowed_BTV = None
+    if job.train.loss.constrained:
+        allowed_BTV = torch.ones(*labels_BT.shape, job.model.vocab_size, dtype=torch.bool)
+    return ExampleGroup(
+        {**texts, "decoder_input_ids": labels_BT.clone(), **index},
+        labels_BT,
+        None,
+        torch.zeros(size, dtype=torch.long),
+        labels_BT.numel(),
+        allowed_BTV,
+    )
+
+
+def _tensors(batch: Batch) -> list[Tensor]:
+    """Those that go to the device."""
+    found = list(batch.media.values())
+    for part in batch.parts:
+        found += [tensor for name, tensor in part.inputs.items() if name not in INDEX.values()]
+        found += [part.labels_BT] if part.allowed_BTV is None else [part.labels_BT, part.allowed_BTV]
+    return found
+
+
+class Update:
+    """The model with its optimiser; `run` does what `Trainer` does with one micro-batch and at its end."""
+
+    def __init__(self, job: Training, meter: Meter, mesh: DeviceMesh | None = None) -> None:
+        self.config, self.meter = job.train, meter
+        self.model = UnivalForConditionalGeneration(job.model).train()
+        for norm in trainable(self.config, self.model):
+            norm.eval()
+        parts = {"encoder": "transformer", "decoder": "transformer"}
+        meter.follow((part, self.model.get_submodule(name)) for name, part in parts.items())
+        meter.follow(self.model.encoder.media.items())
+        self.module = LossModule(self.model, self.config.loss, len(job.media))
+        ranks = World(0, mesh.size() if mesh else 1, torch.device("cpu"))
+        self.strategy = Sharded(ranks) if mesh else Single(ranks)
+        if mesh:
+            sharding.shard(self.module, mesh)
+        self.parameters = [p for p in self.model.parameters() if p.requires_grad]
+        meter.label(WEIGHTS, map(sharding.local, [*self.model.parameters(), *self.model.buffers()]))
+        for parameter in self.parameters:
+            parameter.register_post_accumulate_grad_hook(self._has_gradient)
+        self.optimizer = build_optimizer(self.config.optimizer, self.model)
+        self.ema = Ema(self.model, self.config.ema) if self.config.ema else None
+
+    def _has_gradient(self, parameter: Tensor) -> None:
+        if parameter.grad is not None:
+            self.meter.label(GRADIENTS, [sharding.local(parameter.grad)])
+
+    def follow_gathered(self) -> None:
+        """Count as such the weights that FSDP gathers, and their gradients; its first pass makes both."""
+        for weight in sharding.gathered(self.module):
+            self.meter.label(WEIGHTS, [weight.detach()])
+            weight.register_post_accumulate_grad_hook(self._has_gradient)
+
+    def forward_backward(self, batch: Batch, last: bool = True) -> None:
+        """One micro-batch. `last`: of the update."""
+        self.meter.label(INPUTS, _tensors(batch))
+        self.meter.part = OPENING
+        with self.strategy.synchronised(self.module, last):
+            with torch.autocast("cpu", torch.bfloat16, self.config.precision == "bfloat16"):
+                loss, _ = self.module(batch, False, self.config.loss.drop_worst)
+            (loss / batch.num_tokens()).backward()
+        for parameter in self.parameters:  # FSDP sets gradients without running the hook
+            self._has_gradient(parameter)
+
+    def finish(self) -> None:
+        """Clip and move the weights."""
+        limit = self.config.optimizer.clip or float("inf")
+        self.strategy.clip(self.parameters, limit)
+        self.optimizer.step()
+        self.optimizer.zero_grad(set_to_none=True)
+        if self.ema:
+            self.ema.update()
+        states = [value for state in self.optimizer.state.values() for value in state.values()]
+        self.meter.label(OPTIMISER, map(sharding.local, [*states, *self._averages()]))
+
+    def _averages(self) -> list[Tensor]:
+        return list(self.ema.average.values()) if self.ema else []
+
+
+@dataclass(frozen=True)
+class Footprint:
+    """One micro-batch that ends an update."""
+
+    flops: dict[str, int]
+    """Of each part."""
+    peak: dict[str, int]
+    """Bytes of each kind when most is in use."""
+    gathered: int
+    """Bytes of all-gathers, as they are after it."""
+    reduced: int
+    """Bytes of reduce-scatters, as they are before it."""
+    parameters: int
+    trained: int
+
+
+def measure(
+    job: Training, media: Mapping[Modality, int], accumulates: bool, ranks: int = 1
+) -> tuple[Footprint, Footprint]:
+    """A micro-batch of so many rows of each medium, and one of twice as many, on fake tensors.
+
+    Args:
+        job: what is trained.
+        media: rows of each medium.
+        accumulates: gradients of an earlier micro-batch are there.
+        ranks: deal the weights out among so many (FSDP2).
+    """
+    found = []
+    _work_out(job.model)
+    with _ranks(ranks) as mesh, FakeTensorMode(allow_non_fake_inputs=True), Meter() as meter:
+        update = Update(job, meter, mesh)
+        once, twice = (_outside(job, media, factor, mesh is not None) for factor in (1, 2))
+        update.forward_backward(once)
+        update.follow_gathered()
+        update.finish()  # the optimiser has its state from here on
+        for batch in (once, twice):
+            if accumulates:
+                update.forward_backward(once, last=False)
+            meter.restart()
+            update.forward_backward(batch)
+            update.finish()
+            sent = {
+                kind: sum(size for name, size in meter.sent.items() if name.replace("_", "").startswith(kind))
+                for kind in ("allgather", "reducescatter")
+            }
+            counts = [
+                sum(p.numel() for p in tensors) for tensors in (update.model.parameters(), update.parameters)
+            ]
+            found.append(
+                Footprint(
+                    dict(meter.flops), dict(meter.peak), sent["allgather"], sent["reducescatter"], *counts
+                )
+            )
+    return found[0], found[1]
+
+
+def _outside(job: Training, media: Mapping[Modality, int], factor: int, together: bool) -> Batch:
+    """A real batch, of which the host may read the indices; its memory is never touched."""
+    with _disable_current_modes():
+        return micro_batch(job, {medium: factor * rows for medium, rows in media.items()}, together)
+
+
+def _work_out(config: UnivalConfig) -> None:
+    """What an encoder reads from its tables, which it makes once: values, so no fake ones."""
+    if config.audio_encoder is not None:
+        build_backbone("audio", config.audio_encoder)
+
+
+@contextmanager
+def _ranks(count: int) -> Iterator[DeviceMesh | None]:
+    """The first of so many ranks, of which the others are imagined; None: one alone."""
+    if count == 1:
+        yield None
+        return
+    dist.init_process_group("fake", store=FakeStore(), rank=0, world_size=count)
+    try:
+        yield init_device_mesh("cpu", (count,))
+    finally:
+        dist.destroy_process_group()

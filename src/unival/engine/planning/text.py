@@ -1,0 +1,85 @@
+"""A plan as text, for whoever books the machine."""
+
+from unival.engine.planning import devices
+from unival.engine.planning.plan import BUCKETS, Site, TrainingPlan, Way
+from unival.engine.planning.step import KINDS, Training
+
+
+def lines(made: TrainingPlan, job: Training, site: Site) -> list[str]:
+    """The plan as text."""
+    tflop = sum(made.flops.values()) / 1e12
+    usable, columns = site.device.usable, (*KINDS, BUCKETS, "total")
+    found = [
+        f"{site.ranks} x {site.device.name}: {_gib(usable)} usable of {site.device.gib:.1f} GiB, "
+        f"{site.device.rate(job.train.precision) / 1e12:.0f} TFLOP/s ({job.train.precision})",
+        f"parameters      {made.parameters / 1e6:.1f} million, {made.trained / 1e6:.1f} million trained",
+        f"a step          {made.rows:g} rows: {site.ranks} ranks x {made.micro_batches} micro-batches x "
+        f"{made.rows / made.micro_batches / site.ranks:g} rows",
+        f"                {tflop:.2f} TFLOP: "
+        + ", ".join(f"{part} {count / 1e10 / tflop:.0f} %" for part, count in made.flops.items() if count),
+        "",
+        f"memory of a rank, micro-batches of {made.micro_rows} rows (GiB)",
+        "  checkpointing  sharded  " + "".join(f"{kind:>12}" for kind in columns) + "  largest micro-batch",
+    ]
+    found += [_row(way) for way in made.ways]
+    found += ["", _verdict(made, site), *_run(made, job, site)]
+    return found
+
+
+def _row(way: Way) -> str:
+    sizes = [*(way.peak[kind] for kind in (*KINDS, BUCKETS)), sum(way.peak.values())]
+    figures = "".join(f"{size / devices.GIB:12.2f}" for size in sizes)
+    largest = f"{way.largest} rows" if way.largest else f"none: one row takes {_gib(way.needed)}"
+    return f"  {_yes(way.checkpointing):13}  {_yes(way.sharded):7}  {figures}  {largest}"
+
+
+def _yes(value: bool) -> str:
+    return "yes" if value else "no"
+
+
+def _gib(size: float) -> str:
+    return f"{size / devices.GIB:.1f} GiB"
+
+
+def _named(way: Way) -> str:
+    names = [
+        f"{name} on" if value else ""
+        for name, value in (("checkpointing", way.checkpointing), ("sharding", way.sharded))
+    ]
+    return " and ".join(filter(None, names)) or "neither checkpointing nor sharding"
+
+
+def _verdict(made: TrainingPlan, site: Site) -> str:
+    """Whether the recipe fits, else what would."""
+    way = made.way
+    if way.fits:
+        return f"fits with {_named(way)}, for which the rest is told"
+    best = max(made.ways, key=lambda other: other.largest)
+    if best.largest:
+        per_rank = -(-made.rows // (site.ranks * best.largest))
+        return (
+            f"does not fit. Would fit: micro-batches of {best.largest} rows with {_named(best)} "
+            f"(train.accumulate={per_rank * site.ranks:g})"
+        )
+    least = min(other.needed for other in made.ways)
+    gib = least / devices.USABLE / devices.GIB
+    return f"does not fit, not even with micro-batches of one row: take devices of {gib:.0f} GiB or more"
+
+
+def _run(made: TrainingPlan, job: Training, site: Site) -> list[str]:
+    """Time, money and storage."""
+    way = made.way
+    wire = way.wire / site.bandwidth
+    found = [
+        f"step time       {way.seconds:.3f} s: {way.seconds - wire:.3f} s at {site.utilisation:.0%} of the "
+        f"device's rate, {wire:.3f} s on the wire",
+        f"on the wire     {_gib(way.wire)} a step and rank, at {site.bandwidth / 1e9:g} GB/s",
+        f"whole run       {made.steps:,} steps: {made.hours:,.1f} h, {made.hours * site.ranks:,.0f} GPU hours"
+        + (f", cost {made.cost:,.0f}" if made.cost is not None else ""),
+        f"checkpoints     {_gib(made.checkpoints)} on disk at most ({job.train.keep} kept, one in writing)",
+        f"input           {made.input_rate / 1e6:,.0f} MB/s decoded for each rank, "
+        f"{made.rows / way.seconds:,.0f} rows/s over all",
+        "not counted     validation, waiting for data, writing checkpoints",
+        f"assumed         texts of {job.prompt_tokens} + {job.target_tokens} tokens",
+    ]
+    return found
