@@ -8,7 +8,7 @@ export PATH := $(BIN):$(PATH)
 test test-all: export OMP_NUM_THREADS ?= 1
 
 .DEFAULT_GOAL := help
-.PHONY: help setup repro study test test-all lint smoke ui demo dag clean clean-runs clean-exps
+.PHONY: help setup repro study test test-all lint smoke ui demo docs dag clean clean-runs clean-exps
 
 help: ## List the commands
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -54,6 +54,10 @@ ui: setup ## Open the MLflow page of all runs at http://127.0.0.1:5000
 
 demo: setup ## Ask the models of this checkout, or the one that comes with the package, at http://127.0.0.1:8000
 	-python -m unival serve $(wildcard models/merged/unival models)
+
+docs: setup ## The documentation as a site, docs/_build/docs/index.html
+	sphinx-build --quiet --fail-on-warning --keep-going -c docs . docs/_build
+	@echo "Open docs/_build/docs/index.html"
 
 dag: setup ## Draw the stages
 	dvc dag

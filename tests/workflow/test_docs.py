@@ -5,6 +5,8 @@ import ast
 import itertools
 import re
 import shlex
+import subprocess
+import sys
 import tomllib
 from pathlib import Path
 from typing import Any
@@ -191,3 +193,18 @@ def test_the_recipes_of_the_merging_page_are_valid() -> None:
     canonical_form(config.build(Recipe, next(page for page in pages if "method" in page), "docs"))
     for name, search in next(page for page in pages if "search" in page)["search"].items():
         config.build(Search, search, name)
+
+
+def test_every_page_is_in_the_contents_of_the_site() -> None:
+    listed = set(re.findall(r"^(?:.*<)?([\w./-]+)>?$", TEXTS[ROOT / "docs/index.md"], re.M))
+    assert {page.stem for page in (ROOT / "docs").glob("*.md")} - {"index"} <= listed
+
+
+@pytest.mark.slow
+def test_the_site_is_built_without_a_warning(tmp_path: Path) -> None:
+    pytest.importorskip("myst_parser")
+    call = [sys.executable, "-m", "sphinx", "--quiet", "--fail-on-warning", "--keep-going", "-c", "docs", "."]
+    subprocess.run([*call, str(tmp_path / "site")], cwd=ROOT, check=True)
+    assert "unival.merging" in (tmp_path / "site/docs/made/api/unival.merging.html").read_text(
+        encoding="utf-8"
+    )

@@ -19,12 +19,13 @@ class AlignRule:
 
     None is needed for counters and running statistics of batch norm (`unival.merging.align`).
 
-    owners: only the models that have the tensor take part; the only owner's tensor is taken as it is.
-    mean: as owners, but the plain mean whatever the method: for statistics (running variances), which a sum
-        of changes may lead out of their range.
-    trained: the owners are the models whose tensor differs from the base's; with none, the base's is taken.
-    base: the base's tensor is taken as it is.
-    take: the tensor of `model` is taken as it is.
+    - `owners`: only the models that have the tensor take part; the only owner's tensor is taken as it is.
+    - `mean`: as owners, but the plain mean whatever the method: for statistics (running variances), which a
+      sum of changes may lead out of their range.
+    - `trained`: the owners are the models whose tensor differs from the base's; with none, the base's is
+      taken.
+    - `base`: the base's tensor is taken as it is.
+    - `take`: the tensor of `model` is taken as it is.
     """
 
     pattern: str

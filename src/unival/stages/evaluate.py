@@ -1,18 +1,18 @@
 """Every model on its tasks, in and out of distribution, in one process.
 
 Written files (their fields: `unival.study.tables`):
-    reports/metrics/tasks.json          a task's score and baselines
-    reports/metrics/scores.json         primary metrics of all models for DVC's tables (study/leaderboard.py)
-    reports/metrics/cells.csv           a line per model x task x split x shift x metric, with its interval
-    reports/metrics/interpolation.csv   a line per pair x point x task: primary metric from one to the other
-    reports/metrics/comparisons.csv     a merged model against the task's expert and the pretrained model, an
-                                        expert against the latter: paired differences
-    reports/metrics/{leaderboard,pairs,fronts}.csv
-                                        merged models over their tasks, in and out of distribution; what lies
-                                        between two models (study/leaderboard.py)
-    reports/metrics/subsets.csv         averages of random subsets of experts (study/subsets.py)
-    reports/metrics/rows.parquet        the primary score of every row of every model (study/row_scores.py)
-    reports/predictions/<model>/<task>/<split>[-<shift>-<severity>].jsonl   a line per row, with its scores
+
+- `reports/metrics/tasks.json`: a task's score and baselines
+- `reports/metrics/scores.json`: primary metrics of all models for DVC's tables (`unival.study.leaderboard`)
+- `reports/metrics/cells.csv`: a line per model x task x split x shift x metric, with its interval
+- `reports/metrics/interpolation.csv`: a line per pair x point x task: primary metric from one to the other
+- `reports/metrics/comparisons.csv`: paired differences of a merged model from the task's expert and the
+  pretrained model, of an expert from the latter
+- `reports/metrics/{leaderboard,pairs,fronts}.csv`: merged models over their tasks, in and out of
+  distribution; what lies between two models
+- `reports/metrics/subsets.csv`: averages of random subsets of experts (`unival.study.subsets`)
+- `reports/metrics/rows.parquet`: the primary score of every row of every model (`unival.study.row_scores`)
+- `reports/predictions/<model>/<task>/<split>[-<shift>-<severity>].jsonl`: a line per row, with its scores
 """
 
 import itertools
