@@ -38,6 +38,8 @@ REQUEST_BYTES = 2**25
 """Of a request to the server."""
 REQUEST_SECONDS = 60.0
 """From its first byte to its answer."""
+DECODE_SECONDS = 30.0
+"""For the medium of a request."""
 REQUESTS = 256
 """Under way at once."""
 LARGE_REQUESTS = 4

@@ -321,6 +321,18 @@ def test_nobody_waits_for_ever(server, slow, monkeypatch, what):
 
 
 @pytest.mark.fault
+@pytest.mark.parametrize("name", ["a.mp4", "a.wav"])
+def test_a_medium_that_takes_for_ever_is_given_up(server, monkeypatch, name):
+    """A small file can hold more frames than anybody waits for: the decoder is free again."""
+    data = made.clip() if name == "a.mp4" else made.sound()[:40] + b"\xff" * 4 + made.sound()[44:]
+    assert server.ask(name, data).status_code == 200
+    monkeypatch.setattr(limits, "DECODE_SECONDS", 0)
+    refused = server.ask(name, data)
+    assert refused.status_code == 400
+    assert f"{name}: takes more than 0 s to decode" in made.sentence(refused)
+
+
+@pytest.mark.fault
 def test_who_announces_much_and_sends_little_is_in_nobodys_way(server):
     """Requests that are not there yet take no place of the few large ones."""
     large = made.picture(size=(700, 600))

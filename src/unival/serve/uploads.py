@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from unival import limits
 from unival.data import media
 from unival.model.processing import UnivalProcessor
 from unival.record import Modality
@@ -37,6 +38,10 @@ class Uploads:
         Raises:
             UserError: it cannot be read.
         """
+        with media.within(limits.DECODE_SECONDS):
+            return self._read(modality, data, name)
+
+    def _read(self, modality: Modality, data: bytes, name: str) -> Upload:
         key = f"{modality}-{hashlib.sha256(data).hexdigest()}"
         if modality == "image":
             picture = media.open_image(data, name)

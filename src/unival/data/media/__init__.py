@@ -14,6 +14,7 @@ from unival.data.media.picture import (
     open_image,
     plain_image,
 )
+from unival.data.media.reading import within
 from unival.data.media.sound import decode_audio, encode_wav
 from unival.errors import UserError
 from unival.record import Modality
@@ -34,6 +35,7 @@ __all__ = [
     "open_image",
     "plain_image",
     "segment_frames",
+    "within",
 ]
 
 SUFFIXES: dict[str, Modality] = {

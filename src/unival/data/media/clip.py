@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 
 from unival import limits
-from unival.data.media.reading import reading
+from unival.data.media.reading import check_time, reading
 from unival.errors import UserError
 from unival.media_format import UPRIGHT, Turn
 
@@ -168,6 +168,7 @@ def _check_size(pixels: Any, name: str) -> None:
 def _decoded(stream: Any, packets: list[Any], name: str) -> Iterator[Any]:
     """The shown frames, in their order."""
     for packet in (*packets, None):  # None: what the decoder still holds
+        check_time(name)
         for frame in stream.codec_context.decode(packet):
             _check_size(frame, name)
             yield frame

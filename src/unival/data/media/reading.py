@@ -1,11 +1,38 @@
-"""What decoders of other libraries complain of, in one voice."""
+"""What decoders of other libraries complain of, in one voice; and an end to those that go on and on."""
 
+import math
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from contextvars import ContextVar
 
 from PIL import UnidentifiedImageError
 
 from unival.errors import UserError
+
+_END = ContextVar("_END", default=(math.inf, math.inf))
+"""Seconds that are given, and when they are over by the monotonic clock."""
+
+
+@contextmanager
+def within(seconds: float) -> Iterator[None]:
+    """Decoding inside, in this thread, takes so long at most: a few bytes can hold hours of black frames."""
+    token = _END.set((seconds, time.monotonic() + seconds))
+    try:
+        yield
+    finally:
+        _END.reset(token)
+
+
+def check_time(name: str) -> None:
+    """Called by decoders frame by frame.
+
+    Raises:
+        UserError: the time of `within` is over.
+    """
+    seconds, end = _END.get()
+    if time.monotonic() > end:
+        raise UserError(f"{name}: takes more than {seconds:g} s to decode: shorten it, or make it smaller")
 
 
 @contextmanager
