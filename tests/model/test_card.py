@@ -112,9 +112,10 @@ def test_scores_of_the_study_are_on_the_card(
     mine = tables.CellScore(model="finetune/vqa", task="vqa", value=0.8125, **place, **row)
     shifted = replace(mine, shift="blur", severity=3, value=0.5)
     other = replace(mine, model="merged/all", value=0.25)
+    caption = replace(mine, task="caption", metric="cider", value=4.5)
     metrics = tmp_path / "reports/metrics"
     metrics.mkdir(parents=True)
-    tables.write(metrics / "cells.csv", tables.CellScore, [mine, shifted, other])
+    tables.write(metrics / "cells.csv", tables.CellScore, [mine, shifted, other, caption])
     known = {"model": "finetune/vqa", "value": 0.8125, "blind": 0.31, "blind_kind": "swapped"}
     files.write_json(metrics / "tasks.json", {"vqa": {**row, **known, "majority": 0.12, "metrics": {}}})
     capsys.readouterr()
@@ -122,8 +123,11 @@ def test_scores_of_the_study_are_on_the_card(
     text = capsys.readouterr().out
     assert "| vqa | test | vqa_accuracy | 0.812 | [0.700, 0.900] | 500 | 0.310 |" in text
     assert "| vqa | test, blur 3 | vqa_accuracy | 0.500 |" in text and "0.250" not in text
-    (result,) = ModelCard(text).data.eval_results
-    assert (result.dataset_name, result.metric_type, result.metric_value) == ("world", "vqa_accuracy", 0.8125)
+    data = ModelCard(text).data
+    found = {result.task_name: (result.metric_type, result.metric_value) for result in data.eval_results}
+    assert found == {"vqa": ("vqa_accuracy", 0.8125), "caption": ("cider", 4.5)}
+    assert data.metrics == ["cider", "vqa_accuracy"]
+    assert all(result.dataset_name == "world" for result in data.eval_results)
     assert "## Scores" not in (expert / card.CARD).read_text()
 
 

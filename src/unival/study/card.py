@@ -20,6 +20,7 @@ from unival.model.folder import read_config
 from unival.study import tables
 from unival.study.benchmark import TRAIN, VAL, Benchmark
 from unival.study.tables import CellScore, TaskScore
+from unival.tasks.folder import carried
 
 CARD = "README.md"
 TRAINING = "training.json"
@@ -28,15 +29,23 @@ ORIGIN = "origin"
 _USE = """\
 ## Use
 
-```python
-from unival.model import UnivalForConditionalGeneration, UnivalProcessor
+With transformers, timm and torchaudio:
 
-model = UnivalForConditionalGeneration.from_pretrained("{name}").eval()
-processor = UnivalProcessor.from_pretrained("{name}")
-print(processor.batch_decode(model.generate(**processor(text=" a prompt"{media}), num_beams=5))[0])
+```python
+from transformers import AutoModelForMultimodalLM, AutoProcessor
+
+model = AutoModelForMultimodalLM.from_pretrained("{name}", trust_remote_code=True).eval()
+processor = AutoProcessor.from_pretrained("{name}", trust_remote_code=True)
+batch = processor({medium}text={prompt!r})  # {kind}
+print(processor.batch_decode(model.generate(**batch, max_new_tokens=40))[0])
 ```
 """
-_ARGUMENTS = {"image": "images=image", "video": "videos=frames", "audio": "audio=samples"}
+_ARGUMENTS = {
+    "image": ("images=image, ", "a PIL image"),
+    "video": ("videos=frames, ", "uint8, (frames, height, width, 3)"),
+    "audio": ("audio=samples, ", "float32 in [-1, 1], mono, at the rate of processor.sampling_rate"),
+    "text": ("", "a text alone"),
+}
 _LIMITS = """\
 ## Limits
 
@@ -116,18 +125,27 @@ def text(folder: Path, scores: Scores | None = None) -> str:
         parts += [_scores(scores)] if scores else []
         head = _metadata(list(model.media), trained, merged)
         tasks = _tasks(trained, records.get("made.json"))
-        head |= {"model-index": _results(name, scores, head)} if scores else {}
+        if scores:
+            head["metrics"] = sorted({cell.metric for cell in scores.cells})
+            head["model-index"] = _results(name, scores, head)
     except (KeyError, TypeError, AttributeError) as error:
         raise UserError(f"{folder}: its records lack {error}: make the folder again") from error
     media = [*model.media, "text"]
-    use = "".join(f", {_ARGUMENTS[modality]}" for modality in model.media)
     sizes = f"width {model.d_model}, {model.encoder_layers} + {model.decoder_layers} layers"
     first = f"A UnIVAL model: {', '.join(media)} in, text out; {sizes}, {model.vocab_size} tokens."
     if tasks:
         first += f"\n\nTasks: {', '.join(tasks)}."
-    parts += [_USE.format(name=name, media=use), _LIMITS]
+    parts += [_use(folder, media[0]), _LIMITS]
     blocks = [f"---\n{config.dump(head)}---", f"# {name}", first, *parts]
     return "\n\n".join(block.strip() for block in blocks) + "\n"
+
+
+def _use(folder: Path, first: str) -> str:
+    """How to ask the first task of a folder; without tasks, about its first medium."""
+    asked = [(task.modality, task.prompt.replace("{text}", "...")) for task in carried(folder).values()]
+    modality, prompt = asked[0] if asked else (first, " ...")
+    medium, kind = _ARGUMENTS[modality]
+    return _USE.format(name=folder.resolve().name, medium=medium, prompt=prompt, kind=kind)
 
 
 def _metadata(media: list[str], trained: Any, merged: Any) -> dict[str, Any]:
@@ -153,6 +171,7 @@ def _results(name: str, scores: Scores, head: Mapping[str, Any]) -> list[dict[st
     found = [
         EvalResult(
             task_type=head["pipeline_tag"], task_name=cell.task, dataset_type=data, dataset_name=data,
+            dataset_config=cell.task,  # results of one data set and configuration are made one
             dataset_split=cell.split, metric_type=cell.metric, metric_value=cell.value,
         )
         for cell in scores.cells
