@@ -186,7 +186,10 @@ def _header(file: Path) -> tuple[dict[str, Any], int, int]:
     try:
         with file.open("rb") as handle:
             size = os.fstat(handle.fileno()).st_size
-            length = int.from_bytes(handle.read(8), "little")
+            begin = handle.read(8)
+            if begin == b"version ":
+                raise ValueError("it is a pointer of Git LFS: run `git lfs pull` where it comes from")
+            length = int.from_bytes(begin, "little")
             if length > size - 8:
                 raise ValueError("its header is longer than the file")
             if length > HEADER_LIMIT:

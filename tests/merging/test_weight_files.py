@@ -151,6 +151,9 @@ def test_damaged_headers_are_refused(tmp_path):
     ):
         with pytest.raises(UserError, match="not a safetensors file"):
             read_header(header(path, text))
+    path.write_bytes(b"version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 9\n")
+    with pytest.raises(UserError, match="git lfs pull"):
+        read_header(path)
     path.write_bytes(struct.pack("<Q", 2**63) + b"{}")
     with pytest.raises(UserError, match="its header is longer than the file"):
         read_header(path)

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 import torch
+from PIL import Image
 from safetensors.torch import load_file, save_file
 from test_backbones import AUDIO, IMAGE, VIDEO
 from test_mixed_batches import tiny_model
@@ -211,6 +212,15 @@ def test_settings_of_a_processor_that_no_medium_has_are_one_line(
     rewritten(folder / "processor_config.json", **values)
     with pytest.raises(UserError, match="processor"):
         read(folder)
+
+
+@pytest.mark.fault
+def test_media_beyond_the_positions_are_one_line(folder: Path, tmp_path: Path) -> None:
+    """The settings of a processor are sound, but another model's."""
+    rewritten(folder / "processor_config.json", image_size=1024)
+    Image.new("RGB", (8, 8)).save(tmp_path / "a.png")
+    with pytest.raises(UserError, match=r"image: .*: the model needs smaller media"):
+        Predictor.load(folder)(tmp_path / "a.png")
 
 
 @pytest.mark.fault

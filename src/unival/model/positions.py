@@ -17,6 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from unival.device import sent
+from unival.errors import UserError
 from unival.model.configuration import UnivalConfig
 from unival.model.linear import Linear
 
@@ -53,7 +54,7 @@ def segment_ids(segment: Segment, size: int) -> Tensor:
     time-major, fill the rows of a square.
 
     Raises:
-        ValueError: the feature map is larger than the grid.
+        UserError: the feature map is larger than the grid.
     """
     kind, grid = segment
     height, width = grid[-2:]
@@ -64,8 +65,9 @@ def segment_ids(segment: Segment, size: int) -> Tensor:
     else:
         index = torch.arange(height * width).repeat(grid[0] if len(grid) == 3 else 1)
     if max(height, width) > size:
-        raise ValueError(
-            f"{kind} features of {'x'.join(map(str, grid))} do not fit the {size}x{size} position grid"
+        raise UserError(
+            f"{kind}: {'x'.join(map(str, grid))} features, and positions for {size}x{size}: the model needs "
+            "smaller media: check its processor_config.json"
         )
     return index // width * size + index % width + 1
 
