@@ -23,6 +23,8 @@ COMMANDS = {
     "power": ("power", "what the seeds of a study can see of its claims, and what more would"),
     "card": ("card", "the model card of a model folder, printed or written"),
     "score": ("score", "official metrics of a predictions file, and a submission file of it"),
+    "embed": ("embed", "media and texts as vectors"),
+    "retrieve": ("retrieve", "zero-shot retrieval of captions and media: recall at 1, 5 and 10"),
     "import": ("importing", "an official data set as shards and manifests"),
     "export": ("export", "prepared rows as OFA's TSV"),
     "overlap": ("overlap", "media that training and evaluated splits share"),

@@ -1,0 +1,60 @@
+"""`unival retrieve`: zero-shot retrieval of captions for media and of media for captions: recall at 1, 5, 10.
+
+    unival retrieve models/pretrain/image_text --split data/processed/world/test --rows 100
+    unival retrieve models/base --split data/processed/flickr30k/test
+    unival retrieve models/base --split data/processed/coco/test --folds 5    # COCO's 1k
+
+Every medium of the split's captioning rows is matched with every caption; the probability of "yes" is the
+score. Each recall has its 95 % interval over media, and what a random order would have.
+"""
+
+import argparse
+from pathlib import Path
+
+from unival.errors import UserError
+
+
+def main(arguments: list[str]) -> None:
+    """Print the recalls.
+
+    Raises:
+        UserError: no such model or split, or rows without captions.
+    """
+    parser = argparse.ArgumentParser(
+        prog="unival retrieve", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("model", type=Path, metavar="<model>", help="a folder; pretraining teaches matching")
+    parser.add_argument(
+        "--split", type=Path, required=True, metavar="<folder>", help="as data/processed/x/test"
+    )
+    parser.add_argument(
+        "--modality", choices=("image", "video"), default="image", help="of the media (image)"
+    )
+    parser.add_argument("--rows", type=int, metavar="<number>", help="the first so many media; default: all")
+    parser.add_argument("--texts", type=int, default=5, metavar="<number>", help="captions of each (5)")
+    parser.add_argument(
+        "--folds", type=int, default=1, metavar="<number>", help="search in so many parts (1)"
+    )
+    options = parser.parse_args(arguments)
+    if min(options.texts, options.folds, options.rows or 1) < 1:
+        raise UserError("--rows, --texts and --folds: give numbers from 1")
+    from transformers.utils import logging
+
+    from unival.data.manifest import read_records
+    from unival.data.store import MediaStore
+    from unival.engine.inference import retrieval
+    from unival.engine.inference.predictor import Predictor
+    from unival.engine.machine import runtime
+
+    logging.disable_progress_bar()
+    rows = list(read_records(options.split, retrieval.TASKS[options.modality][0]))[: options.rows]
+    size = len(rows) // options.folds
+    parts = [rows[start * size : (start + 1) * size] for start in range(options.folds)]
+    galleries = [retrieval.gallery(part, options.texts) for part in parts]
+    machine = runtime.load() if runtime.FOLDER.is_dir() else runtime.Runtime()
+    predictor = Predictor.load(options.model, device=machine.torch_device())
+    predictor.store = MediaStore(options.split)
+    found = [(one, retrieval.match(predictor, options.modality, one)) for one in galleries]
+    for name, recall, chance, queries in retrieval.recalls(found, options.modality):
+        limits = f"[{recall.low:.3f}, {recall.high:.3f}]"
+        print(f"{name:20} {recall.value:.3f}  {limits}  chance {chance:.3f}  n={queries}")

@@ -1,0 +1,113 @@
+"""Retrieval by matching, and vectors: every pair and every item is read as if it were alone."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from tests.tasks import world
+from unival.cli import main
+from unival.data.importing import import_dataset
+from unival.engine.inference import retrieval
+from unival.engine.inference.embed import embed_media, embed_texts
+from unival.engine.inference.predictor import Predictor
+from unival.errors import UserError
+from unival.record import Record
+
+CAPTIONS = [("a dog", "it runs"), ("a cat on a very long red mat", "it runs"), ("a bird", "blue")]
+
+
+@pytest.fixture
+def predictor() -> Predictor:
+    tasks = {name: world.task_config(name) for name in world.TASKS}
+    return Predictor(world.model(), world.processor(), tasks)
+
+
+@pytest.fixture
+def rows(tmp_path: Path) -> Sequence[Record]:
+    folder, found = tmp_path / "photos", []
+    folder.mkdir()
+    for number, captions in enumerate(CAPTIONS):
+        pixels = np.random.default_rng(number).integers(0, 255, (40, 60, 3), dtype=np.uint8)
+        Image.fromarray(pixels).save(folder / f"{number}.png")
+        found.append(Record(str(number), image=str(folder / f"{number}.png"), references=captions))
+    return found
+
+
+def test_captions_that_read_alike_are_one_text_of_all_their_media(rows: Sequence[Record]) -> None:
+    found = retrieval.gallery(rows, 5)
+    assert list(found.texts) == ["a dog", "it runs", "a cat on a very long red mat", "a bird", "blue"]
+    assert found.relevant_MC.tolist() == [
+        [True, True, False, False, False],
+        [False, True, True, False, False],
+        [False, False, False, True, True],
+    ]
+    assert len(retrieval.gallery(rows, 1).texts) == 3
+    with pytest.raises(UserError, match="rows with captions"):
+        retrieval.gallery([Record("0", image="a.png")], 5)
+
+
+def test_a_pair_is_scored_by_the_odds_of_yes(
+    predictor: Predictor, rows: Sequence[Record], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whatever it is batched with."""
+    found = retrieval.gallery(rows, 5)
+    odds = retrieval.match(predictor, "image", found)
+    monkeypatch.setattr(retrieval, "BATCH", 2)
+    np.testing.assert_allclose(retrieval.match(predictor, "image", found), odds, atol=1e-3)
+    for medium, row in enumerate(rows):
+        for place, text in enumerate(found.texts):
+            made = predictor(str(row.image), text, "matching")
+            yes = dict([(made.text, made.score), *made.alternatives])["yes"]
+            assert 1 / (1 + np.exp(-odds[medium, place])) == pytest.approx(yes, abs=1e-4)
+
+
+def test_folds_are_searched_apart_and_count_together(rows: Sequence[Record]) -> None:
+    def fold(row: int, odds: list[float]) -> tuple[retrieval.Gallery, np.ndarray]:
+        return retrieval.gallery(rows[row : row + 2], 1), np.array([odds, odds[::-1]])
+
+    found = {
+        name: (recall.value, chance, queries)
+        for name, recall, chance, queries in retrieval.recalls([fold(0, [2, 1]), fold(1, [1, 2])], "image")
+    }
+    assert found["image_to_text_r@1"] == (0.5, 0.5, 4)
+    assert found["text_to_image_r@1"] == (0.5, 0.5, 4) and found["text_to_image_r@5"] == (1.0, 1.0, 4)
+
+
+def test_a_vector_does_not_depend_on_what_it_is_batched_with(
+    predictor: Predictor, rows: Sequence[Record]
+) -> None:
+    texts = ["a dog", "a very long text about a cat on a mat"]
+    keys = [str(row.image) for row in rows]
+    for made, alone in (
+        (embed_texts(predictor, texts), [embed_texts(predictor, [text]) for text in texts]),
+        (embed_media(predictor, "image", keys), [embed_media(predictor, "image", [key]) for key in keys]),
+    ):
+        np.testing.assert_allclose(made, np.concatenate(alone), atol=1e-5)
+        np.testing.assert_allclose(np.linalg.norm(made, axis=1), 1, atol=1e-5)
+    with pytest.raises(UserError, match="tokens: shorten it"):
+        embed_texts(predictor, ["word " * 1000])
+
+
+def test_the_commands(rows: Sequence[Record], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """With the model of the package, on an imported table."""
+    sample = "src/unival/sample"
+    lines = [f"{Path(str(row.image)).name},{caption}" for row in rows for caption in row.references]
+    (tmp_path / "photos/test.csv").write_text("\n".join(["image,caption", *lines]))
+    import_dataset("table", tmp_path / "photos", tmp_path / "mine")
+    capsys.readouterr()
+    main(["retrieve", sample, "--split", str(tmp_path / "mine/test")])
+    shown = capsys.readouterr().out.splitlines()
+    assert [line.split()[0] for line in shown] == [
+        f"{name}_r@{depth}" for name in ("image_to_text", "text_to_image") for depth in (1, 5, 10)
+    ]
+    assert shown[0].endswith("n=3") and shown[-1].split()[1:4] == ["1.000", "[1.000,", "1.000]"]
+    main(["embed", sample, str(tmp_path / "photos"), "--text", "a dog", "--out", str(tmp_path / "v.npz")])
+    found = np.load(tmp_path / "v.npz")
+    assert found["names"].tolist() == [*(str(row.image) for row in rows), "a dog"]
+    assert found["vectors"].shape == (4, 96)
+    with pytest.raises(SystemExit):
+        main(["embed", sample])
+    assert "nothing is given" in capsys.readouterr().err
