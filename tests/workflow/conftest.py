@@ -4,10 +4,13 @@ import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
+
+from unival.tracking import tracker
 
 ROOT = Path(__file__).parents[2]
 TREE = ("conf", "src", "params.yaml", "dvc.yaml", ".gitignore", ".dvcignore", "pyproject.toml")
@@ -21,6 +24,22 @@ def environment(**extra: str) -> dict[str, str]:
     }
     path = f"{Path(sys.executable).parent}{os.pathsep}{kept.get('PATH', '')}"
     return {**kept, "PATH": path, "OMP_NUM_THREADS": "1", "GIT_CONFIG_GLOBAL": os.devnull, **extra}
+
+
+@pytest.fixture
+def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """A folder with an MLflow store of its own; what sends to it ends with the test."""
+    for name in ("MLFLOW_TRACKING_URI", "UNIVAL_PARENT_RUN"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("DVC_ROOT", str(tmp_path))
+    monkeypatch.chdir(tmp_path)
+    started: list[Any] = []
+    start = tracker.Sender.start
+    monkeypatch.setattr(tracker.Sender, "start", lambda self: started.append(self) or start(self))
+    yield tmp_path
+    for sender in started:
+        sender.stop()
+        sender.join(30)
 
 
 @pytest.fixture

@@ -8,7 +8,6 @@ import os
 import shutil
 import sqlite3
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -21,21 +20,6 @@ from unival.study import model_rows, study_run
 from unival.tracking import machine_load, mlflow_store, spool, tracker
 from unival.tracking.mlflow_store import Delivery
 from unival.tracking.spool import Spool
-
-
-@pytest.fixture
-def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
-    for name in ("MLFLOW_TRACKING_URI", "UNIVAL_PARENT_RUN"):
-        monkeypatch.delenv(name, raising=False)
-    monkeypatch.setenv("DVC_ROOT", str(tmp_path))
-    monkeypatch.chdir(tmp_path)
-    started: list[Any] = []
-    start = tracker.Sender.start
-    monkeypatch.setattr(tracker.Sender, "start", lambda self: started.append(self) or start(self))
-    yield tmp_path
-    for sender in started:
-        sender.stop()
-        sender.join(30)
 
 
 @pytest.fixture

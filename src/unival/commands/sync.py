@@ -6,16 +6,31 @@ from unival import provenance, tracking
 
 
 def main(arguments: list[str]) -> None:
-    """Send the spools of all runs; it may be run at any time, and again.
+    """Send the spools of all runs, or copy another store; it may be run at any time, and again.
 
     Raises:
-        UserError: the store cannot be used; what it has taken is not sent again.
+        UserError: a store cannot be used; what was taken is not sent again.
     """
-    description = "Send to MLflow what it could not take when it was logged. What it has is not sent again."
-    argparse.ArgumentParser(prog="unival sync", description=description).parse_args(arguments)
+    parser = argparse.ArgumentParser(
+        prog="unival sync",
+        description="Send to MLflow what it could not take when it was logged, or copy another store. What "
+        "it has is not sent again.",
+    )
+    parser.add_argument(
+        "--from",
+        dest="source",
+        metavar="<store>",
+        help="copy the runs and models of this store instead: http://..., sqlite:///mlflow.db, postgresql://...",
+    )
+    options = parser.parse_args(arguments)
     count = 0
-    for spool, sent in tracking.send_all():
-        print(f"{spool.folder.relative_to(provenance.root())}: {sent} items sent")
-        count += sent
+    if options.source:
+        for experiment, name in tracking.copy_all(options.source):
+            print(f"{experiment}: {name} copied")
+            count += 1
+    else:
+        for spool, sent in tracking.send_all():
+            print(f"{spool.folder.relative_to(provenance.root())}: {sent} items sent")
+            count += sent
     if not count:
         print("nothing waits to be sent")

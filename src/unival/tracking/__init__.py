@@ -7,6 +7,7 @@ its own: a store that is locked, slow, full or gone neither ends a run nor holds
 end stays in `mlspool/` for `unival sync`. No stage reads a result back; `past.py` does, to compare runs.
 """
 
+from unival.tracking.copying import copy_all
 from unival.tracking.health import unreachable
 from unival.tracking.mlflow_store import connect, opened, send_all, store_name
 from unival.tracking.models import DIGEST, REGISTERED, ModelScore, register
@@ -23,6 +24,7 @@ __all__ = [
     "Tracker",
     "attach",
     "connect",
+    "copy_all",
     "fetch",
     "find",
     "flatten",

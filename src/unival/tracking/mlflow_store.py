@@ -62,9 +62,9 @@ def store_name() -> str:
     return without_password(os.environ.get("MLFLOW_TRACKING_URI") or "mlflow.db").partition("?")[0]
 
 
-def store_file() -> Path | None:
-    """The file of a store that is one."""
-    uri = store_uri()
+def store_file(uri: str = "") -> Path | None:
+    """The file of a store that is one: of this one, or of another."""
+    uri = uri or store_uri()
     return Path(uri.removeprefix(SQLITE)) if uri.startswith(SQLITE) else None
 
 
@@ -95,8 +95,8 @@ def connect(experiment: str) -> tuple["MlflowClient", str]:
         raise _unusable(error) from error
 
 
-def opened() -> "MlflowClient":
-    """A client of the store, which is made where it is missing.
+def opened(other: str = "") -> "MlflowClient":
+    """A client of the store, which is made where it is missing; or of another one.
 
     Raises:
         UserError: the store cannot be used, or a newer MLflow has written it.
@@ -108,19 +108,23 @@ def opened() -> "MlflowClient":
 
     try:
         with CONNECTING, files.locked(_lock()):
-            path = store_file()
+            path = store_file(other)
             if path is not None:
+                if other and not path.is_file():
+                    raise UserError(f"no file {path}")
                 _make(path)
                 _check_version(path)
                 _follow(path.resolve())
-            client = MlflowClient(store_uri())
+            client = MlflowClient(other or store_uri())
             client.get_experiment_by_name("")  # the first question opens the store
             return client
     except Exception as error:  # each store has errors of its own
-        raise _unusable(error) from error
+        raise _unusable(error, other) from error
 
 
-def _unusable(error: Exception) -> UserError:
+def _unusable(error: Exception, other: str = "") -> UserError:
+    if other:
+        return UserError(f"MLflow store {without_password(other)}: cannot be used: {reason(error)}")
     fix = "set MLFLOW_TRACKING_URI to another store, or UNIVAL_TRACKING=off to go on without"
     return UserError(f"MLflow store {store_name()}: cannot be used: {reason(error)}: {fix}")
 
