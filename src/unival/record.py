@@ -5,6 +5,8 @@ from typing import Any, Literal
 
 Modality = Literal["image", "video", "audio"]
 MODALITIES: tuple[Modality, ...] = ("image", "video", "audio")
+TRAINING_SPLITS = ("pretrain", "train")
+"""What models are trained on; everything else of a benchmark is validated, evaluated or compared on."""
 LABELS = {"entailment": ("yes", "no", "maybe"), "matching": ("yes", "no"), "video_matching": ("yes", "no")}
 """The only answers of the paper's tasks that have few."""
 NUMBERS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")

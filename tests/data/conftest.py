@@ -7,11 +7,21 @@ from unival.data.catalog import source_of
 from unival.data.prepare import PrepareConfig, prepare
 
 AMOUNTS = {
+    "pretrain": {"images": 300, "videos": 160},
     "train": {"images": 300, "videos": 160, "sounds": 120},
     "val": {"images": 30, "videos": 20, "sounds": 20},
     "test": {"images": 160, "videos": 120, "sounds": 100},
     "shift": {"images": 30, "videos": 30, "sounds": 10},
 }
+
+
+NOISE = {"omitted": 0.25, "vague": 0.25, "filler": 0.5, "wrong": 0.1, "loose": 0.3}
+
+
+def sizes(images: int, videos: int, sounds: int) -> dict[str, dict[str, int]]:
+    """As many media in every split."""
+    amounts = {"images": images, "videos": videos, "sounds": sounds}
+    return {"pretrain": {**amounts, "sounds": 0}, **dict.fromkeys(("train", "val", "test", "shift"), amounts)}
 
 
 def world_options(**changes: Any) -> dict[str, Any]:
@@ -25,6 +35,7 @@ def world_options(**changes: Any) -> dict[str, Any]:
         "video_frames": 8,
         "questions": 3,
         "regions": 2,
+        "noise": NOISE,
         **changes,
     }
 

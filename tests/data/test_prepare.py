@@ -21,7 +21,7 @@ from unival.data.prepare import PrepareConfig, TokenizerConfig, prepare
 from unival.data.source import SOURCES, BadItem, MediaItem, RowItem, Source
 from unival.data.store import MediaStore
 from unival.errors import UserError
-from unival.record import Record
+from unival.record import TRAINING_SPLITS, Record
 
 PNG = media.encode_image(np.full((8, 10, 3), 90, np.uint8))
 ITEMS: list[Any] = []
@@ -167,14 +167,15 @@ def boxed(right: float) -> dict[str, Any]:
 
 
 @pytest.mark.fault
-def test_a_benchmark_shares_no_medium_between_train_and_the_rest(tmp_path: Path) -> None:
+@pytest.mark.parametrize("trained", TRAINING_SPLITS)
+def test_a_benchmark_shares_no_medium_between_training_and_the_rest(tmp_path: Path, trained: str) -> None:
     shared = [
-        *GOOD,
+        *(replace(item, split=trained) for item in GOOD),
         MediaItem("val", "other", PNG, ".png"),
         RowItem("val", "caption", caption(3, image="other").row),
     ]
     config = replace(CONFIG, tokenizer=TokenizerConfig(320, 0, 8))
-    with pytest.raises(UserError, match="1 of 1 media of split 'val' are in 'train' too, as 'other'"):
+    with pytest.raises(UserError, match="1 of 1 media of split 'val' are trained on too, as 'other'"):
         run(tmp_path / "p", shared, config)
     run(tmp_path / "q", shared)  # an import only notes it
     found = overlaps(tmp_path / "q")["val"]

@@ -7,13 +7,20 @@ import subprocess
 import sys
 from collections import Counter, defaultdict
 from pathlib import Path
+from random import Random
 
 import numpy as np
 import pytest
 
-from unival.data.benchmarks.world.concepts import HELD_OUT_PAIRS, noun
+from tests.data.conftest import NOISE, sizes, world_options
+from unival.data.benchmarks.world import web
+from unival.data.benchmarks.world.clips import ClipRules, make_clip
+from unival.data.benchmarks.world.concepts import ALLOWED_PAIRS, COLORS, HELD_OUT_PAIRS, noun
 from unival.data.benchmarks.world.digits import PORTIONS, bank_from_arrays, bundled, bundled_bank
+from unival.data.benchmarks.world.scenes import SceneRules, make_scene
 from unival.data.benchmarks.world.splits import ALL_TASKS as TASKS
+from unival.data.benchmarks.world.splits import PRETRAINING_TASKS
+from unival.data.benchmarks.world.web import Noise
 from unival.data.contact_sheet import contact_sheet
 from unival.data.manifest import read_records
 from unival.data.store import MediaStore
@@ -21,8 +28,8 @@ from unival.errors import UserError
 from unival.metrics.world_checker import check_caption
 from unival.record import Record
 
-SPLITS = ("train", "val", "test", "ood-composition", "ood-crowding", "ood-phrasing", "ood-speed")
-EVALUATED = SPLITS[1:]
+SPLITS = ("pretrain", "train", "val", "test", "ood-composition", "ood-crowding", "ood-phrasing", "ood-speed")
+EVALUATED = SPLITS[2:]
 
 
 def rows(folder: Path, split: str, task: str) -> list[Record]:
@@ -35,6 +42,7 @@ def texts(record: Record) -> list[str]:
 
 
 def test_every_task_is_in_the_main_splits(world_dir: Path) -> None:
+    assert all(rows(world_dir, "pretrain", task) for task in PRETRAINING_TASKS)
     for split in ("train", "val", "test"):
         assert all(rows(world_dir, split, task) for task in TASKS)
         for task in TASKS:
@@ -60,11 +68,7 @@ print(state.hexdigest())
 
 
 def digest_in_new_process(hash_seed: str, seed: int = 0) -> str:
-    amounts = {"images": 12, "videos": 6, "sounds": 6}
-    options = {
-        "seed": seed, "size": "s", "sizes": {"s": dict.fromkeys(("train", "val", "test", "shift"), amounts)},
-        "image_size": 48, "video_size": 40, "video_frames": 8, "questions": 2, "regions": 2,
-    }  # fmt: skip
+    options = world_options(seed=seed, sizes={"tiny": sizes(12, 6, 6)})
     environment = {
         **os.environ,
         "PYTHONHASHSEED": hash_seed,
@@ -95,14 +99,15 @@ def test_no_medium_of_training_is_evaluated(world_dir: Path) -> None:
         store = MediaStore(world_dir / split)
         hashes[split] = {hashlib.sha256(store.bytes(key)).hexdigest() for key in store.keys()}  # noqa: SIM118
         assert len(hashes[split]) == len(store)
+    assert not hashes["pretrain"] & hashes["train"]
     for split in EVALUATED:
-        assert not hashes["train"] & hashes[split]
+        assert not (hashes["pretrain"] | hashes["train"]) & hashes[split]
     assert not hashes["val"] & hashes["test"]
 
 
 def test_no_scene_of_training_is_evaluated(world_dir: Path) -> None:
     for task in ("caption",):
-        train = {record.facts for record in rows(world_dir, "train", task)}
+        train = {r.facts for split in ("pretrain", "train") for r in rows(world_dir, split, task)}
         for split in EVALUATED:
             assert not train & {record.facts for record in rows(world_dir, split, task)}
 
@@ -145,7 +150,7 @@ def test_unseen_phrasing_asks_about_the_test_media(world_dir: Path) -> None:
 
 @pytest.mark.parametrize("task", ["caption", "video_caption", "audio_caption"])
 def test_every_reference_passes_the_checker(world_dir: Path, task: str) -> None:
-    for split in SPLITS:
+    for split in SPLITS[1:]:
         for record in rows(world_dir, split, task):
             assert len(set(record.references)) == 5
             for reference in record.references:
@@ -206,6 +211,97 @@ def test_soft_answers_start_with_the_truth(world_dir: Path) -> None:
     assert all(len(names) >= 5 for names in forms.values())
 
 
+# --- pretraining is noisy ---
+
+
+def alt_texts(rate: float) -> tuple[list[bool], list[bool]]:
+    """Whether alt texts with no noise but this rate of wrong ones pass: pictures, clips of one object."""
+    rng, bank = Random(0), bundled_bank("train")
+    noise = Noise(**{**dict.fromkeys(NOISE, 0.0), "wrong": rate})
+    scenes = [make_scene(rng, SceneRules(), bank, 48)[0] for _ in range(300)]
+    clips = [
+        clip
+        for clip in (make_clip(rng, ClipRules(), bank, 40, 4)[0] for _ in range(900))
+        if not clip.actors[1:]
+    ]
+    pictures = [
+        check_caption(web.image_alt_text(rng, one, noise, ALLOWED_PAIRS), one.facts()) for one in scenes
+    ]
+    return pictures, [
+        check_caption(web.clip_alt_text(rng, one, noise, ALLOWED_PAIRS), one.facts()) for one in clips
+    ]
+
+
+def test_alt_texts_are_wrong_at_the_stated_rate() -> None:
+    assert all(map(all, alt_texts(0.0)))
+    for passed in alt_texts(0.3):
+        assert np.mean(passed) == pytest.approx(0.7, abs=0.08)
+
+
+@pytest.mark.parametrize("task", ["caption", "video_caption"])
+def test_alt_texts_leave_out_and_fill_at_the_stated_rates(world_dir: Path, task: str) -> None:
+    records = rows(world_dir, "pretrain", task)
+    assert all(len(record.references) == 1 for record in records)
+    told = [record.references[0] for record in records]
+    colors = sum(sum(text.split().count(color) for color in COLORS) for text in told)
+    omitted = NOISE["omitted"]
+    kept = sum(
+        n * (1 - omitted) + omitted**n for n in (len(record.objects) for record in records)
+    )  # never none
+    assert colors == pytest.approx(kept * (1 - NOISE["vague"]), rel=0.1)
+    filled = [any(words in text for words in web.FILLER) for text in told]
+    assert np.mean(filled) == pytest.approx(NOISE["filler"], abs=0.1)
+    assert np.mean([check_caption(text, r.facts) for text, r in zip(told, records, strict=True)]) < 0.3
+
+
+def test_pretraining_boxes_are_loose_and_some_are_wrong(world_dir: Path) -> None:
+    facts = {r.image: json.loads(r.facts) for r in rows(world_dir, "pretrain", "caption")}
+    fits = []
+    for record in rows(world_dir, "pretrain", "grounding"):
+        if record.form == "cloth" or len(facts[record.image]["things"]) < 2:
+            continue
+        digit = record.text.split("digit ")[-1].split()[0] if "digit" in record.text else ""
+        right = [
+            t for t in facts[record.image]["things"]
+            if (t["kind"] == digit or t["kind"] in record.text)
+            and (t["color"] in record.text or not set(COLORS) & set(record.text.split()))
+            and (t["size"] in record.text or not {"small", "large"} & set(record.text.split()))
+        ]  # fmt: skip
+        fits.append(max(overlap(tuple(thing["box"]), record.box or ()) for thing in right))
+        if fits[-1] > 0.25:  # around the right object: never too small
+            assert any(inside(thing["box"], record.box or ()) for thing in right)
+    wrong = np.mean(np.array(fits) < 0.25)
+    assert 0.5 * NOISE["wrong"] < wrong < 1.8 * NOISE["wrong"]
+    assert 0.45 < np.median(fits) < 0.75
+
+
+def inside(inner: tuple[float, ...], outer: tuple[float, ...]) -> bool:
+    return all(o <= i for o, i in zip(outer[:2], inner[:2], strict=True)) and all(
+        i <= o for o, i in zip(outer[2:], inner[2:], strict=True)
+    )
+
+
+@pytest.mark.parametrize("task, clean, few", [("vqa", 8, 4), ("video_qa", 8, 4)])
+def test_pretraining_asks_few_forms_in_words_of_its_own(
+    world_dir: Path, task: str, clean: int, few: int
+) -> None:
+    noisy, train = rows(world_dir, "pretrain", task), rows(world_dir, "train", task)
+    assert len({r.form for r in noisy}) == few and len({r.form for r in train}) == clean
+    assert not {r.text for r in noisy} & {r.text for r in train}
+    assert all(len(r.answers) == 1 for r in noisy)
+
+
+def test_pretraining_answers_are_wrong_at_the_stated_rate(world_dir: Path) -> None:
+    facts = {r.image: json.loads(r.facts) for r in rows(world_dir, "pretrain", "caption")}
+    right = [
+        record.answers[0].text
+        in {t["color"] for t in facts[record.image]["things"] if t["kind"] in record.text}
+        for record in rows(world_dir, "pretrain", "vqa")
+        if record.form == "color" and "digit" not in record.text
+    ]
+    assert 1 - np.mean(right) == pytest.approx(NOISE["wrong"], abs=0.06)
+
+
 # --- nothing is won blindly ---
 
 
@@ -226,7 +322,8 @@ def blind(train: list[Record], test: list[Record], key: str) -> float:
 @pytest.mark.parametrize("task, bound", [("vqa", 0.5), ("video_qa", 0.5), ("audio_qa", 0.55)])
 @pytest.mark.parametrize("key", ["form", "text"])
 def test_questions_are_not_answered_blindly(world_dir: Path, task: str, bound: float, key: str) -> None:
-    assert blind(rows(world_dir, "train", task), rows(world_dir, "test", task), key) <= bound
+    for split in ("pretrain", "train"):
+        assert blind(rows(world_dir, split, task), rows(world_dir, "test", task), key) <= bound
 
 
 def test_labels_are_balanced(world_dir: Path) -> None:
@@ -243,9 +340,10 @@ def overlap(a: tuple[float, ...], b: tuple[float, ...]) -> float:
     return wide * high / (sum(areas) - wide * high)
 
 
-def test_a_random_box_seldom_fits(world_dir: Path) -> None:
+@pytest.mark.parametrize("split", ["pretrain", "train"])
+def test_a_random_box_seldom_fits(world_dir: Path, split: str) -> None:
     """Boxes of other rows, and the constant box that fits the most training rows."""
-    train = [r.box for r in rows(world_dir, "train", "grounding") if r.box]
+    train = [r.box for r in rows(world_dir, split, "grounding") if r.box]
     test = [r.box for r in rows(world_dir, "test", "grounding") if r.box]
     hits = [overlap(box, train[(7 * i) % len(train)]) >= 0.5 for i, box in enumerate(test)]
     assert np.mean(hits) <= 0.10
@@ -257,7 +355,8 @@ def test_the_language_is_small(world_dir: Path) -> None:
     words = {
         word
         for task in TASKS
-        for record in rows(world_dir, "train", task)
+        for split in ("pretrain", "train")
+        for record in rows(world_dir, split, task)
         for text in texts(record)
         for word in text.replace(",", " ").replace("?", " ").replace(":", " ").split()
     }
@@ -278,12 +377,7 @@ def test_a_bank_from_other_images(monkeypatch: pytest.MonkeyPatch, tmp_path: Pat
     images[:, 3:12, 5:9] = 255
     (tmp_path / "blocks").mkdir()
     HANDWRITING.register("blocks")(lambda folder: (images, np.arange(20) % 10))
-    amounts = {"images": 4, "videos": 4, "sounds": 4}
-    options = {
-        "seed": 0, "size": "s", "sizes": {"s": dict.fromkeys(("train", "val", "test", "shift"), amounts)},
-        "image_size": 48, "video_size": 40, "video_frames": 8, "questions": 1, "regions": 1,
-        "handwriting": ["blocks"],
-    }  # fmt: skip
+    options = world_options(sizes={"tiny": sizes(4, 4, 4)}, handwriting=["blocks"])
     built = config.build(WorldOptions, options, "test")
     monkeypatch.delenv("UNIVAL_DATA", raising=False)
     assert "ood-handwriting" not in {item.split for item in make_source(built).items}
@@ -318,18 +412,17 @@ def test_contact_sheets_show_each_medium(world_dir: Path, tmp_path: Path, task: 
         ({"questions": 0}, "at least 1"),
         ({"colours": 3}, "unknown key 'colours'"),
         ({"seed": "a"}, "seed: expected int"),
-        ({"sizes": {"s": {"train": {"images": 0, "videos": 1, "sounds": 1}}}}, "missing key"),
+        ({"sizes": {"tiny": {"train": {"images": 0, "videos": 1, "sounds": 1}}}}, "missing key"),
+        ({"sizes": {"tiny": {**sizes(4, 4, 4), "val": {"images": 4, "videos": 4}}}}, "val: .* at least 1"),
+        ({"sizes": {"tiny": {**sizes(4, 4, 4), "pretrain": sizes(4, 4, 4)["train"]}}}, "hears nothing"),
+        ({"noise": {**NOISE, "wrong": 1.5}}, "noise.wrong is 1.5: it must be from 0 to 1"),
     ],
 )
 def test_bad_options_are_explained(change: dict, message: str) -> None:
     from unival import config
     from unival.data.benchmarks.world.splits import WorldOptions
 
-    amounts = {"images": 4, "videos": 4, "sounds": 4}
-    options = {
-        "seed": 0, "size": "s", "sizes": {"s": dict.fromkeys(("train", "val", "test", "shift"), amounts)},
-        "image_size": 48, "video_size": 40, "video_frames": 8, "questions": 1, "regions": 1, **change,
-    }  # fmt: skip
+    options = world_options(**change)
     with pytest.raises(UserError, match=f"world.yaml: .*{message}"):
         config.build(WorldOptions, options, "world.yaml")
 

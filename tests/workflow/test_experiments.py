@@ -151,7 +151,12 @@ def small_world(tmp_path_factory):
     few = {"images": 24, "videos": 12, "sounds": 12}
     values["options"] |= {
         "size": "smoke",
-        "sizes": {"smoke": dict.fromkeys(("train", "val", "test", "shift"), few)},
+        "sizes": {
+            "smoke": {
+                "pretrain": {"images": 24, "videos": 12},
+                **dict.fromkeys(("train", "val", "test", "shift"), few),
+            }
+        },
     }
     values.pop("set", None)
     out = tmp_path_factory.mktemp("world")
@@ -175,6 +180,30 @@ def few_rows(train):
     )  # fmt: skip
 
 
+def test_a_task_without_pretraining_rows_takes_those_of_train(small_world):
+    from unival.study.benchmark import Benchmark
+    from unival.study.models import new_model
+    from unival.tasks import TaskConfig
+
+    tasks = {
+        name: config.build(TaskConfig, config.load(ROOT / f"conf/task/{name}.yaml"), name)
+        for name in ("caption", "vqa", "audio_caption")
+    }
+    benchmark, tiny = Benchmark(small_world, tasks), config.load(ROOT / "conf/model/tiny.yaml")
+    _, processor = new_model(tiny["config"], tiny["processor"], benchmark.tokenizer, seed=0)
+    for split, wanted in (("pretrain", ["pretrain", "pretrain", "train"]), ("train", ["train"] * 3)):
+        assert [benchmark.trained_on(split, name) for name in tasks] == wanted
+        rows = benchmark.training_rows(tasks, processor, split=split)
+        for (name, found), source in zip(rows.items(), wanted, strict=True):
+            stored = benchmark.split(source)
+            assert found.store is stored.store and found.digest == benchmark.digest(source)
+            assert [r.id for r in found.records] == [r.id for r in stored.records(name)]
+    noisy, clean = (
+        benchmark.training_rows(tasks, processor, split=s)["vqa"].task for s in ("pretrain", "train")
+    )
+    assert set(noisy.pool.by_form) < set(clean.pool.by_form)  # answers are those of its own rows
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("name", RUNS)
 def test_two_steps_at_full_size(name, tmp_path, small_world):
@@ -188,7 +217,7 @@ def test_two_steps_at_full_size(name, tmp_path, small_world):
     benchmark = Benchmark(small_world, run.tasks)
     processor = {**base["processor"], **run.processor}
     model, processor = new_model(base["config"], processor, benchmark.tokenizer, seed=0)
-    sources = benchmark.training_rows(run.tasks, processor, run.train.loss.constrained)
+    sources = benchmark.training_rows(run.tasks, processor, run.train.loss.constrained, run.train.split)
     before = {key: tensor.clone() for key, tensor in model.state_dict().items() if "projection" in key}
     result = train(
         few_rows(run.train), model, processor, sources, tmp_path / "out", tmp_path / "scratch",

@@ -70,7 +70,7 @@ def _print(description: dict[str, Any], out: Path, text_only: bool) -> None:
         print(f"note: {description['cut_boxes']} boxes reached a pixel over the border and were cut there")
     for split, found in overlaps(out).items():
         print(
-            f"note: {split}: of {found.media} media {len(found.by_key)} are in train by key, "
+            f"note: {split}: of {found.media} media {len(found.by_key)} are trained on by key, "
             f"{len(found.by_bytes)} byte for byte"
         )
     print(f"licence: {description['licence']}")

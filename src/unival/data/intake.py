@@ -29,7 +29,7 @@ from unival.data.table import TableWriter
 from unival.errors import UserError, nearest
 from unival.files import inside
 from unival.media_format import box_as_shown
-from unival.record import LABELS, MODALITIES, Modality, Record
+from unival.record import LABELS, MODALITIES, TRAINING_SPLITS, Modality, Record
 
 REJECTED = "rejected.parquet"
 REJECTED_SCHEMA = pa.schema([(name, pa.string()) for name in ("file", "row", "field", "reason")])
@@ -198,7 +198,7 @@ class Intake:
             writer = ManifestWriter(self.folder / item.split, item.task)
             self.manifests[item.split, item.task] = self.writers.enter_context(writer)
         self.manifests[item.split, item.task].add(record)
-        if item.split == "train" and len(self.texts) < self.max_texts:
+        if item.split in TRAINING_SPLITS and len(self.texts) < self.max_texts:
             answers = (answer.text for answer in record.answers[:1])
             self.texts += [text for text in (record.text, *record.references, *answers) if text]
 

@@ -14,6 +14,7 @@ import pyarrow.parquet as pq
 
 from unival.data.store import INDEX
 from unival.errors import UserError
+from unival.record import TRAINING_SPLITS
 
 
 @dataclass(frozen=True)
@@ -51,9 +52,14 @@ def _index(folder: Path) -> pa.Table:
 
 
 def overlaps(folder: Path) -> dict[str, Overlap]:
-    """Every other split of a prepared folder against its training split, where they share something."""
+    """Every evaluated split of a prepared folder against its training splits, where they share something."""
     splits = [path.parent.name for path in sorted(folder.glob(f"*/{INDEX}"))]
-    if "train" not in splits:
+    trained = [name for name in splits if name in TRAINING_SPLITS]
+    if not trained:
         return {}
-    found = {name: overlap([folder / "train"], folder / name) for name in splits if name != "train"}
+    found = {
+        name: overlap([folder / one for one in trained], folder / name)
+        for name in splits
+        if name not in TRAINING_SPLITS
+    }
     return {name: shared for name, shared in found.items() if shared.by_key or shared.by_bytes}

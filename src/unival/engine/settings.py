@@ -102,6 +102,8 @@ class TrainConfig:
     seed: int
     examples: Literal["pretraining", "finetuning"] = "finetuning"
     """Two examples a row (main and matching; grounding and grounded caption), or the task's own."""
+    split: Literal["train", "pretrain"] = "train"
+    """Whose rows; a task without rows of `pretrain` takes those of `train`."""
     loss: LossConfig = field(default_factory=LossConfig)
     precision: Literal["float32", "bfloat16"] = "float32"
     """bfloat16: autocast; weights and optimiser stay float32."""

@@ -155,8 +155,8 @@ def unreadable(study: Results) -> Iterator[str]:
 
 def repeated_in_a_step(study: Results) -> Iterator[str]:
     """Streams with fewer rows than their quota, so that one step holds a row more than once."""
-    have = _rows(study, "train")
     for name, config in study.configs.items():
+        have = _rows(study, "train") | _rows(study, (config.get("train") or {}).get("split", "train"))
         for stream in _mixture(config):
             rows, wanted = have.get(stream["task"]), stream.get("rows", 0)
             if rows is not None and 0 < rows < wanted:

@@ -45,12 +45,13 @@ def inputs(config: Config) -> list[Path]:
 def run(config: Config, io: StageIO) -> None:
     """Write `models/pretrain/<phase>`."""
     from unival.study import card
-    from unival.study.benchmark import TRAIN, Benchmark
+    from unival.study.benchmark import Benchmark
     from unival.study.curve import train_with_curve
     from unival.study.models import load_model, new_model
 
     benchmark = Benchmark(config.data, config.tasks)
-    benchmark.log(io.tracker, [TRAIN])
+    used = sorted({benchmark.trained_on(config.train.split, task) for task in config.tasks})
+    benchmark.log(io.tracker, used)
     if config.init:
         model, processor = load_model(config.init, config.processor)
     else:
@@ -61,4 +62,4 @@ def run(config: Config, io: StageIO) -> None:
     if io.main:
         curve.write(io.out(f"reports/curves/{io.name}.csv"), finished)
         published = io.publish(finished, f"models/pretrain/{config.item}")
-        card.write_trained(published, benchmark, config.init)
+        card.write_trained(published, benchmark, config.init, used)

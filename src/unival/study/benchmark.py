@@ -1,6 +1,7 @@
 """A prepared benchmark as the stages use it: rows and media of its splits, tasks, validation scores."""
 
 import json
+from collections import defaultdict
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -22,7 +23,7 @@ from unival.tasks import build as build_task
 from unival.tasks.base import AnsweringTask, AnswerPool
 from unival.tracking import Tracker
 
-TRAIN, VAL = "train", "val"
+PRETRAIN, TRAIN, VAL = "pretrain", "train", "val"
 
 
 @dataclass(frozen=True)
@@ -57,7 +58,7 @@ class Benchmark:
         except (OSError, ValueError) as error:
             raise UserError(f"{path}: no prepared data there: run `dvc repro prepare`") from error
         self._splits: dict[str, PreparedSplit] = {}
-        self._pools: dict[str, AnswerPool] = {}
+        self._pools: dict[tuple[str, str], AnswerPool] = {}
 
     @property
     def shifts(self) -> list[str]:
@@ -86,12 +87,13 @@ class Benchmark:
         return str(self.facts["splits"][split]["digest"])
 
     def task(self, name: str, config: TaskConfig, processor: UnivalProcessor, split: str) -> Task:
-        """A task that will see the rows of `split`."""
-        train = self.split(TRAIN).records(name)
-        task = build_task(name, config, processor, self.split(split).store, train, self.split(TRAIN).store)
+        """A task that will see the rows of `split`; what it knows is of that split's training rows."""
+        known = PRETRAIN if split == PRETRAIN else TRAIN
+        train = self.split(known)
+        task = build_task(name, config, processor, self.split(split).store, train.records(name), train.store)
         if isinstance(task, AnsweringTask):
             if config.constraint == "answers":  # all rows are read for it: once for all cells and models
-                task.pool = self._pools[name] = self._pools.get(name) or task.pool
+                task.pool = self._pools[known, name] = self._pools.get((known, name)) or task.pool
             if config.answers_from == "train_and_evaluated":
                 task.leaked = self.split(split).records(name)
         return task
@@ -105,17 +107,33 @@ class Benchmark:
         return Rows(task, records, self.split(split).store, self.split(split).cache)
 
     def training_rows(
-        self, tasks: Mapping[str, TaskConfig], processor: UnivalProcessor, constrained: bool = False
+        self,
+        tasks: Mapping[str, TaskConfig],
+        processor: UnivalProcessor,
+        constrained: bool = False,
+        split: str = TRAIN,
     ) -> dict[str, Rows]:
-        """Training rows of each task; `constrained`: losses are limited to the set of answers, if any."""
-        train, cache, found = self.split(TRAIN), MediaCache(), {}
+        """Training rows of each task, of `train` where `split` has none of it.
+
+        Args:
+            constrained: losses are limited to the set of answers, if any.
+        """
+        caches, found = defaultdict[str, MediaCache](MediaCache), {}
         for name, config in tasks.items():
-            task, allowed = self.task(name, config, processor, TRAIN), None
+            source = self.trained_on(split, name)
+            train = self.split(source)
+            task, allowed = self.task(name, config, processor, source), None
             if constrained and config.constraint == "answers":
                 answers = [processor.tokenizer.encode_text(f" {answer}") for answer in task.answers()]
                 allowed = continuations(answers, processor.tokenizer.eos_token_id)
-            found[name] = Rows(task, train.records(name), train.store, cache, allowed, self.digest(TRAIN))
+            found[name] = Rows(
+                task, train.records(name), train.store, caches[source], allowed, self.digest(source)
+            )
         return found
+
+    def trained_on(self, split: str, task: str) -> str:
+        """The split whose rows of a task are trained on: this one, or `train` where it has none."""
+        return split if self.has(split, task) else TRAIN
 
     def log(self, tracker: Tracker, splits: Iterable[str]) -> None:
         """Note in MLflow which data were read."""

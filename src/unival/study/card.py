@@ -4,7 +4,7 @@ What the pipeline writes hangs on these records alone (no dates, no places of th
 have equal cards. A folder is there before it is evaluated, so `unival card` adds the scores on test rows.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -18,7 +18,7 @@ from unival.merging.merge_json import RECORD
 from unival.model.convert import CONVERSION_FILE
 from unival.model.folder import read_config
 from unival.study import tables
-from unival.study.benchmark import TRAIN, VAL, Benchmark
+from unival.study.benchmark import Benchmark
 from unival.study.tables import CellScore, TaskScore
 from unival.tasks.folder import carried
 
@@ -62,11 +62,13 @@ class Scores(NamedTuple):
     """Baselines of the tasks."""
 
 
-def write_trained(folder: Path, benchmark: Benchmark, start: Path | str | None) -> None:
-    """Note in training.json what a stage trained on and from, and write the card."""
+def write_trained(
+    folder: Path, benchmark: Benchmark, start: Path | str | None, splits: Iterable[str] = ("train", "val")
+) -> None:
+    """Note in training.json what a stage trained on (splits of the data) and from, and write the card."""
     parent = None if start is None else "/".join(Path(start).parts[-2:])  # wherever models/ lies
     path = folder / TRAINING
-    digests = {split: benchmark.digest(split) for split in (TRAIN, VAL)}
+    digests = {split: benchmark.digest(split) for split in splits}
     origin = {"start": parent, "data": benchmark.folder.name, "digests": digests}
     files.write_json(path, files.read_json(path) | {ORIGIN: origin})
     write(folder)

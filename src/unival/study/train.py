@@ -34,6 +34,6 @@ def train_on(
     Raises:
         UserError: settings that do not fit the data or the machine, or a run that diverges.
     """
-    data = benchmark.training_rows(tasks, processor, settings.loss.constrained)
+    data = benchmark.training_rows(tasks, processor, settings.loss.constrained, settings.split)
     evaluate = validation(benchmark, tasks, processor, settings.selection)
     train(settings, model, processor, data, out, scratch, load_runtime(), callbacks, evaluate, title)

@@ -110,9 +110,13 @@ class Laboratory:
 
     def key(self, study_name: str, name: str, seed: int) -> str:
         """Digest of all that the variant's results depend on; variants of several studies may share it."""
-        variant = self.definitions[study_name].variants[name]
+        study = self.definitions[study_name]
+        variant = study.variants[name]
         init = files.file_digest(Path(variant.init) / "model.safetensors") if variant.init else None
-        data = [self.benchmark.digest(split) for split in ("train", "test")]
+        read = {"train", "test", *(phase.split for phase in self._phases(study, name, seed))}
+        data = [
+            self.benchmark.digest(split) for split in sorted(read) if split in self.benchmark.facts["splits"]
+        ]
         tasks = {task: asdict(config) for task, config in self.tasks.items()}
         trained = [self.train, self.model, self.processor, code.digest("unival.study.variants")]
         return files.digest([variant.phases, init, seed, data, *trained, tasks])

@@ -11,6 +11,7 @@ from unival.data.sources.formats import line_rows
 from unival.errors import UserError
 
 SPLIT_WORDS = {
+    **dict.fromkeys(("pretrain", "pretraining"), "pretrain"),
     **dict.fromkeys(("train", "training", "trainval", "development"), "train"),
     **dict.fromkeys(("val", "valid", "validation", "validate", "dev", "minival"), "val"),
     **dict.fromkeys(("test", "testing", "testdev", "testa", "testb", "eval", "evaluation"), "test"),

@@ -108,7 +108,7 @@ def _neighbor(voice: Voice, sound: Sound) -> Question | None:
     return voice.ask(*pick(voice.rng, (("before", first, second), ("after", second, first))))
 
 
-def _exist(voice: Voice, sound: Sound) -> Question:
+def _exist(voice: Voice, sound: Sound) -> Question | None:
     present = [event.kind for event in sound.events]
     true = voice.rng.random() < 0.5
     kind = pick(voice.rng, present if true else [kind for kind in _SOME if kind not in present])

@@ -28,6 +28,12 @@ _TEMPLATES: Templates = {
         "relation": ("is the {0} {1} the {2}?", "is the {0} found {1} the {2}?"),
         "neighbor": ("what is {0} the {1}?", "which object is {0} the {1}?"),
     },
+    "web": {
+        "color": ("{0} color", "color of {0}"),
+        "shape": ("{0} shape", "shape in {0}"),
+        "digit": ("{0} number", "number in {0}"),
+        "count": ("number of {0}", "{0} count"),
+    },
     "unseen": {
         "color": ("the {0} has which color?", "name the color of the {0}"),
         "shape": ("name the shape that is {0}", "the {0} object has which shape?"),
@@ -69,7 +75,7 @@ def _count(voice: Voice, scene: Scene) -> Question | None:
     return voice.ask("count", NUMBERS[wanted], query) if query else None
 
 
-def _exist(voice: Voice, scene: Scene) -> Question:
+def _exist(voice: Voice, scene: Scene) -> Question | None:
     if voice.rng.random() < 0.5:
         return voice.ask("exist", "yes", pick(voice.rng, scene.things).name)
     color, kind = absent_pair(voice.rng, scene, voice.pairs)

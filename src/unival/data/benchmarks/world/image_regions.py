@@ -32,6 +32,7 @@ _TEMPLATES: Templates = {
         "relation": ("{0} {1} the {2}", "the {0} {1} the {2}"),
         "extreme": ("the {1} {0}", "{1} {0}"),
     },
+    "web": {"name": ("{0}", "{0} here")},
     "unseen": {
         "name": ("find the {0}", "the thing that is a {0}"),
         "relation": ("{1} the {2}, a {0}",),
@@ -93,4 +94,6 @@ def _relative_phrases(scene: Scene, thing: Thing, phrasing: str) -> list[tuple[s
                 continue
             if not any(t is not thing and holds(relation, t, other, -1.0) for t in kin):
                 parts.append(("relation", noun(thing.kind), relation, other.name))
-    return [(form, text.format(*rest)) for form, *rest in parts for text in _TEMPLATES[phrasing][form]]
+    return [
+        (form, text.format(*rest)) for form, *rest in parts for text in _TEMPLATES[phrasing].get(form, ())
+    ]

@@ -22,7 +22,8 @@ from unival.record import NUMBERS, Answer
 from unival.vqa_answers import consensus
 
 Templates = Mapping[str, Mapping[str, tuple[str, ...]]]
-"""Phrasing -> form -> templates. "unseen" are those of `ood-phrasing`: they occur in no other split."""
+"""Phrasing -> form -> templates. Those of "unseen" (`ood-phrasing`) and "web" (`pretrain`, which lacks some
+forms) occur in no other split."""
 ANNOTATORS = 10
 SYNONYM_SHARE = 0.06
 SLIP_SHARE = 0.05
@@ -55,8 +56,10 @@ class Voice:
         """One of the form's templates, filled."""
         return mend_articles(pick(self.rng, self.templates[form]).format(*parts))
 
-    def ask(self, form: str, answer: str, *parts: str) -> Question:
-        """A question of the form, and its answer as the annotators give it."""
+    def ask(self, form: str, answer: str, *parts: str) -> Question | None:
+        """A question of the form with its annotators' answers; None where the phrasing lacks the form."""
+        if form not in self.templates:
+            return None
         return Question(form, self.say(form, *parts), soft_answers(self.rng, answer))
 
 
@@ -89,6 +92,12 @@ def different(texts: Iterable[str], count: int) -> tuple[str, ...]:
         if len(found) == count:
             break
     return tuple(found)
+
+
+def slip(rng: Random, truth: str) -> str:
+    """Another word of the same set, where the answer has one."""
+    others = [word for group in SLIPS if truth in group for word in group if word != truth]
+    return pick(rng, others) if others else truth
 
 
 def soft_answers(rng: Random, truth: str) -> tuple[Answer, ...]:

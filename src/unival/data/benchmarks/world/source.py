@@ -18,6 +18,7 @@ from unival.data.benchmarks.world import (
     scenes,
     sounds,
     video_text,
+    web,
 )
 from unival.data.benchmarks.world import digits as handwriting
 from unival.data.benchmarks.world.digits import DigitBank
@@ -103,16 +104,24 @@ def _image(options: WorldOptions, split: SplitRules, bank: DigitBank, index: int
     key = f"image-{index:06d}"
     yield MediaItem(split.name, key, media.encode_image(image), ".png", f"world/{split.name}", key)
     row, names = rows_about(split.name, "image", key), tuple(t.name for t in scene.things)
-    captions = image_captions.captions(rng, scene)
+    noise = split.noise
+    captions = (
+        (web.image_alt_text(rng, scene, noise, split.pairs),)
+        if noise
+        else image_captions.captions(rng, scene)
+    )
     yield row("caption", references=captions, objects=names, facts=scene.facts())
     yield from _questions(row, "vqa", image_questions, rng, scene, split, split.pairs)
     regions = image_regions.regions(rng, scene, split.rows.get("regions", 1), split.phrasing)
     for number, region in enumerate(regions):
+        box = web.box_of(rng, scene, region.box, noise, options.image_size) if noise else region.box
         for task in ("grounding", "grounded_caption"):
             yield row(
-                task, f"-{number}", text=region.phrase, box=region.box, references=region.names,
+                task, f"-{number}", text=region.phrase, box=box, references=region.names,
                 objects=names, form=region.form,
             )  # fmt: skip
+    if noise:
+        return  # nobody wrote statements about it
     for number, said in enumerate(image_statements.statements(rng, scene, split.phrasing, split.pairs)):
         answers = (Answer(said.label),)
         yield row("entailment", f"-{number}", text=said.text, answers=answers, objects=names, form=said.form)
@@ -134,7 +143,10 @@ def _questions(
     """Rows of what the module `texts` asks about a medium."""
     asked = texts.questions(rng, medium, split.rows.get("questions", 1), split.phrasing, *more)
     for number, question in enumerate(asked):
-        yield row(task, f"-{number}", text=question.text, answers=question.answers, form=question.form)
+        answers, noise = question.answers, split.noise
+        if noise:
+            answers = web.answer_of(rng, answers[0].text, noise)
+        yield row(task, f"-{number}", text=question.text, answers=answers, form=question.form)
 
 
 def _video(options: WorldOptions, split: SplitRules, bank: DigitBank, index: int) -> Items:
@@ -144,7 +156,10 @@ def _video(options: WorldOptions, split: SplitRules, bank: DigitBank, index: int
     key = f"video-{index:06d}"
     yield MediaItem(split.name, key, media.encode_video(frames), ".mp4", f"world/{split.name}", key)
     row, names = rows_about(split.name, "video", key), tuple(actor.name for actor in clip.actors)
-    captions = video_text.captions(rng, clip)
+    noise = split.noise
+    captions = (
+        (web.clip_alt_text(rng, clip, noise, split.pairs),) if noise else video_text.captions(rng, clip)
+    )
     yield row("video_caption", references=captions, objects=names, facts=clip.facts())
     yield from _questions(row, "video_qa", video_text, rng, clip, split)
     true = rng.random() < 0.5

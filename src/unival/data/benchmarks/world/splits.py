@@ -6,10 +6,12 @@ from dataclasses import dataclass, field
 from unival.data.benchmarks.world.clips import ClipRules
 from unival.data.benchmarks.world.concepts import ALLOWED_PAIRS, HELD_OUT_PAIRS, Pairs
 from unival.data.benchmarks.world.scenes import SceneRules
+from unival.data.benchmarks.world.web import Noise
 
 IMAGE_TASKS = ("caption", "vqa", "grounding", "entailment", "matching", "grounded_caption")
 VIDEO_TASKS = ("video_caption", "video_qa", "video_matching")
 AUDIO_TASKS = ("audio_caption", "audio_qa")
+PRETRAINING_TASKS = ("caption", "vqa", "grounding", "video_caption", "video_qa")
 ALL_TASKS = (*IMAGE_TASKS, *VIDEO_TASKS, *AUDIO_TASKS)
 
 
@@ -19,23 +21,27 @@ class Amount:
 
     images: int
     videos: int
-    sounds: int
+    sounds: int = 0
 
 
 @dataclass(frozen=True)
 class Size:
-    """Media per split; `shift` is for each `ood-*` split."""
+    """Media per split; `shift` is for each `ood-*` split. `pretrain` has no sounds."""
 
+    pretrain: Amount
     train: Amount
     val: Amount
     test: Amount
     shift: Amount
 
     def __post_init__(self) -> None:
-        for name in ("train", "val", "test", "shift"):
+        for name in ("pretrain", "train", "val", "test", "shift"):
             amount: Amount = getattr(self, name)
-            if min(amount.images, amount.videos, amount.sounds) < 1:
+            sounds = 1 if name == "pretrain" else amount.sounds
+            if min(amount.images, amount.videos, sounds) < 1:
                 raise ValueError(f"{name}: every amount must be at least 1")
+        if self.pretrain.sounds:
+            raise ValueError("pretrain.sounds: pretraining hears nothing")
 
 
 @dataclass(frozen=True)
@@ -56,6 +62,8 @@ class WorldOptions:
     """Question rows per training medium; one in evaluation splits."""
     regions: int
     """Grounding rows per training image; one in evaluation splits."""
+    noise: Noise
+    """Of the split `pretrain`."""
     handwriting: list[str] = field(default_factory=list)
     """Collections for ood-handwriting in order of preference; the first that UNIVAL_DATA holds is taken."""
 
@@ -93,6 +101,8 @@ class SplitRules:
     """What texts may name that is not there."""
     rows: Mapping[str, int] = field(default_factory=dict)
     """Rows per medium for vqa (video_qa, audio_qa) and grounding; 1 where not given."""
+    noise: Noise | None = None
+    """Texts, boxes and answers are as on the web; None: clean."""
 
 
 def plan(options: WorldOptions) -> list[SplitRules]:
@@ -101,6 +111,15 @@ def plan(options: WorldOptions) -> list[SplitRules]:
     rows = {"questions": options.questions, "regions": options.regions}
     every_pair = ALLOWED_PAIRS + HELD_OUT_PAIRS
     return [
+        SplitRules(
+            "pretrain",
+            size.pretrain,
+            PRETRAINING_TASKS,
+            "train",
+            phrasing="web",
+            rows=rows,
+            noise=options.noise,
+        ),
         SplitRules("train", size.train, ALL_TASKS, "train", rows=rows),
         SplitRules("val", size.val, ALL_TASKS, "val"),
         SplitRules("test", size.test, ALL_TASKS, "test"),
