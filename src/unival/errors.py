@@ -34,18 +34,23 @@ class Stopped(KeyboardInterrupt):
         self.number = number
 
 
-FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+ROOM = dict.fromkeys((errno.ENOSPC, errno.EDQUOT, errno.EFBIG), "make room and run again")
 """No space left on the disk, in the user's quota, or under the limit on a file's size."""
+PLACE = dict.fromkeys(
+    (errno.ENOENT, errno.ENOTDIR, errno.EACCES, errno.EPERM, errno.EROFS, errno.ESTALE),
+    "something else removed it or forbids it: mend that and run again",
+)
+"""A file or folder that the command found or made is gone, or may no longer be used."""
 
 
 @contextmanager
 def told(of_many: bool = False) -> Iterator[None]:
     """What ends the work inside ends the process with one line at most, as a shell expects; no traceback.
 
-    A UserError or a full disk: status 2; training that diverged: 3. Ctrl-C: 130; SIGTERM: 143. Output that
-    nobody reads any more, as under `head`: 141. UNIVAL_DEBUG lets errors and Ctrl-C through. `of_many`: one
-    of several processes, which dies of the signal, so that its parent tells; rank 0 does for ranks that have
-    no such parent.
+    A UserError, a full disk, a file that something removed: status 2; training that diverged: 3. Ctrl-C: 130;
+    SIGTERM: 143. Output that nobody reads any more, as under `head`: 141. UNIVAL_DEBUG lets errors and Ctrl-C
+    through. `of_many`: one of several processes, which dies of the signal, so that its parent tells; rank 0
+    does for ranks that have no such parent.
     """
     debug = bool(os.environ.get("UNIVAL_DEBUG"))
     other = os.environ.get("RANK", "0") != "0"
@@ -58,14 +63,14 @@ def told(of_many: bool = False) -> Iterator[None]:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # for what is flushed at exit
         sys.exit(128 + signal.SIGPIPE)
     except (UserError, OSError) as error:
-        full = isinstance(error, OSError) and error.errno in FULL
-        if debug or not (full or isinstance(error, UserError)):
+        fix = "" if isinstance(error, UserError) else _fix(error)
+        if debug or fix is None:
             raise
         if other:  # mostly rank 0 has the same to tell, and its end ends this process
             signal.signal(signal.SIGTERM, signal.SIG_DFL)
             time.sleep(2)
         what = without_password(str(error))
-        print(f"unival: {what}{': make room and run again' if full else ''}", file=sys.stderr)
+        print(f"unival: {': '.join(filter(None, [what, fix]))}", file=sys.stderr)
         sys.exit(DIVERGED if isinstance(error, DivergenceError) else 2)
     except KeyboardInterrupt as error:
         if debug:
@@ -77,6 +82,12 @@ def told(of_many: bool = False) -> Iterator[None]:
         if not other:
             print("unival: stopped: run the same command again to go on", file=sys.stderr)
         sys.exit(128 + number)
+
+
+def _fix(error: OSError) -> str | None:
+    """What a person can do about what the system refused; None where that is not known."""
+    fixes = ROOM | PLACE if error.filename else ROOM
+    return fixes.get(error.errno or 0)
 
 
 def without_password(text: str) -> str:

@@ -9,7 +9,8 @@ import json
 import math
 import os
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -220,12 +221,44 @@ def save(tensors: Mapping[str, Tensor], path: Path, metadata: dict[str, str] | N
     """Write one safetensors file that others may read, as far as the umask says; the library's is private.
 
     Raises:
-        SafetensorError: no space.
+        OSError: no space.
     """
     from safetensors.torch import save_file
 
-    save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, path, metadata)
+    with system_errors():
+        save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, path, metadata)
     files.share(path)
+
+
+def save_archive(state: Mapping[str, Any], path: Path) -> None:
+    """Write a state in PyTorch's own form, that loads with `weights_only`.
+
+    Raises:
+        OSError: no space.
+    """
+    with path.open("wb") as handle, system_errors():  # given a path, the writer would not tell what was said
+        torch.save(dict(state), handle)
+
+
+@contextmanager
+def system_errors() -> Iterator[None]:
+    """What a library makes of the system's refusal to write a file becomes that refusal again.
+
+    Raises:
+        OSError: no space, say.
+    """
+    from safetensors import SafetensorError
+
+    try:
+        yield
+    except SafetensorError as error:
+        if number := re.search(r"os error (\d+)", str(error)):
+            raise OSError(int(number[1]), os.strerror(int(number[1]))) from error
+        raise
+    except RuntimeError as error:  # what PyTorch finds when it ends its archive after a failed write
+        if isinstance(error.__context__, OSError):
+            raise error.__context__ from None
+        raise
 
 
 def cast(values: Tensor, dtype: torch.dtype, what: str) -> Tensor:

@@ -1,6 +1,8 @@
 """A model folder is whole, finite and of this kind, or one line says what is not; 16 bits become 32."""
 
+import errno
 import json
+import resource
 import shutil
 from pathlib import Path
 from typing import Any
@@ -22,6 +24,7 @@ from unival.study.models import load_model
 from unival.vocab import UnivalTokenizer
 from unival.weights import INDEX, WEIGHTS
 
+BYTES = 20_000
 LAYER = "decoder.layers.1.ffn.fc1.weight"
 
 
@@ -274,3 +277,19 @@ def test_norms_sum_their_gradients_in_float32_under_autocast(threads: int) -> No
     assert len(norms) > 20
     for name in norms:
         assert float((found[name] - exact[name]).norm() / exact[name].norm()) < 0.1, name
+
+
+@pytest.mark.fault
+@pytest.mark.parametrize("name", ["folder", "model.pt", "model.safetensors"])
+def test_a_file_that_the_system_lets_grow_no_further(name: str, made: Path, tmp_path: Path) -> None:
+    """Each library that writes weights has words of its own for it; callers hear the system's."""
+    model = read_model(made)
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (BYTES, limits[1]))
+    try:
+        with pytest.raises(OSError) as refused:
+            export(made, tmp_path / name) if "." in name else write_model(model, tmp_path / name)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert refused.value.errno == errno.EFBIG
+    assert not (tmp_path / name).is_file()

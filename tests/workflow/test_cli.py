@@ -2,6 +2,7 @@
 
 import errno
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -83,6 +84,27 @@ def test_a_full_disk_is_one_line_wherever_it_is_met(
     )
     number = errno.EIO
     with pytest.raises(OSError, match="Input/output error"):
+        main(["list", "task"])
+
+
+@pytest.mark.fault
+@pytest.mark.parametrize("refused", [errno.ENOENT, errno.ENOTDIR, errno.EACCES, errno.EROFS, errno.ESTALE])
+def test_a_file_that_something_else_removed_or_forbids_is_one_line(
+    refused: int, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def write(group: str) -> None:
+        raise OSError(refused, os.strerror(refused), *names)
+
+    monkeypatch.chdir(ROOT)
+    monkeypatch.setattr("unival.compose.options", write)
+    names = ["made/.part"]
+    with pytest.raises(SystemExit, match="2"):
+        main(["list", "task"])
+    said = capsys.readouterr().err
+    assert said.startswith(f"unival: [Errno {refused}] {os.strerror(refused)}: 'made/.part': ")
+    assert said.count("\n") == 1 and "run again" in said
+    names = []  # of no file: a fault of the program
+    with pytest.raises(OSError, match=re.escape(os.strerror(refused))):
         main(["list", "task"])
 
 

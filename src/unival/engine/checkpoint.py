@@ -39,8 +39,6 @@ def told_of_disk(path: Path) -> Iterator[None]:
         yield
     except OSError as error:
         raise UserError(f"{path}: cannot write: {error.strerror or error}: {MEND}") from error
-    except SafetensorError as error:  # its message of a full disk
-        raise UserError(f"{path}: cannot write: {error}: {MEND}") from error
 
 
 @contextmanager
@@ -129,21 +127,6 @@ def load_weights(model: nn.Module, path: Path) -> None:
                 tensor.copy_(stored[name])
 
 
-def save_state(state: Mapping[str, Any], path: Path) -> None:
-    """Write a state that loads with `weights_only`.
-
-    Raises:
-        OSError: no space.
-    """
-    with path.open("wb") as handle:  # given a path, PyTorch's writer would not tell what the system said
-        try:
-            torch.save(dict(state), handle)
-        except RuntimeError as error:  # what it finds when it ends its archive after a failed write
-            if isinstance(error.__context__, OSError):
-                raise error.__context__ from None
-            raise
-
-
 class Checkpoints:
     """The checkpoints of one run in its scratch folder: the last `keep`, and the best by validation."""
 
@@ -172,7 +155,7 @@ class Checkpoints:
         path = self.path(step)
         with atomic_folder(path) as part:
             weights.save(unique_tensors(model), part / WEIGHTS)
-            save_state(state, part / STATE)
+            weights.save_archive(state, part / STATE)
             if self.describe:
                 self.describe(part)
             digests = {name: files.file_digest(part / name) for name in (WEIGHTS, STATE)}

@@ -18,7 +18,7 @@ from unival.errors import UserError
 from unival.model.configuration import UnivalConfig
 from unival.model.modeling import UnivalForConditionalGeneration
 from unival.model.processing import UnivalProcessor
-from unival.weights import TensorSpec, read_specs
+from unival.weights import TensorSpec, read_specs, system_errors
 
 AGAIN = "make or copy it again"
 
@@ -144,7 +144,12 @@ def _places(folder: Path, config: UnivalConfig, specs: Mapping[str, TensorSpec])
 
 
 def write_model(model: UnivalForConditionalGeneration, folder: Path) -> None:
-    """Write configuration and weights, the latter readable by others, too, as transformers' are not."""
-    model.save_pretrained(folder)
+    """Write configuration and weights, the latter readable by others, too, as transformers' are not.
+
+    Raises:
+        OSError: no space.
+    """
+    with system_errors():
+        model.save_pretrained(folder)
     for file in folder.glob("*.safetensors"):
         files.share(file)

@@ -116,7 +116,7 @@ def export(folder: Path | str, out: Path | str, half: bool = False) -> int:
         }
     with files.atomic(out) as part:
         if out.suffix == ".pt":
-            torch.save({"model": state}, part)
+            weights.save_archive({"model": state}, part)
         else:
             weights.save({name: tensor.contiguous().clone() for name, tensor in state.items()}, part)
     return len(state)
