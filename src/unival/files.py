@@ -5,10 +5,11 @@ import fcntl
 import hashlib
 import json
 import os
+import shutil
 import stat
 import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import IO, Any
 
@@ -89,6 +90,14 @@ def _is(handle: IO[str], path: Path) -> bool:
         return os.path.samestat(os.fstat(handle.fileno()), path.stat())
     except FileNotFoundError:
         return False
+
+
+def discard(folder: Path) -> None:
+    """Remove a folder; a kill in between leaves nothing that looks like one that is whole."""
+    with suppress(FileNotFoundError):
+        folder.rename(folder.with_name(f".{folder.name}.{os.getpid()}.gone"))
+    for left in folder.parent.glob(".*.gone"):  # of processes that were killed here, too
+        shutil.rmtree(left, ignore_errors=True)
 
 
 def share(path: Path) -> None:

@@ -22,7 +22,9 @@ from unival.errors import UserError
 FOLDER_VARIABLE = "UNIVAL_SCRATCH"
 """Environment variable: the folder that the command which started this rank works in."""
 FINISHED = "finished.json"
-"""Of a run that finished: its pointer, its outs and the workspace they are in."""
+"""Of a run that finished: its pointer, its outs and the folder they are below."""
+CLOSED = "closed"
+"""Of one that has ended in MLflow, too."""
 
 
 def folder_of(stage: str, resolved: Mapping[str, Any], inputs: Iterable[Path], code: str) -> Path:
@@ -87,13 +89,16 @@ def _lock_of_ranks(folder: Path) -> Path:
 
 
 def _begin(folder: Path, outs: Path, waited: bool) -> None:
-    """What a run that finished left in the folder is of use where its outs are gone, or have just come."""
+    """What a run that finished left in the folder is of use where its outs are gone, or have just come.
+
+    One that was killed before it was closed goes on to its end.
+    """
     tidy(folder.parent.parent)
     note = read_note(folder)
-    if note and not waited:
+    if note and not waited and (folder / CLOSED).exists():
         in_place = all((outs / out).exists() for out in note["outs"])
         if in_place or _dvc_has(note, Path()):  # it is asked for again
-            discard(folder)
+            files.discard(folder)
 
 
 def read_note(folder: Path) -> dict[str, Any] | None:
@@ -108,9 +113,6 @@ def read_note(folder: Path) -> dict[str, Any] | None:
 
 def finish(folder: Path, outs: Iterable[str], pointer: Path, out_root: Path) -> None:
     """Note that the run has finished, its outs and its pointer written."""
-    if out_root.resolve() != Path.cwd():  # not DVC's
-        discard(folder)
-        return
     data = pointer.read_bytes()
     files.write_json(
         folder / FINISHED,
@@ -118,9 +120,17 @@ def finish(folder: Path, outs: Iterable[str], pointer: Path, out_root: Path) -> 
             "pointer": json.loads(data),
             "md5": hashlib.md5(data, usedforsecurity=False).hexdigest(),
             "outs": sorted(set(outs)),
-            "place": str(Path.cwd()),
+            "place": str(out_root.resolve()),
         },
     )
+
+
+def close(folder: Path, out_root: Path) -> None:
+    """Nothing is left to do; what is not DVC's is not given again."""
+    if out_root.resolve() == Path.cwd():
+        (folder / CLOSED).touch()
+    else:
+        files.discard(folder)
 
 
 def _dvc_has(note: Mapping[str, Any], workspace: Path) -> bool:
@@ -140,18 +150,8 @@ def tidy(scratch: Path) -> None:
         if note and (_dvc_has(note, Path(note["place"])) or not Path(note["place"]).is_dir()):
             try:
                 with files.locked(_lock(folder), wait=False):
-                    discard(folder)
+                    files.discard(folder)
                     _lock(folder).unlink(missing_ok=True)
                     _lock_of_ranks(folder).unlink(missing_ok=True)
             except BlockingIOError:  # a run is at work there
                 continue
-
-
-def discard(folder: Path) -> None:
-    """Remove a folder; a kill in between leaves nothing that looks like one that is whole."""
-    gone = folder.with_name(f".{folder.name}.{os.getpid()}.gone")
-    try:
-        folder.rename(gone)
-    except FileNotFoundError:
-        return
-    shutil.rmtree(gone, ignore_errors=True)

@@ -158,6 +158,15 @@ def test_a_finished_run_is_not_done_again(tmp_path):
     assert train(config, standins.model(seed=1), *arguments).steps == 3
 
 
+def test_what_is_told_at_the_end_is_told_before_the_model_is_there(tmp_path):
+    """Or a run killed in between would never tell it."""
+    found = []
+    recorder = Recorder()
+    recorder.on_end = lambda result: found.append((tmp_path / "out").exists())
+    run(standins.config({"image": 4}, steps=2), tmp_path, callbacks=[recorder])
+    assert found == [False]
+
+
 def test_twice_the_same_bytes(tmp_path):
     config = standins.config({"image": 4, "video": 2})
     run(config, tmp_path, "a", model=standins.model(dropout=0.2))

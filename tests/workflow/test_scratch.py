@@ -278,7 +278,7 @@ def test_a_kill_in_the_removal_leaves_no_half_folder(root: Path, monkeypatch: py
 
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
         patch.setattr(shutil, "rmtree", killed)
-        scratch.discard(folder)
+        files.discard(folder)
     assert not folder.exists()
     scratch.tidy(root / "scratch")
     assert list((root / "scratch/toy").iterdir()) == []

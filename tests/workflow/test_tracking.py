@@ -222,6 +222,29 @@ def test_half_a_line_and_a_damaged_one_cost_only_themselves(by_hand: Path) -> No
 
 
 @pytest.mark.fault
+@pytest.mark.parametrize("written", [0, 5, 1000])
+def test_an_item_that_a_signal_broke_into_is_there_once(
+    by_hand: Path, monkeypatch: pytest.MonkeyPatch, written: int
+) -> None:
+    kept, opened = Spool("broken"), Path.open
+    kept.mend()
+    kept.append({"do": "start"})
+
+    def broken(path: Path, mode: str = "r") -> Any:
+        if mode == "ab":
+            with opened(path, mode) as handle:
+                handle.write(b'{"do": "params"}\n'[:written])
+            raise KeyboardInterrupt
+        return opened(path, mode)
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(Path, "open", broken)
+        kept.append({"do": "params"})
+    kept.append({"do": "status"})
+    assert [item["do"] for _, _, item in kept.read()] == ["start", "params", "status"]
+
+
+@pytest.mark.fault
 def test_a_damaged_start_is_named(by_hand: Path) -> None:
     begin(by_hand).metrics({"loss": 1.0}, 1)
     (left,) = spool.spools()

@@ -52,7 +52,7 @@ class Callback(Protocol):
         """After a checkpoint was written."""
 
     def on_end(self, result: TrainResult) -> None:
-        """After the model was published."""
+        """After the last step, before the model is published."""
 
 
 @dataclass

@@ -190,8 +190,8 @@ class Trainer:
                 examples / seconds,
                 loader.waited / seconds,
             )
-            self._publish(out_dir, result, monitor)
-        monitor.tell(lambda callback: callback.on_end(result))
+            monitor.tell(lambda callback: callback.on_end(result))
+            self._publish(out_dir, result, monitor)  # last: a run that finds the model has nothing to tell
         return result
 
     def _info(self) -> dict[str, Any]:

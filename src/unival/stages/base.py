@@ -151,6 +151,7 @@ def _work(stage: str, resolved: dict[str, Any], stage_config: Any, folder: Path,
         scratch.finish(folder, io.outs, pointer, out_root)
         tracker.tags({f"machine.{key}": str(value) for key, value in provenance.machine().items()})
         tracker.end("FINISHED")
+        scratch.close(folder, out_root)
 
 
 def _is_signal(error: BaseException) -> bool:

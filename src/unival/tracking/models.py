@@ -37,9 +37,11 @@ def log(client: "MlflowClient", experiment: str, run: str, item: Mapping[str, An
         run: the run that scored the model.
         item: `name`, `tags`, `scores` and `source`, the run that made it, where the store has that.
     """
-    from mlflow.entities import Metric
+    from mlflow.entities import LoggedModelStatus, Metric
 
     model = find(client, experiment, item["tags"][DIGEST]) or _made(client, experiment, run, item)
+    if model.status != LoggedModelStatus.READY:  # new, or a kill came here
+        model = client.finalize_logged_model(model.model_id, LoggedModelStatus.READY)
     _produced(client, model)
     scores = [ModelScore(*score) for score in item["scores"]]
     places = list(dict.fromkeys(score.dataset for score in scores))
@@ -62,7 +64,6 @@ def find(client: "MlflowClient", experiment: str, digest: str) -> "LoggedModel |
 
 
 def _made(client: "MlflowClient", experiment: str, run: str, item: Mapping[str, Any]) -> "LoggedModel":
-    from mlflow.entities import LoggedModelStatus
     from mlflow.exceptions import MlflowException
 
     source = item["source"] or run
@@ -71,14 +72,13 @@ def _made(client: "MlflowClient", experiment: str, run: str, item: Mapping[str, 
     except MlflowException:  # it is in another store, or was deleted
         source = run
     # as `mlflow.create_external_model`, which wants the store in the environment of the process
-    model = client.create_logged_model(
+    return client.create_logged_model(
         experiment,
         name=item["name"].replace("/", "-"),  # MLflow allows no slash
         source_run_id=source,
         model_type=item["tags"]["unival.kind"],
         tags={**item["tags"], "mlflow.model.isExternal": "true"},
     )
-    return client.finalize_logged_model(model.model_id, LoggedModelStatus.READY)
 
 
 def _produced(client: "MlflowClient", model: "LoggedModel") -> None:

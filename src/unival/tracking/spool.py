@@ -43,7 +43,8 @@ class Spool:
         self.folder = root() / (name or uuid.uuid4().hex[:16])
         self.items = self.folder / "items.jsonl"
         self.lock = self.folder / "lock"
-        self._unwritten = b""
+        self._kept = -1, b""
+        """Size of the items and what is yet to be written, in one: a signal may break in anywhere."""
 
     def mend(self) -> None:
         """Drop the half line that a kill or a full disk has left."""
@@ -73,15 +74,16 @@ class Spool:
     def append(self, item: Item) -> None:
         """Add an item. What does not fit the disk now is written with the next one."""
         line = without_password(json.dumps(item, default=str)) + "\n"
-        self._unwritten += line.encode()
-        try:
+        size, waiting = self._kept
+        if size < 0:
             size = self.items.stat().st_size if self.items.exists() else 0
-            with self.items.open("ab") as handle:
-                handle.write(self._unwritten)
-            self._unwritten = b""
-        except OSError:
-            if self.items.exists():
-                os.truncate(self.items, size)
+        waiting += line.encode()
+        self._kept = size, waiting
+        with suppress(OSError), self.items.open("ab") as handle:
+            handle.truncate(size)  # half of it, or all, may have been written before
+            handle.write(waiting)
+            handle.flush()
+            self._kept = size + len(waiting), b""
 
     def read(self, start: int = 0) -> Iterator[tuple[int, int, Item]]:
         """(begin, end, item) of the whole lines from a byte on; a line that is damaged is an empty item."""
@@ -122,7 +124,7 @@ class Spool:
 
     def remove(self) -> None:
         """The store has all of it."""
-        shutil.rmtree(self.folder, ignore_errors=True)
+        files.discard(self.folder)
 
 
 def root() -> Path:
