@@ -21,6 +21,7 @@ COMMANDS = {
     "predict": ("predict", "the answer about a file, or about every file of a folder"),
     "serve": ("serve", "a page and an HTTP endpoint that answer about media"),
     "power": ("power", "what the seeds of a study can see of its claims, and what more would"),
+    "kernels": ("kernels", "seeds again on other kernels of the processor; fails if a claim flips"),
     "card": ("card", "the model card of a model folder, printed or written"),
     "score": ("score", "official metrics of a predictions file, and a submission file of it"),
     "embed": ("embed", "media and texts as vectors"),

@@ -13,6 +13,7 @@ from unival.errors import UserError
 from unival.report import content, page, silent, summary, words
 from unival.report.verdicts import Verdict
 from unival.study import results
+from unival.study.variance import Variance
 
 ORIGIN = {"commit": "abc", "uncommitted": "", "versions": {"python": "3.11"}, "machine": {"cpus": 2}}
 CLAIMS = [
@@ -27,6 +28,11 @@ CLAIMS = [
         source="T2", evidence="no such comparison in this run",
     ),
 ]  # fmt: skip
+VARIANCES = [
+    Variance(
+        task="vqa", model="finetune/vqa", seeds=6, value=0.8, seed=0.05, medium=0.01, shift=0.2, kernels=None
+    )
+]
 
 
 @pytest.fixture(scope="module")
@@ -45,7 +51,7 @@ def report(root):
     figures = root / "reports/figures"
     shutil.rmtree(figures, ignore_errors=True)
     figures.mkdir()
-    document = content.document(found, CLAIMS, silent.lines(found), ORIGIN, figures)
+    document = content.document(found, CLAIMS, VARIANCES, [], silent.lines(found), ORIGIN, figures)
     (root / "reports/index.html").write_text(page.to_html(document, figures), encoding="utf-8")
     (root / "reports/report.md").write_text(page.to_markdown(document, "figures"), encoding="utf-8")
     return found
@@ -125,9 +131,21 @@ def test_captions_and_shares_have_axes_of_their_own(folder) -> None:
 def test_summary_has_the_documented_fields(folder) -> None:
     """Exactly the fields of docs/summary.md, numbers as numbers."""
     found = results.read(folder, folder / "data/tiny", "quick")
-    made_summary = json.loads(json.dumps(summary.summarise(found, CLAIMS, [], ORIGIN), allow_nan=False))
+    made_summary = json.loads(
+        json.dumps(summary.summarise(found, CLAIMS, VARIANCES, [], ORIGIN), allow_nan=False)
+    )
     documented = (Path(__file__).parents[2] / "docs/summary.md").read_text(encoding="utf-8")
-    parts = {"read_first", "claims", "tasks", "ood", "merges", "ablations", "stages", "provenance"}
+    parts = {
+        "read_first",
+        "claims",
+        "variances",
+        "tasks",
+        "ood",
+        "merges",
+        "ablations",
+        "stages",
+        "provenance",
+    }
     assert set(made_summary) == parts and all(part in documented for part in parts)
     fields = {"metric", "value", "low", "high", "n", "blind", "majority"}
     assert set(made_summary["tasks"]) == {*made.TASKS, *made.PRETRAINED_TASKS}
@@ -185,7 +203,7 @@ def test_parts_that_are_missing_are_named(folder, tmp_path) -> None:
     for what in ("no learning curve", "no table of a study", "interpolation.csv", "contact sheet of vqa"):
         assert what in text
     assert any("reports/predictions/finetune/vqa/vqa" in what for what in found.missing)
-    assert json.dumps(summary.summarise(found, CLAIMS, [], ORIGIN), allow_nan=False)
+    assert json.dumps(summary.summarise(found, CLAIMS, VARIANCES, [], ORIGIN), allow_nan=False)
 
 
 def test_what_an_earlier_choice_left_is_not_shown(folder, tmp_path) -> None:

@@ -73,7 +73,7 @@ def edit_rows(path, change):
 
 def test_of_a_sound_study_nothing_is_said(sound, tmp_path):
     assert found(sound) == []
-    document = content.document(read(sound), [], silent.lines(read(sound)), {}, tmp_path)
+    document = content.document(read(sound), [], [], [], silent.lines(read(sound)), {}, tmp_path)
     assert "Read this first" not in page.to_html(document, tmp_path)
 
 
@@ -195,7 +195,7 @@ def test_a_frozen_module_that_moved(root):
 def test_the_summary_has_the_sentences(root):
     edit_rows(root / VQA, lambda number, row: {**row, "output": "two"})
     origin = {"commit": None, "uncommitted": "", "versions": {}, "machine": {}}
-    (line,) = summary.summarise(read(root), [], silent.lines(read(root)), origin)["read_first"]
+    (line,) = summary.summarise(read(root), [], [], silent.lines(read(root)), origin)["read_first"]
     assert "alike" in line
 
 
@@ -206,7 +206,7 @@ def test_the_result_stands_first(sound, tmp_path):
     assert merge.startswith("One model for caption, VQA") and "**average** keeps most, 93 % [89, 97]" in merge
     assert paper.startswith("Of the paper's claims: ")
     text = page.to_markdown(
-        content.document(read(sound), [], silent.lines(read(sound)), {}, tmp_path), "figures"
+        content.document(read(sound), [], [], [], silent.lines(read(sound)), {}, tmp_path), "figures"
     )
     assert text.index("## Result") < text.index(experts) < text.index("## Tasks") < text.index("dag.png")
 

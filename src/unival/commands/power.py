@@ -5,14 +5,15 @@ from pathlib import Path
 
 
 def main(arguments: list[str]) -> None:
-    """Print a line for every claim.
+    """Print where the spread of every task comes from, and a line for every claim.
 
     Raises:
         UserError: no results, or fewer than two seeds.
     """
     parser = argparse.ArgumentParser(
         prog="unival power",
-        description="For every claim, from the variance between the seeds and media that are there: the "
+        description="For every task the standard deviation of its score between seeds, media, shifts and "
+        "kernels. For every claim, from the variance between the seeds and media that are there: the "
         "smallest effect (share of the better arm) that a number of seeds decides in four studies of five, "
         "and how many seeds the paper's own effect needs.",
     )
@@ -28,12 +29,13 @@ def main(arguments: list[str]) -> None:
     from unival.metrics.inference import SEEDS
     from unival.report import words
     from unival.stages import base, report
-    from unival.study import power
+    from unival.study import power, variance
 
     if few := [seeds for seeds in options.seeds if seeds < SEEDS]:
         raise UserError(f"--seeds {few[0]}: fewer than {SEEDS} seeds give no verdict")
     config = base.read("report", options.config)[1]
-    rows = power.table(config.claims, report.evidence_of(config), options.seeds)
+    evidence = report.evidence_of(config)
+    rows = power.table(config.claims, evidence, options.seeds)
     heads = ["claim", "seeds now", *(f"with {seeds}" for seeds in options.seeds), "paper", "seeds for it"]
     lines = [
         [
@@ -42,6 +44,12 @@ def main(arguments: list[str]) -> None:
         ]
         for row in rows
     ]  # fmt: skip
-    widths = [max(map(len, column)) for column in zip(heads, *lines, strict=True)]
-    for line in [heads, *lines]:
-        print("  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip())
+    spread = [
+        [
+            row.task,
+            *(words.number(value) for value in (row.value, row.seed, row.medium, row.shift, row.kernels)),
+        ]
+        for row in variance.table(evidence)
+    ]
+    print(words.columns([["task", "mean", "sd: seed", "media", "shift", "kernels"], *spread]), end="\n\n")
+    print(words.columns([heads, *lines]))

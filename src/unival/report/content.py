@@ -5,11 +5,12 @@ from pathlib import Path
 from typing import Any
 
 from unival.metrics.inference import SEEDS
-from unival.report import charts, dag, gallery, headline, merging, silent, words
+from unival.report import charts, dag, gallery, headline, merging, silent, spread, words
 from unival.report.page import Block, DataTable, Document, Figures, Fold, Points, Section, Text, TonedCell
 from unival.report.verdicts import Verdict
 from unival.study.results import Results
 from unival.study.tables import CellScore, Comparison, TaskScore
+from unival.study.variance import Variance
 
 TONES = {"supported": "good", "refuted": "bad"}
 
@@ -17,6 +18,8 @@ TONES = {"supported": "good", "refuted": "bad"}
 def document(
     study: Results,
     claims: Sequence[Verdict],
+    variances: Sequence[Variance],
+    compared: Sequence[spread.Kernels],
     faults: Sequence[str],
     provenance: dict[str, Any],
     figures: Path,
@@ -37,6 +40,7 @@ def document(
         *([_section("Read this first", [Points(list(faults))])] if faults else []),
         _section("Tasks", _tasks(study)),
         _section("Claims", _claims(claims)),
+        _section("Variance", spread.blocks(study, variances, compared)),
         _section("What did not work, and what is missing", []),
         _section("Learning curves", _figures(charts.learning_curves(study, figures))),
         _section("Interpolation of experts", _interpolation(study, figures)),

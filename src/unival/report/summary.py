@@ -9,6 +9,7 @@ from unival.report.verdicts import Verdict
 from unival.study import tables
 from unival.study.results import Results
 from unival.study.tables import Ablation, CellScore, Kind, TaskScore
+from unival.study.variance import Variance
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -96,6 +97,8 @@ class Summary:
     read_first: list[str]
     """What went wrong without an error (`unival.report.silent`)."""
     claims: list[Verdict]
+    variances: list[Variance]
+    """Of every task, with two seeds or more."""
     tasks: dict[str, TaskSummary]
     ood: list[Shifted]
     merges: list[Merge]
@@ -106,12 +109,17 @@ class Summary:
 
 
 def summarise(
-    study: Results, claims: Sequence[Verdict], faults: Sequence[str], origin: dict[str, Any]
+    study: Results,
+    claims: Sequence[Verdict],
+    variances: Sequence[Variance],
+    faults: Sequence[str],
+    origin: dict[str, Any],
 ) -> dict[str, Any]:
     """The whole file as a mapping; `origin`: commit, versions and machine (`unival.provenance.describe`)."""
     summary = Summary(
         read_first=list(faults),
         claims=list(claims),
+        variances=list(variances),
         tasks={
             task: TaskSummary(**_score(score), blind=score.blind, majority=score.majority)
             for task, score in study.tasks.items()

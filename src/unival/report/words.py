@@ -70,3 +70,12 @@ def duration(seconds: Any) -> str:
         return "–"
     whole = round(seconds)
     return f"{whole // 60} min {whole % 60:02d} s" if whole >= 60 else f"{whole} s"
+
+
+def columns(lines: Sequence[Sequence[str]]) -> str:
+    """Lines of cells as text, the columns below each other."""
+    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
+    return "\n".join(
+        "  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip()
+        for line in lines
+    )

@@ -33,7 +33,7 @@ class Config:
 
 def inputs(config: Config) -> list[Path]:
     """What the stage reads."""
-    reports = ("curves", "metrics", "predictions", "ablations", "seeds", "runs")
+    reports = ("curves", "metrics", "predictions", "ablations", "seeds", "kernels", "runs")
     return [local(config.data), *(Path("reports") / name for name in reports)]
 
 
@@ -46,22 +46,25 @@ def evidence_of(config: Config) -> "Evidence":
 
 def run(config: Config, io: StageIO) -> None:
     """Write `reports/summary.json`, `reports/index.html`, `reports/report.md` and `reports/figures`."""
-    from unival.report import content, headline, page, silent, summary, verdicts
-    from unival.study import results, study_run
+    from unival.report import content, headline, page, silent, spread, summary, verdicts
+    from unival.study import results, study_run, variance
 
     found = results.read(".", config.data, config.edition)
     seeds = evidence_of(config)
-    claims = verdicts.check(config.claims, seeds)
+    claims, variances = verdicts.check(config.claims, seeds), list(variance.table(seeds))
+    compared = spread.kernels(config.claims, seeds)
     origin = provenance.describe()
     figures = io.scratch / "figures"
     shutil.rmtree(figures, ignore_errors=True)
     figures.mkdir(parents=True)
     faults = [*silent.lines(found), *seeds.left_out]
     silent.say("report", faults)
-    document = content.document(found, claims, faults, origin, figures)
+    document = content.document(found, claims, variances, compared, faults, origin, figures)
     files.write_text(io.out("reports/index.html"), page.to_html(document, figures))
     files.write_text(io.out("reports/report.md"), page.to_markdown(document, "figures"))
-    files.write_json(io.out("reports/summary.json"), summary.summarise(found, claims, faults, origin))
+    files.write_json(
+        io.out("reports/summary.json"), summary.summarise(found, claims, variances, faults, origin)
+    )
     io.publish(figures, "reports/figures")
     study_run.log(headline.sentences(found, claims), io.tracker)
     io.tracker.table([vars(claim) for claim in claims], "claims")

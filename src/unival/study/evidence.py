@@ -5,7 +5,7 @@ where it ran to its end with the same configuration, data and code as the others
 """
 
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -21,6 +21,8 @@ if TYPE_CHECKING:
     import pandas
 
 TEST = "test"
+KERNELS = "kernels"
+"""Below `reports/`: seeds that were run again on other kernels of the processor, each as below `seeds/`."""
 
 
 def data_digest(data: str | Path) -> str:
@@ -60,23 +62,26 @@ class Evidence:
     """Name of the pretrained model in the tables."""
     left_out: list[str]
     """A sentence for every seed that does not count."""
+    kernels: dict[int, Seed] = field(default_factory=dict)
+    """Some of the seeds again, on other kernels of the processor (`unival kernels`)."""
 
     def contrasts(self, claim: Claim) -> Iterator[Contrast]:
         """Those of the claim that every seed has rows of."""
         for number, words in enumerate(claim.over):
             task = words["task"]
             better, than = (claim.arm(names, words, self.pretrained) for names in (claim.better, claim.than))
-            for split in self._splits(better, task) if claim.split == SHIFTED else [TEST]:
-                arms = [self._scores(names, task, split) for names in (better, than)]
+            for split in self.shifts(better, task) if claim.split == SHIFTED else [TEST]:
+                arms = [self.scores(names, task, split) for names in (better, than)]
                 if arms[0] is not None and arms[1] is not None:
                     paired, learned = self._compare(task, arms[0], arms[1])
                     yield Contrast(number, task, split, paired, learned or than == [BASELINE])
 
-    def _splits(self, models: Sequence[str], task: str) -> list[str]:
+    def shifts(self, models: Sequence[str], task: str) -> list[str]:
+        """The splits out of distribution that every seed has scored the models on."""
         found = {key[2]: None for seed in self.seeds.values() for key in seed.scores if key[1] == task}
-        return [split for split in found if split != TEST and self._scores(models, task, split) is not None]
+        return [split for split in found if split != TEST and self.scores(models, task, split) is not None]
 
-    def _scores(self, models: Sequence[str], task: str, split: str) -> "pandas.DataFrame | None":
+    def scores(self, models: Sequence[str], task: str, split: str) -> "pandas.DataFrame | None":
         """A column for every seed: the mean of the models on the rows that all of them have."""
         import pandas
 
@@ -102,13 +107,13 @@ class Evidence:
         better, than = better.align(than, join="inner", axis=0)
         means = [float(arm.to_numpy().mean()) if len(arm) else 0.0 for arm in (better, than)]
         unit = max(*map(abs, means)) or 1.0
-        return _paired((better - than) / unit), any(self._learned(task, arm) for arm in (better, than))
+        return paired((better - than) / unit), any(self._learned(task, arm) for arm in (better, than))
 
     def _learned(self, task: str, scores: "pandas.DataFrame") -> bool:
         known = [seed.baselines.get(task) for seed in self.seeds.values()]
         if scores.empty or None in known:
             return not scores.empty
-        return effect([_paired(scores - np.array(known, dtype=float))]).low > 0
+        return effect([paired(scores - np.array(known, dtype=float))]).low > 0
 
 
 def combined(claim: Claim, contrasts: Iterable[Contrast]) -> Effect | None:
@@ -131,7 +136,7 @@ def _wins(parts: Sequence[Paired]) -> Effect:
     return found._replace(low=max(low, -0.5), high=min(high, 0.5), media=media)
 
 
-def _paired(scores: "pandas.DataFrame") -> Paired:
+def paired(scores: "pandas.DataFrame") -> Paired:
     """(row, medium) x seed as differences of every seed."""
     return Paired(scores.to_numpy().T, scores.index.get_level_values("medium").tolist())
 
@@ -148,18 +153,23 @@ def read(root: Path, data: Path, seed: int, seeds: Sequence[int]) -> Evidence:
     """
     reports, left_out = root / "reports", []
     study = config.load(root / "build/config/seeds.yaml")["study"] if seeds else ""
-    found = {seed: _seed(reports)}
+    found = {seed: read_seed(reports)}
     for other in seeds:
         folder = reports / "seeds" / str(other)
         why = _left_out(folder, data, study)
         if why:
             left_out.append(f"Seed {other} is **left out**: {why}.")
         else:
-            found[other] = _seed(folder)
+            found[other] = read_seed(folder)
+    kernels = {
+        number: read_seed(reports / KERNELS / str(number))
+        for number in found
+        if seeds and not _left_out(reports / KERNELS / str(number), data, study)
+    }
     cells = reports / "metrics/cells.csv"
     models = tables.read(cells, CellScore) if cells.is_file() else []
     pretrained = next((cell.model for cell in models if cell.kind == "pretrained"), "")
-    return Evidence(found, pretrained, left_out)
+    return Evidence(found, pretrained, left_out, kernels)
 
 
 def _left_out(folder: Path, data: Path, study: str) -> str:
@@ -179,7 +189,12 @@ def _left_out(folder: Path, data: Path, study: str) -> str:
     return ""
 
 
-def _seed(reports: Path) -> Seed:
+def read_seed(reports: Path) -> Seed:
+    """What one seed gave, from its folder of tables.
+
+    Raises:
+        UserError: a table cannot be read.
+    """
     scores = {}
     for folder in ("metrics", "ablations"):
         path = reports / folder / row_scores.NAME
