@@ -37,7 +37,7 @@ def read(root):
 
 def markdown(root, figures):
     """The report of a study."""
-    document = content.document(read(root), [], silent.lines(read(root)), {}, figures)
+    document = content.document(read(root), [], [], [], silent.lines(read(root)), {}, figures)
     return page.to_markdown(document, "figures")
 
 
@@ -113,7 +113,7 @@ def test_an_expert_below_its_start_is_said_and_did_not_work(root, tmp_path):
     line = "The expert of VQA is worse than the model it starts from: −0.600 [−0.630, −0.570]."
     assert found(root) == [line]
     text = page.to_markdown(
-        content.document(read(root), [], silent.lines(read(root)), {}, tmp_path), "figures"
+        content.document(read(root), [], [], [], silent.lines(read(root)), {}, tmp_path), "figures"
     ).replace("**", "")
     for title in ("Read this first", "What did not work"):
         assert line in text.split(f"## {title}")[1].split("## ")[0]
