@@ -8,6 +8,7 @@ import shlex
 import subprocess
 import sys
 import tomllib
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -138,20 +139,22 @@ class TakenError(Exception):
 @pytest.mark.parametrize("page", PAGES, ids=lambda path: str(path.relative_to(ROOT)))
 def test_commands_are_taken(page: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The parser of each command takes the words of a page; those of a sweep compose."""
-    parse = argparse.ArgumentParser.parse_args
 
-    def stop(*given: Any) -> None:
-        if isinstance(given[0], argparse.ArgumentParser):
+    def only(parse: Callable[..., Any]) -> Callable[..., None]:
+        def stop(*given: Any) -> None:
             parse(*given)
-        raise TakenError
+            raise TakenError
+
+        return stop
 
     monkeypatch.chdir(ROOT)
-    monkeypatch.setattr(argparse.ArgumentParser, "parse_args", stop)
-    monkeypatch.setattr(sweep, "_new_id", stop)  # follows the check of the first job
+    for name in ("parse_args", "parse_intermixed_args"):
+        monkeypatch.setattr(argparse.ArgumentParser, name, only(getattr(argparse.ArgumentParser, name)))
+    monkeypatch.setattr(sweep, "_new_id", only(str))  # follows the check of the first job
     for line in "".join(blocks(TEXTS[page].replace("\\\n", ""), "sh")).splitlines():
-        words = shlex.split(line, comments=True)
-        if "unival" in words:
-            given = itertools.takewhile(lambda word: word not in ENDS, words[words.index("unival") + 1 :])
+        if command := re.match(r"(?:[A-Z_]+=\S+ )*(?:.* -m )?unival (?=\w)", line):
+            words = shlex.split(line[command.end() :], comments=True)
+            given = itertools.takewhile(lambda word: word not in ENDS, words)
             with pytest.raises(TakenError):
                 cli.main(list(given))
 
