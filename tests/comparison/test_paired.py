@@ -156,14 +156,6 @@ def test_flips_are_rows_won_and_lost():
     assert list(paired.cell([first], [second]).flips("accuracy")) == [("r1", 0.0, 1.0), ("r2", 1.0, 0.3)]
 
 
-def test_of_several_seeds_a_flip_has_the_answers_and_scores_of_the_first():
-    first, second = rows(2, scores={"accuracy": 0.0}), rows(2, scores={"accuracy": 0.0})
-    others = rows(2, scores={"accuracy": 1.0})
-    second["r0"]["scores"] = {"accuracy": 1.0}
-    pairs = paired.cell([first, first, first], [second, others, others])
-    assert list(pairs.flips("accuracy")) == [("r0", 0.0, 1.0)]
-
-
 def test_a_caption_is_answered_where_all_facts_are_right():
     first, second = (rows(2, scores={"cider": 9.0, "correct": right}) for right in (0.0, 1.0))
     assert [flip[0] for flip in paired.cell([first], [second]).flips("cider")] == ["r0", "r1"]

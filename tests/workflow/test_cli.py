@@ -12,10 +12,10 @@ from pathlib import Path
 
 import pytest
 
-from unival import sweep
 from unival.cli import COMMANDS, main
 from unival.errors import UserError
 from unival.stages import STAGES, base
+from unival.sweep import start
 from unival.tracking import Tracker
 
 ROOT = Path(__file__).parents[2]
@@ -221,7 +221,7 @@ def test_sweeps_of_one_second_have_folders_of_their_own(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    assert [sweep._new_id("lr-20260101-000000") for _ in range(3)] == [
+    assert [start._new_id("lr-20260101-000000") for _ in range(3)] == [
         "lr-20260101-000000",
         "lr-20260101-000000-2",
         "lr-20260101-000000-3",
@@ -230,7 +230,7 @@ def test_sweeps_of_one_second_have_folders_of_their_own(
     monkeypatch.chdir(tmp_path / "multirun")
     (tmp_path / "multirun/multirun").touch()
     with pytest.raises(UserError, match="multirun: cannot write here"):
-        sweep._new_id("lr")
+        start._new_id("lr")
 
 
 def test_a_scratch_folder_that_cannot_be_made_is_named(

@@ -434,9 +434,7 @@ def test_an_exported_run_id_does_not_capture_children(place: Path, monkeypatch: 
     child = begin(place, "child")
     assert child.run_id != parent.run_id
     assert stored()["child"].data.tags["mlflow.parentRunId"] == parent.run_id
-    child.metrics({"best/score": 0.5})
     child.end("FINISHED")
-    assert parent.children() == [("child", "FINISHED", {"best/score": 0.5})]
 
 
 def write_one(folder: str, number: int) -> None:

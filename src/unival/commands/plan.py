@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 from unival import compose, config
 from unival.engine.planning import devices
 from unival.errors import UserError
-from unival.sweep import override
+from unival.sweep.overrides import override
 
 if TYPE_CHECKING:
     from unival.engine.planning.step import Training

@@ -8,4 +8,6 @@ def main(arguments: list[str]) -> None:
     if {"-h", "--help"} & set(arguments):
         print(sweep.__doc__)
     else:
-        sweep.run(arguments)
+        from unival.sweep import start
+
+        start.run(arguments)

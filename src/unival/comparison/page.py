@@ -122,7 +122,7 @@ def _flips(found: SideBySide, figures: Path) -> Iterator[Block]:
     ]
     yield Text(
         f"A row is answered from a score of {RIGHT:g} on (of captions: where all facts are right). All rows "
-        "that went from unanswered to answered, or back, are in `flips.csv`; of several seeds the first's."
+        "that went from unanswered to answered, or back, are in `flips.csv`."
     )
     yield DataTable(["cell", "in", "won", "lost"], rows)
     pictures: list[Figure] = []
@@ -160,10 +160,10 @@ def _example(sides: Sequence[Side], flip: Flip, name: str, figures: Path) -> Fig
         gallery.picture(lines, MediaStore(folder / split)).save(part, "PNG", optimize=True)
     marks = ["✓" if score >= RIGHT else "✗" for score in (flip.score_before, flip.score_after)]
     boxes = ["true box thick green, first answer orange, second blue"] if "iou" in lines[0].scores else []
-    model = flip.model.removeprefix(f"finetune/{flip.task}")
-    cell = " ".join(filter(None, (words.task(flip.task), model)))
     caption = [
-        ": ".join(filter(None, (cell, flip.asked))),
+        f"{words.task(flip.task)} {flip.model.removeprefix(f'finetune/{flip.task}')}: {flip.asked}".rstrip(
+            ": "
+        ),
         f"{marks[0]} {flip.against}: **{flip.before}**",
         f"{marks[1]} {flip.side}: **{flip.after}**",
         f"expected: {flip.expected}",

@@ -45,10 +45,10 @@ class Flip:
     asked: str
     expected: str
     before: str
-    """Answer of `against`. Of a group of seeds all of a flip is the first's: a mean has no answer."""
+    """Answer of `against`, of its first seed."""
     after: str
     score_before: float
-    """Of the metric that says whether a row is answered."""
+    """Mean over seeds, of the metric that says whether a row is answered."""
     score_after: float
 
     @property
@@ -105,11 +105,12 @@ class PairedCell:
             yield from self._bleu(media)
 
     def flips(self, metric: str) -> Iterator[tuple[str, float, float]]:
-        """(id, score before, score after) of rows that go from unanswered to answered or back, first seed."""
+        """(id, score before, score after) of rows that go from unanswered to answered or back."""
         for name in ("correct", metric):  # of captions all facts, where the benchmark can check them
             first, second = self._having(name)
             if first:
-                before_N, after_N = self._scores(first, name)[0], self._scores(second, name)[0]
+                before_N = self._scores(first, name).mean(axis=0)
+                after_N = self._scores(second, name).mean(axis=0)
                 for place in np.flatnonzero((before_N >= RIGHT) != (after_N >= RIGHT)):
                     yield self.ids[place], float(before_N[place]), float(after_N[place])
                 return

@@ -107,6 +107,12 @@ def read(stage: str, config_path: Path) -> tuple[dict[str, Any], Any]:
     return resolved, config.build(module(stage).Config, resolved, str(config_path))
 
 
+def place(stage: str, resolved: dict[str, Any], stage_config: Any) -> Path:
+    """The scratch folder of a run of what `read` gave."""
+    inputs = module(stage).inputs(stage_config)
+    return scratch.folder_of(stage, resolved, inputs, code.digest(f"unival.stages.{stage}"))
+
+
 def run(
     stage: str, config_path: Path, out_root: Path, launch: Callable[[], int | None] | None = None
 ) -> None:
@@ -120,8 +126,7 @@ def run(
         SystemExit: the ranks have ended.
     """
     resolved, stage_config = read(stage, config_path)
-    item, digest = resolved.get("item"), code.digest(f"unival.stages.{stage}")
-    folder = scratch.folder_of(stage, resolved, module(stage).inputs(stage_config), digest)
+    item, folder = resolved.get("item"), place(stage, resolved, stage_config)
     with scratch.exclusive(folder, out_root, f"{stage}-{item}" if item else stage):
         status = launch() if launch else None
         if status is not None:

@@ -234,20 +234,6 @@ class Delivery:
         folder = self.spool.folder
         raise UserError(f"{self.spool.items}: the first line is damaged: delete {folder} to go on without")
 
-    def children(self) -> list[tuple[str, str, dict[str, float]]]:
-        """Name, status and metrics of the runs below this one; none where the store does not answer."""
-        state = self.spool.state()
-        if self._connected is None or state is None:
-            return []
-        try:
-            client, experiment = self._connected
-            below = f"tags.mlflow.parentRunId = '{state.run_id}'"
-            found = client.search_runs([experiment], below, order_by=["start_time"])
-        except Exception as error:  # each store has errors of its own
-            print(f"MLflow store {store_name()}: {reason(error)}", file=sys.stderr)
-            return []
-        return [(run.info.run_name, run.info.status, dict(run.data.metrics)) for run in found]
-
     @property
     def client(self) -> "MlflowClient":
         """The client of the store, once connected."""

@@ -72,10 +72,6 @@ class Tracker:
     def artifact(self, path: Path, folder: str) -> None:
         """A file, copied into a folder of the run."""
 
-    def children(self) -> list[tuple[str, str, dict[str, float]]]:
-        """Name, status and metrics of the runs below this one that the store knows."""
-        return []
-
     def flush(self) -> None:
         """Send what is buffered."""
 
@@ -197,10 +193,6 @@ class MlflowTracker(Tracker):
     def artifact(self, path: Path, folder: str) -> None:
         """A file."""
         self._add("artifact", file=self._spool.keep(path), folder=folder)
-
-    def children(self) -> list[tuple[str, str, dict[str, float]]]:
-        """Name, status and metrics of the runs below this one; none where the store cannot be asked."""
-        return self._sender.delivery.children() if self.run_id else []
 
     def flush(self) -> None:
         """Let what has been logged be sent now."""

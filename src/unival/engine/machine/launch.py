@@ -56,10 +56,14 @@ def _status(status: int, came: Sequence[int]) -> int:
     return 128 + came[0] if came and status >= 128 else status
 
 
-def wait_for(command: Sequence[str], **settings: Any) -> int:
-    """Run it; its exit status at the end. `settings`: of `subprocess.Popen`.
+def wait_for(command: Sequence[str], asked: Callable[[], bool] = lambda: False, **settings: Any) -> int:
+    """Run it; its exit status at the end.
 
     It hears of Ctrl-C and SIGTERM from this process alone, as SIGTERM, and when this process is killed.
+
+    Args:
+        asked: called every second; whether it is to end as if by SIGTERM.
+        settings: of `subprocess.Popen`.
     """
     with _asked() as came:
         child = subprocess.Popen(command, start_new_session=True, preexec_fn=_end_with_parent, **settings)
@@ -68,7 +72,7 @@ def wait_for(command: Sequence[str], **settings: Any) -> int:
             try:
                 return _status(child.wait(timeout=1.0), came)
             except subprocess.TimeoutExpired:
-                if came and not told_to_end:
+                if not told_to_end and (came or asked()):
                     child.terminate()
                     told_to_end = True
 

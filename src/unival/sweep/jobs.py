@@ -1,0 +1,150 @@
+"""One job of a sweep: what is known of it in its folder, and how it is run."""
+
+import os
+import shutil
+import signal
+import subprocess
+import sys
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from unival import compose, config, files, scratch, tracking
+from unival.errors import UserError
+from unival.stages import base
+from unival.sweep.trials import Pruning
+
+MAIN = "UNIVAL_SWEEP_PROCESS"
+"""Number of the process that the sweep was started as."""
+SENT = (128 + signal.SIGINT, 128 + signal.SIGTERM)
+"""How a job ends that was asked to."""
+ENDED = ("FINISHED", "PRUNED")
+"""Jobs of these statuses do not run again."""
+NOTE = "job.json"
+
+
+@dataclass
+class Job:
+    """`job.json` of a job's folder."""
+
+    number: int
+    identity: str
+    """Of configuration, inputs and code: a job that has ended with the same is not run again."""
+    overrides: list[str]
+    """What the sweep sets for it: `<key>=<value>`."""
+    status: Literal["RUNNING", "FINISHED", "FAILED", "KILLED", "PRUNED"] = "RUNNING"
+    score: float | None = None
+    """Validation score of what it trained; None where the stage trains nothing, or has not ended."""
+    said: str = ""
+    """Its last line, where it failed."""
+
+    @property
+    def label(self) -> str:
+        """What it is called: the values that were set."""
+        return " ".join(word.removeprefix("set.") for word in self.overrides)
+
+
+def read(sweep: Path) -> list[Job]:
+    """The jobs of a sweep that have begun, in their order."""
+    found = [config.build(Job, files.read_json(path), str(path)) for path in sweep.glob(f"*/{NOTE}")]
+    return sorted(found, key=lambda job: job.number)
+
+
+def stop_file() -> Path:
+    """Its presence ends the jobs, in whatever processes a launcher runs them; it holds the exit status.
+
+    The process has a file of its own: jobs that outlive it do not stop the one that goes on.
+    """
+    return Path("multirun").resolve() / os.environ["UNIVAL_SWEEP"] / f".stopped-{os.environ[MAIN]}"
+
+
+def stop(status: int) -> None:
+    """End the sweep's jobs, and begin no further one."""
+    if not stop_file().exists():
+        files.write_text(stop_file(), str(status))
+
+
+def run(tree: Any) -> Job | None:
+    """One job: resolve, then run the stage in a process of its own; nothing once the sweep was stopped."""
+    if stop_file().exists():
+        return None
+    from hydra.core.hydra_config import HydraConfig
+
+    state = HydraConfig.get()
+    folder = Path(state.runtime.output_dir)
+    words = [word.lstrip("+") for word in state.overrides.task]
+    job = Job(int(folder.name), "", [w for w in words if not w.startswith(("stage_name=", "sweep="))])
+    try:
+        values = compose.resolve(tree, tree.stage_name, tree.item)
+        files.write_text(folder / "config.yaml", config.dump(values))
+        work = base.place(values["stage"], *base.read(values["stage"], folder / "config.yaml"))
+        job.identity = work.name
+        if (before := _before(folder, job, work)) is not None:
+            return before
+        files.write_json(folder / NOTE, asdict(job))
+        _run(job, values, folder, work)
+    except UserError as error:
+        job.status, job.said = "FAILED", str(error)
+    files.write_json(folder / NOTE, asdict(job))
+    return job
+
+
+def _before(folder: Path, job: Job, work: Path) -> Job | None:
+    """The job where it has ended before, as it is now; what another one has left is removed."""
+    scratch.wait_for_end(work)
+    note = folder / NOTE
+    found = config.build(Job, files.read_json(note), str(note)) if note.exists() else None
+    if found is None or found.identity != job.identity:
+        shutil.rmtree(folder / "reports", ignore_errors=True)
+        return None
+    if any(folder.glob("reports/runs/*.json")) and not work.exists():  # killed before it was noted
+        found.status, found.score = "FINISHED", _score(folder)
+        files.write_json(note, asdict(found))
+    return found if found.status in ENDED else None
+
+
+def _run(job: Job, values: dict[str, Any], folder: Path, work: Path) -> None:
+    """Run the stage to an end, and note which."""
+    from unival.engine.machine.launch import wait_for
+
+    environment = {**os.environ, "UNIVAL_RUN_NAME": job.label, "UNIVAL_OVERRIDES": " ".join(job.overrides)}
+    command = [sys.executable, "-m", "unival", "run", values["stage"]]
+    command += ["--config", str(folder / "config.yaml"), "--out", str(folder)]
+    steps = values["train"]["steps"] if "train" in values else 0
+    pruning = Pruning(folder.parent, job.number, work / "curve.jsonl", steps)
+    parent, works = os.getppid(), os.environ[MAIN] != str(os.getpid())
+
+    def asked() -> bool:
+        """Whether it is to end: the sweep was stopped or is gone, or the job does too badly."""
+        return stop_file().exists() or (works and os.getppid() != parent) or pruning.decided()
+
+    with (folder / "log.txt").open("a", encoding="utf-8") as log:
+        status = wait_for(command, asked, env=environment, stdout=log, stderr=subprocess.STDOUT)
+    if not status:
+        job.status, job.score = "FINISHED", _score(folder)
+    elif status in SENT and pruning.pruned:
+        job.status = "PRUNED"
+        _close(job, values["stage"], work, {"sweep.pruned": "true"}, "FINISHED")
+        files.discard(work)
+    elif status in SENT:
+        job.status = "KILLED"
+        stop(status)  # the others end in good order, too
+    else:
+        tail = (folder / "log.txt").read_text(encoding="utf-8", errors="replace").strip().splitlines()[-1:]
+        job.status, job.said = "FAILED", "".join(tail)
+        if status > 128:  # it could say nothing itself
+            job.said = f"{signal.Signals(status - 128).name}: {job.said}"
+            _close(job, values["stage"], work, {}, "KILLED")
+
+
+def _close(job: Job, stage: str, work: Path, tags: dict[str, str], status: str) -> None:
+    """End the job's run in MLflow, for the job is gone."""
+    if (work / "run.json").is_file():
+        tracking.MlflowTracker(stage, job.label, work / "run.json", tags).end(status)
+
+
+def _score(folder: Path) -> float | None:
+    """Validation score of the weights that a training has published."""
+    for path in folder.glob("models/*/*/training.json"):
+        return files.read_json(path).get("score")
+    return None

@@ -1,0 +1,117 @@
+"""Hydra's sweeper for points that Optuna chooses: `hydra/sweeper=random` or `tpe`.
+
+`interval(a,b)`, `tag(log,interval(a,b))`, `int(interval(a,b))`, `choice(...)` and `range(...)` are searched;
+several values of a `seed` repeat every point. (hydra-optuna-sweeper needs Optuna 2, whose storage in a file
+does not work with the SQLAlchemy that MLflow needs; it knows no seeds and does not go on.)
+"""
+
+import os
+from collections.abc import Mapping, Sequence
+from itertools import pairwise
+from pathlib import Path
+from typing import Any, Literal
+
+from hydra.plugins.sweeper import Sweeper
+
+from unival.sweep import trials
+
+
+class Search(Sweeper):
+    """`conf/hydra/sweeper/<method>.yaml`."""
+
+    def __init__(
+        self,
+        method: Literal["random", "tpe"],
+        trials: int,
+        prune: bool,
+        seed: int,
+        params: Mapping[str, str] | None = None,
+    ) -> None:
+        """`params`: overrides of a preset, as those of Hydra's own sweeper."""
+        self.params = dict(params or {})
+        self.method, self.trials, self.prune, self.seed = method, trials, prune, seed
+
+    def setup(self, *, hydra_context: Any, task_function: Any, config: Any) -> None:
+        """Hydra's: before `sweep`."""
+        from hydra.core.plugins import Plugins
+
+        self.hydra_context, self.config = hydra_context, config
+        self.launcher = Plugins.instance().instantiate_launcher(
+            hydra_context=hydra_context, task_function=task_function, config=config
+        )
+
+    def sweep(self, arguments: list[str]) -> None:
+        """Run all trials, as many at once as the launcher runs jobs."""
+        assert self.hydra_context and self.config is not None and self.launcher
+        from hydra.core.override_parser.overrides_parser import OverridesParser
+
+        given = [*(f"{key}={value}" for key, value in self.params.items()), *arguments]
+        words = OverridesParser.create(config_loader=self.hydra_context.config_loader).parse_overrides(given)
+        searched = [_Searched(word) for word in words if word.is_sweep_override() and not _is_seed(word)]
+        fixed = [str(word.input_line) for word in words if not word.is_sweep_override()]
+        seeds = [""]
+        for word in words:
+            if word.is_sweep_override() and _is_seed(word):
+                key = word.get_key_element()
+                seeds = [f"{key}={value}" for value in word.sweep_string_iterator()]
+        folder = Path(self.config.hydra.sweep.dir)
+        trials.mend(folder)
+        study = trials.opened(folder)
+        study.set_user_attr("seeds", len(seeds))
+        study.set_user_attr("prune", self.prune)
+        space = {one.key: one.distribution for one in searched}
+        size = self._at_once(len(seeds), self.config.hydra.launcher.get("n_jobs", 1))
+        for first, after in pairwise([*range(0, self.trials, size), self.trials]):
+            while len(study.trials) < after:
+                trials.ask(study, self.method, self.seed, space)
+            points = study.get_trials(deepcopy=False)[first:after]
+            if all(point.state.is_finished() for point in points):
+                continue
+            batch = [
+                [*fixed, *(one.override(point.params[one.key]) for one in searched), *filter(None, [seed])]
+                for point in points
+                for seed in seeds
+            ]
+            self.validate_batch_is_legal(batch)
+            ended = self.launcher.launch(batch, initial_job_idx=first * len(seeds))
+            jobs = [one.return_value for one in ended]
+            for place, number in enumerate(range(first, after)):
+                trials.tell(study, number, jobs[place * len(seeds) : (place + 1) * len(seeds)])
+
+    def _at_once(self, seeds: int, jobs: int) -> int:
+        if self.method == "random" and not self.prune:
+            return self.trials  # none depends on another
+        return max(1, (jobs if jobs > 0 else os.cpu_count() or 1) // seeds)
+
+
+def _is_seed(word: Any) -> bool:
+    return str(word.key_or_group).split(".")[-1] == "seed"
+
+
+class _Searched:
+    """A parameter that is searched: what Optuna chooses from, and the override of what it has chosen."""
+
+    def __init__(self, word: Any) -> None:
+        import optuna
+        from hydra.core.override_parser.types import IntervalSweep, RangeSweep
+
+        self.key, value = word.get_key_element(), word.value()
+        self.values: Sequence[str] | None = None
+        dist = optuna.distributions
+        if isinstance(value, IntervalSweep):
+            assert value.start is not None and value.end is not None
+            log, whole = "log" in value.tags, isinstance(value.start, int)
+            kind: Any = dist.IntDistribution if whole else dist.FloatDistribution
+            self.distribution: Any = kind(value.start, value.end, log=log)
+            return
+        self.values = list(word.sweep_string_iterator())
+        if isinstance(value, RangeSweep):  # in order; each keeps its printed value
+            self.distribution = dist.IntDistribution(0, len(self.values) - 1)
+        else:
+            self.distribution = dist.CategoricalDistribution(range(len(self.values)))
+
+    def override(self, chosen: Any) -> str:
+        """Four digits of a number: what is printed is what is used."""
+        if self.values:
+            return f"{self.key}={self.values[chosen]}"
+        return f"{self.key}={chosen:.4g}" if isinstance(chosen, float) else f"{self.key}={chosen}"
