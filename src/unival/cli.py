@@ -22,6 +22,7 @@ COMMANDS = {
     "serve": ("serve", "a page and an HTTP endpoint that answer about media"),
     "power": ("power", "what the seeds of a study can see of its claims, and what more would"),
     "kernels": ("kernels", "seeds again on other kernels of the processor; fails if a claim flips"),
+    "study": ("study", "tables, figures and a page of a finished study, for its written report"),
     "card": ("card", "the model card of a model folder, printed or written"),
     "score": ("score", "official metrics of a predictions file, and a submission file of it"),
     "embed": ("embed", "media and texts as vectors"),

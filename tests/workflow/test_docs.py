@@ -25,7 +25,7 @@ from unival.sweep import start
 
 ROOT = Path(__file__).parents[2]
 PAGES = [*sorted(ROOT.glob("*.md")), *sorted((ROOT / "docs").glob("*.md")), ROOT / "data/README.md"]
-PAGES += [ROOT / "reports/README.md", ROOT / "findings/README.md"]
+PAGES += [ROOT / "reports/README.md", ROOT / "findings/README.md", ROOT / "docs/study/README.md"]
 TEXTS = {path: path.read_text(encoding="utf-8") for path in PAGES}
 
 

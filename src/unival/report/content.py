@@ -39,7 +39,7 @@ def document(
         _section("Result", [Points(list(headline.sentences(study, claims)))]),
         *([_section("Read this first", [Points(list(faults))])] if faults else []),
         _section("Tasks", _tasks(study)),
-        _section("Claims", _claims(claims)),
+        _section("Claims", claims_table(claims)),
         _section("Variance", spread.blocks(study, variances, compared)),
         _section("What did not work, and what is missing", []),
         _section("Learning curves", _figures(charts.learning_curves(study, figures))),
@@ -121,7 +121,8 @@ def _secondary(study: Results) -> list[Block]:
     return [Text(text), DataTable(("task", "metrics"), rows, numbers=False)]
 
 
-def _claims(claims: Sequence[Verdict]) -> list[Block]:
+def claims_table(claims: Sequence[Verdict]) -> list[Block]:
+    """What the paper says, what is seen here, and how to read it."""
     rows: list[list[str | TonedCell]] = [
         [
             claim.statement, claim.source, TonedCell(claim.verdict, TONES.get(claim.verdict, "")),
