@@ -10,7 +10,7 @@ import pytest
 from unival import compose, config, files
 from unival.errors import UserError
 from unival.report import verdicts
-from unival.study import evidence, processes, subsets
+from unival.study import evidence, power, processes, subsets
 from unival.study.claims import Claim
 from unival.study.evidence import Evidence, Seed
 from unival.study.tables import Repeat
@@ -116,6 +116,13 @@ def test_verdicts_are_corrected_for_the_number_of_claims() -> None:
         {str(number): claim() for number in range(5)}, study(6, {"vqa": 0.1, "grounding": 0.1})
     )
     assert all(one.p_holm == pytest.approx(min(5 * one.p, 1)) for one in several)
+
+
+def test_power_of_one_seed_says_why_the_others_do_not_count() -> None:
+    alone = study(1, {"vqa": 0.2})
+    for left_out, why in (([], "run more"), (["Seed 1 is **left out**: why."], "Seed 1 is left out: why.")):
+        with pytest.raises(UserError, match=f"one seed says nothing.*{why}"):
+            power.table({"one": claim()}, replace(alone, left_out=left_out), [6])
 
 
 @pytest.mark.parametrize(

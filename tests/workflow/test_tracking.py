@@ -507,6 +507,9 @@ def test_a_model_whose_files_changed_is_not_registered(
     for _ in range(2):  # the same weights are one version
         cli.main(["register", "models/merged/average", "--alias", "champion"])
         assert "models:/unival/1 (champion)" in capsys.readouterr().out
+    with pytest.raises(SystemExit):
+        cli.main(["register", "models/merged/average", "--alias", "the best"])
+    assert "--alias the best: Invalid alias name" in capsys.readouterr().err
     client, _ = tracking.connect("evaluate")
     found = client.get_model_version_by_alias("unival", "champion")
     assert found.tags["unival.folder"] == "models/merged/average"

@@ -31,12 +31,11 @@ def table(claims: Mapping[str, Claim], evidence: Evidence, seeds: Sequence[int])
     """The claims that have been tested.
 
     Raises:
-        UserError: the study has one seed, which says nothing of the variance between seeds.
+        UserError: the study has one seed, or one that counts, which says nothing of the variance.
     """
     if len(evidence.seeds) < 2:
-        raise UserError(
-            "one seed says nothing of the variance between seeds: run more, `dvc exp run -S 'seeds=[1,2]'`"
-        )
+        more = " ".join(evidence.left_out).replace("**", "") or "run more, `dvc exp run -S 'seeds=[1,2]'`"
+        raise UserError(f"one seed says nothing of the variance between seeds: {more}")
     found = {
         name: one for name, claim in claims.items() if (one := combined(claim, evidence.contrasts(claim)))
     }

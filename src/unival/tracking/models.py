@@ -97,7 +97,7 @@ def register(
     """Make a version of a model that was evaluated, and let an alias mean it; returns the version.
 
     Raises:
-        UserError: no row has these weights.
+        UserError: no row has these weights, or an alias that MLflow does not take.
     """
     from mlflow.exceptions import MlflowException
 
@@ -121,5 +121,8 @@ def register(
         description=folder,
     ).version  # fmt: skip
     if alias:
-        client.set_registered_model_alias(REGISTERED, alias, made)
+        try:
+            client.set_registered_model_alias(REGISTERED, alias, made)
+        except MlflowException as error:
+            raise UserError(f"--alias {alias}: {error.message}") from error
     return str(made)
