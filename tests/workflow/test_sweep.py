@@ -16,7 +16,7 @@ from unival.engine.machine import launch
 from unival.errors import UserError
 from unival.stages import base
 from unival.sweep import jobs, overrides, start, summary
-from unival.sweep.jobs import Job
+from unival.sweep.jobs import JobState
 
 RATE = "set.finetune.train.optimizer.lr"
 BEGIN = ["-m", "stage=finetune", "item=vqa"]
@@ -210,9 +210,9 @@ def test_a_job_below_the_median_ends_early_with_its_other_seeds(stage: Stage) ->
     assert [job.status for job in jobs.read(the_sweep())] == ["FINISHED"] * 10 + ["PRUNED"] * 2
 
 
-def job(number: int, rate: str, seed: int, score: float | None) -> Job:
+def job(number: int, rate: str, seed: int, score: float | None) -> JobState:
     words = ["item=vqa", f"{RATE}={rate}", f"seed={seed}"]
-    return Job(number, "", words, "FAILED" if score is None else "FINISHED", score)
+    return JobState(number, "", words, "FAILED" if score is None else "FINISHED", score)
 
 
 def test_the_best_point_is_told_with_what_its_seeds_can_tell() -> None:
@@ -238,7 +238,9 @@ def test_what_mattered_is_found() -> None:
     pytest.importorskip("optuna")
     found = summary.points(
         [
-            Job(n, "", [f"set.a.lr={rate}", f"set.a.width={width}", "seed=0"], "FINISHED", rate + width / 1e4)
+            JobState(
+                n, "", [f"set.a.lr={rate}", f"set.a.width={width}", "seed=0"], "FINISHED", rate + width / 1e4
+            )
             for n, (rate, width) in enumerate((r, w) for r in (0.1, 0.2, 0.3, 0.4) for w in (1, 2, 3, 4))
         ]
     )
@@ -246,6 +248,6 @@ def test_what_mattered_is_found() -> None:
 
 
 def test_without_scores_there_is_a_page_and_no_best(tmp_path: Path) -> None:
-    found = summary.points([Job(0, "", ["seed=0"], "FINISHED")])
+    found = summary.points([JobState(0, "", ["seed=0"], "FINISHED")])
     summary.write(found, "sweep", tmp_path / "index.html")
     assert summary.metrics(found) == {} and "No validation scores" in summary.lines(found)[0]

@@ -1,4 +1,4 @@
-"""`unival sweep`: Hydra multirun over one stage, with one MLflow parent and a child per job.
+"""`unival sweep`: Hydra multirun over one stage, each job a run of MLflow below that of the sweep.
 
     unival sweep -m stage=finetune item=vqa set.finetune.train.optimizer.lr=3e-4,1e-3 seed=0,1,2
     unival sweep -m stage=finetune item=vqa hydra/sweeper=tpe hydra.sweeper.trials=20 \

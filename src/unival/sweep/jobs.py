@@ -24,7 +24,7 @@ NOTE = "job.json"
 
 
 @dataclass
-class Job:
+class JobState:
     """`job.json` of a job's folder."""
 
     number: int
@@ -44,9 +44,9 @@ class Job:
         return " ".join(word.removeprefix("set.") for word in self.overrides)
 
 
-def read(sweep: Path) -> list[Job]:
+def read(sweep: Path) -> list[JobState]:
     """The jobs of a sweep that have begun, in their order."""
-    found = [config.build(Job, files.read_json(path), str(path)) for path in sweep.glob(f"*/{NOTE}")]
+    found = [config.build(JobState, files.read_json(path), str(path)) for path in sweep.glob(f"*/{NOTE}")]
     return sorted(found, key=lambda job: job.number)
 
 
@@ -64,7 +64,7 @@ def stop(status: int) -> None:
         files.write_text(stop_file(), str(status))
 
 
-def run(tree: Any) -> Job | None:
+def run(tree: Any) -> JobState | None:
     """One job: resolve, then run the stage in a process of its own; nothing once the sweep was stopped."""
     if stop_file().exists():
         return None
@@ -73,7 +73,7 @@ def run(tree: Any) -> Job | None:
     state = HydraConfig.get()
     folder = Path(state.runtime.output_dir)
     words = [word.lstrip("+") for word in state.overrides.task]
-    job = Job(int(folder.name), "", [w for w in words if not w.startswith(("stage_name=", "sweep="))])
+    job = JobState(int(folder.name), "", [w for w in words if not w.startswith(("stage_name=", "sweep="))])
     try:
         values = compose.resolve(tree, tree.stage_name, tree.item)
         files.write_text(folder / "config.yaml", config.dump(values))
@@ -89,11 +89,11 @@ def run(tree: Any) -> Job | None:
     return job
 
 
-def _before(folder: Path, job: Job, work: Path) -> Job | None:
+def _before(folder: Path, job: JobState, work: Path) -> JobState | None:
     """The job where it has ended before, as it is now; what another one has left is removed."""
     scratch.wait_for_end(work)
     note = folder / NOTE
-    found = config.build(Job, files.read_json(note), str(note)) if note.exists() else None
+    found = config.build(JobState, files.read_json(note), str(note)) if note.exists() else None
     if found is None or found.identity != job.identity:
         shutil.rmtree(folder / "reports", ignore_errors=True)
         return None
@@ -103,7 +103,7 @@ def _before(folder: Path, job: Job, work: Path) -> Job | None:
     return found if found.status in ENDED else None
 
 
-def _run(job: Job, values: dict[str, Any], folder: Path, work: Path) -> None:
+def _run(job: JobState, values: dict[str, Any], folder: Path, work: Path) -> None:
     """Run the stage to an end, and note which."""
     from unival.engine.machine.launch import wait_for
 
@@ -137,7 +137,7 @@ def _run(job: Job, values: dict[str, Any], folder: Path, work: Path) -> None:
             _close(job, values["stage"], work, {}, "KILLED")
 
 
-def _close(job: Job, stage: str, work: Path, tags: dict[str, str], status: str) -> None:
+def _close(job: JobState, stage: str, work: Path, tags: dict[str, str], status: str) -> None:
     """End the job's run in MLflow, for the job is gone."""
     if (work / "run.json").is_file():
         tracking.MlflowTracker(stage, job.label, work / "run.json", tags).end(status)

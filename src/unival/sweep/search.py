@@ -1,4 +1,4 @@
-"""Hydra's sweeper for points that Optuna chooses: `hydra/sweeper=random` or `tpe`.
+"""Points that Optuna chooses: `hydra/sweeper=random` or `tpe`, over the launchers of Hydra.
 
 `interval(a,b)`, `tag(log,interval(a,b))`, `int(interval(a,b))`, `choice(...)` and `range(...)` are searched;
 several values of a `seed` repeat every point. (hydra-optuna-sweeper needs Optuna 2, whose storage in a file
@@ -7,81 +7,70 @@ does not work with the SQLAlchemy that MLflow needs; it knows no seeds and does 
 
 import os
 from collections.abc import Mapping, Sequence
-from itertools import pairwise
+from dataclasses import dataclass
+from itertools import pairwise, product
 from pathlib import Path
 from typing import Any, Literal
-
-from hydra.plugins.sweeper import Sweeper
 
 from unival.sweep import trials
 
 
-class Search(Sweeper):
+@dataclass(frozen=True)
+class SearchSettings:
     """`conf/hydra/sweeper/<method>.yaml`."""
 
-    def __init__(
-        self,
-        method: Literal["random", "tpe"],
-        trials: int,
-        prune: bool,
-        seed: int,
-        params: Mapping[str, str] | None = None,
-    ) -> None:
-        """`params`: overrides of a preset, as those of Hydra's own sweeper."""
-        self.params = dict(params or {})
-        self.method, self.trials, self.prune, self.seed = method, trials, prune, seed
+    method: Literal["random", "tpe"]
+    trials: int
+    prune: bool
+    seed: int
+    params: Mapping[str, str] | None = None
+    """Overrides of a preset, as those of Hydra's own sweeper."""
 
-    def setup(self, *, hydra_context: Any, task_function: Any, config: Any) -> None:
-        """Hydra's: before `sweep`."""
-        from hydra.core.plugins import Plugins
-
-        self.hydra_context, self.config = hydra_context, config
-        self.launcher = Plugins.instance().instantiate_launcher(
-            hydra_context=hydra_context, task_function=task_function, config=config
-        )
-
-    def sweep(self, arguments: list[str]) -> None:
-        """Run all trials, as many at once as the launcher runs jobs."""
-        assert self.hydra_context and self.config is not None and self.launcher
-        from hydra.core.override_parser.overrides_parser import OverridesParser
-
-        given = [*(f"{key}={value}" for key, value in self.params.items()), *arguments]
-        words = OverridesParser.create(config_loader=self.hydra_context.config_loader).parse_overrides(given)
-        searched = [_Searched(word) for word in words if word.is_sweep_override() and not _is_seed(word)]
-        fixed = [str(word.input_line) for word in words if not word.is_sweep_override()]
-        seeds = [""]
-        for word in words:
-            if word.is_sweep_override() and _is_seed(word):
-                key = word.get_key_element()
-                seeds = [f"{key}={value}" for value in word.sweep_string_iterator()]
-        folder = Path(self.config.hydra.sweep.dir)
-        trials.mend(folder)
-        study = trials.opened(folder)
-        study.set_user_attr("seeds", len(seeds))
-        study.set_user_attr("prune", self.prune)
-        space = {one.key: one.distribution for one in searched}
-        size = self._at_once(len(seeds), self.config.hydra.launcher.get("n_jobs", 1))
-        for first, after in pairwise([*range(0, self.trials, size), self.trials]):
-            while len(study.trials) < after:
-                trials.ask(study, self.method, self.seed, space)
-            points = study.get_trials(deepcopy=False)[first:after]
-            if all(point.state.is_finished() for point in points):
-                continue
-            batch = [
-                [*fixed, *(one.override(point.params[one.key]) for one in searched), *filter(None, [seed])]
-                for point in points
-                for seed in seeds
-            ]
-            self.validate_batch_is_legal(batch)
-            ended = self.launcher.launch(batch, initial_job_idx=first * len(seeds))
-            jobs = [one.return_value for one in ended]
-            for place, number in enumerate(range(first, after)):
-                trials.tell(study, number, jobs[place * len(seeds) : (place + 1) * len(seeds)])
-
-    def _at_once(self, seeds: int, jobs: int) -> int:
+    def at_once(self, seeds: int, jobs: int) -> int:
+        """How many trials run at once where the launcher runs so many jobs (-1: as many as cores)."""
         if self.method == "random" and not self.prune:
             return self.trials  # none depends on another
         return max(1, (jobs if jobs > 0 else os.cpu_count() or 1) // seeds)
+
+
+def run(settings: SearchSettings, arguments: Sequence[str], sweeper: Any) -> None:
+    """Run all trials with a sweeper of Hydra that was set up."""
+    from hydra.core.override_parser.overrides_parser import OverridesParser
+
+    given = [*(f"{key}={value}" for key, value in (settings.params or {}).items()), *arguments]
+    loader, config = sweeper.hydra_context.config_loader, sweeper.config
+    words = OverridesParser.create(config_loader=loader).parse_overrides(given)
+    searched = [_Searched(word) for word in words if word.is_sweep_override() and not _is_seed(word)]
+    fixed = [str(word.input_line) for word in words if not word.is_sweep_override()]
+    seeds = [_listed(word) for word in words if word.is_sweep_override() and _is_seed(word)]
+    repeats = list(product(*seeds))
+    folder = Path(config.hydra.sweep.dir)
+    trials.mend(folder)
+    study = trials.opened(folder)
+    study.set_user_attr("seeds", len(repeats))
+    study.set_user_attr("prune", settings.prune)
+    space = {one.key: one.distribution for one in searched}
+    size = settings.at_once(len(repeats), config.hydra.launcher.get("n_jobs", 1))
+    for first, after in pairwise([*range(0, settings.trials, size), settings.trials]):
+        while len(study.trials) < after:
+            trials.ask(study, settings.method, settings.seed, space)
+        points = study.get_trials(deepcopy=False)[first:after]
+        if all(point.state.is_finished() for point in points):
+            continue
+        batch = [
+            [*fixed, *(one.override(point.params[one.key]) for one in searched), *repeat]
+            for point in points
+            for repeat in repeats
+        ]
+        sweeper.validate_batch_is_legal(batch)
+        ended = sweeper.launcher.launch(batch, initial_job_idx=first * len(repeats))
+        jobs = [one.return_value for one in ended]
+        for place, number in enumerate(range(first, after)):
+            trials.tell(study, number, jobs[place * len(repeats) : (place + 1) * len(repeats)])
+
+
+def _listed(word: Any) -> list[str]:
+    return [f"{word.get_key_element()}={value}" for value in word.sweep_string_iterator()]
 
 
 def _is_seed(word: Any) -> bool:

@@ -12,7 +12,7 @@ from unival import config, files
 from unival.metrics.inference import Effect, Paired, effect
 from unival.report import words
 from unival.report.page import Block, DataTable, Document, Figures, Points, Section, Text, TonedCell, to_html
-from unival.sweep.jobs import Job
+from unival.sweep.jobs import JobState
 
 FEWEST = 5
 """Scores from which on the importance of parameters is estimated."""
@@ -24,7 +24,7 @@ class Point:
 
     values: Mapping[str, Any]
     """What differs between points."""
-    jobs: Sequence[Job]
+    jobs: Sequence[JobState]
 
     @property
     def label(self) -> str:
@@ -52,7 +52,7 @@ def _over_seeds(values: Sequence[float]) -> Effect | None:
     return effect([Paired(np.array(values)[:, None], ["all"])]) if len(values) > 1 else None
 
 
-def _values(job: Job) -> dict[str, str]:
+def _values(job: JobState) -> dict[str, str]:
     return dict(word.removeprefix("set.").split("=", 1) for word in job.overrides if "=" in word)
 
 
@@ -60,16 +60,16 @@ def _is_seed(key: str) -> bool:
     return key.split(".")[-1] == "seed"
 
 
-def _seed(job: Job) -> str:
+def _seed(job: JobState) -> str:
     return " ".join(value for key, value in _values(job).items() if _is_seed(key))
 
 
-def points(found: Sequence[Job]) -> list[Point]:
+def points(found: Sequence[JobState]) -> list[Point]:
     """The points of a sweep: the best one first, those without a score last."""
     rows = [{key: value for key, value in _values(job).items() if not _is_seed(key)} for job in found]
     keys = dict.fromkeys(key for row in rows for key in row)
     varied = [key for key in keys if len({row.get(key) for row in rows}) > 1]
-    groups: dict[tuple[str | None, ...], list[Job]] = {}
+    groups: dict[tuple[str | None, ...], list[JobState]] = {}
     for job, row in zip(found, rows, strict=True):
         groups.setdefault(tuple(row.get(key) for key in varied), []).append(job)
     short = _short(varied)
