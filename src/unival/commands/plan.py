@@ -52,7 +52,9 @@ def _parser() -> argparse.ArgumentParser:
         "words", nargs="+", metavar="<word>", help="+experiment=<name>, stage=, item=, key=value"
     )
     parser.add_argument(
-        "--device", required=True, help=f"{', '.join(devices.DEVICES)}, or <GiB>,<dense bfloat16 TFLOP/s>"
+        "--device",
+        required=True,
+        help=f"{', '.join(devices.DEVICES)}, or <GiB>,<TFLOP/s>",
     )
     parser.add_argument("--ranks", type=int, default=1, help="GPUs (default 1)")
     parser.add_argument("--bandwidth", type=float, default=100.0, help="GB/s of a rank's link (default 100)")

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
+from unival.engine.accounting import shown
 from unival.engine.batches.collate import Batch
 from unival.engine.machine.distributed import World
 
@@ -65,17 +66,21 @@ class Window:
     steps: int = 0
     tokens: int = 0
     examples: int = 0
+    media: int = 0
+    flops: float = 0.0
     damaged: int = 0
     losses: list[Tensor] = field(default_factory=list)
     norms: list[Tensor] = field(default_factory=list)
     by_task: Tensor | None = None
     """(tasks, 2): summed negative log-likelihood and scored tokens, of the window's last step."""
 
-    def add(self, micro_batches: Sequence[Batch], loss: Tensor, norm: Tensor) -> None:
-        """Add a step: loss per token over all ranks, gradient norm before clipping."""
+    def add(self, micro_batches: Sequence[Batch], loss: Tensor, norm: Tensor, flops: float) -> None:
+        """Add a step: loss per token over all ranks, gradient norm before clipping, this rank's FLOPs."""
         self.steps += 1
         self.tokens += sum(batch.num_tokens() for batch in micro_batches)
         self.examples += sum(batch.num_examples for batch in micro_batches)
+        self.media += sum(sum(shown(batch).values()) for batch in micro_batches)
+        self.flops += flops
         self.damaged += sum(len(batch.damaged) for batch in micro_batches)
         self.losses.append(loss)
         self.norms.append(norm)
@@ -84,12 +89,17 @@ class Window:
         """Add the sums of one micro-batch."""
         self.by_task = sums_N2 if self.by_task is None else self.by_task + sums_N2
 
-    def figures(self, ranks: World, tasks: Sequence[str], waited: float) -> dict[str, float]:
-        """What is logged of the window, over all ranks, which all call it. `waited`: as the field, now."""
+    def figures(
+        self, ranks: World, tasks: Sequence[str], waited: float, peak: float | None
+    ) -> dict[str, float]:
+        """What is logged of the window, over all ranks, which all call it.
+
+        `waited`: as the field, now. `peak`: FLOP/s of the device at best, where known.
+        """
         seconds = time.perf_counter() - self.started
-        tokens, examples, waiting = ranks.sum(
-            [float(self.tokens), float(self.examples), waited - self.waited]
-        )
+        sums = [self.tokens, self.examples, self.media, self.flops, waited - self.waited]
+        tokens, examples, media, flops, waiting = ranks.sum(list(map(float, sums)))
+        rate = flops / ranks.size / seconds
         values = {
             "train/loss": float(torch.stack(self.losses).mean()),
             "train/grad_norm": float(torch.stack(self.norms).mean()),
@@ -102,8 +112,11 @@ class Window:
             "perf/step_seconds": seconds / self.steps,
             "perf/tokens_per_second": tokens / seconds,
             "perf/examples_per_second": examples / seconds,
+            "perf/media_per_second": media / seconds,
             "perf/data_wait": waiting / ranks.size / seconds,
-            "perf/memory_mib": peak_memory_mib(ranks.device),
+            "perf/tflops": rate / 1e12,
+            **({"perf/mfu": rate / peak} if peak else {}),
+            **memory(ranks.device),
         }
 
 
@@ -133,7 +146,7 @@ class Monitor:
         self.tell(lambda callback: callback.on_log(step, values))
         loss = values.get("train/loss")
         if loss is not None:
-            self.bar.set_postfix_str(f"loss {loss:.3f}")
+            self.bar.set_postfix_str(postfix(values))
         if self.shown and self.bar.disable:
             line = f"{self.title} {step}/{self.steps} {brief(values)}"
             if "perf/step_seconds" in values and step < self.steps:
@@ -168,8 +181,26 @@ def brief(values: dict[str, float]) -> str:
     return " ".join(f"{name.split('/', 1)[1]} {value:.4g}" for name, value in values.items())
 
 
-def peak_memory_mib(device: torch.device) -> float:
-    """Largest memory so far: allocated on the GPU, else resident."""
-    if device.type == "cuda":
-        return torch.cuda.max_memory_allocated(device) / 2**20
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+def postfix(values: dict[str, float]) -> str:
+    """What stands behind the bar."""
+    words = [f"loss {values['train/loss']:.3f}"]
+    if "perf/mfu" in values:
+        words.append(f"MFU {values['perf/mfu']:.0%}")
+    if "perf/tokens_per_second" in values:
+        words.append(f"{values['perf/tokens_per_second']:.3g} tokens/s, waits {values['perf/data_wait']:.0%}")
+    return ", ".join(words)
+
+
+def memory(device: torch.device) -> dict[str, float]:
+    """Largest memory so far, in MiB: allocated on the GPU, else resident.
+
+    On a GPU also what PyTorch has taken at most, and how often it found too little, gave back what it held
+    and tried again.
+    """
+    if device.type != "cuda":
+        return {"perf/memory_mib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024}
+    return {
+        "perf/memory_mib": torch.cuda.max_memory_allocated(device) / 2**20,
+        "perf/memory_reserved_mib": torch.cuda.max_memory_reserved(device) / 2**20,
+        "perf/memory_retries": float(torch.cuda.memory_stats(device).get("num_alloc_retries", 0)),
+    }

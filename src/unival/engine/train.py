@@ -24,6 +24,7 @@ from torch import nn
 
 from unival import files
 from unival.engine import lora
+from unival.engine.accounting import Flops, peak_rate
 from unival.engine.alarm import SpikeAlarm, bad_step
 from unival.engine.batches.builder import VALUES
 from unival.engine.batches.collate import Batch, Collator
@@ -139,7 +140,9 @@ class Trainer:
         build_optimizer(config.optimizer, model)  # what is wrong with its settings is told before ranks meet
         if config.compile:
             model.compile(dynamic=True)
-        self.module = self.strategy.wrap(LossModule(model, config.loss, len(self.data)), model)
+        module = LossModule(model, config.loss, len(self.data))
+        self.flops = Flops(module, config.compile)
+        self.module = self.strategy.wrap(module, model)
         self.parameters = [p for p in model.parameters() if p.requires_grad]
         self.optimizer = build_optimizer(config.optimizer, model)
         self.ema = Ema(model, config.ema) if config.ema else None
@@ -152,6 +155,7 @@ class Trainer:
         self.damaged = 0
         self.alarm = SpikeAlarm(config.spike)
         self.window = Window()
+        self.peak = peak_rate(ranks.device, config.precision)
         self.ending = Ending()
 
     def run(self, out_dir: Path, callbacks: Sequence[Callback], evaluate: Evaluate | None) -> TrainResult:
@@ -227,7 +231,7 @@ class Trainer:
             torch.manual_seed(_step_seed(config.seed, self.step, micro))
             last = number == len(micro_batches) - 1
             absent = self.strategy.absent(batch, shown_anywhere) if last else []
-            with self.strategy.synchronised(self.module, last):
+            with self.flops.counting(batch), self.strategy.synchronised(self.module, last):
                 with torch.autocast(device.type, torch.bfloat16, config.precision == "bfloat16"):
                     loss, sums_N2 = self.module(batch.to(device), by_task, drop_worst, absent)
                 # DDP averages over the ranks: times their number makes it a sum
@@ -246,7 +250,7 @@ class Trainer:
         if self.ema:
             self.ema.update()
         self.step += 1
-        self.window.add(micro_batches, loss_per_token, norm)
+        self.window.add(micro_batches, loss_per_token, norm, sum(map(self.flops.of, micro_batches)))
 
     def _check(self) -> None:
         """Stop at the first step whose loss is not finite or jumped.
@@ -301,7 +305,7 @@ class Trainer:
 
     def _figures(self, waited: float) -> dict[str, float]:
         """The window's figures, over all ranks; starts the next window."""
-        values = self.window.figures(self.ranks, list(self.data), waited)
+        values = self.window.figures(self.ranks, list(self.data), waited, self.peak)
         self.window = Window(waited)
         values["train/lr"] = learning_rate(self.config.optimizer, self.step - 1, self.config.steps)
         if self.config.damaged:

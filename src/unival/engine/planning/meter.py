@@ -6,15 +6,19 @@ weights, then what `label` says of it, else activations (all that a step compute
 
 import weakref
 from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.distributed.tensor import DTensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import flop_registry, sdpa_flop_count
+
+from unival.model.positions import encoder_relative_index, text_relative_index
 
 ACTIVATIONS = "activations"
 OPENING = "head"
@@ -43,6 +47,22 @@ FORMULAS: dict[str, Callable[..., int]] = {
 """Of operators that PyTorch's table lacks, or counts by what a kernel does instead of what is asked of it."""
 
 
+def _again() -> bool:
+    """Whether a backward pass computes what checkpointing has dropped: only then gradients are recorded."""
+    return torch.is_grad_enabled() and torch._C._current_graph_task_id() != -1  # type: ignore[attr-defined]
+
+
+@contextmanager
+def without_values(mode: FakeTensorMode) -> Iterator[None]:
+    """Operators give shapes alone; tables that the model worked out meanwhile are forgotten at the end."""
+    try:
+        with mode:
+            yield
+    finally:
+        for table in (encoder_relative_index, text_relative_index):
+            table.cache_clear()
+
+
 class Meter(TorchDispatchMode):
     """FLOPs (a multiplication and an addition are two), live and peak bytes, bytes of collectives."""
 
@@ -50,6 +70,8 @@ class Meter(TorchDispatchMode):
         super().__init__()
         self.flops: Counter[str] = Counter()
         """Of each part, forward and backward."""
+        self.recomputed = 0
+        """FLOPs of what checkpointing has dropped and computes again, which are not among the others."""
         self.live: Counter[str] = Counter()
         """Bytes of each kind now."""
         self.peak: Counter[str] = Counter()
@@ -77,8 +99,10 @@ class Meter(TorchDispatchMode):
         torch.UntypedStorage.resize_ = self._resize  # type: ignore[method-assign]
         super().__exit__(*error)
 
-    def follow(self, parts: Iterable[tuple[str, nn.Module]]) -> None:
+    @contextmanager
+    def following(self, parts: Iterable[tuple[str, nn.Module]]) -> Iterator[None]:
         """Name parts of the model: FLOPs inside one, and those of its backward pass, count as the part's."""
+        hooks: list[Any] = []
         for name, module in parts:
             outer: list[str] = []
 
@@ -92,8 +116,10 @@ class Meter(TorchDispatchMode):
                     if isinstance(tensor, Tensor) and tensor.requires_grad:
                         tensor.register_hook(lambda _: setattr(self, "part", name))
 
-            module.register_forward_pre_hook(enter)
-            module.register_forward_hook(leave)
+            hooks += [module.register_forward_pre_hook(enter), module.register_forward_hook(leave)]
+        yield
+        for hook in hooks:
+            hook.remove()
 
     def label(self, kind: str, tensors: Iterable[Tensor]) -> None:
         """Count these tensors as of a kind from now on."""
@@ -108,6 +134,7 @@ class Meter(TorchDispatchMode):
     def restart(self) -> None:
         """Forget FLOPs, peak and bytes sent so far."""
         self.flops.clear()
+        self.recomputed = 0
         self.sent.clear()
         self.peak = self.live.copy()
 
@@ -136,7 +163,11 @@ class Meter(TorchDispatchMode):
         packet, name = operator._overloadpacket, operator._schema.name
         formula: Any = FORMULAS.get(name) or flop_registry.get(packet)
         if formula is not None:
-            self.flops[self.part] += formula(*arguments, **options, out_val=result)
+            count = formula(*arguments, **options, out_val=result)
+            if _again():
+                self.recomputed += count
+            else:
+                self.flops[self.part] += count
         leaves = [leaf for leaf in tree_leaves(result) if isinstance(leaf, Tensor)]
         if operator.namespace in ("c10d", "_c10d_functional"):
             given = [leaf for leaf in tree_leaves(arguments) if isinstance(leaf, Tensor)]

@@ -117,18 +117,19 @@ def plan(job: Training, site: Site) -> TrainingPlan:
     media = {medium: max(1, round(rows)) for medium, rows in exact.items()}
     scale = {part: sum(exact.values()) / sum(media.values()) for part in PARTS}
     scale |= {medium: exact[medium] / media[medium] for medium in exact}
-    ways, measured = [], []
+    ways, seen = [], []
     for sharded in (False,) if site.ranks == 1 or train.optimizer.name == "muon" else (False, True):
         for checkpointing in (True,) if train.gradient_checkpointing else (False, True):
             variant = replace(job, train=replace(train, gradient_checkpointing=checkpointing))
             pair = measure(variant, media, each > 1, site.ranks if sharded else 1)
+            seen.append(pair[0])
             flops = {part: each * pair[0].flops.get(part, 0) * scale[part] for part in PARTS}
-            measured.append((pair[0], flops))
-            work = sum(flops.values()) / (site.device.rate(train.precision) * site.utilisation)
-            ways.append(_way(checkpointing, sharded, pair, sum(media.values()), each, site, work))
+            work = sum(flops.values()) + each * pair[0].recomputed
+            rate = site.device.rate(train.precision) * site.utilisation
+            ways.append(_way(checkpointing, sharded, pair, sum(media.values()), each, site, work / rate))
     chosen = next((n for n, way in enumerate(ways) if way.fits), len(ways) - 1)
-    first, flops = measured[0]
     hours = train.steps * ways[chosen].seconds / 3600
+    first = seen[0]
     state = first.peak[WEIGHTS] + first.peak[OPTIMISER]
     best = 1 if train.selection else 0
     return TrainingPlan(

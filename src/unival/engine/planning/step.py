@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 import torch
 import torch.distributed as dist
-from torch import Tensor
+from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 from torch.testing._internal.distributed.fake_pg import FakeStore
@@ -22,7 +22,7 @@ from unival.engine.machine.distributed import World
 from unival.engine.objective import LossModule
 from unival.engine.optim import Ema, build_optimizer
 from unival.engine.parallel import Sharded, Single
-from unival.engine.planning.meter import ACTIVATIONS, OPENING, Meter
+from unival.engine.planning.meter import ACTIVATIONS, OPENING, Meter, without_values
 from unival.engine.settings import TrainConfig
 from unival.engine.train import trainable
 from unival.model.configuration import UnivalConfig
@@ -119,9 +119,6 @@ class Update:
         self.model = UnivalForConditionalGeneration(job.model).train()
         for norm in trainable(self.config, self.model):
             norm.eval()
-        parts = {"encoder": "transformer", "decoder": "transformer"}
-        meter.follow((part, self.model.get_submodule(name)) for name, part in parts.items())
-        meter.follow(self.model.encoder.media.items())
         self.module = LossModule(self.model, self.config.loss, len(job.media))
         ranks = World(0, mesh.size() if mesh else 1, torch.device("cpu"))
         self.strategy = Sharded(ranks) if mesh else Single(ranks)
@@ -143,6 +140,11 @@ class Update:
         for weight in sharding.gathered(self.module):
             self.meter.label(WEIGHTS, [weight.detach()])
             weight.register_post_accumulate_grad_hook(self._has_gradient)
+
+    def parts(self) -> list[tuple[str, nn.Module]]:
+        """Of the model, by the names of `PARTS`."""
+        encoder, decoder = self.model.get_submodule("encoder"), self.model.get_submodule("decoder")
+        return [("transformer", encoder), ("transformer", decoder), *self.model.encoder.media.items()]
 
     def forward_backward(self, batch: Batch, last: bool = True) -> None:
         """One micro-batch. `last`: of the update."""
@@ -176,6 +178,8 @@ class Footprint:
 
     flops: dict[str, int]
     """Of each part."""
+    recomputed: int
+    """FLOPs of checkpointing."""
     peak: dict[str, int]
     """Bytes of each kind when most is in use."""
     gathered: int
@@ -199,7 +203,8 @@ def measure(
     """
     found = []
     _work_out(job.model)
-    with _ranks(ranks) as mesh, FakeTensorMode(allow_non_fake_inputs=True), Meter() as meter:
+    mode = FakeTensorMode(allow_non_fake_inputs=True)
+    with _ranks(ranks) as mesh, without_values(mode), Meter() as meter:
         update = Update(job, meter, mesh)
         once, twice = (_outside(job, media, factor, mesh is not None) for factor in (1, 2))
         update.forward_backward(once)
@@ -209,7 +214,8 @@ def measure(
             if accumulates:
                 update.forward_backward(once, last=False)
             meter.restart()
-            update.forward_backward(batch)
+            with meter.following(update.parts()):
+                update.forward_backward(batch)
             update.finish()
             sent = {
                 kind: sum(size for name, size in meter.sent.items() if name.replace("_", "").startswith(kind))
@@ -218,11 +224,8 @@ def measure(
             counts = [
                 sum(p.numel() for p in tensors) for tensors in (update.model.parameters(), update.parameters)
             ]
-            found.append(
-                Footprint(
-                    dict(meter.flops), dict(meter.peak), sent["allgather"], sent["reducescatter"], *counts
-                )
-            )
+            done = dict(meter.flops), meter.recomputed, dict(meter.peak)
+            found.append(Footprint(*done, sent["allgather"], sent["reducescatter"], *counts))
     return found[0], found[1]
 
 
