@@ -1,4 +1,4 @@
-"""From the checkpoints of the original, of BART and of public encoders to a model folder, and back."""
+"""From checkpoints of the original, BART and public encoders to a model folder, and back; graphs of one."""
 
 import argparse
 from pathlib import Path
@@ -42,6 +42,15 @@ def _parser() -> argparse.ArgumentParser:
     command.add_argument("out", type=Path, help=".pt or .safetensors")
     command.add_argument("--half", action="store_true", help="float16")
 
+    command = actions.add_parser("onnx", help="a model folder -> graphs for ONNX and torch.export")
+    command.set_defaults(act=_onnx)
+    command.add_argument("folder", type=Path)
+    command.add_argument("out", type=Path)
+    command.add_argument("--modality", choices=("image", "video", "audio"), default="image")
+    command.add_argument("--rows", type=int, default=1, help="of a batch (1)")
+    command.add_argument("--source", type=int, default=32, help="tokens of a prompt, padded (32)")
+    command.add_argument("--target", type=int, default=24, help="tokens of an answer at most (24)")
+
     return parser
 
 
@@ -79,6 +88,13 @@ def _export(folder: Path, out: Path, half: bool) -> None:
     from unival.model.convert import export
 
     print(f"{out}: {export(folder, out, half)} tensors")
+
+
+def _onnx(folder: Path, out: Path, **shapes: Any) -> None:
+    from unival.model.convert.graphs import Shapes, export_graphs
+
+    record = export_graphs(folder, out, Shapes(**shapes))
+    print(f"{out}: {', '.join(record['files'])}")
 
 
 def main(arguments: list[str] | None = None) -> None:
