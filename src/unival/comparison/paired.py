@@ -17,7 +17,7 @@ import numpy as np
 from unival.errors import UserError
 from unival.metrics import caption
 from unival.metrics.inference import Effect, Paired, effect
-from unival.study.tables import FIX
+from unival.study.typed_csv import FIX
 
 Rows = Mapping[str, Mapping[str, Any]]
 """Id -> the line of a predictions file."""

@@ -8,27 +8,24 @@ None (of a text: the empty text), yes and no are 1 and 0. A line of `predictions
 All intervals are 95 % bootstrap intervals (`unival.metrics.bootstrap`), differences are paired over rows.
 """
 
-import csv
-import dataclasses
 import json
-import math
-import types
 import typing
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
 from unival import config, files
 from unival.errors import UserError
 from unival.metrics.bootstrap import Interval
+from unival.study import typed_csv
+from unival.study.typed_csv import FIX
 
 Kind = Literal["finetuned", "merged", "pretrained", "interpolated"]
 """Of a model; interpolated: a point between two, which has no line in `cells.csv`."""
 Row = TypeVar("Row")
 NOTE = "seed.json"
 """The file of `Repeat`."""
-FIX = "it is damaged, or of another version: run `dvc repro`"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -265,10 +262,10 @@ class Run:
     """Wall time of the command, imports included."""
     peak_mib: int
     """Largest resident memory of any one of its processes."""
-    machine: dict[str, Any] = dataclasses.field(default_factory=dict)
+    machine: dict[str, Any] = field(default_factory=dict)
     """What it ran on, and how it computed there (`unival.provenance.machine`); runs of earlier
     commits, which `dvc repro` need not repeat, lack it."""
-    code: dict[str, Any] = dataclasses.field(default_factory=dict)
+    code: dict[str, Any] = field(default_factory=dict)
     """`digest` of its code, the `commit` of the process that finished it with its `uncommitted` work as
     another commit, and `began`, the same of the process that began it where that was at another one."""
 
@@ -296,7 +293,7 @@ Curve = list[dict[str, float | None]]
 
 def flat(cls: type[Row], rows: Iterable[Row]) -> Iterator[dict[str, Any]]:
     """Rows of a dataclass as column -> value; an interval that is None is None in its three columns."""
-    fields = _columns(cls)
+    fields = typed_csv.columns(cls)
     for row in rows:
         values: dict[str, Any] = {}
         for name, columns in fields.items():
@@ -308,7 +305,7 @@ def flat(cls: type[Row], rows: Iterable[Row]) -> Iterator[dict[str, Any]]:
 
 def write(path: Path, cls: type[Row], rows: Iterable[Row]) -> None:
     """Write a CSV file of rows of a dataclass, whole or not at all."""
-    columns = [column for names in _columns(cls).values() for column in names]
+    columns = [column for names in typed_csv.columns(cls).values() for column in names]
     lines = ([int(v) if isinstance(v, bool) else v for v in row.values()] for row in flat(cls, rows))
     files.write_csv(path, columns, lines)
 
@@ -320,10 +317,10 @@ def read(path: Path, cls: type[Row]) -> list[Row]:
         UserError: it cannot be read, has other columns, or a cell of another type; the message names file,
             line and column.
     """
-    hints, columns = typing.get_type_hints(cls), _columns(cls)
+    hints, columns = typing.get_type_hints(cls), typed_csv.columns(cls)
     return [
-        cls(**{name: _field(hints[name], columns[name], line, place) for name in columns})
-        for place, line in _lines(path, [column for names in columns.values() for column in names])
+        cls(**{name: typed_csv.field(hints[name], columns[name], line, place) for name in columns})
+        for place, line in typed_csv.lines(path, [column for names in columns.values() for column in names])
     ]
 
 
@@ -334,8 +331,8 @@ def read_curve(path: Path) -> Curve:
         UserError: it cannot be read, or a cell is no number.
     """
     return [
-        {name: _value(float | None, text, f"{place}: {name}") for name, text in line.items()}
-        for place, line in _lines(path)
+        {name: typed_csv.value(float | None, text, f"{place}: {name}") for name, text in line.items()}
+        for place, line in typed_csv.lines(path)
     ]
 
 
@@ -368,71 +365,3 @@ def _built(cls: type[Row], content: Any, where: str) -> Row:
         raise UserError(f"{where}: {error}: {FIX}") from error
     except UserError as error:
         raise UserError(f"{error}: {FIX}") from error
-
-
-def _kinds(hint: Any) -> tuple[Any, ...]:
-    """The types that a union offers; of another type, itself."""
-    return typing.get_args(hint) if isinstance(hint, types.UnionType) else (hint,)
-
-
-def _columns(cls: type) -> dict[str, tuple[str, ...]]:
-    """Field -> its columns: one of its name, for an interval three."""
-    hints = typing.get_type_hints(cls)
-    made: dict[str, tuple[str, ...]] = {}
-    for name in (field.name for field in dataclasses.fields(cls)):
-        spread = Interval in _kinds(hints[name])
-        made[name] = (name, f"{name}_low", f"{name}_high") if spread else (name,)
-    return made
-
-
-def _lines(path: Path, wanted: Collection[str] = ()) -> Iterator[tuple[str, dict[str, str]]]:
-    """(file and line, column -> text) of every line of a table; `wanted`: all columns that it must have."""
-    try:
-        with path.open(encoding="utf-8", newline="") as handle:
-            reader = csv.reader(handle, strict=True)
-            columns = next(reader, [])
-            for name in {**dict.fromkeys(wanted), **dict.fromkeys(columns)} if wanted else ():
-                if (count := columns.count(name)) != 1 or name not in wanted:
-                    found = "no such" if not count else "an unknown" if count == 1 else "more than one such"
-                    raise UserError(f"{path}: line 1: {name}: {found} column: {FIX}")
-            for cells in reader:
-                place = f"{path}: line {reader.line_num}"
-                if len(cells) != len(columns):
-                    raise UserError(f"{place}: {len(cells)} cells, {len(columns)} columns: {FIX}")
-                yield place, dict(zip(columns, cells, strict=True))
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise UserError(f"{path}: not a table: {error}: {FIX}") from error
-
-
-def _field(hint: Any, columns: Sequence[str], line: Mapping[str, str], place: str) -> Any:
-    """The cells of one field as its type."""
-    if Interval in (kinds := _kinds(hint)):
-        if types.NoneType in kinds and not any(line[column] for column in columns):
-            return None
-        return Interval(*(_value(float, line[column], f"{place}: {column}") for column in columns))
-    return _value(hint, line[columns[0]], f"{place}: {columns[0]}")
-
-
-def _value(hint: Any, text: str, where: str) -> Any:
-    """A cell as its column's type."""
-    kinds = _kinds(hint)
-    if text == "" and types.NoneType in kinds:
-        return None
-    try:
-        return config.convert(hint, _parsed(kinds, text), where)
-    except UserError as error:
-        raise UserError(f"{error}: {FIX}") from error
-
-
-def _parsed(kinds: Collection[type], text: str) -> Any:
-    """The number that a text is, or the text as it is, for `config.convert` to refuse."""
-    try:
-        if bool in kinds:
-            return bool(("0", "1").index(text))
-        if int in kinds:
-            return int(text)
-        if float in kinds and math.isfinite(float(text)):
-            return float(text)
-    except ValueError:
-        pass
-    return text
