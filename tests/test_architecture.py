@@ -31,7 +31,7 @@ LAYERS = (
     ("code", "provenance", "scratch", "tracking"),
     ("study",),
     ("stages", "report", "serve"),
-    ("compose", "explain", "lineage", "sweep", "comparison"),
+    ("compose", "explain", "lineage", "bundle", "sweep", "comparison"),
     ("commands",),
     ("cli", "__main__"),
 )

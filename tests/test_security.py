@@ -102,7 +102,7 @@ def test_data_are_no_links_in_a_report(data, tmp_path) -> None:
         "title", data, [page.Section("s", [page.Text(data), page.Points([data]), table])]
     )
     text = page.to_markdown(document, "figures")
-    text += page._markdown(page.Figures([figure]), "figures").replace("](figures/x.png)", "")
+    text += page.markdown(page.Figures([figure]), "figures").replace("](figures/x.png)", "")
     plain = re.sub(r"\\.", "", text)
     assert not re.search(r"\](?=[(\[:])|<(?!!)|https?:|www\.", plain)
     web = page.to_html(document, tmp_path)

@@ -13,6 +13,7 @@ COMMANDS = {
     "prove": ("prove", "that changed code gives the same bytes, so that nothing need run again"),
     "lineage": ("lineage", "where a result comes from, what was made of it; --check makes it again"),
     "plan": ("plan", "memory, time, cost and storage of a training run, before a machine is booked"),
+    "bundle": ("bundle", "the study as a folder that somebody else can open and check (RO-Crate)"),
     "run": ("run", "run one stage from its resolved file"),
     "sweep": ("sweep", "Hydra multirun: unival sweep +sweep=<preset> | -m stage=... key=a,b"),
     "convert": ("convert", "original .pt checkpoints and public weights to a model folder, and back"),

@@ -10,7 +10,7 @@ import pytest
 
 from tests.report import made
 from unival.errors import UserError
-from unival.report import content, page, silent, summary, words
+from unival.report import content, latex, page, silent, summary, words
 from unival.report.verdicts import Verdict
 from unival.study import results
 from unival.study.variance import Variance
@@ -96,13 +96,47 @@ def test_markdown_shows_the_same(folder) -> None:
     """Every figure is shown and exists, every figure that exists is shown, tables are square."""
     text = (folder / "reports/report.md").read_text(encoding="utf-8")
     shown = set(re.findall(r"\]\(figures/([^)]+)\)", text))
-    assert shown == {path.name for path in (folder / "reports/figures").iterdir()}
+    assert shown == {path.name for path in (folder / "reports/figures").glob("*.png")}
     for block in re.findall(r"(?:^\|.*\n)+", text, re.M):
         assert len({len(re.findall(r"(?<!\\)\|", line)) for line in block.splitlines()}) == 1
 
 
+def test_tables_and_figures_for_papers(folder, tmp_path) -> None:
+    """Every table of the page in both languages, square; every chart as SVG, the same bytes again."""
+    found = results.read(folder, folder / "data/tiny", "quick")
+    document = content.document(found, CLAIMS, VARIANCES, [], [], ORIGIN, tmp_path)
+    latex.write_tables(document, tmp_path / "tables")
+    written = sorted((tmp_path / "tables").glob("*.tex"))
+    tables = (folder / "reports/index.html").read_text(encoding="utf-8").count("<table")
+    assert len(written) == len(list((tmp_path / "tables").glob("*.md"))) == tables
+    for path in written:
+        text = path.read_text(encoding="utf-8")
+        columns = len(re.search(r"\\begin\{tabular\}\{(\w+)\}", text)[1])
+        rows = [line for line in text.splitlines() if line.endswith(r"\\")]
+        assert rows and {len(re.findall(r"(?<!\\)&", row)) for row in rows} == {columns - 1}
+        assert not re.search(r"(?<!\\)[#%_](?!.*section)", text.partition("\n")[2]) and "**" not in text
+    charts = {path.stem for path in tmp_path.glob("*.svg")}
+    assert {"plane-0", "dag", "cosines"} <= charts
+    for name in charts:
+        assert (tmp_path / f"{name}.svg").read_bytes() == (
+            folder / f"reports/figures/{name}.svg"
+        ).read_bytes()
+
+
+def test_latex_reads_what_was_meant() -> None:
+    table = page.DataTable(
+        ["`a_b` & c", "100 %"], [["**x** {y}", page.TonedCell("−1 ± 2 #3 $4 ~^\\", "bad")]]
+    )
+    lines = latex.latex(table).splitlines()
+    assert lines[0] == r"\begin{tabular}{lr}"
+    assert lines[2] == r"\texttt{a\_b} \& c & 100 \% \\"
+    assert lines[4] == (
+        r"\textbf{x} \{y\} & $-$1 $\pm$ 2 \#3 \$4 \textasciitilde{}\textasciicircum{}\textbackslash{} \\"
+    )
+
+
 def test_every_modality_has_examples_and_a_contact_sheet(folder) -> None:
-    names = {path.name for path in (folder / "reports/figures").iterdir()}
+    names = {path.name for path in (folder / "reports/figures").glob("*.png")}
     for task in (*made.TASKS, *made.PRETRAINED_TASKS):
         assert f"contact-{task}.png" in names
         assert f"example-{task}-0.png" in names
@@ -110,7 +144,7 @@ def test_every_modality_has_examples_and_a_contact_sheet(folder) -> None:
 
 def test_merged_models_are_placed_in_plane_matrix_and_cosines(folder) -> None:
     """Three charts, and the tables of barriers and of task vectors per module."""
-    names = {path.name for path in (folder / "reports/figures").iterdir()}
+    names = {path.name for path in (folder / "reports/figures").glob("*.png")}
     assert {"plane-0.png", "merge-matrix.png", "cosines.png", "subsets-expert.png"} <= names
     text = (folder / "reports/report.md").read_text(encoding="utf-8")
     assert "| caption + VQA | caption | 0.020 | [0.000, 0.050] | 0.33 | +0.100 [+0.060, +0.140] |" in text
@@ -122,7 +156,7 @@ def test_merged_models_are_placed_in_plane_matrix_and_cosines(folder) -> None:
 
 def test_captions_and_shares_have_axes_of_their_own(folder) -> None:
     """CIDEr reaches 10, an accuracy 1; and no answer is shown in location tokens."""
-    names = {path.name for path in (folder / "reports/figures").iterdir()}
+    names = {path.name for path in (folder / "reports/figures").glob("*.png")}
     assert {"curve-finetune-val.png", "curve-finetune-val-cider.png"} <= names
     text = (folder / "reports/index.html").read_text(encoding="utf-8")
     assert "bin_" not in text and "✓ (6, 7, 22, 27)" in text

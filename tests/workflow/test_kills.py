@@ -9,14 +9,14 @@ import pytest
 from conftest import ROOT, environment
 from logged import logged
 
-WORKER = Path(__file__).with_name("killed.py")
+WORKER = Path(__file__).with_name("toy_stage.py")
 LAST = 198
 """Moments of a run whose outs are DVC's; others have more."""
 
 
 def killed(folder: Path, *moments: int) -> dict[int, list[dict]]:
-    """Moment -> what MLflow has of a run of `killed.py` that a signal ended then, and that went on."""
-    words = [sys.executable, str(WORKER), str(folder), *map(str, moments)]
+    """Moment -> what MLflow has of a run of the toy stage that a signal ended then, and that went on."""
+    words = [sys.executable, str(WORKER), str(folder), "killed", *map(str, moments)]
     told = environment(PYTHONPATH=f"{ROOT / 'src'}")
     done = subprocess.run(words, env=told, capture_output=True, text=True, timeout=1200)
     assert done.returncode == 0, done.stderr[-4000:]

@@ -33,6 +33,7 @@ SETTINGS: Any = {
     "axes.grid": True, "grid.color": "#e4e4e4", "grid.linewidth": 0.7, "axes.axisbelow": True,
     "lines.linewidth": 1.6, "lines.markersize": 5, "legend.frameon": False, "figure.dpi": 150,
     "axes.titlelocation": "left", "axes.titleweight": "bold",
+    "svg.hashsalt": "unival",  # names of parts are random without
 }  # fmt: skip
 WIDTH = 4.4
 
@@ -41,12 +42,13 @@ WIDTH = 4.4
 def panel(
     folder: Path, name: str, alt: str, found: list[Figure], size: tuple[float, float] = (WIDTH, 3.2)
 ) -> Iterator[Axes]:
-    """Axes that are saved as `<name>.png` and noted in `found`."""
+    """Axes that are saved as `<name>.png`, as `<name>.svg` for papers, and noted in `found`."""
     with mpl.rc_context(SETTINGS):
         figure, axes = plt.subplots(figsize=size, layout="constrained")
         try:
             yield axes
             figure.savefig(folder / f"{name}.png", metadata={"Software": None})
+            figure.savefig(folder / f"{name}.svg", metadata={"Date": None, "Creator": None})
         finally:
             plt.close(figure)
     found.append(Figure(f"{name}.png", alt))

@@ -167,11 +167,12 @@ def to_markdown(document: Document, figures: str) -> str:
     parts = [f"# {document.title}", _escaped(document.lead)]
     for section in document.sections:
         parts.append(f"## {section.title}")
-        parts += [_markdown(block, figures) for block in section.blocks]
+        parts += [markdown(block, figures) for block in section.blocks]
     return "\n\n".join(parts) + "\n"
 
 
-def _markdown(block: Block, figures: str) -> str:
+def markdown(block: Block, figures: str) -> str:
+    """A block; `figures` is the folder of the pictures relative to the file."""
     if isinstance(block, Text):
         return _escaped(block.text)
     if isinstance(block, Points):
@@ -183,7 +184,7 @@ def _markdown(block: Block, figures: str) -> str:
             "| " + " | ".join(_escaped(c).replace("|", "\\|") for c in line) + " |" for line in lines
         )
     if isinstance(block, Fold):
-        return "\n\n".join([f"### {block.title}", *(_markdown(one, figures) for one in block.blocks)])
+        return "\n\n".join([f"### {block.title}", *(markdown(one, figures) for one in block.blocks)])
     return "\n\n".join(_picture(figure, figures) for figure in block.figures)
 
 

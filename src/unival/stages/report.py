@@ -45,8 +45,8 @@ def evidence_of(config: Config) -> "Evidence":
 
 
 def run(config: Config, io: StageIO) -> None:
-    """Write `reports/summary.json`, `reports/index.html`, `reports/report.md` and `reports/figures`."""
-    from unival.report import content, headline, page, silent, spread, summary, verdicts
+    """Write the page, its Markdown, `summary.json`, `figures` and `tables` of `reports/`."""
+    from unival.report import content, headline, latex, page, silent, spread, summary, verdicts
     from unival.study import results, study_run, variance
 
     found = results.read(".", config.data, config.edition)
@@ -54,9 +54,10 @@ def run(config: Config, io: StageIO) -> None:
     claims, variances = verdicts.check(config.claims, seeds), list(variance.table(seeds))
     compared = spread.kernels(config.claims, seeds)
     origin = provenance.describe()
-    figures = io.scratch / "figures"
-    shutil.rmtree(figures, ignore_errors=True)
-    figures.mkdir(parents=True)
+    figures, written = io.scratch / "figures", io.scratch / "tables"
+    for folder in (figures, written):
+        shutil.rmtree(folder, ignore_errors=True)
+        folder.mkdir(parents=True)
     faults = [*silent.lines(found), *seeds.left_out]
     silent.say("report", faults)
     document = content.document(found, claims, variances, compared, faults, origin, figures)
@@ -66,6 +67,8 @@ def run(config: Config, io: StageIO) -> None:
         io.out("reports/summary.json"), summary.summarise(found, claims, variances, faults, origin)
     )
     io.publish(figures, "reports/figures")
+    latex.write_tables(document, written)
+    io.publish(written, "reports/tables")
     study_run.log(headline.sentences(found, claims), io.tracker)
     io.tracker.table([vars(claim) for claim in claims], "claims")
     io.tracker.artifact(io.out("reports/index.html"), "report")

@@ -116,7 +116,7 @@ def opened(other: str = "") -> "MlflowClient":
                 _check_version(path)
                 _follow(path.resolve())
             client = MlflowClient(other or store_uri())
-            client.get_experiment_by_name("")  # the first question opens the store
+            client.get_experiment_by_name("Default")  # the first question opens the store
             return client
     except Exception as error:  # each store has errors of its own
         raise _unusable(error, other) from error
@@ -145,7 +145,7 @@ def _make(path: Path) -> None:
     part = path.with_name(f"{path.name}.{time.time_ns()}.part")  # MLflow keeps files open by their name
     event.listen(Engine, "connect", hasten)
     try:
-        MlflowClient(f"{SQLITE}{part}").get_experiment_by_name("")
+        MlflowClient(f"{SQLITE}{part}").get_experiment_by_name("Default")
     finally:
         event.remove(Engine, "connect", hasten)
     with part.open("rb") as handle:

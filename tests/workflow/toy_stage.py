@@ -1,14 +1,18 @@
-"""A stage of no size that logs all a stage may log, run in processes that are ended at chosen moments.
+"""A stage of no size that logs all a stage may log, for processes that are ended, and many side by side.
 
-`python killed.py FOLDER MOMENT ...` runs it in FOLDER/<moment> until it ends by itself, the first time
-with a signal at the moment: as often as that has it been about to touch a file below its folder. At moment 0
-none comes. Even moments have their outs elsewhere, as jobs of a sweep do.
+`python toy_stage.py FOLDER killed MOMENT ...` runs it in FOLDER/<moment> until it ends by itself, the first
+time with a signal at the moment: as often as that has it been about to touch a file below its folder. At
+moment 0 none comes. Even moments have their outs elsewhere, as jobs of a sweep do.
+
+`python toy_stage.py FOLDER together COUNT SECONDS` runs it so many times at once, in FOLDER/<number>, each
+for about so many seconds.
 """
 
 import os
 import shutil
 import signal
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
@@ -22,7 +26,7 @@ from unival.stages import base
 
 SIGNALS = (signal.SIGKILL, signal.SIGTERM, signal.SIGINT)
 TOUCH = ("open", "os.rename", "os.remove", "sqlite3.connect")
-CONFIG = {"stage": "toy", "item": None, "steps": 4}
+CONFIG: dict[str, Any] = {"stage": "toy", "item": None, "steps": 4}
 
 
 class Toy:
@@ -42,6 +46,7 @@ class Toy:
             log.metrics({"train/loss": 1 / step, "perf/seconds": step}, step)
             log.flush()
             files.write_json(kept, step)
+            time.sleep(float(os.environ.get("PAUSE", "0")))
         log.table([{"id": "a", "score": 0.5}], "examples/toy")
         log.child("variant", {"unival.kind": "variant"}, {"score": 0.25})
         score = tracking.ModelScore("score", 0.5, "test", "f" * 64)
@@ -92,13 +97,33 @@ def disturbed(moment: int, out: str) -> None:
     print(moment, touched[0], flush=True)
 
 
-if __name__ == "__main__":
-    place = Path(sys.argv[1])
+def killed(place: Path, moments: list[int]) -> None:
+    """Run it once for each moment."""
     forked(place, lambda: tracking.connect("toy"))
-    for moment in map(int, sys.argv[2:]):
+    for moment in moments:
         folder, out = place / str(moment), "." if moment % 2 else "elsewhere"
         folder.mkdir()
         shutil.copy(place / "mlflow.db", folder)
         if forked(folder, lambda: disturbed(moment, out)):  # noqa: B023
             while forked(folder, lambda: once(out)):  # noqa: B023
                 pass
+
+
+def together(place: Path, count: int, seconds: float) -> None:
+    """Run it side by side; leaves with how many of them failed."""
+    os.environ["PAUSE"] = str(seconds / CONFIG["steps"])
+    children = []
+    for number in range(count):
+        (place / str(number)).mkdir()
+        children.append(os.fork())
+        if not children[-1]:
+            os.environ["UNIVAL_RUN_NAME"] = f"toy {number}"
+            os._exit(forked(place / str(number), lambda: once(".")))
+    sys.exit(sum(os.waitpid(child, 0)[1] != 0 for child in children))
+
+
+if __name__ == "__main__":
+    if sys.argv[2] == "killed":
+        killed(Path(sys.argv[1]), [int(word) for word in sys.argv[3:]])
+    else:
+        together(Path(sys.argv[1]), int(sys.argv[3]), float(sys.argv[4]))
