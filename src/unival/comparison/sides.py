@@ -232,8 +232,9 @@ def _scored(folder: Path, model: str, split: str) -> dict[Key, Path]:
 
 
 def _jobs(path: Path) -> list[Path]:
-    """The jobs of a sweep in their order; none where the folder is no sweep."""
-    found = [config.parent for config in path.glob("*/config.yaml") if config.parent.name.isdecimal()]
+    """The jobs of a sweep that have finished, in their order; none where the folder is no sweep."""
+    jobs = [runs.parents[1] for runs in path.glob("*/reports/runs")]
+    found = [job for job in jobs if job.name.isdecimal() and (job / "config.yaml").is_file()]
     return sorted(found, key=lambda job: int(job.name))
 
 

@@ -34,6 +34,7 @@ def run(arguments: Sequence[str]) -> None:
             os.environ["UNIVAL_PARENT_RUN"] = parent.run_id
         compose.store(params)
         stopped = jobs.stop_file()
+        stopped.unlink(missing_ok=True)  # of an earlier process with this number
         try:
             with _stopping():
                 _multirun(given, folder)
