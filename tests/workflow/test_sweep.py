@@ -103,7 +103,11 @@ def test_finished_jobs_do_not_run_again_and_failed_ones_do(stage: Stage, capsys)
     assert "optimizer.lr=0.001 seed=1" in failed[0] and "SIGKILL" in failed[1] and "lr=1e-05" in failed[1]
     first = the_sweep()
     start.run([*command, "hydra/launcher=basic"])  # where jobs run is no part of what they are
-    assert the_sweep() == first and "goes on" in capsys.readouterr().err
+    told = capsys.readouterr()
+    assert the_sweep() == first and "goes on" in told.err
+    assert [line for line in told.out.splitlines() if line.startswith("best:")] == [
+        f"best: {first / number / 'models/finetune/vqa'}" for number in "01"
+    ]
     assert stage.ran[4:] == [(1e-3, 1), (1e-5, 1)]
     start.run(command)  # it had finished: this is another one
     assert len(list(Path("multirun").iterdir())) == 2 and len(stage.ran) == 10

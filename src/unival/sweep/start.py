@@ -150,4 +150,7 @@ def _end(parent: tracking.Tracker, folder: Path, status: str) -> None:
         parent.end(status)
     files.write_json(folder / NOTE, {**files.read_json(folder / NOTE), "status": status})
     print("\n".join(summary.lines(found)))
+    for job in found[0].jobs if found and found[0].score is not None else ():
+        for model in sorted((folder / str(job.number)).glob("models/*/*")):
+            print(f"best: {model}")
     print(f"wrote {page}", file=sys.stderr)
