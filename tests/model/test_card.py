@@ -118,9 +118,15 @@ def test_scores_of_the_study_are_on_the_card(
     tables.write(metrics / "cells.csv", tables.CellScore, [mine, shifted, other, caption])
     known = {"model": "finetune/vqa", "value": 0.8125, "blind": 0.31, "blind_kind": "swapped"}
     files.write_json(metrics / "tasks.json", {"vqa": {**row, **known, "majority": 0.12, "metrics": {}}})
+    machine = {"ranks": 2, "threads": 3, "processor": "Some CPU"}
+    run = tables.Run(stage="finetune", item="vqa", config_hash="", run_id=None, seconds=1200.0, peak_mib=1500)
+    for name in ("finetune-vqa", "finetune-caption"):
+        taken = replace(run, machine=machine, seconds=run.seconds if name == "finetune-vqa" else 7.0)
+        files.write_json(tmp_path / f"reports/runs/{name}.json", asdict(taken))
     capsys.readouterr()
     command.main([str(expert)])
     text = capsys.readouterr().out
+    assert "1200 s on 6 core(s) of Some CPU: 2.000 core hours" in text and "1,500 MiB" in text
     assert "| vqa | test | vqa_accuracy | 0.812 | [0.700, 0.900] | 500 | 0.310 |" in text
     assert "| vqa | test, blur 3 | vqa_accuracy | 0.500 |" in text and "0.250" not in text
     data = ModelCard(text).data

@@ -19,7 +19,7 @@ from unival.model.convert import CONVERSION_FILE
 from unival.model.folder import read_config
 from unival.study import tables
 from unival.study.benchmark import Benchmark
-from unival.study.tables import CellScore, TaskScore
+from unival.study.tables import CellScore, Run, TaskScore
 from unival.tasks.folder import carried
 
 CARD = "README.md"
@@ -60,6 +60,8 @@ class Scores(NamedTuple):
     """Primary metrics, in and out of distribution."""
     tasks: Mapping[str, TaskScore]
     """Baselines of the tasks."""
+    run: Run | None
+    """What its training took; None: not known, or one of several merges of a run."""
 
 
 def write_trained(
@@ -101,7 +103,9 @@ def scores_of(folder: Path) -> Scores | None:
     cells = [
         row for row in tables.read(metrics / "cells.csv", CellScore) if row.model == name and row.primary
     ]
-    return Scores(cells, tables.read_entries(metrics / "tasks.json", TaskScore)) if cells else None
+    record = metrics.parent / f"runs/{name.replace('/', '-')}.json"
+    run = tables.read_json(record, Run) if record.is_file() else None
+    return Scores(cells, tables.read_entries(metrics / "tasks.json", TaskScore), run) if cells else None
 
 
 def text(folder: Path, scores: Scores | None = None) -> str:
@@ -125,6 +129,7 @@ def text(folder: Path, scores: Scores | None = None) -> str:
         parts = [_data(trained), _training(trained)] if trained else []
         parts += [_merge(merged)] if merged else []
         parts += [_scores(scores)] if scores else []
+        parts += [_cost(scores.run)] if scores and scores.run and scores.run.machine else []
         head = _metadata(list(model.media), trained, merged)
         tasks = _tasks(trained, records.get("made.json"))
         if scores:
@@ -201,6 +206,20 @@ def _scores(scores: Scores) -> str:
         lines.append(
             f"| {cell.task} | {rows} | {cell.metric} | {cell.value:.3f} | {interval} | {cell.n} | {blind} |"
         )
+    return "\n".join(lines)
+
+
+def _cost(run: Run) -> str:
+    machine = run.machine
+    cores = int(machine["ranks"]) * int(machine.get("threads", 1))
+    lines = [
+        "## Cost",
+        "",
+        f"{run.seconds:.0f} s on {cores} core(s) of {machine['processor']}: {run.seconds * cores / 3600:.3f} "
+        "core hours,",
+        "with reading and selection, without what it started from; of the last run alone where it was",
+        f"interrupted. At most {run.peak_mib:,} MiB in a process.",
+    ]
     return "\n".join(lines)
 
 
