@@ -24,14 +24,14 @@ import unival  # isort: skip  (mends torchvision's import where needed)
 import timm
 import torch
 from torch import Tensor
-from torch.utils.flop_counter import FlopCounterMode
 
+from unival.engine.planning import devices
+from unival.engine.planning.meter import Meter
 from unival.model import UnivalConfig, UnivalForConditionalGeneration
 from unival.model.encoder import MediaTokens
 from unival.model.generation import SearchOptions, beam_search
 from unival.model.loss import sequence_loss
 
-TFLOPS = {"H100": 989.0, "H200": 989.0, "A100": 312.0}  # dense bf16, NVIDIA's data sheets (SXM)
 TOKENS, BEAMS = 20, 5
 
 
@@ -111,22 +111,27 @@ def seconds(work: Callable[[], None], repeats: int, wait: Callable[[], None]) ->
 def measure(arguments: argparse.Namespace, device: str) -> None:
     wait = torch.cuda.synchronize if device == "cuda" else lambda: None
     name = torch.cuda.get_device_name() if device == "cuda" else device
-    peak = arguments.peak_tflops or next((rate for card, rate in TFLOPS.items() if card in name), None)
+    known = devices.known(name)
+    peak = arguments.peak_tflops or (known and known.tflops)
     steps = Steps(arguments.batch, arguments.image, device)
-    with FlopCounterMode(display=False) as counter:
+    with Meter() as meter:
         steps.transformer()
     if device == "cuda":
         steps.compile()
     transformer = seconds(steps.transformer, arguments.repeats, wait)
-    tflop = counter.get_total_flops() / 1e12
+    tflop = meter.flops.total() / 1e12
     line = row("transformer", transformer, peak and tflop / peak)
-    print(json.dumps({**line, "card": name, "tflop": tflop}))
+    tell({**line, "card": name, "tflop": tflop})
     resnet = seconds(steps.resnet, arguments.repeats, wait)
     whole = seconds(steps.step, arguments.repeats, wait)
-    print(json.dumps({**row("step", whole, resnet + transformer), "resnet": resnet}))
+    tell({**row("step", whole, resnet + transformer), "resnet": resnet})
     steps.model.eval()
     taken = seconds(steps.generate, arguments.repeats, wait)
-    print(json.dumps({**row("generate", taken, None), "tokens_per_s": arguments.batch * TOKENS / taken}))
+    tell({**row("generate", taken, None), "tokens_per_s": arguments.batch * TOKENS / taken})
+
+
+def tell(line: dict[str, float | str | None]) -> None:
+    print(json.dumps(line), flush=True)  # what is measured stays, where the rest is stopped
 
 
 def row(name: str, ours: float, baseline: float | None) -> dict[str, float | str | None]:
