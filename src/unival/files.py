@@ -100,6 +100,26 @@ def discard(folder: Path) -> None:
         shutil.rmtree(left, ignore_errors=True)
 
 
+@contextmanager
+def held(folder: Path) -> Iterator[None]:
+    """Inside, files of the folder are written.
+
+    Raises:
+        UserError: something else removed it meanwhile: what has its name now may lack files.
+    """
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        yield
+        try:
+            same = os.path.samestat(os.fstat(descriptor), folder.stat())
+        except FileNotFoundError:
+            same = False
+        if not same:
+            raise UserError(f"{folder}: something else removed it while it was written: run again")
+    finally:
+        os.close(descriptor)
+
+
 def share(path: Path) -> None:
     """Give a file the mode that `open` gives: some libraries write files that are private."""
     mask = os.umask(0)

@@ -88,7 +88,8 @@ def new_folder(out: Path | str, record: str, inputs: Iterable[Path | str] = ()) 
     except OSError as error:
         raise UserError(f"{out.parent}: cannot write here: {error.strerror}") from error
     try:
-        yield part
+        with files.held(part):
+            yield part
         publish(part, out)
     finally:
         shutil.rmtree(part, ignore_errors=True)

@@ -175,6 +175,24 @@ def test_store_errors_name_shard_and_key(split: Path) -> None:
         MediaStore(split / "none")
 
 
+@pytest.mark.fault
+@pytest.mark.parametrize("place", [0.1, 0.5, 0.9])
+def test_a_bit_that_flips_in_a_medium_is_noticed(split: Path, place: float) -> None:
+    """In each of them, whether it still decodes or not."""
+    whole = {key: MediaStore(split).bytes(key) for key in MediaStore(split).keys()}  # noqa: SIM118
+    for key, data in whole.items():
+        for shard in split.glob("*.tar"):
+            content = bytearray(shard.read_bytes())
+            if (start := content.find(data)) >= 0:
+                content[start + int(place * len(data))] ^= 4
+                shard.write_bytes(content)
+                with pytest.raises(UserError, match=f"key '{key}': the shard has changed since it was writ"):
+                    MediaStore(split).bytes(key)
+                content[start + int(place * len(data))] ^= 4
+                shard.write_bytes(content)
+    assert {key: MediaStore(split).bytes(key) for key in whole} == whole
+
+
 def test_a_key_is_used_once(tmp_path: Path) -> None:
     writer = ShardWriter(tmp_path)
     writer.add("k", "image", ".png", b"x")

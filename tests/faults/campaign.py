@@ -18,6 +18,7 @@ import shutil
 import subprocess
 import sys
 from collections import Counter
+from itertools import pairwise
 from pathlib import Path
 
 import torch
@@ -147,7 +148,9 @@ def _wrong_end(ended: Ended, right: frozenset[int]) -> list[str]:
         wrong.append(f"no end after {process.LIMIT:.0f} s")
     elif ended.status not in right:
         wrong.append(f"exit {ended.status}")
-    if "Traceback" in ended.said:
+    lines = ended.said.splitlines()
+    if any(line.startswith("Traceback") and not before.startswith("Exception ignored")  # Python shuts down
+           for before, line in pairwise(["", *lines])):  # fmt: skip
         wrong.append("traceback")
     if ended.status == 2 and not re.search("^unival: ", ended.said, re.MULTILINE):
         wrong.append("no line of ours")

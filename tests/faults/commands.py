@@ -94,7 +94,7 @@ COMMANDS: dict[str, Command] = {
     "import": Command(
         ("import", "flickr8k", "--root", "photos", "--out", "imported", "--split", "train",
          "--max-rejected", "0"),
-        ("photos",), 110, before=_small_shards, damaged=("photos/*.jpg",),
+        ("photos",), 110, before=_small_shards, cut=("photos/*.jpg",),
     ),
     "convert export": Command(("convert", "export", MODEL, "made.pt"), (MODEL,), 40,
                               cut=(f"{MODEL}/*.safetensors",)),

@@ -1,11 +1,14 @@
 """Folders that commands write: only over their own, and the old one stays until the new one is whole."""
 
 import json
+import shutil
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from unival import folders
+from unival.engine.checkpoint import atomic_folder
 from unival.errors import UserError
 from unival.folders import contents, new_folder
 
@@ -104,3 +107,18 @@ def test_a_kill_between_the_two_renames_loses_nothing(
     with pytest.raises(KeyError), new_folder(out, RECORD):
         raise KeyError
     assert files(out) == ["a", RECORD]
+
+
+@pytest.mark.fault
+@pytest.mark.parametrize("again", [False, True], ids=["gone", "made anew"])
+@pytest.mark.parametrize("folder_of", [lambda out: new_folder(out, RECORD), atomic_folder])
+def test_a_folder_that_something_removes_meanwhile_is_not_taken_for_whole(
+    folder_of: Any, again: bool, tmp_path: Path
+) -> None:
+    out = tmp_path / "out"
+    with pytest.raises(UserError, match="something else removed it"), folder_of(out) as part:
+        (part / "weights").write_text("half of all")
+        shutil.rmtree(part)
+        if again:
+            part.mkdir()
+    assert not any(tmp_path.iterdir())

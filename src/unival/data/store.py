@@ -231,6 +231,7 @@ class MediaStore:
         self._shard, self._offset, self._size = (
             index.column(name).to_numpy() for name in ("shard", "offset", "size")
         )
+        self._sha256 = index.column("sha256").combine_chunks()
         self._modality = index.column("kind").to_pylist()
         starts, ends = (index.column(name).to_pylist() for name in ("start", "end"))
         self._parts = {
@@ -259,13 +260,17 @@ class MediaStore:
         """The encoded medium, as it was put in; of a part of a clip, the whole clip.
 
         Raises:
-            UserError: no such key, or a shard that is cut short.
+            UserError: no such key, or a shard that is cut short or damaged.
         """
         row = self._row(key)
         size = int(self._size[row])
         data = os.pread(self._descriptor(int(self._shard[row])), size, int(self._offset[row]))
         if len(data) != size:
             raise UserError(f"{self._name(key)}: the shard is cut short: run prepare again")
+        if hashlib.sha256(data).hexdigest() != self._sha256[row].as_py():
+            raise UserError(
+                f"{self._name(key)}: the shard has changed since it was written: run prepare again"
+            )
         return data
 
     def picture(self, key: str) -> Image.Image:

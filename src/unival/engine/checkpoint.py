@@ -53,7 +53,8 @@ def atomic_folder(path: Path) -> Iterator[Path]:
         with told_of_disk(path):
             shutil.rmtree(part, ignore_errors=True)
             part.mkdir(parents=True)
-            yield part
+            with files.held(part):
+                yield part
             for item in [*part.rglob("*"), part]:
                 sync(item)
             if path.exists():

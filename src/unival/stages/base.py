@@ -146,7 +146,8 @@ def _work(stage: str, resolved: dict[str, Any], stage_config: Any, folder: Path,
     io = StageIO(stage, resolved.get("item"), resolved, folder, folder.parent, out_root, tracker, main)
     _end_on_sigterm()
     try:
-        module(stage).run(stage_config, io)
+        with files.held(folder):
+            module(stage).run(stage_config, io)
     except BaseException as error:
         tracker.end("KILLED" if _is_signal(error) else "FAILED")
         raise
