@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 
 from unival import code, files, scratch
+from unival.errors import UserError
 from unival.stages import base
 from unival.tracking import Tracker
 
@@ -390,3 +391,22 @@ def test_imports_for_types_and_services_do_not_count(package: Package) -> None:
     package.write("third", "changed = 1")
     package.write("errors", "changed = 1")
     assert package.digest() == before
+
+
+@pytest.mark.fault
+def test_a_folder_that_something_removes_meanwhile_ends_the_run(
+    root: Path, toy: Toy, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The learning curve of what came before would be lost, and nothing would say so."""
+    work = toy.run
+
+    def removed(config: Any, io: base.StageIO) -> None:
+        shutil.rmtree(io.scratch)
+        work(config, io)
+
+    monkeypatch.setattr(toy, "run", removed)
+    with pytest.raises(UserError, match="something else removed it while it was written: run again"):
+        run()
+    monkeypatch.setattr(toy, "run", work)
+    run()
+    assert Path("models/toy/weights").exists()
