@@ -108,6 +108,7 @@ class Workshop:
             estimated = self.folder / "statistics" / f"batch_norm-{name}.safetensors"
             self.fit.batch_norm(recipe, folders, statistics, self.statistics_rows, estimated)
         started, out = time.monotonic(), self.folder / name
+        files.discard(out)  # of a run that was stopped: it holds more than the merge
         record = merge(
             recipe, folders, self.fit.base, out, statistics=statistics, estimated=estimated,
             moved=(self.folder, self.published),
