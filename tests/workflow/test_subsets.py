@@ -12,6 +12,7 @@ from unival.study import subsets
 from unival.study.subsets import SubsetConfig
 
 EXPERTS = ["caption", "vqa", "grounding", "entailment"]
+COUNTER = "num_batches_tracked"
 
 
 def test_all_subsets_or_so_many_of_them() -> None:
@@ -51,7 +52,7 @@ def test_each_is_compared_with_the_start_and_the_expert_of_the_task(tmp_path: Pa
 def test_what_is_scored_is_the_average_of_the_weights(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Of the experts named alone; without any, the pretrained model as it is."""
+    """Of the experts named alone; without any, the pretrained model. Numbers of batches seen differ."""
     import torch
     from safetensors.torch import save_file
 
@@ -59,13 +60,15 @@ def test_what_is_scored_is_the_average_of_the_weights(
     monkeypatch.chdir(tmp_path)
     for folder, value in weights.items():
         Path(folder).mkdir(parents=True)
-        save_file({"weight": torch.full((2, 3), value)}, Path(folder) / "model.safetensors")
+        tensors = {"weight": torch.full((2, 3), value), COUNTER: torch.tensor(int(value))}
+        save_file(tensors, Path(folder) / "model.safetensors")
         for name in ("config.json", "processor_config.json"):
             (Path(folder) / name).write_text("{}")
 
     def load(folder: Path) -> tuple[torch.nn.Module, None]:
         model = torch.nn.Linear(3, 2, bias=False)
         torch.nn.init.constant_(model.weight, weights[str(folder)])
+        model.register_buffer(COUNTER, torch.tensor(0))
         return model, None
 
     seen = []

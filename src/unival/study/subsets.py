@@ -75,7 +75,7 @@ def score(cells: "Cells", experts: Experts, tasks: Sequence[str], rows: int, bas
     def load() -> "Loaded":
         model, processor = load_model(next(iter(folders.values())))
         if len(folders) > 1:
-            merge_into(model, Recipe("average", experts), folders)
+            merge_into(model, Recipe("average", experts), folders, base)
         return model, processor
 
     weights = [
