@@ -150,7 +150,7 @@ def database() -> Iterator[str]:
     tool(*start)
     try:
         tool("createdb", "-h", "127.0.0.1", "-p", str(number), "-U", "mlflow", "mlflow")
-        yield f"postgresql://mlflow@127.0.0.1:{number}/mlflow"
+        yield f"postgresql+psycopg2://mlflow@127.0.0.1:{number}/mlflow"
     finally:
         tool("pg_ctl", "-D", f"{folder}/data", "-m", "immediate", "stop")
         shutil.rmtree(folder, ignore_errors=True)
@@ -167,7 +167,7 @@ def test_sixteen_runs_write_while_the_server_is_killed_twice(
     store = (
         request.getfixturevalue("database") if backend == "postgresql" else f"sqlite:///{tmp_path}/server.db"
     )
-    serve = serve.replace("postgresql://mlflow@localhost/mlflow", store).replace("\\\n", "")
+    serve = serve.replace("postgresql+psycopg2://mlflow@localhost/mlflow", store).replace("\\\n", "")
     serve = serve.replace("5000", f"{address.rpartition(':')[2]} --workers 2").strip()
     assert "export MLFLOW_TRACKING_URI=http://127.0.0.1:5000" in name
     own = {**bucket, "PYTHONPATH": f"{ROOT / 'src'}"}
@@ -189,9 +189,10 @@ def test_sixteen_runs_write_while_the_server_is_killed_twice(
             subprocess.run(sync, cwd=tmp_path / "runs" / str(number), env=here, check=True)
         found = logged(address, "toy", tmp_path)
         assert sorted(run["name"] for run in found) == sorted(f"toy {number}" for number in range(16))
-        whole = found[0] | {"name": None}
-        assert len(whole["points"]) == 8 and len(whole["files"]) == 3 and len(whole["below"]) == 2
-        assert [run | {"name": None} for run in found] == [whole] * 16
+        assert [models for run in found for below in run["below"] for models in below["models"]]
+        alike = [_unnamed(run) for run in found]
+        assert len(alike[0]["points"]) == 8 and len(alike[0]["files"]) == 3 and len(alike[0]["below"]) == 2
+        assert alike == [alike[0]] * 16
         export = export.replace("http://127.0.0.1:5000", address)
         export = export.replace("unival sync", f"{sys.executable} -m unival sync")
         subprocess.run(["bash", "-euc", export], cwd=tmp_path, env=here, check=True)
@@ -200,3 +201,9 @@ def test_sixteen_runs_write_while_the_server_is_killed_twice(
         for one in (run, *run["below"]):
             one["tags"].pop("unival.copy_of")
     assert sorted(copied, key=str) == sorted(found, key=str)
+
+
+def _unnamed(run: dict) -> dict:
+    """Without its name and the row of its model, which equal weights share: it hangs on one of the runs."""
+    tags = {key: value for key, value in run["tags"].items() if key != "mlflow.runName"}
+    return run | {"name": None, "tags": tags, "below": [one | {"models": []} for one in run["below"]]}
