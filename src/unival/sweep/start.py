@@ -30,8 +30,9 @@ def run(arguments: Sequence[str]) -> None:
     with _folder(overrides.preset(given) or "sweep", given) as folder:
         parent = _parent(stage, folder, given)
         os.environ |= {"UNIVAL_SWEEP": folder.name, jobs.MAIN: str(os.getpid()), "HYDRA_FULL_ERROR": "1"}
-        if parent.run_id is not None:
-            os.environ["UNIVAL_PARENT_RUN"] = parent.run_id
+        # a slow store is asked for a minute: jobs without the parent's id would stand beside it
+        if (number := next(filter(None, (parent.run_id for _ in range(6))), None)) is not None:
+            os.environ["UNIVAL_PARENT_RUN"] = number
         compose.store(params)
         stopped = jobs.stop_file()
         stopped.unlink(missing_ok=True)  # of an earlier process with this number
