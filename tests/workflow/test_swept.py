@@ -41,7 +41,7 @@ def swept(folder: Path, ended: int | None = None, after: float = 0.0) -> list[di
     for run in [parent, *parent["below"]]:
         assert run["tags"].pop("sweep.id") == name
         run["files"].pop("summary/index.html", None)  # its title is the name
-    assert parent.pop("name") == name
+    assert parent.pop("name") == parent["tags"].pop("mlflow.runName") == name
     return [parent]
 
 
