@@ -65,9 +65,9 @@ def write(out: Path, models: bool) -> int:
     if not commit or not provenance.git("cat-file", "-t", commit):
         raise UserError(f"{commit or 'reports/runs/report.json'}: the code of the report is gone: dvc repro")
     with folders.new_folder(out, RECORD, [*SHOWN, *outs]) as part:
-        for path in [*SHOWN, *map(Path, outs)]:
-            if path.exists():
-                _copy(path, part / path)
+        for place in [*SHOWN, *map(Path, outs)]:
+            if place.exists():
+                _copy(place, part / place)
         provenance.check_out(commit, part / "code")
         files.write_text(part / ENVIRONMENT, _environment())
         facts = _facts(files.read_json("reports/summary.json"), commit)
