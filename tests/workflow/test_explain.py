@@ -19,7 +19,7 @@ MERGES = '["average", "average_video", "all_experts", "task_arithmetic"]'
 def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A committed copy of what compose reads, with what it writes."""
     shutil.copytree(ROOT / "conf", tmp_path / "conf")
-    shutil.copytree(ROOT / "build", tmp_path / "build")
+    shutil.copytree(ROOT / "build/config", tmp_path / "build/config")
     shutil.copy(ROOT / "params.yaml", tmp_path)
     monkeypatch.chdir(tmp_path)
     identity = ["-c", "user.name=test", "-c", "user.email=test@example.org"]
@@ -64,7 +64,8 @@ def test_every_key_of_every_file_names_the_setting_that_counts(project: Path) ->
             ["finetune", "vqa", "train.steps"],
             """train.steps = 9
     params.yaml: set.finetune.items.vqa.train.steps = 9
-    over conf/edition/quick.yaml: finetune.train.steps = 120
+    over conf/edition/quick.yaml: finetune.items.vqa.train.steps = 360
+    over conf/edition/quick.yaml: finetune.train.steps = 240
     over conf/phase/finetune.yaml: steps = 150
 """,
         ),
@@ -135,8 +136,8 @@ def test_an_edited_value_that_is_overridden_is_named(
 def test_an_edited_value_that_one_task_uses_has_an_effect(
     project: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """The edition's steps of all tasks are overridden for three of seven, and count for the other four."""
-    replace("conf/edition/quick.yaml", "train: {steps: 120", "train: {steps: 125")
+    """The edition's steps of all tasks are overridden for two of seven, and count for the other five."""
+    replace("conf/edition/quick.yaml", "train: {steps: 240", "train: {steps: 250")
     assert len(composed(capsys)) == 1
 
 
