@@ -104,6 +104,9 @@ def test_the_commands(rows: Sequence[Record], tmp_path: Path, capsys: pytest.Cap
         f"{name}_r@{depth}" for name in ("image_to_text", "text_to_image") for depth in (1, 5, 10)
     ]
     assert shown[0].endswith("n=3") and shown[-1].split()[1:4] == ["1.000", "[1.000,", "1.000]"]
+    with pytest.raises(SystemExit):
+        main(["retrieve", sample, "--split", str(tmp_path / "mine/test"), "--folds", "2"])
+    assert "--folds 2: 3 media make no parts of one size" in capsys.readouterr().err
     main(["embed", sample, str(tmp_path / "photos"), "--text", "a dog", "--out", str(tmp_path / "v.npz")])
     found = np.load(tmp_path / "v.npz")
     assert found["names"].tolist() == [*(str(row.image) for row in rows), "a dog"]

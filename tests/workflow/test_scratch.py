@@ -295,7 +295,7 @@ def test_what_is_published_stays_until_the_new_is_whole(root: Path, monkeypatch:
     (root / "models/.toy.99.part").mkdir()  # of a run that was killed
 
     def full(*_: Any, **__: Any) -> None:
-        raise OSError(28, "No space left on device")
+        raise shutil.Error([("made/weights", "weights", "[Errno 28] No space left on device")])
 
     with monkeypatch.context() as patch, pytest.raises(base.UserError, match="No space left"):
         patch.setattr(shutil, "copytree", full)

@@ -48,7 +48,9 @@ def main(arguments: list[str]) -> None:
 
     logging.disable_progress_bar()
     rows = list(read_records(options.split, retrieval.TASKS[options.modality][0]))[: options.rows]
-    size = len(rows) // options.folds
+    size, left = divmod(len(rows), options.folds)
+    if left or not size:
+        raise UserError(f"--folds {options.folds}: {len(rows)} media make no parts of one size: see --rows")
     parts = [rows[start * size : (start + 1) * size] for start in range(options.folds)]
     galleries = [retrieval.gallery(part, options.texts) for part in parts]
     machine = runtime.load() if runtime.FOLDER.is_dir() else runtime.Runtime()

@@ -90,6 +90,8 @@ class StageIO:
                 target.rename(old)
             part.rename(target)
             shutil.rmtree(old, ignore_errors=True)
+        except shutil.Error as error:  # has no strerror, but (source, target, reason) of each file
+            raise UserError(f"{target}: cannot write here: {error.args[0][0][-1]}") from error
         except OSError as error:
             raise UserError(f"{target}: cannot write here: {error.strerror}") from error
         finally:

@@ -40,9 +40,8 @@ def run(arguments: Sequence[str]) -> None:
             with _stopping():
                 _multirun(given, folder)
         except BaseException as error:
-            killed = stopped.exists() or isinstance(error, KeyboardInterrupt)
-            _end(parent, folder, "KILLED" if killed else "FAILED")
             if not stopped.exists():
+                _end(parent, folder, "KILLED" if isinstance(error, KeyboardInterrupt) else "FAILED")
                 raise
         if stopped.exists():
             status = int(stopped.read_text(encoding="utf-8"))
