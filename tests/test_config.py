@@ -157,7 +157,7 @@ def test_a_phase_of_a_variant_is_laid_as_deep_as_an_edition(tmp_path: Path) -> N
         has = staticmethod(lambda split, task: True)
 
     tasks: dict[str, Any] = {"caption": None}
-    laboratory = Laboratory(tmp_path, Benchmark(), tasks, {}, (), {}, {}, train, 8, 8, 8)  # type: ignore[arg-type]
+    laboratory = Laboratory(tmp_path, Benchmark(), tasks, {}, (), {}, {}, train, "test", 8, 8, 8)  # type: ignore[arg-type]
     [phase] = laboratory._phases(study, "a", 1)
     assert phase.optimizer.lr_scale == {"encoder.*": 0.5, "head.*": 2.0} and phase.seed == 1
 

@@ -34,7 +34,7 @@ def test_no_study_leaves_tables_of_no_rows(tmp_path: Path, monkeypatch: pytest.M
 def test_a_variant_without_phases_is_the_model_it_starts_from(tmp_path: Path) -> None:
     study = Study("?", ["vqa"], "start", {"start": Variant([], "models/start")})
     values: Any = {"mixture": {"streams": []}}
-    lab = Laboratory(tmp_path, Rows(), {}, {}, [], {}, {}, values, 4, 1, 1)  # type: ignore[arg-type]
+    lab = Laboratory(tmp_path, Rows(), {}, {}, [], {}, {}, values, "test", 4, 1, 1)  # type: ignore[arg-type]
     assert lab._train(study, "start", 0, "key") == Path("models/start")
     with pytest.raises(ValueError, match="phases is empty and init names no model"):
         Variant([])
@@ -101,6 +101,6 @@ def test_all_trainings_heed_loss_and_selection(tmp_path: Path, monkeypatch: pyte
     study = Study("?", ["vqa"], "one", {"one": Variant([{}])})
     monkeypatch.setattr(Laboratory, "__post_init__", lambda self: None)
     rows: Any = Rows()
-    lab = Laboratory(tmp_path / "lab", rows, tasks, {"study": study}, [0], {}, {}, values, 4, 1, 1)
+    lab = Laboratory(tmp_path / "lab", rows, tasks, {"study": study}, [0], {}, {}, values, "test", 4, 1, 1)
     lab._train(study, "one", 0, "key")
     assert asked == [("constrained", True), ("selects by", "val")] * 3

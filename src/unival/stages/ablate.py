@@ -43,7 +43,9 @@ class Config:
     tasks: dict[str, TaskConfig]
     seeds: list[int]
     rows: int
-    """Test rows per task."""
+    """Rows of the split per task."""
+    split: str = "test"
+    """Where variants are scored; `validation` to choose between settings of one."""
     only: list[str] = field(default_factory=list)
     """Variants to run, for a sweep with a variant per job; empty: all."""
     batch_size: int = 128
@@ -76,10 +78,11 @@ def run(config: Config, io: StageIO) -> None:
     from unival.study.benchmark import Benchmark
 
     benchmark = Benchmark(config.data, config.tasks)
-    benchmark.log(io.tracker, ["train", "test"])
+    benchmark.log(io.tracker, ["train", config.split])
     lab = Laboratory(
         io.shared_scratch / "variants", benchmark, config.tasks, config.definitions, config.seeds,
-        config.model, config.processor, config.train, config.rows, config.batch_size, config.resamples,
+        config.model, config.processor, config.train, config.split, config.rows, config.batch_size,
+        config.resamples,
     )  # fmt: skip
     wanted = {
         name: [

@@ -73,8 +73,10 @@ class Laboratory:
     """Settings of UnivalProcessor, for new weights."""
     train: dict[str, Any]
     """TrainConfig that every phase of every variant starts from."""
+    split: str
+    """Where models are scored."""
     rows: int
-    """Test rows per task."""
+    """Its rows per task."""
     batch_size: int
     resamples: int
 
@@ -99,7 +101,7 @@ class Laboratory:
         )  # fmt: skip
         load = cache(lambda: load_model(self._train(study, name, seed, key)))
         wanted = sorted(self.wanted[key])
-        specs = [CellSpec(f"variant/{name}", "pretrained", task, "test", self.rows) for task in wanted]
+        specs = [CellSpec(f"variant/{name}", "pretrained", task, self.split, self.rows) for task in wanted]
         with files.locked(self.folder / f"{key}.lock"):  # a queued experiment may train the same variant
             found = cells.run(specs, key, load)
             shutil.rmtree(self.folder / key / "phases", ignore_errors=True)
@@ -113,7 +115,7 @@ class Laboratory:
         study = self.definitions[study_name]
         variant = study.variants[name]
         init = files.file_digest(Path(variant.init) / "model.safetensors") if variant.init else None
-        read = {"train", "test", *(phase.split for phase in self._phases(study, name, seed))}
+        read = {"train", self.split, *(phase.split for phase in self._phases(study, name, seed))}
         data = [
             self.benchmark.digest(split) for split in sorted(read) if split in self.benchmark.facts["splits"]
         ]
