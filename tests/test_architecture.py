@@ -1,6 +1,7 @@
 """The shape of the package: direction of imports, and one name per stage everywhere."""
 
 import ast
+import re
 from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
 
@@ -155,6 +156,13 @@ def test_tools_stay_in_their_place(path: Path) -> None:
             )
         if part(path) in LIGHT:
             assert package != "av", f"{path}: imports av"
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(SOURCE)))
+def test_copies_are_whole_or_absent(path: Path) -> None:
+    """`files.copy` and `folders.copy` alone copy: they leave no half, and tell a full disk in a line."""
+    made = re.findall(r"shutil\.(?:copy\w*|move)\(", path.read_text())
+    assert not made or path.stem in ("files", "folders"), f"{path}: {made[0]}"
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(SOURCE)))

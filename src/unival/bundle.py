@@ -8,7 +8,6 @@ import datetime
 import hashlib
 import importlib.metadata
 import mimetypes
-import shutil
 from pathlib import Path
 from typing import Any
 
@@ -66,8 +65,10 @@ def write(out: Path, models: bool) -> int:
         raise UserError(f"{commit or 'reports/runs/report.json'}: the code of the report is gone: dvc repro")
     with folders.new_folder(out, RECORD, [*SHOWN, *outs]) as part:
         for place in [*SHOWN, *map(Path, outs)]:
-            if place.exists():
-                _copy(place, part / place)
+            if place.is_dir():
+                folders.copy(place, part / place, ".*")
+            elif place.exists():
+                files.copy(place, part / place)
         provenance.check_out(commit, part / "code")
         files.write_text(part / ENVIRONMENT, _environment())
         facts = _facts(files.read_json("reports/summary.json"), commit)
@@ -94,14 +95,6 @@ def _check(path: Path, md5: str, name: str) -> None:
         raise UserError(f"{path}: not here, {name} wrote it: dvc pull, or dvc repro {name}")
     if path.is_file() and hashlib.md5(path.read_bytes(), usedforsecurity=False).hexdigest() != md5:
         raise UserError(f"{path}: is not what {name} wrote ({LOCK}): dvc repro {name}")
-
-
-def _copy(source: Path, target: Path) -> None:
-    target.parent.mkdir(parents=True, exist_ok=True)
-    if source.is_dir():
-        shutil.copytree(source, target, ignore=shutil.ignore_patterns(".*"), dirs_exist_ok=True)
-    else:
-        shutil.copyfile(source, target)
 
 
 def _environment() -> str:

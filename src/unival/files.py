@@ -133,6 +133,12 @@ def write_text(path: Path | str, text: str) -> None:
         part.write_text(text, encoding="utf-8")
 
 
+def copy(source: Path, path: Path) -> None:
+    """Copy a file's bytes atomically."""
+    with atomic(path) as part:
+        shutil.copyfile(source, part)
+
+
 def write_json(path: Path | str, value: Any) -> None:
     """Write JSON atomically, with sorted keys, so that equal values are equal bytes. NaN is refused."""
     write_text(path, json.dumps(value, indent=2, sort_keys=True, allow_nan=False) + "\n")

@@ -77,20 +77,49 @@ def new_folder(out: Path | str, record: str, inputs: Iterable[Path | str] = ()) 
     """
     out = Path(out)
     check_output(out, record, inputs)
-    try:
-        out.parent.mkdir(parents=True, exist_ok=True)
-        for stale in out.parent.glob(f".{out.name}.*.part"):
-            if not _alive(stale.name.split(".")[-2]):
-                shutil.rmtree(stale, ignore_errors=True)
-        part = out.with_name(f".{out.name}.{os.getpid()}.part")
-        shutil.rmtree(part, ignore_errors=True)
-        part.mkdir()
-    except OSError as error:
-        raise UserError(f"{out.parent}: cannot write here: {error.strerror}") from error
-    try:
+    with _part(out) as part:
+        try:
+            part.mkdir()
+        except OSError as error:
+            raise UserError(f"{out.parent}: cannot write here: {error.strerror}") from error
         with files.held(part):
             yield part
         publish(part, out)
+
+
+def copy(source: Path, out: Path, *ignored: str) -> None:
+    """Copy a folder to `out`, whole or not at all. What was there goes last.
+
+    Args:
+        ignored: patterns of names that are left out.
+
+    Raises:
+        UserError: it cannot be read or written.
+    """
+    _recover(out)
+    with _part(out) as part:
+        try:
+            shutil.copytree(source, part, ignore=shutil.ignore_patterns(*ignored))
+        except shutil.Error as error:  # has no strerror, but (source, target, reason) of each file
+            raise UserError(f"{out}: cannot write here: {error.args[0][0][-1]}") from error
+        except OSError as error:
+            raise UserError(f"{out}: cannot write here: {error.strerror}") from error
+        publish(part, out)
+
+
+@contextlib.contextmanager
+def _part(out: Path) -> Iterator[Path]:
+    """The name of a folder beside `out`, gone afterwards, as are those of processes that were killed."""
+    try:
+        out.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"{out.parent}: cannot write here: {error.strerror}") from error
+    part = out.with_name(f".{out.name}.{os.getpid()}.part")
+    for stale in [part, *out.parent.glob(f".{out.name}.*.part")]:
+        if stale == part or not _alive(stale.name.split(".")[-2]):
+            shutil.rmtree(stale, ignore_errors=True)
+    try:
+        yield part
     finally:
         shutil.rmtree(part, ignore_errors=True)
 

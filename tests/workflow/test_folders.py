@@ -110,6 +110,24 @@ def test_a_kill_between_the_two_renames_loses_nothing(
 
 
 @pytest.mark.fault
+def test_a_copy_is_whole_or_the_old_one_stays(tmp_path: Path) -> None:
+    source, out = tmp_path / "source", tmp_path / "out"
+    source.mkdir()
+    (source / "a").write_text("new")
+    (source / ".hidden").write_text("")
+    (source / "gone").symlink_to("nowhere")  # what lies there cannot be read
+    out.mkdir()
+    (out / "a").write_text("old")
+    with pytest.raises(UserError, match=r"^[^\n]*out: cannot write here: [^\n]*No such file[^\n]*$"):
+        folders.copy(source, out)
+    assert (out / "a").read_text() == "old"
+    (source / "gone").unlink()
+    folders.copy(source, out, ".*")
+    assert files(out) == ["a"] and (out / "a").read_text() == "new"
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["out", "source"]
+
+
+@pytest.mark.fault
 @pytest.mark.parametrize("again", [False, True], ids=["gone", "made anew"])
 @pytest.mark.parametrize("folder_of", [lambda out: new_folder(out, RECORD), atomic_folder])
 def test_a_folder_that_something_removes_meanwhile_is_not_taken_for_whole(

@@ -9,10 +9,11 @@ import numpy as np
 import pytest
 import yaml
 
+from tests.engine.standins import tiny
 from unival.engine.batches.mixture import MixtureConfig, StreamConfig
 from unival.engine.settings import OptimizerConfig, TrainConfig
 from unival.files import write_json
-from unival.merging import verify
+from unival.merging import Recipe, verify
 from unival.metrics.bootstrap import interval
 from unival.stages import evaluate
 from unival.study import leaderboard
@@ -165,6 +166,27 @@ def test_one_model_on_all_tasks_takes_its_own_rows_and_steps(tmp_path, monkeypat
     assert started == [tmp_path / "average"]
     assert [(stream.task, stream.rows) for stream in settings.mixture.streams] == [(PAIR[0], 8), (PAIR[1], 3)]
     assert (settings.steps, settings.mixture.rows, updates) == (5, 11, 10)
+
+
+@pytest.mark.fault
+def test_a_merge_that_was_stopped_is_made_anew(tmp_path):
+    """What the stopped run added to the merged model is no other's work, whatever of it is there."""
+    for name in [*PAIR, "base"]:
+        tiny(len(name)).save_pretrained(tmp_path / "models" / name)
+        write_json(tmp_path / "models" / name / "training.json", {"steps": 2, "train": {}})
+    fit = SimpleNamespace(experts=tmp_path / "models", base=tmp_path / "models/base", tracker=Tracker())
+    recipes = {"average": Recipe("average", tuple(PAIR))}
+    workshop = Workshop(tmp_path / "merged", tmp_path, tmp_path / "scratch", fit, PAIR, recipes)
+
+    def made():
+        workshop.merge("average")
+        return {path.name: path.read_bytes() for path in (tmp_path / "merged/average").iterdir()}
+
+    whole = made()
+    assert {"merge.json", "made.json", "README.md", "model.safetensors"} <= whole.keys()
+    for left in ("made.json", "README.md"):
+        (tmp_path / "merged/average" / left).unlink()
+        assert made() == whole
 
 
 REFINETUNE = {

@@ -1,7 +1,6 @@
 """What lies beside the weights of merged models: configuration, tokenizer, tasks."""
 
 import json
-import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -58,7 +57,7 @@ def copy_side_files(folder: Path, sources: Mapping[str, Path], reference: str) -
         return {}
     for file in sorted(folders[reference].iterdir()):
         if file.is_file() and file.suffix != ".safetensors" and file.name not in NOT_COPIED:
-            shutil.copyfile(file, folder / file.name)
+            files.copy(file, folder / file.name)
     configs = read_configs(folders)
     if not configs:
         return {}

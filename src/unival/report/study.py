@@ -68,7 +68,7 @@ def write(
         *(reports / "ablations").glob("*.csv"),
     ]:
         if path.is_file():
-            shutil.copyfile(path, out / "tables" / path.name)
+            files.copy(path, out / "tables" / path.name)
     files.write_json(out / "summary.json", summary)
     document = _document(study, summary, claims, variances, compared, scores, out / "figures")
     files.write_text(out / "results.md", to_markdown(document, "figures"))
@@ -100,7 +100,7 @@ def _document(
     kept = sorted((study.root / "reports/figures").glob("*.png"))
     own = [Figure(path.name, path.stem) for path in kept if path.name.startswith(SHOWN)]
     for figure in own:
-        shutil.copyfile(study.root / "reports/figures" / figure.file, folder / figure.file)
+        files.copy(study.root / "reports/figures" / figure.file, folder / figure.file)
     sections = [
         Section("What was run", [Points(list(_ran(study, summary)))]),
         Section("Claims", [*content.claims_table(claims), Figures(of_seeds[:1])]),

@@ -8,7 +8,6 @@ writes each out once, at the end, with `io.publish` or a file of `io.out`.
 import dataclasses
 import os
 import resource
-import shutil
 import signal
 import sys
 import time
@@ -17,7 +16,7 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
-from unival import code, config, files, provenance, scratch, tracking
+from unival import code, config, files, folders, provenance, scratch, tracking
 from unival.errors import Stopped, UserError
 from unival.stages import module
 from unival.study.tables import Run
@@ -81,21 +80,7 @@ class StageIO:
             UserError: the out cannot be written.
         """
         target = self.out(path)
-        part, old = (target.with_name(f".{target.name}.{os.getpid()}.{end}") for end in ("part", "old"))
-        try:
-            for left in target.parent.glob(f".{target.name}.*.*"):  # of a run that was killed here
-                shutil.rmtree(left, ignore_errors=True)
-            shutil.copytree(folder, part)
-            if target.exists():
-                target.rename(old)
-            part.rename(target)
-            shutil.rmtree(old, ignore_errors=True)
-        except shutil.Error as error:  # has no strerror, but (source, target, reason) of each file
-            raise UserError(f"{target}: cannot write here: {error.args[0][0][-1]}") from error
-        except OSError as error:
-            raise UserError(f"{target}: cannot write here: {error.strerror}") from error
-        finally:
-            shutil.rmtree(part, ignore_errors=True)
+        folders.copy(folder, target)
         return target
 
 

@@ -4,7 +4,6 @@ Each folder holds `made.json`: its tasks, and the updates of finetuning behind i
 """
 
 import json
-import shutil
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -14,6 +13,7 @@ from typing import Any
 from unival import config as configuration
 from unival import files
 from unival.errors import UserError
+from unival.folders import copy as copy_folder
 from unival.merging import Recipe, merge
 from unival.merging.merge_json import equal_inputs, read_record
 from unival.model.folder import learned
@@ -82,8 +82,7 @@ class Workshop:
             kind, rows = STATISTICS[recipe.method], self.statistics_rows
             made = self.fit.statistics(kind, model, folders[model], rows)
             found[model] = self.folder / "statistics" / made.name
-            found[model].parent.mkdir(parents=True, exist_ok=True)
-            shutil.copyfile(made, found[model])
+            files.copy(made, found[model])
         return found
 
     def _note(self, model: str, folder: Path) -> dict[str, Any]:
@@ -137,8 +136,7 @@ class Workshop:
         start = self.folder / new.recipe if new.recipe else self.fit.base
         known = self.published / new.recipe if new.recipe else self.fit.base
         made, updates[name] = self._train(new, start, name, "model", folders.values())
-        shutil.rmtree(self.folder / name, ignore_errors=True)
-        shutil.copytree(made, self.folder / name)
+        copy_folder(made, self.folder / name)
         files.write_json(self.folder / name / NOTE, {"tasks": new.tasks, "updates": updates})
         card.write_trained(self.folder / name, self.fit.benchmark, known)
 

@@ -9,7 +9,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from unival import code, config, files, provenance
+from unival import code, config, files, folders, provenance
 from unival.engine.machine import runtime
 from unival.errors import DIVERGED, UserError
 from unival.study import evidence, processes
@@ -37,8 +37,7 @@ def repeat(
     with files.locked(place.with_suffix(".lock"), f"seed {seed}: another process runs it: waiting"):
         if not (place / NOTE).is_file():
             _run(place.with_name(f"{digest}.work"), place, data, study, seed, configs)
-        shutil.rmtree(out, ignore_errors=True)
-        shutil.copytree(place, out)
+        folders.copy(place, out)
 
 
 def _run(
@@ -64,7 +63,7 @@ def _run(
     part.mkdir()
     for folder in KEPT:
         if (work / "reports" / folder).is_dir() and not failed:
-            shutil.copytree(work / "reports" / folder, part / folder)
+            folders.copy(work / "reports" / folder, part / folder)
     note = Repeat(
         seed=seed, study=study, data=evidence.data_digest(data), code=processes.code(),
         commit=provenance.git("rev-parse", "HEAD") or None, machine=provenance.machine(), failed=failed,

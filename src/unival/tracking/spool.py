@@ -8,7 +8,6 @@ knows what it has logged, and can be sent anew to another store.
 
 import json
 import os
-import shutil
 import uuid
 from collections.abc import Iterator
 from contextlib import ExitStack, suppress
@@ -113,8 +112,7 @@ class Spool:
     def keep(self, path: Path) -> str:
         """Copy an artifact; returns the name of the copy."""
         name = f"{sum(1 for _ in self.read())}/{path.name}"
-        (self.folder / "files" / name).parent.mkdir(parents=True, exist_ok=True)
-        shutil.copyfile(path, self.folder / "files" / name)
+        files.copy(path, self.folder / "files" / name)
         return name
 
     def finished(self) -> bool:
