@@ -70,9 +70,10 @@ def parse(text: str, where: str) -> Any:
     return value
 
 
-def dump(values: Mapping[str, Any]) -> str:
-    """YAML text of a mapping, with the keys in their order."""
-    return yaml.dump(dict(values), Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=110)
+def dump(values: Mapping[str, Any] | list[Any]) -> str:
+    """YAML text of a mapping, with the keys in their order, or of a list of them."""
+    plain = values if isinstance(values, list) else dict(values)
+    return yaml.dump(plain, Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=110)
 
 
 def load(path: Path | str) -> dict[str, Any]:

@@ -7,7 +7,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from huggingface_hub import ModelCard
+import yaml
+from huggingface_hub import ModelCard, parse_eval_result_entries
 from test_hub import folder
 
 from unival import files
@@ -120,13 +121,16 @@ def test_scores_of_the_study_are_on_the_card(
     files.write_json(metrics / "tasks.json", {"vqa": {**row, **known, "majority": 0.12, "metrics": {}}})
     machine = {"ranks": 2, "threads": 3, "processor": "Some CPU"}
     run = tables.Run(stage="finetune", item="vqa", config_hash="", run_id=None, seconds=1200.0, peak_mib=1500)
-    for name in ("finetune-vqa", "finetune-caption"):
-        taken = replace(run, machine=machine, seconds=run.seconds if name == "finetune-vqa" else 7.0)
+    for name, seconds in (("pretrain-all", 600.0), ("finetune-vqa", 1200.0), ("finetune-caption", 7.0)):
+        taken = replace(run, machine=machine, seconds=seconds)
         files.write_json(tmp_path / f"reports/runs/{name}.json", asdict(taken))
     capsys.readouterr()
     command.main([str(expert)])
     text = capsys.readouterr().out
-    assert "1200 s on 6 core(s) of Some CPU: 2.000 core hours" in text and "1,500 MiB" in text
+    assert "| finetune-vqa | 1200 | 6 | 2.000 | Some CPU |" in text and "1,500 MiB" in text
+    assert (
+        "\n3.000 core hours" in text and "finetune-caption" not in text
+    )  # what it started from, and no more
     assert "| vqa | test | vqa_accuracy | 0.812 | [0.700, 0.900] | 500 | 0.310 |" in text
     assert "| vqa | test, blur 3 | vqa_accuracy | 0.500 |" in text and "0.250" not in text
     data = ModelCard(text).data
@@ -135,6 +139,56 @@ def test_scores_of_the_study_are_on_the_card(
     assert data.metrics == ["cider", "vqa_accuracy"]
     assert all(result.dataset_name == "world" for result in data.eval_results)
     assert "## Scores" not in (expert / card.CARD).read_text()
+
+    command.main([str(expert), "--benchmark", "someone/world"])
+    assert "## Scores" not in (expert / card.CARD).read_text()
+    entries = parse_eval_result_entries(
+        yaml.safe_load((expert / ".eval_results/someone-world.yaml").read_text())
+    )
+    assert {(entry.dataset_id, entry.task_id, entry.value) for entry in entries} == {
+        ("someone/world", "vqa", 0.8125),
+        ("someone/world", "caption", 4.5),
+    }
+    assert entries[0].notes == "vqa_accuracy on test, 95 % interval [0.700, 0.900], n=500"
+    for name in ("world", "a/b/c", "someone/my world"):
+        with pytest.raises(UserError, match="<owner>/<name>"):
+            command.main([str(expert), "--benchmark", name])
+    with pytest.raises(UserError, match="no scores of it"):
+        command.main([str(trained(folder, tmp_path / "elsewhere")), "--benchmark", "someone/world"])
+
+
+def test_a_merge_costs_what_its_models_did(folder: Path, tmp_path: Path) -> None:
+    """Each process behind it once: its own, finetunings, and the pretraining that they share."""
+    models = tmp_path / "models"
+    experts = {name: trained(folder, models / f"finetune/{name}") for name in ("vqa", "caption")}
+    out = models / "merged/both"
+    merge({"method": "average", "models": list(experts)}, experts, folder, out)
+    updates = {f"finetune/{name}": 40 for name in experts}
+    files.write_json(out / card.NOTE, {"tasks": list(experts), "updates": updates})
+    again = trained(out, models / "merged/again", start="models/merged/both")
+    files.write_json(again / card.NOTE, {"tasks": list(experts), "updates": {"again": 40}})
+    machine = {"ranks": 1, "threads": 2, "processor": "Some CPU"}
+    taken = {"pretrain-all": 900, "finetune-vqa": 90, "finetune-caption": 45, "merge": 9, "finetune-x": 1e6}
+    for name, seconds in taken.items():
+        run = tables.Run(
+            stage="", item=None, config_hash="", run_id=None, seconds=seconds, peak_mib=1, machine=machine
+        )
+        files.write_json(tmp_path / f"reports/runs/{name}.json", asdict(run))
+    rows = [
+        tables.CellScore(
+            model=f"merged/{name}", task="vqa", value=0.5, metric="vqa_accuracy", low=0.4, high=0.6, n=9,
+            kind="merged", split="test", shift="", severity=None, primary=True,
+        )
+        for name in ("both", "again")
+    ]  # fmt: skip
+    (tmp_path / "reports/metrics").mkdir()
+    tables.write(tmp_path / "reports/metrics/cells.csv", tables.CellScore, rows)
+    files.write_json(tmp_path / "reports/metrics/tasks.json", {})
+    for place in (out, again):
+        text = card.text(place, card.scores_of(place))
+        for name in ("pretrain-all", "finetune-vqa", "finetune-caption", "merge"):
+            assert text.count(f"| {name} |") == 1
+        assert "\n0.580 core hours" in text and "finetune-x" not in text
 
 
 def test_equal_folders_have_equal_cards(

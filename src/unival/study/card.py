@@ -8,8 +8,9 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from huggingface_hub import EvalResult
+from huggingface_hub import EvalResult, EvalResultEntry, eval_result_entries_to_yaml
 from huggingface_hub.repocard_data import eval_results_to_model_index
+from huggingface_hub.utils import HFValidationError, validate_repo_id
 
 from unival import config, files
 from unival.errors import UserError
@@ -23,7 +24,10 @@ from unival.study.tables import CellScore, Run, TaskScore
 from unival.tasks.folder import carried
 
 CARD = "README.md"
+RESULTS = ".eval_results"
 TRAINING = "training.json"
+NOTE = "made.json"
+"""Of a merge: its tasks, and the updates of finetuning behind it, by model."""
 ORIGIN = "origin"
 """Key of training.json: the start and the data, which a stage knows and training does not."""
 _USE = """\
@@ -60,8 +64,8 @@ class Scores(NamedTuple):
     """Primary metrics, in and out of distribution."""
     tasks: Mapping[str, TaskScore]
     """Baselines of the tasks."""
-    run: Run | None
-    """What its training took; None: not known, or one of several merges of a run."""
+    runs: Mapping[str, Run]
+    """Process -> what it took: those that made the model and all models behind it, the first first."""
 
 
 def write_trained(
@@ -83,10 +87,44 @@ def write(folder: Path, scores: Scores | None = None) -> None:
         UserError: as `text`.
     """
     files.write_text(folder / CARD, text(folder, scores))
+    _note(folder, CARD)
+
+
+def write_results(folder: Path, scores: Scores, benchmark: str) -> Path:
+    """Write the scores in distribution in the hub's newer form, which its leaderboards read.
+
+    Args:
+        benchmark: a data set of the hub that is registered there as a benchmark, <owner>/<name>, with a task
+            of the same name for each of ours.
+
+    Raises:
+        UserError: no such name can be on the hub.
+    """
+    try:
+        validate_repo_id(benchmark)
+        owner, name = benchmark.split("/")
+    except (HFValidationError, ValueError) as error:
+        raise UserError(f"--benchmark {benchmark}: give a data set of the hub as <owner>/<name>") from error
+    entries = [
+        EvalResultEntry(
+            dataset_id=benchmark, task_id=cell.task, value=cell.value,
+            notes=f"{cell.metric} on {cell.split}, 95 % interval {_interval(cell)}, n={cell.n}",
+        )
+        for cell in scores.cells
+        if not cell.shifted
+    ]  # fmt: skip
+    path = f"{RESULTS}/{owner}-{name}.yaml"
+    files.write_text(folder / path, config.dump(eval_result_entries_to_yaml(entries)))
+    _note(folder, path)
+    return folder / path
+
+
+def _note(folder: Path, name: str) -> None:
+    """List a file in the records that list the folder's own."""
     for record in (folder / RECORD, folder / CONVERSION_FILE):
         content = files.read_json(record) if record.is_file() else {}
-        if CARD not in content.get(FILES, [CARD]):
-            files.write_json(record, content | {FILES: sorted([*content[FILES], CARD])})
+        if name not in content.get(FILES, [name]):
+            files.write_json(record, content | {FILES: sorted([*content[FILES], name])})
 
 
 def scores_of(folder: Path) -> Scores | None:
@@ -103,9 +141,23 @@ def scores_of(folder: Path) -> Scores | None:
     cells = [
         row for row in tables.read(metrics / "cells.csv", CellScore) if row.model == name and row.primary
     ]
-    record = metrics.parent / f"runs/{name.replace('/', '-')}.json"
-    run = tables.read_json(record, Run) if record.is_file() else None
-    return Scores(cells, tables.read_entries(metrics / "tasks.json", TaskScore), run) if cells else None
+    if not cells:
+        return None
+    runs = _runs(folder.parents[1], name, metrics.parent / "runs")
+    return Scores(cells, tables.read_entries(metrics / "tasks.json", TaskScore), runs)
+
+
+def _runs(models: Path, name: str, records: Path) -> dict[str, Run]:
+    """Runs of the processes that made a model of `models` and all models behind it, where they are known."""
+    folder, found = models / name, dict[str, Run]()
+    notes = [files.read_json(folder / note) for note in (TRAINING, NOTE) if (folder / note).is_file()]
+    behind = [note.get(ORIGIN, {}).get("start") for note in notes]
+    behind += [model for note in notes for model in note.get("updates", {}) if "/" in model]
+    for parent in filter(None, behind):
+        found |= _runs(models, parent, records)
+    process = "merge" if name.startswith("merged/") else name.replace("/", "-")
+    record = records / f"{process}.json"
+    return found | ({process: tables.read_json(record, Run)} if record.is_file() else {})
 
 
 def text(folder: Path, scores: Scores | None = None) -> str:
@@ -116,9 +168,7 @@ def text(folder: Path, scores: Scores | None = None) -> str:
     """
     model = read_config(folder)
     records = {
-        name: files.read_json(folder / name)
-        for name in (TRAINING, RECORD, "made.json")
-        if (folder / name).is_file()
+        name: files.read_json(folder / name) for name in (TRAINING, RECORD, NOTE) if (folder / name).is_file()
     }
     for record, content in records.items():
         if not isinstance(content, dict):
@@ -129,9 +179,9 @@ def text(folder: Path, scores: Scores | None = None) -> str:
         parts = [_data(trained), _training(trained)] if trained else []
         parts += [_merge(merged)] if merged else []
         parts += [_scores(scores)] if scores else []
-        parts += [_cost(scores.run)] if scores and scores.run and scores.run.machine else []
+        parts += [_cost(scores.runs)] if scores and scores.runs else []
         head = _metadata(list(model.media), trained, merged)
-        tasks = _tasks(trained, records.get("made.json"))
+        tasks = _tasks(trained, records.get(NOTE))
         if scores:
             head["metrics"] = sorted({cell.metric for cell in scores.cells})
             head["model-index"] = _results(name, scores, head)
@@ -202,24 +252,27 @@ def _scores(scores: Scores) -> str:
         rows = f"{cell.split}, {cell.shift} {cell.severity}" if cell.shift else cell.split
         known = scores.tasks.get(cell.task)
         blind = f"{known.baseline:.3f}" if known and not cell.shifted else ""
-        interval = f"[{cell.low:.3f}, {cell.high:.3f}]"
-        lines.append(
-            f"| {cell.task} | {rows} | {cell.metric} | {cell.value:.3f} | {interval} | {cell.n} | {blind} |"
-        )
+        value = f"{cell.value:.3f} | {_interval(cell)}"
+        lines.append(f"| {cell.task} | {rows} | {cell.metric} | {value} | {cell.n} | {blind} |")
     return "\n".join(lines)
 
 
-def _cost(run: Run) -> str:
-    machine = run.machine
-    cores = int(machine["ranks"]) * int(machine.get("threads", 1))
-    lines = [
-        "## Cost",
-        "",
-        f"{run.seconds:.0f} s on {cores} core(s) of {machine['processor']}: {run.seconds * cores / 3600:.3f} "
-        "core hours,",
-        "with reading and selection, without what it started from; of the last run alone where it was",
-        f"interrupted. At most {run.peak_mib:,} MiB in a process.",
-    ]
+def _interval(cell: CellScore) -> str:
+    return f"[{cell.low:.3f}, {cell.high:.3f}]"
+
+
+def _cost(runs: Mapping[str, Run]) -> str:
+    lines = ["## Cost", "", "| process | seconds | cores | core hours | processor |", "|---|---|---|---|---|"]
+    hours = 0.0
+    for process, run in runs.items():
+        if machine := run.machine:  # runs of earlier commits lack it
+            cores = int(machine["ranks"]) * int(machine.get("threads", 1))
+            hours += (own := run.seconds * cores / 3600)
+            row = f"{process} | {run.seconds:.0f} | {cores} | {own:.3f} | {machine['processor']}"
+            lines.append(f"| {row} |")
+    lines += ["", f"{hours:.3f} core hours for the model and all that it was made from, with reading and"]
+    lines += ["selection; `merge` is the stage that makes all merges. Of a process that was interrupted, the"]
+    lines += [f"last run. At most {max(run.peak_mib for run in runs.values()):,} MiB in a process."]
     return "\n".join(lines)
 
 

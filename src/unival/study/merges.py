@@ -1,6 +1,6 @@
 """Models of a study that merging makes: a folder per recipe, or per model that is finetuned around one.
 
-Each folder holds `made.json`: its tasks, and the updates of finetuning behind it, by model.
+Each folder holds `made.json` (`card.NOTE`).
 """
 
 import json
@@ -20,8 +20,6 @@ from unival.model.folder import learned
 from unival.study import card
 from unival.study.coefficients import Fit
 from unival.study.fitting import STATISTICS, Refinetuning, Search
-
-NOTE = "made.json"
 
 
 @dataclass
@@ -88,7 +86,7 @@ class Workshop:
     def _note(self, model: str, folder: Path) -> dict[str, Any]:
         """Tasks and updates of an expert, or of a model under `refinetune`."""
         if model in self.refinetune:
-            return dict(files.read_json(folder / NOTE))
+            return dict(files.read_json(folder / card.NOTE))
         steps = _training(folder)["steps"]
         return {"tasks": [model], "updates": {f"finetune/{model}": steps}}
 
@@ -112,7 +110,7 @@ class Workshop:
             recipe, folders, self.fit.base, out, statistics=statistics, estimated=estimated,
             moved=(self.folder, self.published),
         )  # fmt: skip
-        files.write_json(out / NOTE, {"tasks": tasks, "updates": updates})
+        files.write_json(out / card.NOTE, {"tasks": tasks, "updates": updates})
         for what in equal_inputs(read_record(out)):
             print(f"merge: {name}: {what}", flush=True)
         card.write(out)
@@ -137,7 +135,7 @@ class Workshop:
         known = self.published / new.recipe if new.recipe else self.fit.base
         made, updates[name] = self._train(new, start, name, "model", folders.values())
         copy_folder(made, self.folder / name)
-        files.write_json(self.folder / name / NOTE, {"tasks": new.tasks, "updates": updates})
+        files.write_json(self.folder / name / card.NOTE, {"tasks": new.tasks, "updates": updates})
         card.write_trained(self.folder / name, self.fit.benchmark, known)
 
     def _train(
