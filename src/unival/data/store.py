@@ -13,7 +13,6 @@ from collections import Counter
 from collections.abc import Sequence
 from contextlib import ExitStack
 from pathlib import Path
-from types import TracebackType
 from typing import IO, Any
 
 import numpy as np
@@ -25,7 +24,7 @@ from unival.data import media, remote
 from unival.data.disk_map import DiskMap
 from unival.data.journal import Note, Stamp, remove_notes, shard_path, taken_over, write_notes
 from unival.data.source import MediaItem
-from unival.data.table import TableWriter
+from unival.data.table import TableWriter, Writer
 from unival.errors import UserError, nearest
 from unival.files import atomic
 from unival.record import Modality
@@ -49,7 +48,7 @@ INDEX_SCHEMA = pa.schema(
 )
 
 
-class ShardWriter:
+class ShardWriter(Writer):
     """Writes the media of one split. Members are key + suffix, with no times: equal media, equal bytes.
 
     With `journal`, what a finished shard holds is noted beside it, and a new writer on the same folder goes
@@ -57,6 +56,7 @@ class ShardWriter:
     """
 
     def __init__(self, split_dir: Path | str, shard_bytes: int = SHARD_BYTES, journal: bool = False) -> None:
+        super().__init__()
         self.split_dir = Path(split_dir)
         self.shard_bytes = shard_bytes
         self.counts: Counter[str] = Counter()
@@ -64,12 +64,12 @@ class ShardWriter:
         self._seen = DiskMap()
         self._clips = DiskMap()
         """SHA-256 of a clip that is used in parts, and its shard and offset: it is stored once."""
-        self._index = TableWriter(self.split_dir / INDEX, INDEX_SCHEMA)
+        self._index = self._open.enter_context(TableWriter(self.split_dir / INDEX, INDEX_SCHEMA))
         self._members = 0
         self._shard = -1
-        self._open = ExitStack()
-        """The shard that is written."""
+        self._open_shard = self._open.enter_context(ExitStack())
         self._handle: IO[bytes] | None = None
+        """The shard that is written."""
         self._checksum = 0
         self._journal: list[Note] | None = [] if journal else None
         self._earlier: DiskMap | None = None
@@ -171,14 +171,14 @@ class ShardWriter:
         self._finish_shard()
         self._members = self._checksum = 0
         self._shard += 1
-        part = self._open.enter_context(atomic(shard_path(self.split_dir, self._shard)))
-        self._handle = self._open.enter_context(part.open("wb"))
+        part = self._open_shard.enter_context(atomic(shard_path(self.split_dir, self._shard)))
+        self._handle = self._open_shard.enter_context(part.open("wb"))
 
     def _finish_shard(self) -> None:
         if self._handle is not None:
             self._write(b"\0" * 2 * BLOCK)
             self._handle = None
-            self._open.close()
+            self._open_shard.close()
             if self._journal is not None:
                 write_notes(self.split_dir, self._shard, self._checksum, self._journal)
                 self._journal = []
@@ -186,20 +186,8 @@ class ShardWriter:
     def close(self) -> None:
         """Finish the last shard and write the index."""
         self._finish_shard()
-        self._index.close()
+        super().close()
         remove_notes(self.split_dir)
-
-    def __enter__(self) -> "ShardWriter":
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        if kind is None:
-            self.close()
-            return
-        self._index.__exit__(kind, error, trace)
-        self._open.__exit__(kind, error, trace)
 
 
 class Unstored(ShardWriter):

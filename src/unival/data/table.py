@@ -1,4 +1,4 @@
-"""A Parquet file that is written row by row, in constant memory, and appears when it is whole."""
+"""Files that are written bit by bit, in constant memory, and appear when they are whole."""
 
 from collections.abc import Mapping
 from contextlib import ExitStack
@@ -14,15 +14,36 @@ from unival.files import atomic
 ROWS_PER_GROUP = 4096
 
 
-class TableWriter:
-    """Rows as mappings of the schema's columns. `close` finishes the file; leaving with an error drops it."""
+class Writer:
+    """`close` finishes the files; leaving with an error drops those that are not whole."""
+
+    def __init__(self) -> None:
+        self._open = ExitStack()
+
+    def close(self) -> None:
+        """Finish the files."""
+        self._open.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if kind is None:
+            self.close()
+        else:
+            self._open.__exit__(kind, error, trace)
+
+
+class TableWriter(Writer):
+    """Writes a Parquet file of rows, mappings of the schema's columns."""
 
     def __init__(self, path: Path, schema: pa.Schema) -> None:
-        self.path = path
+        super().__init__()
         self.rows = 0
         self._schema = schema
         self._buffer: list[Mapping[str, Any]] = []
-        self._open = ExitStack()
         part = self._open.enter_context(atomic(path))
         self._writer = self._open.enter_context(pq.ParquetWriter(part, schema, compression="zstd"))
 
@@ -39,17 +60,5 @@ class TableWriter:
             self._buffer.clear()
 
     def close(self) -> None:
-        """Finish the file."""
         self._flush()
-        self._open.close()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        if kind is None:
-            self.close()
-        else:
-            self._open.__exit__(kind, error, trace)
+        super().close()
