@@ -44,6 +44,11 @@ def test_what_is_written_is_read_back(values: dict) -> None:
     assert repr(OmegaConf.to_container(OmegaConf.create(text))) == repr(values)
 
 
+def test_flat_gives_leaves_by_dotted_keys() -> None:
+    values = {"a": {"b": 1, "c": {"d": 2}}, "e": [3], "f": {}}
+    assert config.flat(values) == {"a.b": 1, "a.c.d": 2, "e": [3], "f": {}}
+
+
 def test_dates_are_texts_for_all_readers() -> None:
     text = config.dump({"version": "2026-01-01"})
     assert config.parse(text, "test") == YAML(typ="safe").load(text) == {"version": "2026-01-01"}

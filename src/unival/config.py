@@ -106,6 +106,17 @@ def overlay(values: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any
     return laid
 
 
+def flat(values: Mapping[str, Any], start: str = "") -> dict[str, Any]:
+    """Dotted keys of the leaves; lists and empty mappings are leaves."""
+    found: dict[str, Any] = {}
+    for key, value in values.items():
+        if isinstance(value, Mapping) and value:
+            found |= flat(value, f"{start}{key}.")
+        else:
+            found[f"{start}{key}"] = value
+    return found
+
+
 def pick(values: Mapping[str, Any], names: Iterable[str], what: str) -> dict[str, Any]:
     """The named of `values`, in their order.
 

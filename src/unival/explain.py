@@ -8,7 +8,7 @@ finds what a person has edited to no effect.
 import json
 import re
 from collections import defaultdict
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -44,7 +44,7 @@ def history(tree: Any, params: Params, stage: str, item: str | None) -> dict[str
     Raises:
         UserError: the configuration cannot be resolved.
     """
-    resolved = flat(compose.resolve(tree, stage, item))
+    resolved = config.flat(compose.resolve(tree, stage, item))
     settings = list(_settings(tree, params, stage, item))
     below = defaultdict(list)  # dotted key -> numbers of the settings at it and below it
     at = defaultdict(list)
@@ -70,7 +70,7 @@ def lines(params: Params, words: list[str]) -> Iterator[str]:
         raise UserError(f"unknown stage '{stage}': {nearest(stage, STAGES)}")
     item = rest.pop(0) if stage in ITEMS and rest else None
     tree = compose.compose(params)
-    values = flat(compose.resolve(tree, stage, item))
+    values = config.flat(compose.resolve(tree, stage, item))
     known = history(tree, params, stage, item)
     for wanted in rest or [""]:
         keys = [key for key in known if not wanted or f"{key}.".startswith(f"{wanted}.")]
@@ -112,7 +112,7 @@ def _settings(tree: Any, params: Params, stage: str, item: str | None) -> Iterat
     """(dotted key of the resolved file, setting), in the order in which they are applied."""
     from omegaconf import OmegaConf
 
-    values = flat(compose.shape(tree, stage, item))
+    values = config.flat(compose.shape(tree, stage, item))
     raw = OmegaConf.to_container(tree.stages[stage], resolve=False)
     moved = []
     for key, place in _places(tree, raw, f"stages.{stage}", ""):
@@ -124,7 +124,7 @@ def _settings(tree: Any, params: Params, stage: str, item: str | None) -> Iterat
             moved.append((own, setting))
     yield from moved
     for overlay in compose.overlays(tree, stage, item):
-        for key, value in flat(overlay.values).items():
+        for key, value in config.flat(overlay.values).items():
             if value != {}:  # laid over a mapping it changes nothing
                 yield key, Setting(overlay.source, f"{overlay.key}.{key}", value)
 
@@ -171,20 +171,9 @@ def _edited(params: Params) -> Iterator[tuple[str, list[str]]]:
         if not path.is_file() or not (path == PARAMS or name in chosen or path.parts[1] in COLLECTED):
             continue
         before = config.parse(provenance.git("show", f"HEAD:./{name}"), f"{name} of the last commit") or {}
-        then, now = flat(before), flat(config.load(path))
+        then, now = config.flat(before), config.flat(config.load(path))
         keys = [key for key, value in now.items() if key not in then or then[key] != value]
         yield name, [key for key in keys if path != PARAMS or key.startswith("set.")]
-
-
-def flat(values: Mapping[str, Any], start: str = "") -> dict[str, Any]:
-    """Dotted keys of the leaves; lists and empty mappings are leaves."""
-    found: dict[str, Any] = {}
-    for key, value in values.items():
-        if isinstance(value, Mapping) and value:
-            found |= flat(value, f"{start}{key}.")
-        else:
-            found[f"{start}{key}"] = value
-    return found
 
 
 def _prefixes(key: str) -> list[str]:

@@ -73,7 +73,7 @@ class Process:
             history = explain.history(compose.compose(params), params, self.stage, self.item)
         except UserError:  # the code or conf/ at hand is another one
             return {}
-        values, found = explain.flat(config.load(path)), {}
+        values, found = config.flat(config.load(path)), {}
         for key, settings in history.items():
             layer = {"file": settings[-1].file, "key": settings[-1].key} if settings else {}
             found[key] = {"value": values.get(key), **layer}

@@ -17,7 +17,6 @@ from unival.errors import UserError
 
 EXIF_ORIENTATION = 0x0112
 TIFF_PHOTOMETRIC = 262
-TIFF_PHOTOMETRIC = 262
 Box = tuple[float, float, float, float]
 Size = tuple[int, int]
 """Width and height in pixels."""

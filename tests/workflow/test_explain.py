@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from unival import cli, compose, explain
+from unival import cli, compose, config, explain
 
 ROOT = Path(__file__).parents[2]
 
@@ -46,7 +46,7 @@ def test_every_key_of_every_file_names_the_setting_that_counts(project: Path) ->
     tree = compose.compose(params)
     for stage in compose.STAGES:
         for item in params.items(stage):
-            resolved = explain.flat(compose.resolve(tree, stage, item))
+            resolved = config.flat(compose.resolve(tree, stage, item))
             histories = explain.history(tree, params, stage, item)
             assert set(histories) == set(resolved)
             for key, settings in histories.items():

@@ -472,10 +472,6 @@ def test_passwords_in_addresses_are_left_out(text: str, shown: str) -> None:
     assert without_password(text) == shown
 
 
-def test_flatten() -> None:
-    assert tracking.flatten({"a": {"b": 1, "c": {"d": 2}}, "e": [3]}) == {"a.b": 1, "a.c.d": 2, "e": [3]}
-
-
 def test_models_are_ranked_on_a_shift_and_equal_weights_are_one_row(place: Path) -> None:
     """Nothing of a model is copied; a second run that scores the same weights adds to its row."""
     run = begin(place)

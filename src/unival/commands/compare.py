@@ -96,7 +96,7 @@ def _lines(found: SideBySide) -> list[str]:
     lines = [text.replace("**", "") for text in found.verdicts]
     if found.parameters:
         rows = [[one.key, *one.values, one.processes] for one in found.parameters]
-        lines += ["", *_columns([["parameter", *(side.name for side in found.sides), "of"], *rows])]
+        lines += ["", _columns([["parameter", *(side.name for side in found.sides), "of"], *rows])]
     primary = [one for one in found.differences if one.p_holm is not None]
     if primary:
         head = ["cell", "metric", "before", "after", "difference", "p", "rows", "result"]
@@ -108,7 +108,7 @@ def _lines(found: SideBySide) -> list[str]:
             ]
             for one in primary
         ]  # fmt: skip
-        lines += ["", *_columns([head, *rows])]
+        lines += ["", _columns([head, *rows])]
     won = sum(flip.won for flip in found.flips)
     lines += [
         "",
@@ -117,12 +117,8 @@ def _lines(found: SideBySide) -> list[str]:
     return [*lines, *(f"not compared: {what}" for what in found.left_out)]
 
 
-def _columns(rows: Sequence[Sequence[str]]) -> list[str]:
-    widths = [min(max(len(cell) for cell in column), 48) for column in zip(*rows, strict=True)]
-    return [
-        "  ".join(cell[:48].ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
-        for row in rows
-    ]
+def _columns(rows: Sequence[Sequence[str]]) -> str:
+    return words.columns([[cell[:48] for cell in row] for row in rows])
 
 
 def _attach(found: SideBySide, out: Path) -> None:

@@ -30,16 +30,13 @@ def main(arguments: list[str]) -> None:
     if not options.paths and not options.text:
         raise UserError("embed: nothing is given: name files, folders or a --text")
     import numpy as np
-    from transformers.utils import logging
 
     from unival import files
     from unival.engine.inference.embed import embed_media, embed_texts
     from unival.engine.inference.predictor import Predictor, media_files, modality_of
     from unival.engine.machine import runtime
 
-    logging.disable_progress_bar()
-    machine = runtime.load() if runtime.FOLDER.is_dir() else runtime.Runtime()
-    predictor = Predictor.load(options.model, device=machine.torch_device())
+    predictor = Predictor.load(options.model, device=runtime.load_anywhere().torch_device())
     paths = [file for path in options.paths for file in (media_files(path) if path.is_dir() else [path])]
     parts = [
         embed_media(predictor, modality, [str(path) for path in part])

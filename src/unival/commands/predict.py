@@ -27,14 +27,11 @@ def main(arguments: list[str]) -> None:
     if not options.path.exists():
         raise UserError(f"{options.path}: no such file or folder")
     answers = _answers(options.answers) if options.answers else None
-    from transformers.utils import logging
-
     from unival.engine.inference.predictor import Predictor, media_files
     from unival.engine.machine import runtime
 
-    logging.disable_progress_bar()
-    machine = runtime.load() if runtime.FOLDER.is_dir() else runtime.Runtime()
-    predictor = Predictor.load(options.model, options.tasks, machine.torch_device(), answers)
+    device = runtime.load_anywhere().torch_device()
+    predictor = Predictor.load(options.model, options.tasks, device, answers)
     asked = media_files(options.path) if options.path.is_dir() else [options.path]
     for modality in predictor.never_learned(asked):
         print(f"note: {options.model} was never trained on {modality}: it guesses", file=sys.stderr)

@@ -38,23 +38,19 @@ def main(arguments: list[str]) -> None:
     options = parser.parse_args(arguments)
     if min(options.texts, options.folds, options.rows or 1) < 1:
         raise UserError("--rows, --texts and --folds: give numbers from 1")
-    from transformers.utils import logging
-
     from unival.data.manifest import read_records
     from unival.data.store import MediaStore
     from unival.engine.inference import retrieval
     from unival.engine.inference.predictor import Predictor
     from unival.engine.machine import runtime
 
-    logging.disable_progress_bar()
     rows = list(read_records(options.split, retrieval.TASKS[options.modality][0]))[: options.rows]
     size, left = divmod(len(rows), options.folds)
     if left or not size:
         raise UserError(f"--folds {options.folds}: {len(rows)} media make no parts of one size: see --rows")
     parts = [rows[start * size : (start + 1) * size] for start in range(options.folds)]
     galleries = [retrieval.gallery(part, options.texts) for part in parts]
-    machine = runtime.load() if runtime.FOLDER.is_dir() else runtime.Runtime()
-    predictor = Predictor.load(options.model, device=machine.torch_device())
+    predictor = Predictor.load(options.model, device=runtime.load_anywhere().torch_device())
     predictor.store = MediaStore(options.split)
     found = [(one, retrieval.match(predictor, options.modality, one)) for one in galleries]
     for name, recall, chance, queries in retrieval.recalls(found, options.modality):

@@ -51,9 +51,6 @@ def main(arguments: list[str]) -> None:
     from unival.metrics import java
 
     if options.model:
-        from transformers.utils import logging
-
-        logging.disable_progress_bar()
         score.make(options.predictions, options.model, options.split, options.task, options.edition)
     known = None
     if options.split:

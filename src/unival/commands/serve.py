@@ -14,19 +14,15 @@ def main(arguments: list[str]) -> None:
         UserError: no model there, models that do not fit, a port that is taken, a host without a token.
     """
     options = _parser().parse_args(arguments)
-    from transformers.utils import logging
-
     from unival.engine.machine import runtime
     from unival.serve import models, server
 
     token = server.token_for(options.host)
     listening = server.listen(options.host, options.port)
-    logging.disable_progress_bar()
     folders, left = models.found_in(options.models)
     for why in left:
         print(f"note: left out: {why}", file=sys.stderr)
-    machine = runtime.load() if runtime.FOLDER.is_dir() else runtime.Runtime()
-    served = models.Models(folders, machine.apply())
+    served = models.Models(folders, runtime.load_anywhere().apply())
     port = listening.getsockname()[1]
     print(f"{len(folders)} model(s) at http://{options.host}:{port} (Ctrl-C ends it)", flush=True)
     server.run(served, listening, options.host, token)

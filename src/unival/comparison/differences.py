@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from unival import tracking
+from unival import config
 from unival.comparison import paired
 from unival.comparison.paired import Flip, Measured
 from unival.comparison.sides import Key, Member, Side, limited
@@ -299,7 +299,7 @@ def _flat(side: Side) -> dict[str, dict[str, str]]:
     for member in side.members:
         for name, values in member.configs.items():
             known = found.setdefault(name, {})
-            for key, value in tracking.flatten(values).items():
+            for key, value in config.flat(values).items():
                 text = ", ".join(map(str, value)) if isinstance(value, list) else str(value)
                 if text not in known.setdefault(key, []):
                     known[key].append(text)

@@ -262,7 +262,7 @@ def _by_seed(text: str, jobs: list[Path]) -> list[Side]:
     members = [_with_cells(_of_job(f"{jobs[0].parent.name}/{job.name}", job), job) for job in jobs]
 
     def but_seed(member: Member) -> str:
-        values = {name: tracking.flatten(one) for name, one in member.configs.items()}
+        values = {name: config.flat(one) for name, one in member.configs.items()}
         return files.digest(
             {n: {k: v for k, v in f.items() if k.split(".")[-1] != "seed"} for n, f in values.items()}
         )

@@ -24,7 +24,7 @@ from unival.data import media, remote
 from unival.data.disk_map import DiskMap
 from unival.data.journal import Note, Stamp, remove_notes, shard_path, taken_over, write_notes
 from unival.data.source import MediaItem
-from unival.data.table import TableWriter, Writer
+from unival.data.table import FileWriter, TableWriter
 from unival.errors import UserError, nearest
 from unival.files import atomic
 from unival.record import Modality
@@ -48,7 +48,7 @@ INDEX_SCHEMA = pa.schema(
 )
 
 
-class ShardWriter(Writer):
+class ShardWriter(FileWriter):
     """Writes the media of one split. Members are key + suffix, with no times: equal media, equal bytes.
 
     With `journal`, what a finished shard holds is noted beside it, and a new writer on the same folder goes

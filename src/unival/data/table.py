@@ -14,7 +14,7 @@ from unival.files import atomic
 ROWS_PER_GROUP = 4096
 
 
-class Writer:
+class FileWriter:
     """`close` finishes the files; leaving with an error drops those that are not whole."""
 
     def __init__(self) -> None:
@@ -36,7 +36,7 @@ class Writer:
             self._open.__exit__(kind, error, trace)
 
 
-class TableWriter(Writer):
+class TableWriter(FileWriter):
     """Writes a Parquet file of rows, mappings of the schema's columns."""
 
     def __init__(self, path: Path, schema: pa.Schema) -> None:

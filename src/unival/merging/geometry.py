@@ -17,15 +17,14 @@ from unival.merging.job import gram_and_norm
 from unival.merging.recipe import AlignRule, Recipe
 
 MODULES = r"^(?:model\.)?((?:encoder|decoder)\.(?:media\.\w+|layers)|\w+)"
-"""The first group names the module of a tensor."""
+"""The first group names the module of a tensor; one without a match is of the module "other"."""
 
 
-def geometry(models: Mapping[str, State], base: State, modules: str = MODULES) -> list[dict[str, Any]]:
+def geometry(models: Mapping[str, State], base: State) -> list[dict[str, Any]]:
     """Cosines of the task vectors and their norms relative to the base, whole and per module.
 
     Args:
         models: name -> folder or file. base: their common starting point.
-        modules: a pattern whose first group names the module of a tensor; others count as "other".
 
     Returns:
         A row for every pair of models and every module, the module "all" first: module, first, second,
@@ -41,7 +40,7 @@ def geometry(models: Mapping[str, State], base: State, modules: str = MODULES) -
         ]
         plan = Plan(Recipe("task_arithmetic", tuple(models), align=tuple(rules)), sources, bases[""])
         for job in plan.jobs.values():
-            found = re.search(modules, job.name)
+            found = re.search(MODULES, job.name)
             products, norm = gram_and_norm(job)
             for module in ("all", found[1] if found else "other"):
                 before, so_far = totals.get(module, (torch.zeros_like(products), 0.0))

@@ -12,6 +12,7 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
+from transformers.utils import logging
 
 from unival import files
 from unival.errors import UserError
@@ -20,6 +21,7 @@ from unival.model.modeling import UnivalForConditionalGeneration
 from unival.model.processing import UnivalProcessor
 from unival.weights import TensorSpec, read_specs, system_errors
 
+logging.disable_progress_bar()  # of transformers: a bar per small file says nothing
 AGAIN = "make or copy it again"
 
 

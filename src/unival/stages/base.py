@@ -208,7 +208,7 @@ def _compared(resolved: dict[str, Any]) -> dict[str, Any]:
     kept = {
         key: value for key, value in resolved.items() if key not in ("tasks", "processor", "shifts", "claims")
     }
-    return {key: value for key, value in tracking.flatten(kept).items() if not isinstance(value, list)}
+    return {key: value for key, value in config.flat(kept).items() if not isinstance(value, list | dict)}
 
 
 def peak_mib() -> int:

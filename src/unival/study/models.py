@@ -5,7 +5,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from transformers.utils import logging
 
 from unival.engine.machine.runtime import load as load_runtime
 from unival.errors import UserError
@@ -14,8 +13,6 @@ from unival.model.folder import read
 from unival.model.modeling import UnivalForConditionalGeneration
 from unival.model.processing import UnivalProcessor
 from unival.vocab import UnivalTokenizer
-
-logging.disable_progress_bar()  # of transformers: a bar per small file says nothing
 
 Loaded = tuple[UnivalForConditionalGeneration, UnivalProcessor]
 

@@ -4,7 +4,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from unival import config, files
-from unival.tracking import Tracker, flatten
+from unival.tracking import Tracker
 
 PICTURE = "figures/plane-accuracy.png"
 """Of the report, shown in the run's note."""
@@ -14,9 +14,9 @@ def log(sentences: Iterable[str], tracker: Tracker) -> None:
     """The choices of `params.yaml` are its parameters, `scores.json` its metrics; its note is in words."""
     choices, scores = Path("params.yaml"), Path("reports/metrics/scores.json")
     if choices.is_file():
-        chosen = flatten({key: value for key, value in config.load(choices).items() if key != "phases"})
+        chosen = config.flat({key: value for key, value in config.load(choices).items() if key != "phases"})
         tracker.params(
-            {key: " ".join(map(str, v)) if isinstance(v, list) else v for key, v in chosen.items()}
+            {k: " ".join(map(str, v)) if isinstance(v, list) else v for k, v in chosen.items() if v != {}}
         )
     if scores.is_file():
         found = files.read_json(scores)

@@ -12,7 +12,7 @@ from unival.tracking.health import unreachable
 from unival.tracking.mlflow_store import connect, opened, send_all, store_name
 from unival.tracking.models import DIGEST, REGISTERED, ModelScore, register
 from unival.tracking.past import STUDY, Past, attach, fetch, find
-from unival.tracking.tracker import MlflowTracker, Tracker, flatten, unsent
+from unival.tracking.tracker import MlflowTracker, Tracker, unsent
 
 __all__ = [
     "DIGEST",
@@ -27,7 +27,6 @@ __all__ = [
     "copy_all",
     "fetch",
     "find",
-    "flatten",
     "opened",
     "register",
     "send_all",

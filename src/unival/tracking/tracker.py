@@ -235,14 +235,3 @@ def _name(key: str) -> str:
 def _cell(value: Any) -> Any:
     """A value of a table, as JSON has it."""
     return None if isinstance(value, float) and not math.isfinite(value) else value
-
-
-def flatten(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Nested mappings as dotted keys."""
-    flat: dict[str, Any] = {}
-    for key, value in values.items():
-        if isinstance(value, Mapping):
-            flat.update(flatten(value, f"{prefix}{key}."))
-        else:
-            flat[prefix + str(key)] = value
-    return flat

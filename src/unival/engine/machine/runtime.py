@@ -152,6 +152,11 @@ def _next(counter: Any) -> int:
         return counter.value - 1
 
 
+def load_anywhere() -> Runtime:
+    """As `load`; outside a checkout, where there is none to choose, the defaults."""
+    return load() if FOLDER.is_dir() else Runtime()
+
+
 def load(name: str | None = None, folder: Path = FOLDER) -> Runtime:
     """The runtime called `name`, or the one of the environment.
 

@@ -1,7 +1,7 @@
 """Short clips: one or two objects that move, grow, shrink, appear or vanish, together or in turn."""
 
 import json
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from itertools import count
 from random import Random
 
@@ -56,12 +56,7 @@ class Clip:
 
     def facts(self) -> str:
         """JSON of what is true, for the caption checker."""
-        actors = [
-            {"color": a.color, "kind": a.kind, "action": a.action, "order": a.order} for a in self.actors
-        ]
-        return json.dumps(
-            {"medium": "video", "actors": actors, "ordered": self.ordered}, separators=(",", ":")
-        )
+        return json.dumps({"medium": "video", **asdict(self)}, separators=(",", ":"))
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,7 +1,7 @@
 """Short sounds: steady tones, sweeps, beeps, dialed digits (DTMF), noise; one, or two in a row."""
 
 import json
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from random import Random
 
 import numpy as np
@@ -45,17 +45,7 @@ class Sound:
 
     def facts(self) -> str:
         """JSON of what is true, for the caption checker."""
-        events = [
-            {
-                "kind": e.kind,
-                "pitch": e.pitch,
-                "direction": e.direction,
-                "count": e.count,
-                "digits": list(e.digits),
-            }
-            for e in self.events
-        ]
-        return json.dumps({"medium": "audio", "events": events}, separators=(",", ":"))
+        return json.dumps({"medium": "audio", **asdict(self)}, separators=(",", ":"))
 
 
 def _event(rng: Random, kind: str, short: bool) -> Event:
