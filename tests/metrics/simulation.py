@@ -1,14 +1,15 @@
 """Studies whose truth is known: how often intervals cover it, and verdicts are wrong.
 
-`python tests/metrics/simulation.py` prints the table of docs/statistics.md (1,000 studies a line).
+`python tests/metrics/simulation.py` prints the tables of docs/statistics.md (1,000 studies a line).
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import numpy as np
+from scipy import stats
 
-from unival.metrics.inference import Paired, effect, holm
+from unival.metrics.inference import Effect, Paired, effect, holm, wins
 
 TRUTHS = (0.0,) * 6 + (0.1,) * 4
 """The true effects of the claims of a study."""
@@ -38,14 +39,47 @@ def comparison(rng: np.random.Generator, true: float, seeds: int, media: int, sp
 def simulate(
     repetitions: int, seeds: int, media: int, spread: float, truths: Sequence[float] = TRUTHS
 ) -> Rates:
-    """Repeat a study of several claims."""
-    rng = np.random.default_rng((seeds, media))
+    """Repeat a study of several claims about differences."""
+
+    def draw(rng: np.random.Generator, true: float) -> tuple[Effect, float]:
+        return effect([comparison(rng, true, seeds, media, spread)]), true
+
+    return repeat(repetitions, np.random.default_rng((seeds, media)), truths, draw)
+
+
+def simulate_wins(
+    repetitions: int, seeds: int, comparisons: int, shared: float, truths: Sequence[float] = TRUTHS
+) -> Rates:
+    """Repeat a study of several claims about wins.
+
+    A seed moves every comparison by a standard normal variable, the part `shared` of whose variance is
+    the seed's alone: the averages of a seed have experts in common.
+    """
+
+    def draw(rng: np.random.Generator, true: float) -> tuple[Effect, float]:
+        half = rng.normal(0, 1, comparisons // 2)
+        mean_C = 5 * true + np.concatenate([half, -half])  # without an effect as many are won as lost
+        seed_S, rest_SC = rng.normal(0, 1, (seeds, 1)), rng.normal(0, 1, (seeds, len(mean_C)))
+        differences_SC = mean_C + shared**0.5 * seed_S + (1 - shared) ** 0.5 * rest_SC
+        truth = float(stats.norm.cdf(mean_C).mean()) - 0.5 if true else 0.0
+        return wins([Paired(one_S[:, None], ["all"]) for one_S in differences_SC.T]), truth
+
+    return repeat(repetitions, np.random.default_rng((seeds, comparisons)), truths, draw)
+
+
+def repeat(
+    repetitions: int,
+    rng: np.random.Generator,
+    truths: Sequence[float],
+    draw: Callable[[np.random.Generator, float], tuple[Effect, float]],
+) -> Rates:
+    """Rates of studies whose claims `draw` gives: what was measured, and what is true."""
     covered, wrong, found = [], [], []
     for _ in range(repetitions):
-        effects = [effect([comparison(rng, true, seeds, media, spread)]) for true in truths]
-        corrected = holm([one.p for one in effects])
-        verdicts = [one.decide(p) for one, p in zip(effects, corrected, strict=True)]
-        covered.append([one.low <= true <= one.high for one, true in zip(effects, truths, strict=True)])
+        claims = [draw(rng, true) for true in truths]
+        corrected = holm([one.p for one, _ in claims])
+        verdicts = [one.decide(p) for (one, _), p in zip(claims, corrected, strict=True)]
+        covered.append([one.low <= true <= one.high for one, true in claims])
         wrong.append(
             [
                 verdict == "refuted" or (verdict == "supported" and not true)
@@ -70,7 +104,7 @@ def bootstrapped(repetitions: int, seeds: int, media: int, spread: float, true: 
 
 
 def main() -> None:
-    """Print the table."""
+    """Print the tables."""
     print(
         "| seeds | media | spread | covered | bootstrap | wrong claims | studies with one | 0.1 supported |"
     )
@@ -82,6 +116,14 @@ def main() -> None:
                 other = bootstrapped(1000, seeds, media, spread)
                 figures = [f"{100 * rate:.1f} %" for rate in (rates.covered, other, *rates[1:])]
                 print(f"| {seeds} | {media} | {spread} |", " | ".join(figures), "|", flush=True)
+    print("| seeds | comparisons | shared | covered | wrong claims | studies with one | supported |")
+    print("|---|---|---|---|---|---|---|")
+    for seeds in (6, 10):
+        for comparisons in (4, 28):
+            for shared in (0.2, 0.8):
+                rates = simulate_wins(1000, seeds, comparisons, shared)
+                figures = [f"{100 * rate:.1f} %" for rate in rates]
+                print(f"| {seeds} | {comparisons} | {shared} |", " | ".join(figures), "|", flush=True)
 
 
 if __name__ == "__main__":

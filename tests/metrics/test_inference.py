@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from tests.metrics.simulation import simulate
+from tests.metrics.simulation import simulate, simulate_wins
 from unival.metrics.inference import Paired, detectable, effect, holm, sign_flip
 
 
@@ -71,5 +71,13 @@ def test_an_effect_that_is_said_to_be_detectable_is_detected() -> None:
 def test_intervals_cover_and_verdicts_are_seldom_wrong(seeds: int) -> None:
     """docs/statistics.md has the same of 1,000 studies."""
     rates = simulate(60, seeds, media=200, spread=0.06)
+    assert 0.93 <= rates.covered <= 0.98
+    assert rates.wrong <= 0.01 and rates.any_wrong <= 0.1
+
+
+@pytest.mark.parametrize("shared", [0.2, 0.8])
+def test_verdicts_on_wins_are_seldom_wrong(shared: float) -> None:
+    """Averages of subsets of experts have experts in common: docs/statistics.md has 1,000 studies."""
+    rates = simulate_wins(60, 6, comparisons=28, shared=shared)
     assert 0.93 <= rates.covered <= 0.98
     assert rates.wrong <= 0.01 and rates.any_wrong <= 0.1

@@ -9,6 +9,7 @@ import pytest
 from unival import config as configuration
 from unival import files
 from unival.engine.settings import TrainConfig
+from unival.errors import UserError
 from unival.stages import ablate, base, finetune, pretrain
 from unival.study import benchmark, card, models, row_scores, train
 from unival.study.variants import Laboratory, Study, Variant
@@ -104,3 +105,9 @@ def test_all_trainings_heed_loss_and_selection(tmp_path: Path, monkeypatch: pyte
     lab = Laboratory(tmp_path / "lab", rows, tasks, {"study": study}, [0], {}, {}, values, "test", 4, 1, 1)
     lab._train(study, "one", 0, "key")
     assert asked == [("constrained", True), ("selects by", "val")] * 3
+
+
+def test_a_split_that_is_not_there(tmp_path: Path) -> None:
+    files.write_json(tmp_path / "benchmark.json", {"splits": {"val": {}, "test": {}}})
+    with pytest.raises(UserError, match=r"benchmark\.json: no split 'validation': "):
+        benchmark.Benchmark(tmp_path, {}).digest("validation")

@@ -92,6 +92,21 @@ def effect(parts: Sequence[Paired], null: float = 0.0, level: float = LEVEL) -> 
     )  # fmt: skip
 
 
+def wins(parts: Sequence[Paired]) -> Effect:
+    """The share of comparisons whose mean is above 0, a tie counting half, minus 1/2: over seeds alone.
+
+    One seed says nothing of others: its interval is all there can be.
+
+    Raises:
+        ValueError: no parts, or other seeds in one part than in another.
+    """
+    signs_SC = np.sign([part.differences_SN.mean(axis=1) for part in parts]).T
+    found = effect([Paired(signs_SC.mean(axis=1, keepdims=True) / 2, ["all"])])
+    low, high = (found.low, found.high) if found.seeds > 1 else (-0.5, 0.5)
+    media = len({key for part in parts for key in part.media})
+    return found._replace(low=max(low, -0.5), high=min(high, 0.5), media=media)
+
+
 def sign_flip(effects_S: np.ndarray) -> float:
     """Two-sided p of the hypothesis that effects are symmetric around 0; exact up to 13 seeds."""
     from scipy import stats  # here: settings are read without it

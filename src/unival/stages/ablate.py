@@ -45,7 +45,7 @@ class Config:
     rows: int
     """Rows of the split per task."""
     split: str = "test"
-    """Where variants are scored; `validation` to choose between settings of one."""
+    """Where variants are scored; `val` to choose between settings of one."""
     only: list[str] = field(default_factory=list)
     """Variants to run, for a sweep with a variant per job; empty: all."""
     batch_size: int = 128

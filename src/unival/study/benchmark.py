@@ -15,7 +15,7 @@ from unival.engine.inference.candidates import continuations
 from unival.engine.inference.evaluate import validation_score
 from unival.engine.settings import SelectionConfig
 from unival.engine.train import Evaluate
-from unival.errors import UserError
+from unival.errors import UserError, nearest
 from unival.model.modeling import UnivalForConditionalGeneration
 from unival.model.processing import UnivalProcessor
 from unival.tasks import Task, TaskConfig
@@ -83,8 +83,15 @@ class Benchmark:
         return self.folder / "tokenizer"
 
     def digest(self, split: str) -> str:
-        """Digest of all files of a split."""
-        return str(self.facts["splits"][split]["digest"])
+        """Digest of all files of a split.
+
+        Raises:
+            UserError: there is no such split.
+        """
+        known = self.facts["splits"]
+        if split not in known:
+            raise UserError(f"{self.folder / 'benchmark.json'}: no split '{split}': {nearest(split, known)}")
+        return str(known[split]["digest"])
 
     def task(self, name: str, config: TaskConfig, processor: UnivalProcessor, split: str) -> Task:
         """A task that will see the rows of `split`; what it knows is of that split's training rows."""

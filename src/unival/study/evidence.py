@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 
 from unival import config, files
-from unival.metrics.inference import Effect, Paired, effect
+from unival.metrics.inference import Effect, Paired, effect, wins
 from unival.study import processes, row_scores, tables
 from unival.study.claims import BASELINE, SHIFTED, Claim
 from unival.study.tables import NOTE, CellScore, Repeat, TaskScore
@@ -121,19 +121,7 @@ def combined(claim: Claim, contrasts: Iterable[Contrast]) -> Effect | None:
     counted = [one.paired for one in contrasts if one.learned]
     if not counted:
         return None
-    return _wins(counted) if claim.measure == "wins" else effect(counted, -claim.margin)
-
-
-def _wins(parts: Sequence[Paired]) -> Effect:
-    """The share of comparisons whose mean is above 0, a tie counting half, minus 1/2: over seeds alone.
-
-    One seed says nothing of others: its interval is all there can be.
-    """
-    signs_SC = np.sign([part.differences_SN.mean(axis=1) for part in parts]).T
-    found = effect([Paired(signs_SC.mean(axis=1, keepdims=True) / 2, ["all"])])
-    low, high = (found.low, found.high) if found.seeds > 1 else (-0.5, 0.5)
-    media = len({key for part in parts for key in part.media})
-    return found._replace(low=max(low, -0.5), high=min(high, 0.5), media=media)
+    return wins(counted) if claim.measure == "wins" else effect(counted, -claim.margin)
 
 
 def paired(scores: "pandas.DataFrame") -> Paired:
