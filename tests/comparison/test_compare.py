@@ -84,7 +84,7 @@ def test_what_differs_is_shown_and_nothing_else(here: Path) -> None:
         ("vqa-5", "no", "yes", True),
     ]
     assert [(process, key) for process, key, _ in found.curves] == [("finetune-vqa", "train/loss")]
-    assert "not told apart in 9 of 9" in found.verdicts[0] and "One seed each" in found.verdicts[0]
+    assert "no clear difference in 9 of 9" in found.verdicts[0] and "One seed each" in found.verdicts[0]
     assert found.left_out == []
 
 

@@ -88,7 +88,7 @@ def test_models_that_say_the_same(root):
     copy.parent.mkdir(parents=True)
     shutil.copy(root / VQA, copy)
     (line,) = found(root)
-    assert line.startswith("`finetune/vqa`, `merged/average` are one and the same model")
+    assert line.startswith("`finetune/vqa`, `merged/average` are the same model")
     edit_rows(copy, lambda number, row: {**row, "probability": 0.4 if number == 3 else 0.5})
     assert found(root) == []
 
@@ -141,7 +141,10 @@ def test_a_task_whose_test_rows_are_gone(root, trace):
     else:
         edit_facts(root, lambda facts: facts.update(rejected_from={"test": {"audio_qa": 40}}))
     (line,) = found(root)
-    assert line.startswith("audio QA was to be evaluated and is in no table") and "has no rows of it" in line
+    assert (
+        line.startswith("audio QA should have been evaluated but is in no table")
+        and "has no rows of it" in line
+    )
 
 
 def test_a_variant_that_learned_nothing(root):

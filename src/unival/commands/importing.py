@@ -85,14 +85,18 @@ def _parser() -> argparse.ArgumentParser:
         help=f"largest share of bad rows and media that is accepted (default {MAX_REJECTED})",
     )  # fmt: skip
     common.add_argument(
-        "--dry-run", action="store_true", help="say what would be read, kept and refused; write nothing"
+        "--dry-run", action="store_true", help="say what would be read, kept and refused, and write nothing"
     )
-    common.add_argument("--text-only", action="store_true", help="the captions alone, without media")
+    common.add_argument("--text-only", action="store_true", help="only the captions, without media")
     common.add_argument(
-        "--split", default="", metavar="<split>", help="put rows there whose official split is not told"
+        "--split", default="", metavar="<split>", help="where to put rows without an official split"
     )
     common.add_argument(
-        "--expect", nargs="*", default=[], metavar="<split>/<task>=<rows>", help="stop unless it is so many"
+        "--expect",
+        nargs="*",
+        default=[],
+        metavar="<split>/<task>=<rows>",
+        help="fail unless there are exactly this many",
     )
     parser = argparse.ArgumentParser(
         prog="unival import", description="An official data set as shards and manifests."

@@ -1,4 +1,4 @@
-"""`unival kernels`: seeds of the study again on other kernels of the processor, verdicts side by side."""
+"""`unival kernels`: rerun seeds of the study on other kernels of the processor, and compare verdicts."""
 
 import argparse
 import os
@@ -27,8 +27,8 @@ def main(arguments: list[str]) -> None:
     parser = argparse.ArgumentParser(
         prog="unival kernels",
         description="Run seeds of the study again with AVX2 kernels, as a processor without AVX-512 would, "
-        "and print every claim's verdict and effect beside the ones that are there. Ends with status 1 where "
-        "a claim turns into its opposite. The seeds' tables stay in reports/kernels/: the next report shows "
+        "and print every claim's verdict and effect beside the present ones. Exits with status 1 if a claim "
+        "turns into its opposite. The seeds' tables stay in reports/kernels/, and the next report shows "
         "them (dvc repro -f report).",
     )
     parser.add_argument(

@@ -1,4 +1,4 @@
-"""`unival lineage`: where a result comes from, what was made of it, and whether it can be made again."""
+"""`unival lineage`: where a result comes from, what uses it, and whether it can be made again."""
 
 import argparse
 import json
@@ -37,7 +37,7 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="unival lineage",
         description="Where a result comes from: run, configuration, code, data, parents, machine, and the "
-        "command that makes it again; and what was made of it.",
+        "command that makes it again; and what uses it.",
     )
     parser.add_argument(
         "thing", metavar="<thing>",

@@ -1,4 +1,4 @@
-"""`unival power`: what the seeds of a study can see, and what more would."""
+"""`unival power`: which effects the seeds of a study can detect, and what more seeds would."""
 
 import argparse
 from pathlib import Path
@@ -13,9 +13,9 @@ def main(arguments: list[str]) -> None:
     parser = argparse.ArgumentParser(
         prog="unival power",
         description="For every task the standard deviation of its score between seeds, media, shifts and "
-        "kernels. For every claim, from the variance between the seeds and media that are there: the "
-        "smallest effect (share of the better arm) that a number of seeds decides in four studies of five, "
-        "and how many seeds the paper's own effect needs.",
+        "kernels. For every claim, from the observed variance between seeds and media: the smallest effect "
+        "(share of the better arm) that a number of seeds decides in four of five studies, and how many "
+        "seeds the paper's own effect needs.",
     )
     parser.add_argument(
         "--seeds", type=int, nargs="+", default=[6, 10, 20], metavar="<n>", help="default: 6 10 20"

@@ -120,12 +120,12 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--task", metavar="<task>", help="name of the task (`unival list task`); by default vqa, or caption"
     )
-    parser.add_argument("--answers", type=Path, metavar="<file>", help="only these answers, one a line")
+    parser.add_argument("--answers", type=Path, metavar="<file>", help="only these answers, one per line")
     parser.add_argument("--out", type=Path, metavar="<file>", help="PNG of a box, or JSONL of a folder")
     parser.add_argument(
         "--tasks",
         type=Path,
         metavar="<folder>",
-        help="task files, in place of the model's own and conf/task",
+        help="task files, instead of the model's own and conf/task",
     )
     return parser

@@ -1,4 +1,4 @@
-"""`unival prove`: changed code gives the same bytes, so that DVC may keep the results of the code before."""
+"""`unival prove`: changed code gives the same bytes, so that DVC may keep the earlier results."""
 
 import argparse
 import json
@@ -48,12 +48,12 @@ def main(arguments: list[str]) -> None:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="unival prove",
-        description="Run stages at the smallest size with the code before and with the code now. Where the "
-        "bytes are equal, dvc.lock takes the new code over, and nothing runs again.",
+        description="Run stages at the smallest size with the old and the new code. If the bytes are equal, "
+        "dvc.lock records the new code, and nothing has to rerun.",
     )
     parser.add_argument(
         "stages", nargs="*", metavar="<stage>[@<item>]",
-        help="default: all of which the code alone has changed",
+        help="default: all whose code, and nothing else, has changed",
     )  # fmt: skip
     return parser
 

@@ -30,10 +30,12 @@ def main(arguments: list[str]) -> None:
     parser.add_argument(
         "--modality", choices=("image", "video"), default="image", help="of the media (image)"
     )
-    parser.add_argument("--rows", type=int, metavar="<number>", help="the first so many media; default: all")
-    parser.add_argument("--texts", type=int, default=5, metavar="<number>", help="captions of each (5)")
     parser.add_argument(
-        "--folds", type=int, default=1, metavar="<number>", help="search in so many parts (1)"
+        "--rows", type=int, metavar="<number>", help="number of media, from the first; default: all"
+    )
+    parser.add_argument("--texts", type=int, default=5, metavar="<number>", help="captions per medium (5)")
+    parser.add_argument(
+        "--folds", type=int, default=1, metavar="<number>", help="number of parts to search separately (1)"
     )
     options = parser.parse_args(arguments)
     if min(options.texts, options.folds, options.rows or 1) < 1:

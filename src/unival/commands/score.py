@@ -31,17 +31,21 @@ def main(arguments: list[str]) -> None:
     )
     parser.add_argument("predictions", type=Path, metavar="<file>", help="of `evaluate`, or a results file")
     parser.add_argument(
-        "--objects", type=Path, metavar="<file>", help="for CHAIR: synonyms, a line an object"
+        "--objects", type=Path, metavar="<file>", help="for CHAIR: synonyms, one object per line"
     )
-    parser.add_argument("--submission", type=Path, metavar="<file>", help="results, as a server reads them")
-    parser.add_argument("--model", type=Path, metavar="<folder>", help="write the file, with this model")
+    parser.add_argument(
+        "--submission", type=Path, metavar="<file>", help="results in the form of the evaluation server"
+    )
+    parser.add_argument(
+        "--model", type=Path, metavar="<folder>", help="write the predictions file with this model"
+    )
     parser.add_argument("--split", type=Path, metavar="<folder>", help="as data/processed/coco/test")
     parser.add_argument("--task", metavar="<task>", help="one of `unival list task`")
     parser.add_argument(
         "--edition",
         default="",
         metavar="<edition>",
-        help="decode as it says (`paper`)",
+        help="decode as in this edition (`paper`)",
     )
     options = parser.parse_args(arguments)
     if bool(options.split) != bool(options.task) or (options.model and not options.split):

@@ -1,4 +1,4 @@
-"""`unival sync`: send to MLflow what it could not take when it was logged."""
+"""`unival sync`: send to MLflow what could not be sent when it was logged."""
 
 import argparse
 
@@ -13,8 +13,8 @@ def main(arguments: list[str]) -> None:
     """
     parser = argparse.ArgumentParser(
         prog="unival sync",
-        description="Send to MLflow what it could not take when it was logged, or copy another store. What "
-        "it has is not sent again.",
+        description="Send to MLflow what could not be sent when it was logged, or copy another store. "
+        "Nothing is sent twice.",
     )
     parser.add_argument(
         "--from",
@@ -33,4 +33,4 @@ def main(arguments: list[str]) -> None:
             print(f"{spool.folder.relative_to(provenance.root())}: {sent} items sent")
             count += sent
     if not count:
-        print("nothing waits to be sent")
+        print("nothing to send")

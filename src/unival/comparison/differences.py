@@ -337,14 +337,14 @@ def _verdict(differences: Sequence[Difference], first: Side, other: Side) -> str
     scope = (
         f"Intervals cover {seeds} seeds and the choice of test media."
         if seeds > 1
-        else "One seed each: this is about these very models on media like these, not about how to train."
+        else "One seed each: this is about these particular models on such media, not about how to train."
     )
     return (
         f"**{other.name}** against **{first.name}**: clearly better in {_list(better)}, clearly worse in "
-        f"{_list(worse)}, not told apart in {len(tested) - len(better) - len(worse)} of {len(tested)} "
-        f"comparisons. Clear is p ≤ {ALPHA} after Holm's correction over {family}: where nothing differs, "
-        f"even one false word has a chance of {100 * ALPHA:g} %. Of the 95 % intervals, each for itself, "
-        f"{len(tested) / 20:.1f} would leave out zero. {scope}"
+        f"{_list(worse)}, no clear difference in {len(tested) - len(better) - len(worse)} of {len(tested)} "
+        f"comparisons. Clear means p ≤ {ALPHA} after Holm's correction over {family}: if nothing differs, "
+        f"the chance of any false call is {100 * ALPHA:g} %, while {len(tested) / 20:.1f} of the "
+        f"uncorrected 95 % intervals would exclude zero. {scope}"
     )
 
 

@@ -1,4 +1,4 @@
-"""A picture of some rows of a task, with which a person can judge the data at a glance.
+"""Media as a person looks at them, and a picture of some rows of a task, to judge the data at a glance.
 
 Pictures are enlarged without smoothing, clips are filmstrips, sounds are log spectrograms (time to the right,
 frequency upwards); boxes are drawn.
@@ -97,14 +97,42 @@ def _picture(record: Record, store: MediaStore) -> Image.Image:
     if record.image is not None:
         parts.append(_boxed(store.image(record.image), record.box))
     if record.video is not None:
-        frames = store.video(record.video, FRAMES)
-        gap = np.full((frames.shape[1], 1, 3), 255, np.uint8)
-        strip = np.concatenate([piece for frame in frames for piece in (frame, gap)], axis=1)
-        parts.append(_enlarged(strip))
+        parts.append(_fitted(filmstrip(store.video(record.video, FRAMES))))
     if record.audio is not None:
-        parts.append(_enlarged(_spectrogram(store.audio(record.audio))))
-    if not parts:
-        return Image.new("RGB", (WIDTH - 2 * PAD, 1), PAPER)
+        level_FT = spectrogram(store.audio(record.audio), 270)
+        parts.append(_fitted(np.repeat((level_FT * 255).astype(np.uint8)[..., None], 3, axis=2)))
+    return beside(parts or [Image.new("RGB", (WIDTH - 2 * PAD, 1), PAPER)])
+
+
+def _fitted(pixels_HWC: np.ndarray) -> Image.Image:
+    height, width = pixels_HWC.shape[:2]
+    return enlarged(pixels_HWC, min((WIDTH - 2 * PAD) / width, MEDIA_HEIGHT / height))
+
+
+def _boxed(pixels_HWC: np.ndarray, box: Sequence[float] | None) -> Image.Image:
+    image = _fitted(pixels_HWC)
+    if box is not None:
+        scale = image.width / pixels_HWC.shape[1]
+        ImageDraw.Draw(image).rectangle([coordinate * scale for coordinate in box], outline=BOX, width=2)
+    return image
+
+
+def enlarged(pixels_HWC: np.ndarray, scale: float) -> Image.Image:
+    """The picture at a scale; from 2 on the largest whole number in it, and no pixel is smoothed."""
+    image = Image.fromarray(pixels_HWC)
+    scale = float(int(scale)) if scale >= 2 else scale
+    size = (max(round(image.width * scale), 1), max(round(image.height * scale), 1))
+    return image.resize(size, Image.Resampling.NEAREST if scale >= 2 else Image.Resampling.BICUBIC)
+
+
+def filmstrip(frames_THWC: np.ndarray) -> np.ndarray:
+    """Frames side by side with a white line between them, uint8 HWC."""
+    gap = np.full((frames_THWC.shape[1], 1, 3), 255, np.uint8)
+    return np.concatenate([piece for frame in frames_THWC for piece in (frame, gap)][:-1], axis=1)
+
+
+def beside(parts: Sequence[Image.Image]) -> Image.Image:
+    """Pictures side by side on white."""
     joined = Image.new("RGB", (sum(part.width for part in parts), max(part.height for part in parts)), PAPER)
     left = 0
     for part in parts:
@@ -113,33 +141,11 @@ def _picture(record: Record, store: MediaStore) -> Image.Image:
     return joined
 
 
-def _scale(width: int, height: int) -> float:
-    scale = min((WIDTH - 2 * PAD) / width, MEDIA_HEIGHT / height)
-    return float(int(scale)) if scale >= 2 else scale
-
-
-def _enlarged(pixels_HWC: np.ndarray) -> Image.Image:
-    image = Image.fromarray(pixels_HWC)
-    scale = _scale(*image.size)
-    size = (max(round(image.width * scale), 1), max(round(image.height * scale), 1))
-    return image.resize(size, Image.Resampling.NEAREST if scale >= 2 else Image.Resampling.BICUBIC)
-
-
-def _boxed(pixels_HWC: np.ndarray, box: Sequence[float] | None) -> Image.Image:
-    image = _enlarged(pixels_HWC)
-    if box is not None:
-        scale = _scale(pixels_HWC.shape[1], pixels_HWC.shape[0])
-        ImageDraw.Draw(image).rectangle([coordinate * scale for coordinate in box], outline=BOX, width=2)
-    return image
-
-
-def _spectrogram(samples_S: np.ndarray, window: int = 256, hop: int = 64) -> np.ndarray:
-    """Log power as uint8 (frequency, time, 3), high frequencies on top, light where there is energy."""
+def spectrogram(samples_S: np.ndarray, columns: int, window: int = 256) -> np.ndarray:
+    """Log power, 0 to 1 over 60 dB, (frequency, time) with high frequencies on top; about `columns` wide."""
     samples_S = np.pad(samples_S, (0, max(0, window - len(samples_S))))
-    hop = max(hop, len(samples_S) // 270)
-    starts = np.arange(0, len(samples_S) - window + 1, hop)
-    frames_TW = samples_S[starts[:, None] + np.arange(window)] * np.hanning(window)
-    power_TF = np.abs(np.fft.rfft(frames_TW)) ** 2
-    decibels = 10 * np.log10(power_TF.T[::-1] + 1e-6)
-    light = np.clip((decibels - decibels.max() + 60) / 60, 0, 1)
-    return np.repeat((light * 255).astype(np.uint8)[..., None], 3, axis=2)
+    hop = max(64, len(samples_S) // columns)
+    frames_TW = np.lib.stride_tricks.sliding_window_view(samples_S, window)[::hop] * np.hanning(window)
+    power_FT = np.abs(np.fft.rfft(frames_TW)).T[::-1] ** 2
+    decibels = 10 * np.log10(power_FT + 1e-6)
+    return np.asarray(np.clip((decibels - decibels.max() + 60) / 60, 0, 1))

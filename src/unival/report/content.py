@@ -29,10 +29,10 @@ def document(
     lead = (
         "One encoder-decoder reads text, images, video and audio and answers every task with text. It is "
         "pretrained on several tasks at once, in phases; finetuned on each task; the finetuned experts are "
-        "merged by averaging their weights; and all of them are tested where the data are like those of "
-        f"training and where they are not. This is the study on the benchmark `{name}`, edition "
+        "merged by averaging their weights; and all of them are tested on data like the training data "
+        f"and on data that differ. This is the study on the benchmark `{name}`, edition "
         f"`{study.edition}`. Scores come with 95 % bootstrap intervals over test rows, those about one "
-        "medium drawn together; comparisons are paired row by row. But for the claims they are those of one "
+        "medium drawn together; comparisons are paired row by row. Except in the claims, they are for one "
         "training seed: they cover the choice of test rows, not that of the seed."
     )
     sections = [
@@ -136,14 +136,14 @@ def claims_table(claims: Sequence[Verdict]) -> list[Block]:
     seeds = max((claim.seeds for claim in claims), default=0)
     text = (
         "What the paper found at full scale (tables T of arXiv 2307.16184), in our words, and whether this "
-        "small study agrees. **Effect**: the mean over the claim's comparisons of the difference, as a share "
+        "small study agrees. **Effect**: the mean difference over the claim's comparisons, as a share "
         f"of the better arm, with a 95 % interval over seeds and test media; here {seeds} "
         f"{'seed' if seeds == 1 else 'seeds'}. **Supported** or **refuted**: clear of 0 (or of the margin, "
-        "where something is said to cost nothing) by two tests, one of them corrected for the number of "
-        f"claims; fewer than {SEEDS} seeds give no verdict. Where something is said to happen more often "
-        "than not, the effect is the share of comparisons minus one half, over seeds alone. **Detectable**: "
-        "the smallest effect that so many seeds decide in four studies of five. What two models say that are "
-        "both no better than blind is not counted."
+        "if something is claimed to cost nothing) by two tests, one of them corrected for the number of "
+        f"claims; fewer than {SEEDS} seeds give no verdict. If something is claimed to happen more often "
+        "than not, the effect is the share of comparisons minus one half, over seeds only. **Detectable**: "
+        "the smallest effect that this number of seeds decides in four of five studies. Comparisons of two "
+        "models that are both no better than blind do not count."
     )
     columns = ("claim", "paper", "here", "effect", "paper's effect", "detectable", "evidence")
     return [Text(text), DataTable(columns, rows, numbers=False)]
@@ -175,8 +175,8 @@ def _interpolation(study: Results, figures: Path) -> list[Block]:
     if not found:
         return []
     text = (
-        "Weights move in a straight line from one expert to the other; both tasks are scored at every point. "
-        "The ends are the experts themselves, on the first test rows."
+        "Weights move in a straight line from one expert to the other; both tasks are scored at every point, "
+        "on the first test rows. The ends are the experts themselves."
     )
     return [Text(text), Figures(found)]
 
@@ -208,7 +208,7 @@ def _merges(study: Results, figures: Path) -> list[Block]:
         "merged − expert",
         "merged − pretrained",
     )
-    text = "One merged model does the work of all its parents at the cost of one. "
+    text = "One merged model does the work of all its parents at the cost of one model. "
     text += "Differences are paired over test rows."
     shown = Figures(charts.merges(study, figures))
     return [Text(text), DataTable(columns, rows), shown, *merging.blocks(study, figures)]
@@ -239,7 +239,7 @@ def _shifts(study: Results, figures: Path) -> list[Block]:
         line += [_with_interval(found.get(level)) for level in (0, *levels)]
         rows.append(line)
     columns = ("task", "shift", "test", "stored split", *(f"severity {level}" for level in levels))
-    text = "Stored splits hold other data; corruptions change the test media. These are the experts. "
+    text = "Stored splits hold other data; corruptions change the test media. Scores of the experts. "
     text += "Dotted: the blind baseline on the test split."
     plane = "Each point is a model on a task: filled, the expert; hollow, a merge of it with others, with an "
     plane += "arrow from the expert."
@@ -266,8 +266,8 @@ def _synergy(study: Results, figures: Path) -> list[Block]:
     text = (
         "Each row is a model, trained with the same rows of each task that it has; grey cells are the "
         "baseline's scores, the others differences from it with their paired intervals. Blue: clearly "
-        "better, orange: clearly worse, white: not told apart. The budget is a fraction of the main run's, "
-        "so these scores are low."
+        "better, orange: clearly worse, white: no clear difference. The budget is a fraction of the main "
+        "run's, so these scores are low."
     )
     return [Text(text), *([Points(points)] if points else []), Figures(charts.synergy(study, figures))]
 
@@ -283,7 +283,7 @@ def _examples(study: Results, figures: Path) -> list[Block]:
 
 def _sheets(study: Results, figures: Path) -> list[Block]:
     found = gallery.sheets(study, figures)
-    text = Text("Twelve test rows of each task with what is asked (black) and expected (grey).")
+    text = Text("Twelve test rows of each task, with the question (black) and what is expected (grey).")
     return [text, *(Fold(figure.alt, [Figures([figure])]) for figure in found)] if found else []
 
 
@@ -302,7 +302,7 @@ def _runs(study: Results, provenance: dict[str, Any]) -> list[Block]:
     machine = provenance.get("machine", {})
     versions = ", ".join(f"{name} {version}" for name, version in provenance.get("versions", {}).items())
     points = [
-        f"{len(rows)} processes, {words.duration(total)} in all (this one not counted while it runs).",
+        f"{len(rows)} processes, {words.duration(total)} in all (without this one, which is still running).",
         *_codes(study),
         f"{machine.get('system')} {machine.get('machine')}, {machine.get('cpus')} CPUs. {versions}.",
         *_machines(study),
@@ -337,9 +337,7 @@ def _machines(study: Results) -> list[str]:
             if "instructions" in ran
         }
     )
-    equal = (
-        "The same bytes come out where instructions, threads and processes are the same (docs/training.md)"
-    )
+    equal = "Runs with the same instructions, threads and processes give the same bytes (docs/training.md)"
     return [f"Computed on {'; '.join(kinds)}. {equal}."] if kinds else []
 
 

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from PIL import Image, ImageDraw
 
-from unival.data.contact_sheet import contact_sheet
+from unival.data.contact_sheet import beside, contact_sheet, enlarged, filmstrip, spectrogram
 from unival.data.store import MediaStore
 from unival.engine.inference.predictions import PredictedRow
 from unival.errors import UserError
@@ -95,32 +95,15 @@ def picture(rows: Sequence[PredictedRow], store: MediaStore) -> Image.Image:
     if "image" in media:
         parts.append(_with_boxes(store.image(media["image"]), rows))
     if "video" in media:
-        frames = store.video(media["video"], FRAMES)
-        gap = np.full((frames.shape[1], 1, 3), 255, np.uint8)
-        pieces = [piece for frame in frames for piece in (frame, gap)][:-1]
-        parts.append(_enlarged(np.concatenate(pieces, axis=1), 2 * SIDE))
+        strip_HWC = filmstrip(store.video(media["video"], FRAMES))
+        parts.append(enlarged(strip_HWC, 2 * SIDE / strip_HWC.shape[1]))
     if "audio" in media:
         parts.append(_spectrogram(store.audio(media["audio"])))
-    if not parts:
-        return Image.new("RGB", (SIDE, 1), "white")
-    whole = Image.new("RGB", (sum(p.width for p in parts), max(p.height for p in parts)), "white")
-    left = 0
-    for part in parts:
-        whole.paste(part, (left, 0))
-        left += part.width
-    return whole
-
-
-def _enlarged(pixels_HWC: np.ndarray, width: int) -> Image.Image:
-    image = Image.fromarray(pixels_HWC)
-    scale = width / image.width
-    scale = float(int(scale)) if scale >= 2 else scale
-    way = Image.Resampling.NEAREST if scale >= 2 else Image.Resampling.BICUBIC
-    return image.resize((round(image.width * scale), max(round(image.height * scale), 1)), way)
+    return beside(parts or [Image.new("RGB", (SIDE, 1), "white")])
 
 
 def _with_boxes(pixels_HWC: np.ndarray, rows: Sequence[PredictedRow]) -> Image.Image:
-    image = _enlarged(pixels_HWC, SIDE)
+    image = enlarged(pixels_HWC, SIDE / pixels_HWC.shape[1])
     scale = image.width / pixels_HWC.shape[1]
     draw = ImageDraw.Draw(image)
     if rows[0].box:
@@ -137,17 +120,12 @@ def _corners(box: tuple[float, ...], scale: float) -> list[float]:
     return [min(x0, x1), min(y0, y1), max(x0, x1), max(y0, y1)]
 
 
-def _spectrogram(samples_S: np.ndarray, window: int = 256) -> Image.Image:
+def _spectrogram(samples_S: np.ndarray) -> Image.Image:
     """Log power, time to the right and frequency upwards, on a colour scale of even lightness."""
     from matplotlib import colormaps
 
-    samples_S = np.pad(samples_S, (0, max(0, window - len(samples_S))))
-    hop = max(64, len(samples_S) // 600)
-    frames_TW = np.lib.stride_tricks.sliding_window_view(samples_S, window)[::hop] * np.hanning(window)
-    power_FT = np.abs(np.fft.rfft(frames_TW)).T[::-1] ** 2
-    decibels = 10 * np.log10(power_FT + 1e-6)
-    level = np.clip((decibels - decibels.max() + 60) / 60, 0, 1)
-    pixels: Any = (colormaps["viridis"](level)[..., :3] * 255).astype(np.uint8)
+    level_FT = spectrogram(samples_S, 2 * SIDE)
+    pixels: Any = (colormaps["viridis"](level_FT)[..., :3] * 255).astype(np.uint8)
     return Image.fromarray(pixels).resize((2 * SIDE, SIDE), Image.Resampling.NEAREST)
 
 

@@ -12,7 +12,7 @@ TEXT = (
     "filled points are on the Pareto front of both shares; the dashed line goes from the pretrained model to "
     "the experts. The matrix shows the middle between two models minus the better of its ends (* : p < 0.05 "
     "after Holm's correction over the matrix). A barrier is the largest drop below the line between the "
-    "scores of both ends. Neither it nor the area gained can be below 0: noise alone lifts their intervals "
+    "scores of both ends. Neither it nor the area gained can be negative: noise alone puts their intervals "
     "above 0. Cosines are those of the changes that finetuning made to all weights."
 )
 
@@ -145,8 +145,8 @@ def _subsets(study: Results, folder: Path) -> list[Block]:
     text = (
         f"Averages of random subsets of experts, {len(rows)} comparisons of one seed: above the pretrained "
         f"model in {sum(starts)}, above the task's own expert in {sum(owns)}. Rates over all seeds are among "
-        "the claims. Experts alone are on other tasks than their own, too. Blue: clearly better, orange: "
-        "clearly worse."
+        "the claims. Single experts are scored on other tasks than their own, too. Blue: clearly better, "
+        "orange: clearly worse."
     )
     found: list[Figure] = []
     for other in ("pretrained", "expert"):

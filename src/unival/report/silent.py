@@ -30,8 +30,8 @@ def say(stage: str, found: Iterable[str]) -> None:
         print(f"{stage}: {line.replace('**', '')}", flush=True)
 
 
-def gone(study: Results) -> Iterator[str]:
-    """Tasks that were to be evaluated and have no row in any table."""
+def missing_tasks(study: Results) -> Iterator[str]:
+    """Tasks that should have been evaluated and have no row in any table."""
     config = study.configs.get("evaluate", {})
     splits = [facts["rows"] for facts in study.facts.get("splits", {}).values()]
     had = set().union(*splits, *study.facts.get("rejected_from", {}).values())
@@ -42,7 +42,7 @@ def gone(study: Results) -> Iterator[str]:
         if task not in study.tasks:
             rows = _rows(study, "test").get(task, 0)
             why = "no model was there" if rows else f"{study.data / 'test'} has no rows of it"
-            yield f"**{words.task(task)}** was to be evaluated and is in no table: {why}."
+            yield f"**{words.task(task)}** should have been evaluated but is in no table: {why}."
 
 
 def few_rows(study: Results) -> Iterator[str]:
@@ -91,7 +91,7 @@ def twins(study: Results) -> Iterator[str]:
     for first, others in alike.items():
         if others:
             models = ", ".join(f"`{name}`" for name in (first, *others))
-            yield f"{models} are **one and the same model** by their predictions: compare their weights."
+            yield f"{models} are **the same model**, to judge by their predictions: compare their weights."
 
 
 def below_start(study: Results) -> Iterator[str]:
@@ -188,7 +188,7 @@ def _mixture(config: dict[str, Any]) -> list[dict[str, Any]]:
     return list(((config.get("train") or {}).get("mixture") or {}).get("streams") or [])
 
 
-EVALUATED: tuple[Check, ...] = (gone, few_rows, equal_predictions, twins, below_start, repeated_rows)
+EVALUATED: tuple[Check, ...] = (missing_tasks, few_rows, equal_predictions, twins, below_start, repeated_rows)
 OTHERS: tuple[Check, ...] = (
     unlearned_variants, moved_though_frozen, repeated_in_a_step, unreadable, rejected
 )  # fmt: skip

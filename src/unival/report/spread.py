@@ -65,15 +65,15 @@ def kernels(claims: Mapping[str, Claim], evidence: Evidence) -> list[Kernels]:
 def blocks(study: Results, variances: Sequence[Variance], compared: Sequence[Kernels]) -> list[Block]:
     """Where the spread of scores comes from, and what figures of these kernels are worth."""
     if not variances:
-        return [Text(f"One seed: nothing is known of the spread between seeds. {_computed(study)}")]
+        return [Text(f"One seed says nothing about the spread between seeds. {_computed(study)}")]
     rows = [
         [words.task(row.task), *map(words.number, (row.value, row.seed, row.medium, row.shift, row.kernels))]
         for row in variances
     ]
     text = (
-        "Standard deviations of the expert's score (without one, the pretrained model's), over "
-        f"{variances[0].seeds} seeds. **Seed**: one training against another, on these media. **Media**: the "
-        "mean over seeds, had other media been chosen. **Shift**: one shift of the data against another. "
+        "Standard deviations of the score of the expert (or else the pretrained model), over "
+        f"{variances[0].seeds} seeds. **Seed**: between trainings, on these media. **Media**: of the "
+        "mean over seeds, between choices of media. **Shift**: between shifts of the data. "
         f"**Kernels**: the same seed on other kernels of the processor. {_computed(study)}"
     )
     found: list[Block] = [
@@ -82,9 +82,11 @@ def blocks(study: Results, variances: Sequence[Variance], compared: Sequence[Ker
     ]
     if compared:
         flipped = [words.task(one.study.id) for one in compared if one.flipped]
-        told = f"**Flipped**: {', '.join(flipped)}." if flipped else "No claim is clearly its opposite there."
+        verdict = f"**Flipped**: {', '.join(flipped)}." if flipped else "No claim turns into its opposite."
         found += [
-            Text(f"{compared[0].here.seeds} seeds, trained again on other kernels of the processor. {told}"),
+            Text(
+                f"{compared[0].here.seeds} seeds, trained again on other kernels of the processor. {verdict}"
+            ),
             DataTable(COLUMNS, [one.cells() for one in compared], numbers=False),
         ]
     return found
@@ -94,7 +96,7 @@ def _computed(study: Results) -> str:
     machines = [run.machine for run in study.runs.values()]
     ran = sorted({machine["instructions"] for machine in machines if "instructions" in machine})
     return (
-        f"Computed with {' and '.join(ran) or 'unknown'} kernels. With others sums are rounded in another "
-        "order, and training drifts apart as with another seed: a figure of one seed is one draw, on any "
-        "machine. `unival kernels` trains seeds on others and compares the verdicts."
+        f"Computed with {' and '.join(ran) or 'unknown'} kernels. Other kernels round sums in another order, "
+        "and training then diverges as with another seed: a figure of one seed is one draw, on any "
+        "machine. `unival kernels` trains seeds on other kernels and compares the verdicts."
     )

@@ -118,18 +118,13 @@ Results = Mapping[tuple[str, int], Mapping[str, "Result"]]
 def _ablations(name: str, study: Study, results: Results, resamples: int) -> Iterator[Ablation]:
     for (variant, seed), found in results.items():
         for task, result in found.items():
-            value, low, high = result.value.rounded()
             line = Ablation(
                 study=name,
                 variant=variant,
                 baseline=study.baseline,
                 seed=seed,
                 task=task,
-                metric=result.primary,
-                value=value,
-                low=low,
-                high=high,
-                n=result.n,
+                **result.columns,
             )
             against = results.get((study.baseline, seed), {}).get(task)
             if against is not None and variant != study.baseline:

@@ -84,6 +84,12 @@ class StageIO:
         return target
 
 
+def keep_trained(values: dict[str, Any], laid: Laid) -> dict[str, Any]:
+    """The values of a stage that trains, with the tasks of its mixture alone."""
+    used = [stream["task"] for stream in values["train"]["mixture"]["streams"]]
+    return values | {"tasks": config.pick(values["tasks"], used, "tasks")}
+
+
 def read(stage: str, config_path: Path) -> tuple[dict[str, Any], Any]:
     """The resolved file of a stage, as it stands and as the stage's Config.
 

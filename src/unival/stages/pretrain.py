@@ -4,11 +4,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from unival.config import pick
 from unival.data.remote import local
 from unival.engine.settings import TrainConfig
-from unival.stages.base import Laid, StageIO
+from unival.stages.base import StageIO, keep_trained
 from unival.tasks import TaskConfig
+
+keep = keep_trained
 
 
 @dataclass(frozen=True)
@@ -29,12 +30,6 @@ class Config:
     train: TrainConfig
     tasks: dict[str, TaskConfig]
     """Those of the mixture."""
-
-
-def keep(values: dict[str, Any], laid: Laid) -> dict[str, Any]:
-    """The values with the tasks of the mixture alone."""
-    used = [stream["task"] for stream in values["train"]["mixture"]["streams"]]
-    return values | {"tasks": pick(values["tasks"], used, "tasks")}
 
 
 def inputs(config: Config) -> list[Path]:

@@ -85,6 +85,11 @@ class Result:
         """The primary metric."""
         return self.metrics[self.primary]
 
+    @property
+    def columns(self) -> dict[str, Any]:
+        """The primary metric as in the result tables: metric, value, low, high, n."""
+        return {"metric": self.primary, **self.value.rounded()._asdict(), "n": self.n}
+
     def minus(self, other: "Result", resamples: int) -> Interval:
         """The paired difference from another model on the same rows."""
         return difference(self.scores, other.scores, resamples=resamples, groups=self.media)

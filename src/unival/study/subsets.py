@@ -90,16 +90,11 @@ def lines(found: Mapping[Experts, Sequence["Result"]], resamples: int) -> Iterat
     """Lines of subsets.csv."""
     results = {(experts, one.spec.task): one for experts, ones in found.items() for one in ones}
     for (experts, task), one in results.items():
-        value, low, high = one.value.rounded()
         start, own = results[(), task], results[(task,), task]
         yield Subset(
             experts=" ".join(experts),
             task=task,
-            metric=one.primary,
-            value=value,
-            low=low,
-            high=high,
-            n=one.n,
+            **one.columns,
             minus_pretrained=one.minus(start, resamples).rounded() if experts else None,
             minus_expert=one.minus(own, resamples).rounded() if experts != (task,) else None,
         )

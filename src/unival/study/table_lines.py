@@ -16,16 +16,11 @@ BLIND: tuple[Literal["swapped", "constant"], ...] = ("constant", "swapped")
 
 def task_score(result: "Result") -> TaskScore:
     """Of a result with baselines."""
-    value, low, high = result.value.rounded()
     best = max(BLIND, key=lambda kind: result.baselines[kind].value)
     majority = result.baselines.get("majority")
     return TaskScore(
         model=result.spec.model,
-        metric=result.primary,
-        value=value,
-        low=low,
-        high=high,
-        n=result.n,
+        **result.columns,
         blind=result.baselines[best].rounded().value,
         blind_kind=best,
         majority=majority.rounded().value if majority else None,
@@ -37,7 +32,6 @@ def cell_scores(result: "Result") -> Iterator[CellScore]:
     """A line for each metric."""
     spec = result.spec
     for metric, interval in result.metrics.items():
-        value, low, high = interval.rounded()
         yield CellScore(
             model=spec.model,
             kind=spec.kind,
@@ -47,26 +41,15 @@ def cell_scores(result: "Result") -> Iterator[CellScore]:
             severity=spec.severity or None,
             metric=metric,
             primary=metric == result.primary,
-            value=value,
-            low=low,
-            high=high,
+            **interval.rounded()._asdict(),
             n=result.n,
         )
 
 
 def point_score(first: str, second: str, alpha: float, result: "Result") -> PointScore:
     """Of a result at `alpha` between two models."""
-    value, low, high = result.value.rounded()
     return PointScore(
-        first=first,
-        second=second,
-        alpha=round(alpha, 4),
-        task=result.spec.task,
-        metric=result.primary,
-        value=value,
-        low=low,
-        high=high,
-        n=result.n,
+        first=first, second=second, alpha=round(alpha, 4), task=result.spec.task, **result.columns
     )
 
 
