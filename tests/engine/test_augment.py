@@ -18,7 +18,7 @@ from unival.engine.batches.augment import (
 from unival.engine.batches.collate import Collator
 from unival.engine.batches.mixture import Mixture
 from unival.engine.batches.sampler import Sampler
-from unival.engine.ending import Ending
+from unival.engine.interruption import Ending
 from unival.errors import UserError
 from unival.record import Record
 

@@ -16,7 +16,7 @@ from unival.merging import collect, curves, search
 from unival.merging.geometry import geometry
 from unival.merging.live import Interpolation
 from unival.merging.select import kth_largest
-from unival.metrics import inference
+from unival.metrics import significance
 
 
 def model(seed):
@@ -87,7 +87,7 @@ def test_dominated_area_counts_unit_squares(points):
 
 
 def test_holm_and_effective_robustness():
-    assert inference.holm([0.01, 0.04, 0.03]) == pytest.approx([0.03, 0.06, 0.06])
+    assert significance.holm([0.01, 0.04, 0.03]) == pytest.approx([0.03, 0.06, 0.06])
     on_the_line = [(0.5, 0.4), (0.9, 0.6)]
     assert curves.effective_robustness(0.8, 0.55 + 0.05, on_the_line) == pytest.approx(0.05)
 

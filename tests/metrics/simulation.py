@@ -9,7 +9,7 @@ from typing import NamedTuple
 import numpy as np
 from scipy import stats
 
-from unival.metrics.inference import Effect, Paired, effect, holm, wins
+from unival.metrics.significance import Effect, Paired, effect, holm, wins
 
 TRUTHS = (0.0,) * 6 + (0.1,) * 4
 """The true effects of the claims of a study."""

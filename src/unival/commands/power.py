@@ -26,7 +26,7 @@ def main(arguments: list[str]) -> None:
     )  # fmt: skip
     options = parser.parse_args(arguments)
     from unival.errors import UserError
-    from unival.metrics.inference import SEEDS
+    from unival.metrics.significance import SEEDS
     from unival.report import words
     from unival.stages import base, report
     from unival.study import power, variance

@@ -1,8 +1,8 @@
 """What follows from results side by side: parameters, scores, flips, curves, time, a verdict.
 
 The first side is the baseline; every other one is compared with it. Differences are paired by row and
-medium, of groups of seeds also by seed (`unival.metrics.inference.effect`). What cannot be compared is named
-in `SideBySide.left_out`.
+medium, of groups of seeds also by seed (`unival.metrics.significance.effect`). `SideBySide.left_out` names
+what cannot be compared.
 """
 
 from collections.abc import Iterator, Sequence
@@ -16,7 +16,7 @@ from unival.comparison.paired import Flip, Measured
 from unival.comparison.sides import Key, Member, Side, limited
 from unival.errors import UserError
 from unival.metrics.bootstrap import Interval
-from unival.metrics.inference import holm
+from unival.metrics.significance import holm
 from unival.report import words
 from unival.study import row_scores
 from unival.study.tables import Curve

@@ -16,7 +16,7 @@ import numpy as np
 
 from unival.errors import UserError
 from unival.metrics import caption
-from unival.metrics.inference import Effect, Paired, effect
+from unival.metrics.significance import Effect, Paired, effect
 from unival.study.typed_csv import FIX
 
 Rows = Mapping[str, Mapping[str, Any]]

@@ -14,8 +14,8 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from unival.engine.accounting import shown
 from unival.engine.batches.collate import Batch
+from unival.engine.flops import shown
 from unival.engine.machine.distributed import World
 
 BOTTLENECK = 0.25

@@ -24,8 +24,6 @@ from torch import nn
 
 from unival import files
 from unival.engine import lora
-from unival.engine.accounting import Flops, peak_rate
-from unival.engine.alarm import SpikeAlarm, bad_step
 from unival.engine.batches.builder import VALUES
 from unival.engine.batches.collate import Batch, Collator
 from unival.engine.batches.loader import Loader, StepBatches
@@ -33,9 +31,11 @@ from unival.engine.batches.mixture import Mixture, micro_batches
 from unival.engine.batches.protocols import Processor
 from unival.engine.batches.rows import Rows
 from unival.engine.batches.sampler import Sampler
-from unival.engine.ending import Ending
+from unival.engine.divergence import SpikeAlarm, bad_step
+from unival.engine.flops import Flops, peak_rate
 from unival.engine.frozen import Frozen
 from unival.engine.identity import differences, identity
+from unival.engine.interruption import Ending
 from unival.engine.machine.distributed import World, world
 from unival.engine.machine.runtime import Runtime
 from unival.engine.monitor import Callback, Monitor, TrainResult, Window

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from unival.metrics.inference import SEEDS
+from unival.metrics.significance import SEEDS
 from unival.report import charts, dag, gallery, headline, merging, silent, spread, words
 from unival.report.page import Block, DataTable, Document, Figures, Fold, Points, Section, Text, TonedCell
 from unival.report.verdicts import Verdict

@@ -11,7 +11,7 @@ not count, and a claim that has no others is **not learned**.
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from unival.metrics.inference import SEEDS, Effect, detectable, effect, holm
+from unival.metrics.significance import SEEDS, Effect, detectable, effect, holm
 from unival.report import words
 from unival.study.claims import Claim
 from unival.study.evidence import Contrast, Evidence, combined

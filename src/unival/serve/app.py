@@ -21,7 +21,7 @@ from starlette.responses import FileResponse, JSONResponse, Response
 
 from unival import files, limits
 from unival.data import media
-from unival.engine.inference.look import Look
+from unival.engine.inference.attention_maps import Look
 from unival.engine.inference.predictor import Query
 from unival.errors import UserError
 from unival.serve.asked import Asked, answer_row, of_form, of_json

@@ -10,7 +10,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from unival.engine.inference.look import Look, look
+from unival.engine.inference.attention_maps import Look, look
 from unival.engine.inference.predict import Prediction
 from unival.engine.inference.predictor import Query
 from unival.serve.metrics import Metrics

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 
 from unival import config, files
-from unival.metrics.inference import Effect, Paired, effect, wins
+from unival.metrics.significance import Effect, Paired, effect, wins
 from unival.study import processes, row_scores, tables
 from unival.study.claims import BASELINE, SHIFTED, Claim
 from unival.study.tables import NOTE, CellScore, Repeat, TaskScore

@@ -18,7 +18,7 @@ import numpy as np
 from unival import files
 from unival.merging import curves
 from unival.metrics.bootstrap import Interval, resampled_means
-from unival.metrics.inference import holm
+from unival.metrics.significance import holm
 from unival.study.tables import Front, PairScore, Standing
 
 if TYPE_CHECKING:

@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from unival.errors import UserError
-from unival.metrics.inference import SEEDS, Effect, detectable
+from unival.metrics.significance import SEEDS, Effect, detectable
 from unival.study.claims import Claim
 from unival.study.evidence import Evidence, combined
 

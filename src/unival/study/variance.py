@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from unival.metrics.inference import effect
+from unival.metrics.significance import effect
 from unival.study.evidence import TEST, Evidence, paired
 
 

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from unival import config, files
-from unival.metrics.inference import Effect, Paired, effect
+from unival.metrics.significance import Effect, Paired, effect
 from unival.report import words
 from unival.report.page import Block, DataTable, Document, Figures, Points, Section, Text, TonedCell, to_html
 from unival.sweep.jobs import JobState

@@ -5,7 +5,7 @@ import pytest
 from scipy import stats
 
 from tests.metrics.simulation import simulate, simulate_wins
-from unival.metrics.inference import Paired, detectable, effect, holm, sign_flip
+from unival.metrics.significance import Paired, detectable, effect, holm, sign_flip
 
 
 def test_with_rows_that_all_agree_the_interval_is_the_paired_t_test_of_the_seeds() -> None:

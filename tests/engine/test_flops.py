@@ -6,7 +6,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from unival.engine.accounting import Flops, peak_rate
+from unival.engine.flops import Flops, peak_rate
 from unival.engine.machine.distributed import World
 from unival.engine.monitor import Window, memory, postfix
 from unival.engine.objective import LossModule
