@@ -99,8 +99,8 @@ def _check(path: Path, md5: str, name: str) -> None:
 
 def _environment() -> str:
     """Installed packages, as pip reads them."""
-    found = {one.metadata["Name"]: one.version for one in importlib.metadata.distributions()}
-    kept = sorted((name, version) for name, version in found.items() if name and name != "unival")
+    installed = {one.metadata["Name"]: one.version for one in importlib.metadata.distributions()}
+    kept = sorted((name, version) for name, version in installed.items() if name and name != "unival")
     return "".join(f"{name}=={version}\n" for name, version in kept)
 
 

@@ -172,18 +172,18 @@ def resolve(tree: Any, stage: str, item: str | None) -> dict[str, Any]:
         UserError: an unknown key, value or item, with the nearest valid one.
     """
     _refuse_environment(tree)
-    found = module(stage)
+    stage_module = module(stage)
     values = _laid(tree, stage, item)
     where = f"configuration of {stage}@{item}" if item else f"configuration of {stage}"
-    if hasattr(found, "keep"):
+    if hasattr(stage_module, "keep"):
         try:
-            values = found.keep(values, lambda other: _laid(tree, other, None))
+            values = stage_module.keep(values, lambda other: _laid(tree, other, None))
         except (TypeError, KeyError, AttributeError):
-            config.build(found.Config, values, where)  # says which value is missing or of a wrong type
+            config.build(stage_module.Config, values, where)  # says which value is missing or of a wrong type
             raise
-    if hasattr(found, "repeat"):
-        values = found.repeat(values, partial(_resolved_with, tree))
-    return to_plain(config.build(found.Config, values, where))
+    if hasattr(stage_module, "repeat"):
+        values = stage_module.repeat(values, partial(_resolved_with, tree))
+    return to_plain(config.build(stage_module.Config, values, where))
 
 
 def _resolved_with(tree: Any, stage: str, item: str | None, seed: int) -> dict[str, Any]:

@@ -52,11 +52,11 @@ def history(tree: Any, params: Params, stage: str, item: str | None) -> dict[str
         at[key].append(number)
         for place in _prefixes(key):
             below[place].append(number)
-    found = {}
+    settings_of = {}
     for key in resolved:
         above = [number for place in _prefixes(key) if place != key for number in at[place]]
-        found[key] = [settings[number][1] for number in sorted(above + below[key])]
-    return found
+        settings_of[key] = [settings[number][1] for number in sorted(above + below[key])]
+    return settings_of
 
 
 def lines(params: Params, words: list[str]) -> Iterator[str]:

@@ -295,10 +295,10 @@ def _overlap(one: str, other: str) -> bool:
 
 
 def _reached(start: str, following: Any) -> list[str]:
-    found = [start]
-    for name in found:
-        found += [other for other in following(name) if other not in found]
-    return found[1:]
+    reached = [start]
+    for name in reached:
+        reached += [other for other in following(name) if other not in reached]
+    return reached[1:]
 
 
 def _scores() -> dict[str, Any]:

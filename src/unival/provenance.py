@@ -78,7 +78,7 @@ def check_out(commit: str, folder: Path) -> None:
 def tags() -> dict[str, str]:
     """Tags of an MLflow run: empty ones are left out."""
     command = f"python -m unival {' '.join(sys.argv[1:])}"
-    found = {
+    tags_of_run = {
         "git.commit": commit()["commit"],
         "git.dirty": str(bool(uncommitted_work())).lower(),
         "git.uncommitted": uncommitted_work(),
@@ -90,18 +90,18 @@ def tags() -> dict[str, str]:
         "repro.command": command,
         "mlflow.source.name": command,
     }
-    return {key: value for key, value in found.items() if value}
+    return {key: value for key, value in tags_of_run.items() if value}
 
 
 def versions() -> dict[str, str]:
     """Installed versions of the packages that results depend on."""
-    found = {"python": platform.python_version()}
+    installed = {"python": platform.python_version()}
     for name in PACKAGES:
         try:
-            found[name] = importlib.metadata.version(name)
+            installed[name] = importlib.metadata.version(name)
         except importlib.metadata.PackageNotFoundError:
             continue
-    return found
+    return installed
 
 
 def machine() -> dict[str, Any]:
@@ -110,7 +110,7 @@ def machine() -> dict[str, Any]:
     A result has the same bytes where the kernels (processor, instructions, version), threads and ranks are
     the same; elsewhere sums are rounded in another order.
     """
-    found: dict[str, Any] = {
+    facts: dict[str, Any] = {
         "system": platform.system(),
         "machine": platform.machine(),
         "processor": _processor(),
@@ -118,10 +118,10 @@ def machine() -> dict[str, Any]:
         "ranks": int(os.environ.get("WORLD_SIZE", "1")),
     }
     if torch := sys.modules.get("torch"):
-        found["torch"] = torch.__version__
-        found["instructions"] = torch.backends.cpu.get_cpu_capability()
-        found["threads"] = torch.get_num_threads()
-    return found
+        facts["torch"] = torch.__version__
+        facts["instructions"] = torch.backends.cpu.get_cpu_capability()
+        facts["threads"] = torch.get_num_threads()
+    return facts
 
 
 def _processor() -> str:

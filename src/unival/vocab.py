@@ -106,9 +106,9 @@ class UnivalTokenizer(PreTrainedTokenizerFast):
             found = cls.from_pretrained(folder)
         except Exception as error:  # tokenizers raises this very class
             raise UserError(f"{path}: not a tokenizer of this model: {error}: make it anew") from error
-        lacking = [token for token in (*SPECIALS, MASK) if found.backend_tokenizer.token_to_id(token) is None]
-        if lacking:
-            raise UserError(f"{path}: not a tokenizer of this model: it lacks {lacking[0]}")
+        missing = [token for token in (*SPECIALS, MASK) if found.backend_tokenizer.token_to_id(token) is None]
+        if missing:
+            raise UserError(f"{path}: not a tokenizer of this model: it lacks {missing[0]}")
         return found
 
     @classmethod

@@ -67,17 +67,17 @@ def read_specs(path: Path) -> tuple[list[Path], dict[str, TensorSpec]]:
     Raises:
         UserError: nothing to read, a damaged header, files and index that disagree, an adapter.
     """
-    found = weight_files(path)
+    paths = weight_files(path)
     specs: dict[str, TensorSpec] = {}
-    for number, file in enumerate(found):
+    for number, file in enumerate(paths):
         for name, spec in read_header(file, number).items():
             if name in specs:
                 raise UserError(f"{file}: '{name}' is in two files of {path}: remove one")
             specs[name] = spec
     if path.is_dir() and (path / INDEX).is_file():
-        _require_listed(path / INDEX, found, specs)
+        _require_listed(path / INDEX, paths, specs)
     refuse_adapter(specs, path)
-    return found, specs
+    return paths, specs
 
 
 def weight_files(path: Path) -> list[Path]:
@@ -95,10 +95,10 @@ def weight_files(path: Path) -> list[Path]:
         raise UserError(_adapter(path))
     whole, index = path / WEIGHTS, path / INDEX
     if not index.is_file():
-        found = [whole] if whole.is_file() else sorted(path.glob("*.safetensors"))
-        if len(found) != 1:
-            raise UserError(f"{path}: {len(found)} .safetensors files and no {INDEX}: expected one model")
-        return found
+        paths = [whole] if whole.is_file() else sorted(path.glob("*.safetensors"))
+        if len(paths) != 1:
+            raise UserError(f"{path}: {len(paths)} .safetensors files and no {INDEX}: expected one model")
+        return paths
     listed = {path / name for name in _weight_map(index).values()}
     if whole.is_file() and whole not in listed:
         raise UserError(
@@ -126,15 +126,17 @@ def _weight_map(index: Path) -> dict[str, str]:
 def _require_listed(index: Path, found: list[Path], specs: Mapping[str, TensorSpec]) -> None:
     """Raise UserError where an index and its files name different tensors."""
     table = _weight_map(index)
-    held = {name: found[spec.file].name for name, spec in specs.items()}
-    for name in sorted({*table, *held}):
-        if name not in held:
+    place = {name: found[spec.file].name for name, spec in specs.items()}
+    for name in sorted({*table, *place}):
+        if name not in place:
             raise UserError(
                 f"{index}: '{name}' should be in {table[name]}, which lacks it: save the model anew"
             )
-        if table.get(name) != held[name]:
+        if table.get(name) != place[name]:
             said = f"in {table[name]}" if name in table else "nowhere"
-            raise UserError(f"{index}: '{name}' is in {held[name]}, by the index {said}: save the model anew")
+            raise UserError(
+                f"{index}: '{name}' is in {place[name]}, by the index {said}: save the model anew"
+            )
 
 
 def refuse_adapter(names: Iterable[str], label: Path | str) -> None:

@@ -150,15 +150,15 @@ def named_paths(pairs: list[str], option: str) -> dict[str, Path]:
     Raises:
         UserError: not of this form, or a name given twice.
     """
-    found: dict[str, Path] = {}
+    paths: dict[str, Path] = {}
     for pair in pairs:
         name, equals, path = pair.partition("=")
         if not (name and equals and path):
             raise UserError(f"{option} {pair}: expected <name>=<path>")
-        if name in found:
+        if name in paths:
             raise UserError(f"{option}: '{name}' is given twice")
-        found[name] = Path(path)
-    return found
+        paths[name] = Path(path)
+    return paths
 
 
 def page(record: "MergeRecord") -> str:

@@ -20,9 +20,9 @@ def main(arguments: list[str]) -> None:
     parser.add_argument("--train", type=Path, nargs="+", required=True, metavar="<split>")
     parser.add_argument("--evaluated", type=Path, required=True, metavar="<split>")
     options = parser.parse_args(arguments)
-    found = overlap(options.train, options.evaluated)
-    print(f"{found.media} media in {options.evaluated}")
-    for how, keys in (("key", found.by_key), ("bytes", found.by_bytes)):
+    shared = overlap(options.train, options.evaluated)
+    print(f"{shared.media} media in {options.evaluated}")
+    for how, keys in (("key", shared.by_key), ("bytes", shared.by_bytes)):
         print(f"{len(keys)} are in the training data by {how}{': ' if keys else ''}{', '.join(keys[:5])}")
-    if found.by_key or found.by_bytes:
+    if shared.by_key or shared.by_bytes:
         raise UserError(f"{options.evaluated}: shares media with the training data: leave them out of one")

@@ -61,15 +61,15 @@ def _parser() -> argparse.ArgumentParser:
 def _changed(chosen: Sequence[str]) -> dict[str, list[str]]:
     """Commit -> the stages whose results its code made, and whose code alone has changed since."""
     status = json.loads(dvc(Path(), "status", "--json", *chosen))
-    found = defaultdict(list)
+    stages_of = defaultdict(list)
     for name, changes in status.items():
         stage, _, item = name.partition("@")
         if changes == [{"changed deps": {str(compose.CODE / stage): "modified"}}] and stage != "report":
-            found[_made_by(f"{stage}-{item}" if item else stage)].append(name)
+            stages_of[_made_by(f"{stage}-{item}" if item else stage)].append(name)
         elif name in chosen:
             why = "its page names the commit" if stage == "report" else "not its code alone has changed"
             raise UserError(f"{name}: {why} (`dvc status {name}`): dvc repro {name}")
-    return dict(found)
+    return dict(stages_of)
 
 
 def _made_by(run: str) -> str:

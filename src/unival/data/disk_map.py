@@ -45,10 +45,10 @@ class DiskMap:
     def get(self, key: str) -> str | None:
         """The value, None where there is none."""
         if self._last is None or self._last[0] != key:
-            found = self._run("SELECT value FROM spool WHERE key = ?", (_bytes(key),)).fetchone()
-            if found is None:
+            row = self._run("SELECT value FROM spool WHERE key = ?", (_bytes(key),)).fetchone()
+            if row is None:
                 return None
-            self._last = key, _text(found[0])
+            self._last = key, _text(row[0])
         return self._last[1]
 
     def __contains__(self, key: str) -> bool:
@@ -72,8 +72,8 @@ class Lists:
 
     def get(self, key: str) -> list[str]:
         """All texts of a key."""
-        found = self._run("SELECT value FROM lists WHERE key = ? ORDER BY rowid", (_bytes(key),))
-        return [_text(value) for (value,) in found]
+        rows = self._run("SELECT value FROM lists WHERE key = ? ORDER BY rowid", (_bytes(key),))
+        return [_text(value) for (value,) in rows]
 
 
 class Groups:

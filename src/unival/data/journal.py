@@ -34,10 +34,10 @@ class Note(NamedTuple):
 def stamp(path: Path) -> Stamp | None:
     """What tells that a file was changed; None where it cannot be read."""
     try:
-        found = path.stat()
+        status = path.stat()
     except (OSError, ValueError):  # ValueError: no name that a file can have
         return None
-    return str(path), found.st_size, found.st_mtime_ns
+    return str(path), status.st_size, status.st_mtime_ns
 
 
 def shard_path(split_dir: Path, shard: int) -> Path:
@@ -61,8 +61,8 @@ def remove_notes(split_dir: Path) -> None:
 def taken_over(split_dir: Path) -> tuple[int, DiskMap]:
     """The number of shards that hold, and the notes of their media by key; all other shards are removed."""
     number, notes = 0, DiskMap()
-    while (found := _notes(shard_path(split_dir, number))) is not None:
-        for note in found:
+    while (noted := _notes(shard_path(split_dir, number))) is not None:
+        for note in noted:
             notes.add(note[0][0], json.dumps(note))
         number += 1
     for path in (*split_dir.glob("media-*.tar"), *split_dir.glob(f"media-*{NOTES}")):

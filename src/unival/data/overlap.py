@@ -37,11 +37,11 @@ def overlap(train: Sequence[Path], evaluated: Path) -> Overlap:
     """
     theirs = pa.concat_tables([_index(folder) for folder in train])
     ours = _index(evaluated)
-    found = {
+    shared = {
         column: ours.filter(pc.is_in(ours[column], value_set=theirs[column])).column("key").to_pylist()
         for column in ("key", "sha256")
     }
-    return Overlap(ours.num_rows, found["key"], found["sha256"])
+    return Overlap(ours.num_rows, shared["key"], shared["sha256"])
 
 
 def _index(folder: Path) -> pa.Table:

@@ -132,13 +132,13 @@ def _run_of(config: PrepareConfig) -> dict[str, Any]:
 def _same_run(part: Path, config: PrepareConfig) -> bool:
     """Whether an interrupted run with the same configuration left the folder; only its shards stay."""
     try:
-        found = json.loads((part / RUN).read_text(encoding="utf-8"))
+        noted = json.loads((part / RUN).read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError):
         return False
     for path in part.rglob("*"):
         if path.is_file() and path != part / RUN and path.suffix != ".tar" and not path.name.endswith(NOTES):
             path.unlink()
-    return bool(found == _run_of(config))
+    return bool(noted == _run_of(config))
 
 
 @contextmanager

@@ -82,18 +82,18 @@ class ShardWriter(FileWriter):
 
     def known(self, key: str) -> tuple[str, int, int, int] | None:
         """Modality, width, height and orientation of a medium that was entered; None where none was."""
-        found = self._seen.get(key)
-        if found is None:
+        entered = self._seen.get(key)
+        if entered is None:
             return None
-        kind, width, height, orientation = found.split()
+        kind, width, height, orientation = entered.split()
         return kind, int(width), int(height), int(orientation)
 
     def keep(self, item: MediaItem) -> bool:
         """Take over a medium that an interrupted run wrote, where its source is the same."""
-        found = self._earlier.get(item.key) if self._earlier else None
-        if found is None or item.key in self._seen:
+        note = self._earlier.get(item.key) if self._earlier else None
+        if note is None or item.key in self._seen:
             return False
-        row, shown, source = json.loads(found)
+        row, shown, source = json.loads(note)
         noted = dict(zip(INDEX_SCHEMA.names, row, strict=True))
         if isinstance(item.data, Path):
             same = source is not None and source[0] == str(item.data)

@@ -55,9 +55,9 @@ def adamerging(
     names = [name for name in base if name in parameters]
     experts = sorted(models)
     for expert in experts:
-        if lacking := [name for name in names if name not in models[expert]]:
+        if missing := [name for name in names if name not in models[expert]]:
             raise UserError(
-                f"adamerging: model '{expert}' has no tensor '{lacking[0]}': give models that fit"
+                f"adamerging: model '{expert}' has no tensor '{missing[0]}': give models that fit"
             )
     size = (len(names) if layerwise else 1, len(experts))
     coefficients = torch.full(size, start, requires_grad=True)

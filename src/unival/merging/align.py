@@ -78,11 +78,11 @@ def align(
             assignments.append(_copied(name, ESTIMATED, estimated, recipe, "estimated"))
             continue
         try:
-            found = _assign(name, rule, recipe, models, base, needs_base)
+            assignment = _assign(name, rule, recipe, models, base, needs_base)
         except UserError as error:
             problems.append(str(error))
         else:
-            assignments += [found] if found else []
+            assignments += [assignment] if assignment else []
     problems += [
         f"align rule '{pattern}' matches no tensor: correct or remove it" for pattern in sorted(unused)
     ]
@@ -162,13 +162,13 @@ def _require_all(
     base: TensorSource | None,
     needs_base: bool,
 ) -> None:
-    lacking = [models[model].label for model in models if model not in owners]
+    missing = [models[model].label for model in models if model not in owners]
     if base is not None and needs_base and not in_base:
-        lacking.append(f"{base.label} (the base)")
-    if lacking:
+        missing.append(f"{base.label} (the base)")
+    if missing:
         holders = [models[owner].label for owner in owners] or ["the base"]
         raise UserError(
-            f"{name}: is in {', '.join(holders)} but not in {', '.join(lacking)}: "
+            f"{name}: is in {', '.join(holders)} but not in {', '.join(missing)}: "
             "give other models, or an align rule (owners, mean, trained, base, take) for it"
         )
 
@@ -176,13 +176,13 @@ def _require_all(
 def _require_same(name: str, sources: Sequence[TensorSource], recipe: Recipe) -> None:
     shapes = {source.label: source.specs[name].shape for source in sources}
     if len(set(shapes.values())) > 1:
-        told = ", ".join(f"{list(shape)} in {label}" for label, shape in shapes.items())
-        raise UserError(f"{name}: shapes differ: {told}: these models do not have one architecture")
+        listed = ", ".join(f"{list(shape)} in {label}" for label, shape in shapes.items())
+        raise UserError(f"{name}: shapes differ: {listed}: these models do not have one architecture")
     types = {source.label: source.specs[name].dtype for source in sources}
     floating = all(dtype.is_floating_point for dtype in types.values())
     if len(set(types.values())) > 1 and not (floating and recipe.dtype):
-        told = ", ".join(f"{str(dtype)[6:]} in {label}" for label, dtype in types.items())
-        raise UserError(f"{name}: types differ: {told}: set the recipe's dtype")
+        listed = ", ".join(f"{str(dtype)[6:]} in {label}" for label, dtype in types.items())
+        raise UserError(f"{name}: types differ: {listed}: set the recipe's dtype")
 
 
 def _integer(

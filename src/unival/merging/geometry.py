@@ -40,9 +40,9 @@ def geometry(models: Mapping[str, State], base: State) -> list[dict[str, Any]]:
         ]
         plan = Plan(Recipe("task_arithmetic", tuple(models), align=tuple(rules)), sources, bases[""])
         for job in plan.jobs.values():
-            found = re.search(MODULES, job.name)
+            module_name = re.search(MODULES, job.name)
             products, norm = gram_and_norm(job)
-            for module in ("all", found[1] if found else "other"):
+            for module in ("all", module_name[1] if module_name else "other"):
                 before, so_far = totals.get(module, (torch.zeros_like(products), 0.0))
                 totals[module] = (before + products, so_far + norm)
     names = list(plan.models)

@@ -38,8 +38,8 @@ def digests(paths: list[Path]) -> dict[str, str]:
 
 def _load() -> dict[str, str]:
     """What is remembered; nothing where the file is damaged."""
-    found = files.read_sealed(cache_file())
-    return dict(found["digests"]) if found else {}
+    stored = files.read_sealed(cache_file())
+    return dict(stored["digests"]) if stored else {}
 
 
 def compare(recorded: dict[str, str], path: Path, what: str) -> None:
@@ -51,11 +51,11 @@ def compare(recorded: dict[str, str], path: Path, what: str) -> None:
     for name, digest in recorded.items():
         try:
             file = path if path.is_file() else path / name
-            found = files.file_digest(file)
+            digest_now = files.file_digest(file)
         except FileNotFoundError as error:
             raise UserError(f"{file}: {what}: the file is missing") from error
         except (OSError, ValueError) as error:  # ValueError: no name that a file can have
             reason = getattr(error, "strerror", None) or error
             raise UserError(f"{path}: {what}: cannot read: {reason}") from error
-        if found != digest:
+        if digest_now != digest:
             raise UserError(f"{file}: {what}: the file is not the one of the merge: its SHA-256 differs")

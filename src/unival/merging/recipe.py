@@ -170,15 +170,15 @@ def coefficients(recipe: Recipe, names: list[str]) -> dict[str, tuple[dict[str, 
 def _blocks_per_stack(depth: Depth | None, names: list[str]) -> dict[str, int]:
     stacks: dict[str, int] = {}
     for name in names if depth is not None else ():
-        if found := re.search(depth.pattern, name):  # type: ignore[union-attr]
-            stack, index = found["stack"], int(found["index"])
+        if block := re.search(depth.pattern, name):  # type: ignore[union-attr]
+            stack, index = block["stack"], int(block["index"])
             stacks[stack] = max(stacks.get(stack, 0), index + 1)
     return stacks
 
 
 def _depth_scale(depth: Depth, stacks: dict[str, int], name: str) -> float:
-    found = re.search(depth.pattern, name)
-    if not found:
+    block = re.search(depth.pattern, name)
+    if not block:
         return depth.alpha
-    last = stacks[found["stack"]] - 1
-    return depth.alpha + depth.beta * (int(found["index"]) / last if last else 0.0)
+    last = stacks[block["stack"]] - 1
+    return depth.alpha + depth.beta * (int(block["index"]) / last if last else 0.0)

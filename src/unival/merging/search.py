@@ -53,8 +53,8 @@ class Objective:
 
     def _stored(self) -> dict[str, float | None]:
         """What is remembered; nothing where the file is damaged."""
-        found = files.read_sealed(self.cache) if self.cache is not None else None
-        return dict(found["scores"]) if found else {}
+        stored = files.read_sealed(self.cache) if self.cache is not None else None
+        return dict(stored["scores"]) if stored else {}
 
     def _store(self) -> None:
         """Add to what other searches have stored meanwhile."""

@@ -19,15 +19,15 @@ def read_configs(folders: Mapping[str, Path]) -> dict[str, dict[str, Any]]:
     Raises:
         UserError: one that is damaged.
     """
-    found = {}
+    configs = {}
     for name, path in folders.items():
         file = path / "config.json"
         if file.is_file():
             content = files.read_json(file)
             if not isinstance(content, dict) or not isinstance(content.get("model_type", ""), str):
                 raise UserError(f"{file}: no object with a model_type: it is damaged: copy it again")
-            found[name or "(base)"] = content
-    return found
+            configs[name or "(base)"] = content
+    return configs
 
 
 def require_one_architecture(folders: Mapping[str, Path]) -> None:
@@ -40,9 +40,9 @@ def require_one_architecture(folders: Mapping[str, Path]) -> None:
         name: config["model_type"] for name, config in read_configs(folders).items() if "model_type" in config
     }
     if len(set(kinds.values())) > 1:
-        told = ", ".join(f"{name} is '{kind}'" for name, kind in kinds.items())
+        listed = ", ".join(f"{name} is '{kind}'" for name, kind in kinds.items())
         raise UserError(
-            f"the models do not have one architecture: model_type of {told}: give models of one kind"
+            f"the models do not have one architecture: model_type of {listed}: give models of one kind"
         )
 
 

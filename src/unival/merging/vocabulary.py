@@ -63,10 +63,10 @@ def reference_of(tokens: Mapping[str, Sequence[str]]) -> str:
         if wanted <= set(known):
             return name
     name = max(tokens, key=lambda n: len(tokens[n]))
-    lacking = sorted(wanted - set(tokens[name]))
+    missing = sorted(wanted - set(tokens[name]))
     raise UserError(
-        f"vocabulary: no model has all tokens: '{name}', the largest, lacks {len(lacking)}, such as "
-        f"{lacking[:3]}: extend one tokenizer first"
+        f"vocabulary: no model has all tokens: '{name}', the largest, lacks {len(missing)}, such as "
+        f"{missing[:3]}: extend one tokenizer first"
     )
 
 

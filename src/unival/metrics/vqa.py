@@ -17,10 +17,10 @@ def accuracy(prediction: str, weights: Mapping[str, float], humans: Sequence[str
 def annotators(extra: Mapping[str, str]) -> list[str]:
     """The annotators' answers that the readers of VQA sets keep as JSON in `extra.answers`, else none."""
     try:
-        found = json.loads(extra.get("answers", "[]"))
+        given = json.loads(extra.get("answers", "[]"))
     except (ValueError, RecursionError):
         return []
-    return found if isinstance(found, list) and all(isinstance(answer, str) for answer in found) else []
+    return given if isinstance(given, list) and all(isinstance(answer, str) for answer in given) else []
 
 
 def soft_score(prediction: str, weights: Mapping[str, float]) -> float:

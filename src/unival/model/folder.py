@@ -34,13 +34,13 @@ def read(
         UserError: as `read_model`; no processor, or one with more tokens than the model.
     """
     model = read_model(folder)
-    found = UnivalProcessor.from_pretrained(folder, **(processor or {}))
-    if len(found.tokenizer) > model.config.vocab_size:
+    own = UnivalProcessor.from_pretrained(folder, **(processor or {}))
+    if len(own.tokenizer) > model.config.vocab_size:
         raise UserError(
-            f"{folder}: {len(found.tokenizer)} tokens in tokenizer.json, {model.config.vocab_size} in the "
+            f"{folder}: {len(own.tokenizer)} tokens in tokenizer.json, {model.config.vocab_size} in the "
             "model: it is the tokenizer of another one"
         )
-    return model, found
+    return model, own
 
 
 def read_model(folder: Path | str) -> UnivalForConditionalGeneration:

@@ -40,7 +40,7 @@ WIDTH = 4.4
 
 @contextmanager
 def panel(
-    folder: Path, name: str, alt: str, found: list[Figure], size: tuple[float, float] = (WIDTH, 3.2)
+    folder: Path, name: str, alt: str, figures: list[Figure], size: tuple[float, float] = (WIDTH, 3.2)
 ) -> Iterator[Axes]:
     """Axes that are saved as `<name>.png`, as `<name>.svg` for papers, and noted in `found`."""
     with mpl.rc_context(SETTINGS):
@@ -51,7 +51,7 @@ def panel(
             figure.savefig(folder / f"{name}.svg", metadata={"Date": None, "Creator": None})
         finally:
             plt.close(figure)
-    found.append(Figure(f"{name}.png", alt))
+    figures.append(Figure(f"{name}.png", alt))
 
 
 def _style(number: int) -> dict[str, Any]:
@@ -78,10 +78,11 @@ def bare(axes: Axes) -> None:
 
 def learning_curves(study: Results, folder: Path) -> list[Figure]:
     """Loss of each pretraining phase by task; loss and validation score of the finetunings."""
-    found: list[Figure] = []
+    figures: list[Figure] = []
     for name in [name for name in study.curves if name.startswith("pretrain-")]:
         rows = study.curves[name]
-        with panel(folder, f"curve-{name}", f"Training loss of {name} by task", found, (WIDTH, 3.6)) as axes:
+        alt = f"Training loss of {name} by task"
+        with panel(folder, f"curve-{name}", alt, figures, (WIDTH, 3.6)) as axes:
             for number, key in enumerate(_keys(rows, "train/loss/")):
                 _line(axes, rows, key, words.task(key.removeprefix("train/loss/")), number)
             axes.set(title=f"pretraining: {name.removeprefix('pretrain-')}", xlabel="step", ylabel="loss")
@@ -100,7 +101,7 @@ def learning_curves(study: Results, folder: Path) -> list[Figure]:
         ):
             if not tasks:
                 continue
-            with panel(folder, f"curve-finetune-{name}", title, found, (WIDTH, 3.6)) as axes:
+            with panel(folder, f"curve-finetune-{name}", title, figures, (WIDTH, 3.6)) as axes:
                 for task in tasks:
                     _line(axes, experts[task], key, words.task(task), list(experts).index(task))
                 axes.set(title=title, xlabel="step", ylabel=label)
@@ -109,19 +110,19 @@ def learning_curves(study: Results, folder: Path) -> list[Figure]:
                 else:
                     axes.set_ylim(bottom=0)
                 _legend(axes)
-    return found
+    return figures
 
 
 def overlay(lines: Mapping[str, Curve], key: str, title: str, folder: Path) -> list[Figure]:
     """One figure of several runs in one panel; `key` is its column."""
-    found: list[Figure] = []
+    figures: list[Figure] = []
     name = re.sub(r"\W+", "-", f"curve-{title}-{key}")
-    with panel(folder, name, f"{title}: {key}", found) as axes:
+    with panel(folder, name, f"{title}: {key}", figures) as axes:
         for number, (label, rows) in enumerate(lines.items()):
             _line(axes, rows, key, label if len(label) <= 24 else f"…{label[-23:]}", number)
         axes.set(title=title, xlabel="step", ylabel=key)
         _legend(axes)
-    return found
+    return figures
 
 
 def _keys(rows: Curve, prefix: str) -> list[str]:
@@ -137,7 +138,7 @@ def _line(axes: Axes, rows: Curve, key: str, label: str, number: int) -> None:
 
 def interpolation(study: Results, folder: Path) -> list[Figure]:
     """A panel per pair and task: metric along the line between two experts, its interval, and the chord."""
-    found: list[Figure] = []
+    figures: list[Figure] = []
     pairs = dict.fromkeys((row.first, row.second) for row in study.points)
     for first, second in pairs:
         for number, task in enumerate((first, second)):
@@ -147,7 +148,7 @@ def interpolation(study: Results, folder: Path) -> list[Figure]:
             alphas, values = [row.alpha for row in rows], [row.value for row in rows]
             name, title = f"line-{first}-{second}-{task}", f"{words.task(first)} → {words.task(second)}"
             alt = f"{words.task(task)} along the line between the experts of {first} and {second}"
-            with panel(folder, name, alt, found) as axes:
+            with panel(folder, name, alt, figures) as axes:
                 band = [row.low for row in rows], [row.high for row in rows]
                 axes.fill_between(
                     alphas, *band, color=COLORS[number], alpha=0.18, lw=0, label="95 % interval"
@@ -159,7 +160,7 @@ def interpolation(study: Results, folder: Path) -> list[Figure]:
                 axes.set(xlabel=f"weight of the {words.task(second)} expert", xlim=(-0.03, 1.03))
                 axes.set_ylim(bottom=0)
                 _legend(axes)
-    return found
+    return figures
 
 
 def line_of(study: Results, first: str, second: str, task: str) -> list[PointScore]:
@@ -171,7 +172,7 @@ def line_of(study: Results, first: str, second: str, task: str) -> list[PointSco
 
 def severity(study: Results, folder: Path) -> list[Figure]:
     """A panel per task: the expert under each corruption by severity, and on the stored shifts."""
-    found: list[Figure] = []
+    figures: list[Figure] = []
     for task in study.finetuned:
         cells = study.primary(kind="finetuned", task=task)
         inside = study.in_distribution(f"finetune/{task}", task)
@@ -180,7 +181,7 @@ def severity(study: Results, folder: Path) -> list[Figure]:
         if inside is None or not (shifts or stored):
             continue
         alt = f"{words.task(task)} by shift and severity"
-        with panel(folder, f"shift-{task}", alt, found, (WIDTH, 3.7)) as axes:
+        with panel(folder, f"shift-{task}", alt, figures, (WIDTH, 3.7)) as axes:
             for number, shift in enumerate(shifts):
                 rows = sorted((row for row in cells if row.shift == shift), key=lambda row: row.severity or 0)
                 x, y = (
@@ -195,7 +196,7 @@ def severity(study: Results, folder: Path) -> list[Figure]:
             _shift_axis(axes, [inside, *stored], bool(shifts))
             if axes.get_legend_handles_labels()[0]:
                 axes.figure.legend(loc="outside lower center", ncols=3, columnspacing=1.2)
-    return found
+    return figures
 
 
 def _shift_axis(axes: Axes, splits: Sequence[CellScore], corrupted: bool) -> None:
@@ -219,13 +220,13 @@ def _shift_axis(axes: Axes, splits: Sequence[CellScore], corrupted: bool) -> Non
 def id_against_ood(study: Results, folder: Path) -> list[Figure]:
     """Every model's mean over shifts against its score on the test split, a panel per kind of metric."""
     points = [point for cell in study.primary(shifted=False) if (point := _point(study, cell))]
-    found: list[Figure] = []
+    figures: list[Figure] = []
     for metric in ("accuracy", "CIDEr"):
         chosen = [p for p in points if (p.inside.metric == "cider") == (metric == "CIDEr")]
         if not chosen:
             continue
         alt = f"ID against OOD, {metric}"
-        with panel(folder, f"plane-{metric.lower()}", alt, found, (WIDTH, 4.4)) as axes:
+        with panel(folder, f"plane-{metric.lower()}", alt, figures, (WIDTH, 4.4)) as axes:
             tasks = list(dict.fromkeys(point.inside.task for point in chosen))
             for number, task in enumerate(tasks):
                 _arrows(axes, [p for p in chosen if p.inside.task == task], number)
@@ -234,7 +235,7 @@ def id_against_ood(study: Results, folder: Path) -> list[Figure]:
             axes.set(xlim=(0, top), ylim=(0, top), aspect="equal", title=f"ID against OOD: {metric}")
             axes.set(xlabel="test split (ID)", ylabel="mean over shifts (OOD)")
             axes.figure.legend(loc="outside lower center", ncols=3, columnspacing=1.2)
-    return found
+    return figures
 
 
 class _Point(NamedTuple):
@@ -274,11 +275,11 @@ def _arrows(axes: Axes, points: Sequence[_Point], number: int) -> None:
 
 def merges(study: Results, folder: Path) -> list[Figure]:
     """A panel per task: every model on the test split with its interval."""
-    found: list[Figure] = []
+    figures: list[Figure] = []
     for task in dict.fromkeys(row.task for row in study.primary(kind="merged")):
         rows = study.primary(task=task, shifted=False)
         alt = f"Models on {words.task(task)}"
-        with panel(folder, f"merge-{task}", alt, found, (WIDTH, 0.42 * len(rows) + 1.1)) as axes:
+        with panel(folder, f"merge-{task}", alt, figures, (WIDTH, 0.42 * len(rows) + 1.1)) as axes:
             kinds = {"finetuned": 0, "merged": 1, "pretrained": 2}
             for place, row in enumerate(reversed(rows)):
                 spread = whiskers(row.value, row.low, row.high)
@@ -295,7 +296,7 @@ def merges(study: Results, folder: Path) -> list[Figure]:
             axes.set(title=words.task(task), xlabel=words.metric(rows[0].metric))
             axes.set(xlim=(0, None), ylim=(-0.6, len(rows) - 0.2))
             axes.grid(axis="y", visible=False)
-    return found
+    return figures
 
 
 def model(row: CellScore) -> str:
@@ -307,7 +308,7 @@ def model(row: CellScore) -> str:
 
 def synergy(study: Results, folder: Path) -> list[Figure]:
     """A matrix per study: variant by task, the paired difference from the baseline with its interval."""
-    found: list[Figure] = []
+    figures: list[Figure] = []
     for name in dict.fromkeys(row.study for row in study.ablations):
         rows = [row for row in study.ablations if row.study == name]
         tasks = list(dict.fromkeys(row.task for row in rows))
@@ -319,7 +320,7 @@ def synergy(study: Results, folder: Path) -> list[Figure]:
             for variant, seed in keys
         ]
         size = (1.5 + 1.25 * max(len(tasks), 2), 0.62 * len(keys) + 1.0)
-        with panel(folder, f"synergy-{name}", f"Study {name}: variants by tasks", found, size) as axes:
+        with panel(folder, f"synergy-{name}", f"Study {name}: variants by tasks", figures, size) as axes:
             axes.set(xlim=(-0.5, len(tasks) - 0.5), ylim=(len(keys) - 0.5, -0.5))
             for row in rows:
                 place = tasks.index(row.task), keys.index((row.variant, row.seed))
@@ -332,7 +333,7 @@ def synergy(study: Results, folder: Path) -> list[Figure]:
             axes.set_yticks(range(len(keys)), labels)
             bare(axes)
             axes.set_title(f"{words.task(name)} (baseline: {words.task(rows[0].baseline)})", fontsize=10)
-    return found
+    return figures
 
 
 def square(axes: Axes, difference: Interval, x: int, y: int, mark: str = "") -> None:

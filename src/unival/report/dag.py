@@ -22,8 +22,8 @@ def draw(study: Results, folder: Path) -> list[Figure]:
     phases = [name for name in study.configs if name.startswith("pretrain-")]
     phases.sort(key=lambda name: bool(study.configs[name].get("init")))
     rows = 6 + len(phases)
-    found: list[Figure] = []
-    with panel(folder, "dag", "The stages of the study", found, (6.0, 0.72 * rows + 0.1)) as axes:
+    figures: list[Figure] = []
+    with panel(folder, "dag", "The stages of the study", figures, (6.0, 0.72 * rows + 0.1)) as axes:
         axes.set_axis_off()
         axes.set(xlim=(0, 10), ylim=(-rows * STEP + 0.35, 0.1))
         spine = [
@@ -36,7 +36,7 @@ def draw(study: Results, folder: Path) -> list[Figure]:
             _box(axes, place, title, note)
         _chain(axes, places)
         _branches(axes, study, places[-1])
-    return [Figure(found[0].file, found[0].alt, kind="wide")]
+    return [Figure(figures[0].file, figures[0].alt, kind="wide")]
 
 
 def _branches(axes: Axes, study: Results, above: Place) -> None:

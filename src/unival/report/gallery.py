@@ -34,7 +34,7 @@ def examples(study: Results, task: str, folder: Path) -> list[Figure]:
     store = MediaStore(study.data / "test")
     metric = study.tasks[task].metric
     metric = "correct" if "correct" in rows[0].scores else metric
-    found = []
+    figures = []
     for number, row in enumerate(_chosen(rows, metric)):
         name = f"example-{task}-{number}.png"
         try:
@@ -44,10 +44,10 @@ def examples(study: Results, task: str, folder: Path) -> list[Figure]:
             continue
         with atomic(folder / name) as part:
             shown.save(part, "PNG", optimize=True)
-        found.append(
+        figures.append(
             Figure(name, f"Example of {words.task(task)}", _lines(study, task, row, metric), "example")
         )
-    return found
+    return figures
 
 
 def _chosen(rows: list[PredictedRow], metric: str) -> list[PredictedRow]:
@@ -131,7 +131,7 @@ def _spectrogram(samples_S: np.ndarray) -> Image.Image:
 
 def sheets(study: Results, folder: Path) -> list[Figure]:
     """A contact sheet of the test rows of every task."""
-    found = []
+    figures = []
     for task in study.tasks:
         name = f"contact-{task}.png"
         try:
@@ -139,5 +139,5 @@ def sheets(study: Results, folder: Path) -> list[Figure]:
         except (UserError, OSError) as error:
             study.missing.append(f"contact sheet of {task}: {error}")
             continue
-        found.append(Figure(name, f"Contact sheet: {words.task(task)}", (), "sheet"))
-    return found
+        figures.append(Figure(name, f"Contact sheet: {words.task(task)}", (), "sheet"))
+    return figures

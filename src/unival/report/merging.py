@@ -19,14 +19,14 @@ TEXT = (
 
 def blocks(study: Results, figures: Path) -> list[Block]:
     """Charts and the table of barriers; nothing where there are no tables."""
-    found = [*plane(study, figures), *matrix(study, figures), *cosines(study, figures)]
-    merged = [Text(TEXT), Figures(found), *_barriers(study), *_modules(study)] if found else []
+    drawn = [*plane(study, figures), *matrix(study, figures), *cosines(study, figures)]
+    merged = [Text(TEXT), Figures(drawn), *_barriers(study), *_modules(study)] if drawn else []
     return [*merged, *_subsets(study, figures)]
 
 
 def plane(study: Results, folder: Path) -> list[Figure]:
     """A panel per group of tasks: share of the experts' scores, in and out of distribution."""
-    found: list[Figure] = []
+    figures: list[Figure] = []
     known = [(row, row.share) for row in study.leaderboard if row.share is not None]
     for number, tasks in enumerate(dict.fromkeys(row.tasks for row, _ in known)):
         own = [(row, share) for row, share in known if row.tasks == tasks]
@@ -39,7 +39,7 @@ def plane(study: Results, folder: Path) -> list[Figure]:
         if not both:
             continue
         alt = f"ID and OOD share of models on {tasks}"
-        with charts.panel(folder, f"plane-{number}", alt, found, (charts.WIDTH, 3.8)) as axes:
+        with charts.panel(folder, f"plane-{number}", alt, figures, (charts.WIDTH, 3.8)) as axes:
             for place, (model, (inside, outside, on_front)) in enumerate(both.items()):
                 style: Any = {"color": charts.COLORS[place % 7], "marker": charts.MARKERS[place // 7 % 7]}
                 x, y = (charts.whiskers(*share) for share in (inside, outside))
@@ -54,7 +54,7 @@ def plane(study: Results, folder: Path) -> list[Figure]:
             axes.set(title=" + ".join(map(words.task, tasks.split())), xlabel="share, in distribution")
             axes.set(ylabel="share, out of distribution")
             axes.legend(loc="upper center", bbox_to_anchor=(0.5, -0.18), ncols=2, fontsize=7.5)
-    return found
+    return figures
 
 
 def matrix(study: Results, folder: Path) -> list[Figure]:
@@ -62,12 +62,12 @@ def matrix(study: Results, folder: Path) -> list[Figure]:
     rows = [row for row in study.pairs if row.middle is not None]
     if not rows:
         return []
-    found: list[Figure] = []
+    figures: list[Figure] = []
     pairs = list(dict.fromkeys((row.first, row.second) for row in rows))
     tasks = list(dict.fromkeys(row.task for row in rows))
     size = (2.0 + 1.1 * len(tasks), 0.6 * len(pairs) + 1.0)
     with charts.panel(
-        folder, "merge-matrix", "Middle of each pair minus its better end", found, size
+        folder, "merge-matrix", "Middle of each pair minus its better end", figures, size
     ) as axes:
         axes.set(xlim=(-0.5, len(tasks) - 0.5), ylim=(len(pairs) - 0.5, -0.5))
         axes.set_title("middle of a pair minus its better end")
@@ -78,7 +78,7 @@ def matrix(study: Results, folder: Path) -> list[Figure]:
         axes.set_xticks(range(len(tasks)), [words.task(task) for task in tasks], rotation=20, ha="right")
         axes.set_yticks(range(len(pairs)), [" + ".join(map(words.task, pair)) for pair in pairs])
         charts.bare(axes)
-    return found
+    return figures
 
 
 def cosines(study: Results, folder: Path) -> list[Figure]:
@@ -87,9 +87,9 @@ def cosines(study: Results, folder: Path) -> list[Figure]:
     names = list(dict.fromkeys(row.first for row in rows))
     if len(names) < 2:
         return []
-    found: list[Figure] = []
+    figures: list[Figure] = []
     size = (1.6 + 0.62 * len(names), 1.3 + 0.5 * len(names))
-    with charts.panel(folder, "cosines", "Cosines of the experts' task vectors", found, size) as axes:
+    with charts.panel(folder, "cosines", "Cosines of the experts' task vectors", figures, size) as axes:
         for row in rows:
             x, y = names.index(row.first), names.index(row.second)
             if row.cosine is not None:
@@ -100,7 +100,7 @@ def cosines(study: Results, folder: Path) -> list[Figure]:
         axes.set_xticks(range(len(names)), labels, rotation=35, ha="right")
         axes.set_yticks(range(len(names)), labels)
         charts.bare(axes)
-    return found
+    return figures
 
 
 def _barriers(study: Results) -> list[Block]:
@@ -148,20 +148,20 @@ def _subsets(study: Results, folder: Path) -> list[Block]:
         "the claims. Single experts are scored on other tasks than their own, too. Blue: clearly better, "
         "orange: clearly worse."
     )
-    found: list[Figure] = []
+    figures: list[Figure] = []
     for other in ("pretrained", "expert"):
-        _subset_matrix(study, other, folder, found)
-    return [Text(text), Figures(found)]
+        _subset_matrix(study, other, folder, figures)
+    return [Text(text), Figures(figures)]
 
 
-def _subset_matrix(study: Results, other: str, folder: Path, found: list[Figure]) -> None:
+def _subset_matrix(study: Results, other: str, folder: Path, figures: list[Figure]) -> None:
     """A field per average or expert and task: its score minus that of another model."""
     rows = [row for row in study.subsets if row.experts]
     tasks = list(dict.fromkeys(row.task for row in rows))
     models = list(dict.fromkeys(row.experts for row in rows))
     against = "the pretrained model" if other == "pretrained" else "the task's own expert"
     alt, size = f"Averages of experts minus {against}", (2.4 + 1.1 * len(tasks), 0.5 * len(models) + 1.0)
-    with charts.panel(folder, f"subsets-{other}", alt, found, size) as axes:
+    with charts.panel(folder, f"subsets-{other}", alt, figures, size) as axes:
         axes.set(xlim=(-0.5, len(tasks) - 0.5), ylim=(len(models) - 0.5, -0.5), title=f"minus {against}")
         for row in rows:
             difference = getattr(row, f"minus_{other}")

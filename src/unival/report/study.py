@@ -136,9 +136,9 @@ def _scores(study: Results, scores: Sequence[SeedScore]) -> list[Block]:
     for task, row in study.tasks.items():
         cells = []
         for model in (study.pretrained, f"finetune/{task}", "merged/average", "merged/unival"):
-            found = _of(scores, model, task)
-            spread_of = f" ± {words.number(float(np.std(found, ddof=1)))}" if len(found) > 1 else ""
-            cells.append(f"{words.number(float(np.mean(found)))}{spread_of}" if found else "–")
+            scored = _of(scores, model, task)
+            spread_of = f" ± {words.number(float(np.std(scored, ddof=1)))}" if len(scored) > 1 else ""
+            cells.append(f"{words.number(float(np.mean(scored)))}{spread_of}" if scored else "–")
         lines.append([words.task(task), words.metric(row.metric), words.number(row.baseline), *cells])
     columns = ("task", "metric", "without the medium", "pretrained", "expert", "average", "unival")
     text = "Mean over seeds ± standard deviation between seeds, test split. Without the medium: first seed."
@@ -150,11 +150,11 @@ def _of(scores: Sequence[SeedScore], model: str, task: str) -> list[float]:
     return [row.score for row in scores if (row.model, row.task, row.split) == (model, task, TEST)]
 
 
-def forest(claims: Sequence[Verdict], folder: Path, found: list[Figure]) -> None:
+def forest(claims: Sequence[Verdict], folder: Path, figures: list[Figure]) -> None:
     """Effect and interval of each claim, filled where it is decided, with the paper's effect."""
     marks = {"supported": ("o", charts.COLORS[0]), "refuted": ("s", charts.COLORS[1])}
     size = (6.4, 0.34 * len(claims) + 1.2)
-    with charts.panel(folder, "claims", "Effects of the claims with their intervals", found, size) as axes:
+    with charts.panel(folder, "claims", "Effects of the claims with their intervals", figures, size) as axes:
         for place, claim in enumerate(claims):
             if claim.interval:
                 marker, color = marks.get(claim.verdict, ("D", charts.GREY))
@@ -173,13 +173,13 @@ def forest(claims: Sequence[Verdict], folder: Path, found: list[Figure]) -> None
         axes.set_title("bar: 95 %, | margin, x the paper's effect", fontsize=9)
 
 
-def experts(study: Results, scores: Sequence[SeedScore], folder: Path, found: list[Figure]) -> None:
+def experts(study: Results, scores: Sequence[SeedScore], folder: Path, figures: list[Figure]) -> None:
     """Every seed of the pretrained model and of the experts, as a share of the expert's mean."""
     tasks = [task for task in study.finetuned if any(_of(scores, f"finetune/{task}", task))]
     if not tasks:
         return
     with charts.panel(
-        folder, "experts", "Pretrained model and experts over seeds", found, (6.4, 3.2)
+        folder, "experts", "Pretrained model and experts over seeds", figures, (6.4, 3.2)
     ) as axes:
         for place, task in enumerate(tasks):
             unit = float(np.mean(_of(scores, f"finetune/{task}", task)))
@@ -203,13 +203,13 @@ def experts(study: Results, scores: Sequence[SeedScore], folder: Path, found: li
         axes.legend()
 
 
-def audio(scores: Sequence[SeedScore], folder: Path, found: list[Figure]) -> None:
+def audio(scores: Sequence[SeedScore], folder: Path, figures: list[Figure]) -> None:
     """Audio captioning by the share of the rows that was trained on, from each start."""
     rows = [row for row in scores if row.model.startswith("audio_rows/")]
     if not rows:
         return
     shares = sorted({int(row.model.rpartition("_")[2]) for row in rows})
-    with charts.panel(folder, "audio-rows", "Audio captioning by rows of sound and start", found) as axes:
+    with charts.panel(folder, "audio-rows", "Audio captioning by rows of sound and start", figures) as axes:
         for number, start in enumerate(STARTS):
             values = [_of(rows, f"audio_rows/{start}_{share}", "audio_caption") for share in shares]
             means, spreads = (
@@ -227,7 +227,7 @@ def audio(scores: Sequence[SeedScore], folder: Path, found: list[Figure]) -> Non
         axes.legend()
 
 
-def rates(scores: Sequence[SeedScore], folder: Path, found: list[Figure]) -> None:
+def rates(scores: Sequence[SeedScore], folder: Path, figures: list[Figure]) -> None:
     """How often an average of so many experts beats their start, and the task's own expert, in each seed."""
     values = {
         (row.model, row.task, row.seed): row.score for row in scores if row.model.startswith("experts/")
@@ -244,7 +244,7 @@ def rates(scores: Sequence[SeedScore], folder: Path, found: list[Figure]) -> Non
     if not wins:
         return
     with charts.panel(
-        folder, "subset-rates", "Success rates of averages by number of experts", found
+        folder, "subset-rates", "Success rates of averages by number of experts", figures
     ) as axes:
         for number, name in enumerate(dict.fromkeys(name for name, _, _ in wins)):
             sizes = sorted({size for of, size, _ in wins if of == name})

@@ -193,8 +193,8 @@ def _beside(study: Results, cell: CellScore, other: str) -> tuple[float | None, 
 
 def seeds(study: Results) -> dict[str, Any]:
     """Process -> seed of its configuration."""
-    found = {name: _seed(config) for name, config in study.configs.items()}
-    return {name: seed for name, seed in found.items() if seed is not None}
+    seed_of = {name: _seed(config) for name, config in study.configs.items()}
+    return {name: seed for name, seed in seed_of.items() if seed is not None}
 
 
 def _seed(config: dict[str, Any]) -> Any:

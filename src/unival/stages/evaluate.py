@@ -275,11 +275,11 @@ def _of_pair(
         path.move(alpha)
         return loaded
 
-    found = []
+    points = []
     for number in range(last + 1):
         results = cells.run(specs, [*weights, number], partial(moved, number / last))
-        found += [(first, second, number / last, result) for result in results]
-    return found
+        points += [(first, second, number / last, result) for result in results]
+    return points
 
 
 def _of_subsets(config: Config, cells: "Cells") -> dict[subsets.Experts, Callable[[], list["Result"]]]:

@@ -60,16 +60,16 @@ class Config:
         for name, model in self.refinetune.items():
             if model.recipe is not None and model.recipe not in self.recipes:
                 raise ValueError(f"refinetune: {name}: recipe '{model.recipe}' is not one of the merges")
-            if lacking := [task for task in model.tasks if task not in self.tasks]:
-                raise ValueError(f"refinetune: {name}: no configuration of the task {lacking[0]}")
+            if missing := [task for task in model.tasks if task not in self.tasks]:
+                raise ValueError(f"refinetune: {name}: no configuration of the task {missing[0]}")
         for name, recipe in self.recipes.items():
             try:
                 canonical_form(recipe)  # refuses an unknown method or option
             except UserError as error:
                 raise ValueError(f"recipe {name}: {error}") from error
             fitted = name in self.search or name in self.batch_norm or recipe.method in STATISTICS
-            if fitted and (lacking := [model for model in recipe.models if model not in self.tasks]):
-                raise ValueError(f"recipe {name}: '{lacking[0]}' is no task: its rows are needed")
+            if fitted and (missing := [model for model in recipe.models if model not in self.tasks]):
+                raise ValueError(f"recipe {name}: '{missing[0]}' is no task: its rows are needed")
         for name, search in self.search.items():
             if name in self.recipes:
                 self._check_search(name, self.recipes[name], search)

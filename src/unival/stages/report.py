@@ -49,7 +49,7 @@ def run(config: Config, io: StageIO) -> None:
     from unival.report import content, headline, latex, page, silent, spread, summary, verdicts
     from unival.study import results, study_run, variance
 
-    found = results.read(".", config.data, config.edition)
+    study = results.read(".", config.data, config.edition)
     seeds = evidence_of(config)
     claims, variances = verdicts.check(config.claims, seeds), list(variance.table(seeds))
     compared = spread.kernels(config.claims, seeds)
@@ -58,18 +58,18 @@ def run(config: Config, io: StageIO) -> None:
     for folder in (figures, written):
         shutil.rmtree(folder, ignore_errors=True)
         folder.mkdir(parents=True)
-    faults = [*silent.lines(found), *seeds.left_out]
+    faults = [*silent.lines(study), *seeds.left_out]
     silent.say("report", faults)
-    document = content.document(found, claims, variances, compared, faults, origin, figures)
+    document = content.document(study, claims, variances, compared, faults, origin, figures)
     files.write_text(io.out("reports/index.html"), page.to_html(document, figures))
     files.write_text(io.out("reports/report.md"), page.to_markdown(document, "figures"))
     files.write_json(
-        io.out("reports/summary.json"), summary.summarise(found, claims, variances, faults, origin)
+        io.out("reports/summary.json"), summary.summarise(study, claims, variances, faults, origin)
     )
     io.publish(figures, "reports/figures")
     latex.write_tables(document, written)
     io.publish(written, "reports/tables")
-    study_run.log(headline.sentences(found, claims), io.tracker)
+    study_run.log(headline.sentences(study, claims), io.tracker)
     io.tracker.table([vars(claim) for claim in claims], "claims")
     io.tracker.artifact(io.out("reports/index.html"), "report")
     for path in sorted(figures.glob("*.png")):

@@ -20,14 +20,14 @@ def pack(path: Path, out_root: Path, data: Path) -> None:
         data: the prepared benchmark, whose description goes with it.
     """
     facts = data / "benchmark.json"
-    found = {"data/benchmark.json": facts} if facts.is_file() else {}
+    members = {"data/benchmark.json": facts} if facts.is_file() else {}
     for root in (Path(), out_root):
         for part in PARTS:
             folder = root / part
-            found |= {str(file.relative_to(root)): file for file in folder.rglob("*") if file.is_file()}
+            members |= {str(file.relative_to(root)): file for file in folder.rglob("*") if file.is_file()}
     with files.atomic(path) as temporary, zipfile.ZipFile(temporary, "w", zipfile.ZIP_DEFLATED) as archive:
-        for name in sorted(found):
-            archive.write(found[name], name)
+        for name in sorted(members):
+            archive.write(members[name], name)
 
 
 def unpack(path: Path, folder: Path) -> None:

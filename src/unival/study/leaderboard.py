@@ -72,7 +72,7 @@ def scores(results: Sequence["Result"], resamples: int) -> dict[str, dict[str, A
         kinds = {"finetuned": "expert", "pretrained": "pretrained"}
         name = kinds.get(spec.kind, spec.model.replace("/", "."))
         cells.setdefault(place, {}).setdefault(name, []).append(result)
-    found: dict[str, dict[str, Any]] = {}
+    table: dict[str, dict[str, Any]] = {}
     for place, models in cells.items():
         values = {
             name: ones[0].value.rounded()
@@ -80,19 +80,19 @@ def scores(results: Sequence["Result"], resamples: int) -> dict[str, dict[str, A
             else _spread(np.mean([_drawn(one, resamples) for one in ones], axis=0))
             for name, ones in models.items()
         }
-        found[place] = {
+        table[place] = {
             **{name: value.value for name, value in values.items()},
             "n": sum(one.n for one in next(iter(models.values()))),
             "interval": {name: [value.low, value.high] for name, value in values.items()},
         }
-    return found
+    return table
 
 
 def _of_tasks(
     results: Sequence["Result"], models: Mapping[str, str], part: str, resamples: int
 ) -> Scores | None:
     """Scores on tasks, each of its model; None where one is missing."""
-    found = {}
+    scores_of_task = {}
     for task, name in models.items():
         cells = [
             _drawn(result, resamples)
@@ -102,8 +102,8 @@ def _of_tasks(
         ]
         if not cells:
             return None
-        found[task] = np.mean(cells, axis=0)
-    return found
+        scores_of_task[task] = np.mean(cells, axis=0)
+    return scores_of_task
 
 
 def _drawn(result: "Result", resamples: int) -> np.ndarray:
@@ -188,16 +188,16 @@ Lines = dict[tuple[str, str], dict[str, tuple[list[float], np.ndarray]]]
 
 def lines_of(points: Sequence["Point"], resamples: int) -> Lines:
     """The interpolated points put together by pair and task."""
-    found: dict[tuple[str, str], dict[str, list[tuple[float, np.ndarray]]]] = {}
+    points_of: dict[tuple[str, str], dict[str, list[tuple[float, np.ndarray]]]] = {}
     for first, second, place, result in points:
-        tasks = found.setdefault((first, second), {})
+        tasks = points_of.setdefault((first, second), {})
         tasks.setdefault(result.spec.task, []).append((place, _drawn(result, resamples)))
     return {
         pair: {
             task: ([place for place, _ in line], np.stack([scores for _, scores in line], axis=1))
             for task, line in tasks.items()
         }
-        for pair, tasks in found.items()
+        for pair, tasks in points_of.items()
     }
 
 

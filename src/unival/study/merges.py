@@ -48,10 +48,10 @@ class Workshop:
         """Where models lie; None, and a tag, when one is not there."""
         folders = {m: (self.folder if m in self.refinetune else self.fit.experts) / m for m in models}
         made = {*self.refinetune, *self.finetuned}
-        lacking = [m for m in models if m not in made or not (folders[m] / "config.json").is_file()]
-        if not lacking:
+        missing = [m for m in models if m not in made or not (folders[m] / "config.json").is_file()]
+        if not missing:
             return folders
-        reason = f"there is no model {', '.join(lacking)}"
+        reason = f"there is no model {', '.join(missing)}"
         print(f"merge: {name} is left out: {reason}")
         self.fit.tracker.tags({f"skipped.{name}": reason})
         return None
@@ -169,7 +169,7 @@ def _training(folder: Path) -> dict[str, Any]:
     """training.json of an expert."""
     path = folder / "training.json"
     try:
-        found = files.read_json(path)
-        return {"steps": int(found["steps"]), "train": found["train"]}
+        record = files.read_json(path)
+        return {"steps": int(record["steps"]), "train": record["train"]}
     except (UserError, KeyError) as error:
         raise UserError(f"{error}: run the stage finetune again") from error

@@ -37,13 +37,13 @@ def tags(folder: Path) -> dict[str, str]:
     training = folder / "training.json"
     origin = files.read_json(training).get("origin", {}) if training.is_file() else {}
     parents = list(made(f"merged/{folder.name}").get("updates", {})) or [origin.get("start")]
-    found = {
+    tags_of_model = {
         DIGEST: files.digest(digests(folder)),
         "unival.folder": str(folder),
         "unival.parents": ", ".join(parent for parent in parents if parent),
         "dvc.md5": _dvc_digest(folder),
     }
-    return {key: value for key, value in found.items() if value}
+    return {key: value for key, value in tags_of_model.items() if value}
 
 
 def log(results: Sequence["Result"], benchmark: "Benchmark", tracker: Tracker) -> None:

@@ -19,11 +19,11 @@ def log(sentences: Iterable[str], tracker: Tracker) -> None:
             {k: " ".join(map(str, v)) if isinstance(v, list) else v for k, v in chosen.items() if v != {}}
         )
     if scores.is_file():
-        found = files.read_json(scores)
+        table = files.read_json(scores)
         tracker.metrics(
             {
                 f"{place}/{model}": value
-                for place, values in found.items()
+                for place, values in table.items()
                 for model, value in values.items()
                 if model not in ("n", "interval")
             }

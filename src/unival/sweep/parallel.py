@@ -16,9 +16,9 @@ def parallel(points: Sequence[tuple[Mapping[str, Any], float]], folder: Path) ->
     names, scores = list(points[0][0]), [score for _, score in points]
     axes_values = [*([values[name] for values, _ in points] for name in names), scores]
     places = [_on_axis(values) for values in axes_values]
-    found: list[Figure] = []
+    figures: list[Figure] = []
     alt = "Parallel coordinates: parameters and score of every point"
-    with panel(folder, "parallel", alt, found, (max(WIDTH, 1.6 * len(places)), 3.6)) as axes:
+    with panel(folder, "parallel", alt, figures, (max(WIDTH, 1.6 * len(places)), 3.6)) as axes:
         shade = mpl.colormaps["viridis"]
         for number in sorted(range(len(points)), key=scores.__getitem__):
             color = shade(0.9 * (1 - places[-1][0][number]))
@@ -32,7 +32,7 @@ def parallel(points: Sequence[tuple[Mapping[str, Any], float]], folder: Path) ->
         axes.set_yticks([])
         axes.grid(visible=False)
         axes.spines[:].set_visible(False)
-    return found
+    return figures
 
 
 def _on_axis(values: Sequence[Any]) -> tuple[list[float], list[tuple[float, str]]]:

@@ -79,7 +79,7 @@ def read_coco(root: Path) -> Iterator[Item]:
 def _refuse_two_years(files: list[Path]) -> None:
     """2014 and 2017 divide the same photos: together, photos would be there twice, or in train and val."""
     used = [path for path in files if "textonly" not in path.stem]
-    years = {found[0]: path for path in used if (found := re.search("20[0-9][0-9]", path.name))}
+    years = {year[0]: path for path in used if (year := re.search("20[0-9][0-9]", path.name))}
     if len(years) > 1:
         first, second = list(years.values())[:2]
         raise UserError(

@@ -67,15 +67,15 @@ def read_groups(path: Path) -> dict[str, tuple[np.ndarray, np.ndarray]]:
         import h5py
     except ImportError as error:
         raise UserError(f"{path}: reading HDF5 needs h5py: pip install h5py") from error
-    found = dict[str, tuple[np.ndarray, np.ndarray]]()
+    groups = dict[str, tuple[np.ndarray, np.ndarray]]()
     try:
         with h5py.File(path) as file:
             for name in file:
                 group = _own(file, name)
-                found[name] = np.asarray(_own(group, "data")), np.asarray(_own(group, "target"))
+                groups[name] = np.asarray(_own(group, "data")), np.asarray(_own(group, "target"))
     except (OSError, KeyError, RuntimeError, AttributeError, TypeError, ValueError) as error:
         raise UserError(f"{path}: not a USPS file with {{train|test}}/{{data,target}}: {error}") from error
-    return {name: _checked(*arrays, f"{path}: group '{name}'") for name, arrays in found.items()}
+    return {name: _checked(*arrays, f"{path}: group '{name}'") for name, arrays in groups.items()}
 
 
 def _own(group: Any, name: str) -> Any:

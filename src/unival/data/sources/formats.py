@@ -215,8 +215,8 @@ def by_id(path: Path, lists: Mapping[str, str], fields: Sequence[str] = ()) -> C
                 raise UserError(f"{path}: {lists[name]} of {key} comes twice, with other content")
 
     def find(name: str, row_id: Any) -> Any:
-        found = rows.get(f"{name} {row_id}")
-        return None if found is None else json.loads(found)
+        row = rows.get(f"{name} {row_id}")
+        return None if row is None else json.loads(row)
 
     return find
 
@@ -242,8 +242,8 @@ def value(row: Any, key: str, kind: type | tuple[type, ...] = str) -> Any:
         raise UserError(f"expected an object, found {type(row).__name__}")
     if key not in row:
         raise UserError(f"no field '{key}': {nearest(key, map(str, row))}")
-    found = row[key]
-    if not isinstance(found, kind) or isinstance(found, bool):
+    content = row[key]
+    if not isinstance(content, kind) or isinstance(content, bool):
         names = " or ".join(k.__name__ for k in (kind if isinstance(kind, tuple) else (kind,)))
-        raise UserError(f"field '{key}' should be {names}, found {str(found)[:40]!r}")
-    return found
+        raise UserError(f"field '{key}' should be {names}, found {str(content)[:40]!r}")
+    return content

@@ -157,13 +157,13 @@ class MediaFolder:
 
     def _called(self, modality: Modality, name: PurePosixPath) -> list[_Place]:
         """All media of that kind and name; clips are heard where no sound has it."""
-        found: dict[Modality, list[_Place]] = {"image": [], "video": [], "audio": []}
+        by_modality: dict[Modality, list[_Place]] = {"image": [], "video": [], "audio": []}
         for text in self._places.get(parted(name.name)[0]):
             archive, path, member = text.split("\0")
             place = _Place(int(archive), PurePosixPath(path), member)
             if place.is_called(name):
-                found[SUFFIXES[place.path.suffix.lower()]].append(place)
-        return found[modality] or (found["video"] if modality == "audio" else [])
+                by_modality[SUFFIXES[place.path.suffix.lower()]].append(place)
+        return by_modality[modality] or (by_modality["video"] if modality == "audio" else [])
 
     def _find(self, split: str, modality: Modality, name: PurePosixPath, beside: Path) -> _Place | None:
         """The medium that is nearest to the annotation; another split's only where names are shared."""

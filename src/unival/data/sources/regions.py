@@ -90,9 +90,9 @@ def _refcoco(row: tuple[Any, Any, Any, str | None], file: File) -> Iterator[Item
 
 def _read_refs(root: Path, name: str, refs: str) -> Iterator[Item]:
     """The official split of one set where REFER's folders lie side by side, else the only refs file."""
-    found = [f"{name}/{refs}"], [refs], ["refs*.p", "refs*.json"]
-    there = (files for files in found if any(path for file in files for path in root.rglob(file)))
-    files = next(there, found[-1])
+    patterns = [f"{name}/{refs}"], [refs], ["refs*.p", "refs*.json"]
+    there = (files for files in patterns if any(path for file in files for path in root.rglob(file)))
+    files = next(there, patterns[-1])
     yield from read_rows(root, files, _refs, _refcoco)
 
 

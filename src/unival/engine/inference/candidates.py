@@ -24,11 +24,11 @@ CHUNK_SCORES = 8_000_000
 
 def continuations(sequences: Iterable[Sequence[int]], eos: int) -> dict[tuple[int, ...], set[int]]:
     """For every prefix of the sequences the tokens that may follow it."""
-    found: dict[tuple[int, ...], set[int]] = {}
+    following: dict[tuple[int, ...], set[int]] = {}
     for sequence in sequences:
         for place, token in enumerate([*sequence, eos]):
-            found.setdefault(tuple(sequence[:place]), set()).add(token)
-    return found
+            following.setdefault(tuple(sequence[:place]), set()).add(token)
+    return following
 
 
 class Candidates:

@@ -123,13 +123,13 @@ def blind_baselines(rows: Rows, resamples: int = RESAMPLES) -> dict[str, Baselin
     `majority`: the best for all rows, where the task has one; `random`, for grounding: a training row's box.
     """
     task, records = rows.task, _labelled(rows).records
-    found: dict[str, Sequence[Value]] = {"constant": [task.constant(record) for record in records]}
+    predictions: dict[str, Sequence[Value]] = {"constant": [task.constant(record) for record in records]}
     if task.config.constraint == "boxes":
         rng = np.random.default_rng(SEED)
-        found["random"] = [task.random(record, rng) for record in records]
+        predictions["random"] = [task.random(record, rng) for record in records]
     else:
-        found["majority"] = [task.majority] * len(records)
-    return {name: _baseline(task, records, values, resamples) for name, values in found.items()}
+        predictions["majority"] = [task.majority] * len(records)
+    return {name: _baseline(task, records, values, resamples) for name, values in predictions.items()}
 
 
 def swapped_baseline(
@@ -208,5 +208,5 @@ def _labelled(rows: Rows) -> Rows:
 
 def _baseline(task: Task, records: Sequence[Record], values: Sequence[Value], resamples: int) -> Baseline:
     scores, groups = task.scores(values, records), media_of(records)
-    found = {name: interval(score_N, SEED, resamples, groups=groups) for name, score_N in scores.items()}
-    return Baseline(found, scores)
+    metrics = {name: interval(score_N, SEED, resamples, groups=groups) for name, score_N in scores.items()}
+    return Baseline(metrics, scores)

@@ -193,7 +193,7 @@ class Predictor:
         Raises:
             UserError: a medium that cannot be read.
         """
-        found: dict[int, Prediction] = {}
+        answers: dict[int, Prediction] = {}
         for name in dict.fromkeys(question.task for question in questions):
             places = [place for place, question in enumerate(questions) if question.task == name]
             made = predict(
@@ -203,8 +203,8 @@ class Predictor:
                 batch_size=len(places),
                 alternatives=alternatives,
             )
-            found |= zip(places, made, strict=True)
-        return [found[place] for place in range(len(questions))]
+            answers |= zip(places, made, strict=True)
+        return [answers[place] for place in range(len(questions))]
 
     def rows(self, questions: Sequence[Query]) -> Rows:
         """Questions of one task as rows."""
@@ -277,10 +277,10 @@ def media_files(folder: Path | str) -> list[Path]:
     Raises:
         UserError: none there.
     """
-    found = sorted(path for path in Path(folder).rglob("*") if path.suffix.lower() in media.SUFFIXES)
-    if not found:
+    paths = sorted(path for path in Path(folder).rglob("*") if path.suffix.lower() in media.SUFFIXES)
+    if not paths:
         raise UserError(f"{folder}: no images, videos or sounds there")
-    return found
+    return paths
 
 
 def as_row(prediction: Prediction) -> dict[str, Any]:

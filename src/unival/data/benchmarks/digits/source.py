@@ -245,15 +245,15 @@ def _split_of(recording: digit_sets.Recording, held_out: str) -> str:
 
 
 def _speech(options: DigitsOptions, root: Path) -> Iterator[Item]:
-    found: dict[str, list[digit_sets.Recording]] = {}
+    by_split: dict[str, list[digit_sets.Recording]] = {}
     for item in digit_sets.recordings(root):
         if isinstance(item, BadItem):
             yield item
         else:
-            found.setdefault(_split_of(item, options.held_out_speaker), []).append(item)
-    if SPEAKERS not in found:
+            by_split.setdefault(_split_of(item, options.held_out_speaker), []).append(item)
+    if SPEAKERS not in by_split:
         raise UserError(f"digits: held_out_speaker: '{options.held_out_speaker}' is not in {root}")
-    for split, recordings in found.items():
+    for split, recordings in by_split.items():
         number = min(options.amount(split).sounds, len(recordings))
         chosen = Random(f"{options.seed}/{split}/speech").sample(recordings, number)
         for recording in chosen:

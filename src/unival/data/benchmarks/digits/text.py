@@ -59,22 +59,22 @@ def image_questions(rng: Random, scene: DigitScene) -> list[Question]:
     """One question of each form that the picture allows, in random order."""
     words = scene.words
     asked = pick(rng, words) if rng.random() < 0.5 else other(rng, words)
-    found: list[Question] = [
+    questions: list[Question] = [
         ("count", "how many digits are there?", NUMBERS[len(words)]),
         ("exist", f"is there {article(asked)}?", "yes" if asked in words else "no"),
     ]
     if len(words) == 1:
-        found += [
+        questions += [
             ("which", "which digit is it?", words[0]),
             ("parity", "is the digit even or odd?", ("even", "odd")[NUMBERS.index(words[0]) % 2]),
         ]
     else:
-        found += [
+        questions += [
             ("left", "which digit is on the left?", words[0]),
             ("right", "which digit is on the right?", words[-1]),
         ]
-    rng.shuffle(found)
-    return found
+    rng.shuffle(questions)
+    return questions
 
 
 def phrase(rng: Random, scene: DigitScene) -> tuple[Digit, tuple[str, ...]] | None:
@@ -133,23 +133,23 @@ def video_questions(rng: Random, word: str, motion: str) -> list[Question]:
     asked = word if rng.random() < 0.5 else other(rng, (word,))
     moved = motion if rng.random() < 0.5 else pick(rng, [name for name in MOTIONS if name != motion])
     verb = MOVES[moved].replace("moves", "move").replace("grows", "grow").replace("shrinks", "shrink")
-    found: list[Question] = [
+    questions: list[Question] = [
         ("which", "which digit is shown?", word),
         ("motion", "what does the digit do?", MOVES[motion]),
         ("exist", f"is it {article(asked)}?", "yes" if asked == word else "no"),
         ("does", f"does the digit {verb}?", "yes" if moved == motion else "no"),
     ]
-    rng.shuffle(found)
-    return found
+    rng.shuffle(questions)
+    return questions
 
 
 def audio_questions(rng: Random, word: str) -> list[Question]:
     """Questions of one spoken digit."""
     asked = word if rng.random() < 0.5 else other(rng, (word,))
-    found: list[Question] = [
+    questions: list[Question] = [
         ("which", "which digit is said?", word),
         ("exist", f"does the person say {asked}?", "yes" if asked == word else "no"),
         ("parity", "is the digit even or odd?", ("even", "odd")[NUMBERS.index(word) % 2]),
     ]
-    rng.shuffle(found)
-    return found
+    rng.shuffle(questions)
+    return questions

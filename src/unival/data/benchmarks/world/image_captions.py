@@ -71,10 +71,10 @@ def _counted(rng: Random, scene: Scene) -> str:
 
 def _related(rng: Random, scene: Scene) -> str:
     """Two single objects in relation, then the rest; a plain list where no relation is clear."""
-    found = any_of(rng, scene.relations())
-    if found is None:
+    related = any_of(rng, scene.relations())
+    if related is None:
         return joined(_mentions(rng, scene, False))
-    a, relation, b = found
+    a, relation, b = related
     ours = {article(a.name), article(b.name)}
     rest = [phrase for phrase in _mentions(rng, scene, False) if phrase not in ours]
     link = pick(rng, (relation, f"to the {relation}" if relation.endswith("of") else relation))

@@ -88,10 +88,10 @@ def _size(voice: Voice, scene: Scene) -> Question | None:
 
 
 def _relation(voice: Voice, scene: Scene) -> Question | None:
-    found = any_of(voice.rng, scene.relations())
-    if found is None:
+    related = any_of(voice.rng, scene.relations())
+    if related is None:
         return None
-    a, relation, b = found
+    a, relation, b = related
     if voice.rng.random() < 0.5:
         return voice.ask("relation", "yes", a.name, relation, b.name)
     return voice.ask("relation", "no", a.name, OPPOSITE[relation], b.name)

@@ -76,10 +76,10 @@ def _relation(voice: Voice, scene: Scene, label: str) -> str | None:
         sides = [(r, b) for b in scene.unique() for r in RELATIONS if cloth and holds(r, cloth, b)]
         side = any_of(voice.rng, sides)
         return voice.say("relation", _absent(voice, scene), side[0], side[1].name) if side else None
-    found = any_of(voice.rng, scene.relations())
-    if found is None:
+    related = any_of(voice.rng, scene.relations())
+    if related is None:
         return None
-    a, relation, b = found
+    a, relation, b = related
     if label == "no":
         if cloth and not holds(relation, cloth, b):
             return None  # a second such object could lie under the cloth, on the stated side
@@ -106,13 +106,13 @@ def statements(
 
     Scenes with a cloth (40 %) give two statements: four sevenths of all, of which `maybe` is 7/12.
     """
-    voice, found = Voice(rng, _TEMPLATES[phrasing], pairs), dict[str, Statement]()
+    voice, chosen = Voice(rng, _TEMPLATES[phrasing], pairs), dict[str, Statement]()
     for _ in range(2 if scene.cloth else 1):
         label = pick(rng, ("maybe",) * 14 + ("yes",) * 5 + ("no",) * 5 if scene.cloth else ("yes", "no"))
         for _ in range(12):
             form = pick(rng, _FORMS)
             text = _WRITERS[form](voice, scene, label)
-            if text is not None and text not in found:
-                found[text] = Statement(form, text, label)
+            if text is not None and text not in chosen:
+                chosen[text] = Statement(form, text, label)
                 break
-    return list(found.values())
+    return list(chosen.values())

@@ -69,13 +69,13 @@ Asker = Callable[[Voice, Any], Question | None]
 
 def ask(voice: Voice, medium: Any, askers: Sequence[Asker], count: int) -> list[Question]:
     """Up to `count` questions of different forms; an asker that occurs more often comes earlier."""
-    found: dict[Asker, Question] = {}
+    questions: dict[Asker, Question] = {}
     for asker in shuffled(voice.rng, askers):
-        if asker not in found and (question := asker(voice, medium)) is not None:
-            found[asker] = question
-        if len(found) == count:
+        if asker not in questions and (question := asker(voice, medium)) is not None:
+            questions[asker] = question
+        if len(questions) == count:
             break
-    return list(found.values())
+    return list(questions.values())
 
 
 def in_turn(rng: Random, templates: Sequence[str]) -> Iterator[str]:
@@ -86,12 +86,12 @@ def in_turn(rng: Random, templates: Sequence[str]) -> Iterator[str]:
 
 def different(texts: Iterable[str], count: int) -> tuple[str, ...]:
     """The first `count` different texts; no more are drawn."""
-    found: dict[str, None] = {}
+    unique: dict[str, None] = {}
     for text in texts:
-        found.setdefault(text)
-        if len(found) == count:
+        unique.setdefault(text)
+        if len(unique) == count:
             break
-    return tuple(found)
+    return tuple(unique)
 
 
 def slip(rng: Random, truth: str) -> str:
