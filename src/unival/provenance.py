@@ -26,7 +26,7 @@ def git(*arguments: str, **environment: str) -> str:
     """Output of a git command, empty when there is no repository or no git."""
     words, variables = ["git", *arguments], {**os.environ, **environment}
     try:
-        done = subprocess.run(words, capture_output=True, text=True, timeout=30, check=False, env=variables)
+        done = subprocess.run(words, capture_output=True, text=True, check=False, env=variables)
     except OSError:
         return ""
     return done.stdout.strip() if done.returncode == 0 else ""
