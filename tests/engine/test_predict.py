@@ -53,6 +53,19 @@ def test_every_task_is_evaluated_end_to_end(name, tmp_path):
         assert interval.low <= interval.value <= interval.high, name
 
 
+@pytest.mark.parametrize("beams", [1, 3, 5])
+@pytest.mark.parametrize("name", ["caption", "vqa", "grounding", "video_caption"])
+def test_asking_for_alternatives_changes_no_answer(name, beams):
+    """What is served is what is scored, whatever the number of beams."""
+    own = {"decode": {"search": "beam", "beams": beams}}
+    alone, asked = (run(name, changes=own, alternatives=number) for number in (0, 3))
+    assert [row.text for row in alone] == [row.text for row in asked]
+    for one, other in zip(alone, asked, strict=True):
+        texts = [text for text, _ in other.alternatives]
+        assert one.score == pytest.approx(other.score, rel=1e-5)
+        assert len(texts) <= 3 and other.text not in texts
+
+
 @pytest.mark.parametrize("name", ["caption", "vqa", "grounding", "entailment", "video_qa"])
 def test_predictions_depend_neither_on_the_batch_nor_on_the_call(name):
     first = run(name, batch_size=12)

@@ -15,6 +15,7 @@ def test_the_tutorial_works_as_written(clone: Path, run: Run) -> None:
     code, commands = (re.findall(rf"^```{kind}\n(.*?)^```", PAGE, re.M | re.S) for kind in ("python", "sh"))
     run("python", "-c", "".join(code))
     said = run("bash", "-euxc", "".join(commands)).stdout
+    print(said)  # with -s: the figures of the page
     assert "read: 336 rows and media; nothing is written" in said
     assert re.search(r"^wrote multirun/\S+/0/models/finetune/caption$", said, re.M)
     scores = [float(value) for value in re.findall(r"^cider +([\d.]+)  \[", said, re.M)]

@@ -1,4 +1,4 @@
-"""A trained model to try at once: `models/merged/unival` of the edition quick, in float16; see README.md."""
+"""A trained model to try at once: `models/merged/unival` of a study; its README.md says of which."""
 
 from pathlib import Path
 

@@ -4,6 +4,7 @@ What the pipeline writes hangs on these records alone (no dates, no places of th
 have equal cards. A folder is there before it is evaluated, so `unival card` adds the scores on test rows.
 """
 
+import json
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -40,15 +41,15 @@ from transformers import AutoModelForMultimodalLM, AutoProcessor
 
 model = AutoModelForMultimodalLM.from_pretrained("{name}", trust_remote_code=True).eval()
 processor = AutoProcessor.from_pretrained("{name}", trust_remote_code=True)
-batch = processor({medium}text={prompt!r})  # {kind}
+batch = processor({medium}text={prompt}){kind}
 print(processor.batch_decode(model.generate(**batch, max_new_tokens=40))[0])
 ```
 """
 _ARGUMENTS = {
-    "image": ("images=image, ", "a PIL image"),
-    "video": ("videos=frames, ", "uint8, (frames, height, width, 3)"),
-    "audio": ("audio=samples, ", "float32 in [-1, 1], mono, at the rate of processor.sampling_rate"),
-    "text": ("", "a text alone"),
+    "image": ("images=image, ", "  # a PIL image"),
+    "video": ("videos=frames, ", "  # uint8, (frames, height, width, 3)"),
+    "audio": ("audio=samples, ", "  # mono, at processor.sampling_rate"),
+    "text": ("", ""),
 }
 _LIMITS = """\
 ## Limits
@@ -143,20 +144,25 @@ def scores_of(folder: Path) -> Scores | None:
     ]
     if not cells:
         return None
-    runs = _runs(folder.parents[1], name, metrics.parent / "runs")
-    return Scores(cells, tables.read_entries(metrics / "tasks.json", TaskScore), runs)
+    return Scores(cells, tables.read_entries(metrics / "tasks.json", TaskScore), runs_behind(folder))
 
 
-def _runs(models: Path, name: str, records: Path) -> dict[str, Run]:
-    """Runs of the processes that made a model of `models` and all models behind it, where they are known."""
-    folder, found = models / name, dict[str, Run]()
+def runs_behind(folder: Path) -> dict[str, Run]:
+    """Runs of the processes that made a folder of models/ and all models behind it, where they are known.
+
+    Raises:
+        UserError: a damaged record.
+    """
+    folder = folder.resolve()
+    kind, name = folder.parts[-2:]
     notes = [files.read_json(folder / note) for note in (TRAINING, NOTE) if (folder / note).is_file()]
     behind = [note.get(ORIGIN, {}).get("start") for note in notes]
     behind += [model for note in notes for model in note.get("updates", {}) if "/" in model]
-    for parent in filter(None, behind):
-        found |= _runs(models, parent, records)
-    process = "merge" if name.startswith("merged/") else name.replace("/", "-")
-    record = records / f"{process}.json"
+    found: dict[str, Run] = {}
+    for model in filter(None, behind):
+        found |= runs_behind(folder.parents[1] / model)
+    process = "merge" if kind == "merged" else f"{kind}-{name}"
+    record = folder.parents[min(2, len(folder.parents) - 1)] / f"reports/runs/{process}.json"
     return found | ({process: tables.read_json(record, Run)} if record.is_file() else {})
 
 
@@ -202,7 +208,7 @@ def _use(folder: Path, first: str) -> str:
     asked = [(task.modality, task.prompt.replace("{text}", "...")) for task in carried(folder).values()]
     modality, prompt = asked[0] if asked else (first, " ...")
     medium, kind = _ARGUMENTS[modality]
-    return _USE.format(name=folder.resolve().name, medium=medium, prompt=prompt, kind=kind)
+    return _USE.format(name=folder.resolve().name, medium=medium, prompt=json.dumps(prompt), kind=kind)
 
 
 def _metadata(media: list[str], trained: Any, merged: Any) -> dict[str, Any]:

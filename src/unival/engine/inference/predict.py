@@ -7,6 +7,7 @@ depend on the batch size beyond rounding.
 import zlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -131,15 +132,31 @@ class Decoder:
     def __call__(
         self, inputs: Mapping[str, Tensor], prefix_BP: Tensor | None, ids: Sequence[str]
     ) -> list[list[tuple[str, float]]]:
-        """The best texts of each row with their probabilities, best first; or a sample, drawn by its id."""
+        """The best text of each row and the next best, with probabilities; or a sample, drawn by its id.
+
+        The first is what the task's own search finds, so that asking for more changes no answer; where its
+        beams are too few for the others, these come from a wider search, which may know a likelier text.
+        """
         if self.candidates is not None:
             return self._choose(inputs, prefix_BP)
+        encoded = {"encoder_outputs": self.model.encoder(**inputs)}
+        found = self._search(encoded, prefix_BP, ids, self.config.beams)
+        if self.kept <= self.config.beams or self.config.search == "sample":
+            return found
+        wider = self._search(encoded, prefix_BP, ids, self.kept)
+        return [
+            [best, *(text for text in others if text[0] != best[0])][: self.kept]
+            for (best, *_), others in zip(found, wider, strict=True)
+        ]
+
+    def _search(
+        self, encoded: Mapping[str, Any], prefix_BP: Tensor | None, ids: Sequence[str], beams: int
+    ) -> list[list[tuple[str, float]]]:
         sampling = self.config.search == "sample"
-        beams = 1 if sampling else max(self.config.beams, self.kept)
         forced = 0 if prefix_BP is None else prefix_BP.shape[1]
         shortest = 0 if prefix_BP is None else int((prefix_BP != self.tokenizer.pad_token_id).sum(1).min())
         options = SearchOptions(
-            beams=beams,
+            beams=1 if sampling else beams,
             max_tokens=self.config.max_tokens + forced,
             min_tokens=self.config.min_tokens + shortest,
             length_penalty=self.config.length_penalty,
@@ -151,7 +168,7 @@ class Decoder:
         )
         draws_BT = self._draws(ids, options.max_tokens + 1) if sampling else None
         found = beam_search(
-            self.model, inputs, options, prefix_BP=prefix_BP, constraint=self.constraint, draws_BT=draws_BT
+            self.model, encoded, options, prefix_BP=prefix_BP, constraint=self.constraint, draws_BT=draws_BT
         )
         return self._texts(found.tokens, found.token_scores, found.scores, prefix_BP)
 
