@@ -1,12 +1,15 @@
 """Intervals by the bootstrap: of a metric, and of the paired difference of two models on the same rows.
 
-A resample is N rows drawn with replacement; it is held as how often each row was drawn, so that all resamples
-of all statistics are one matrix product. Rows about one picture are not independent: where `groups` says what
-each row is about, whole groups are drawn (the cluster bootstrap: Davison & Hinkley 1997, section 3.8). The
-same seed and groups draw the same rows: differences are paired.
+Rows about one picture are not independent: where `groups` says what each row is about, whole groups are drawn
+(the cluster bootstrap: Davison & Hinkley 1997, section 3.8). A resample is held as how often each group was
+drawn, so that all resamples of all statistics are one matrix product with the sums of each group. The same
+seed and number of groups draw the same ones: differences are paired.
+
+N rows, G groups, R resamples, S statistics.
 """
 
-from collections.abc import Callable, Hashable, Iterator, Sequence
+from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
+from functools import lru_cache
 from typing import NamedTuple
 
 import numpy as np
@@ -41,8 +44,7 @@ def interval(
     groups: Groups = None,
 ) -> Interval:
     """Mean of per-row scores with its percentile interval (Efron & Tibshirani 1993)."""
-    scores_N2 = np.stack([scores_N, np.ones(len(scores_N))], axis=1)
-    return statistic(scores_N2, _ratio, seed, resamples, level, groups)
+    return statistic(_counted(scores_N), _ratio, seed, resamples, level, groups)
 
 
 def statistic(
@@ -66,8 +68,10 @@ def statistic(
     if not len(statistics_NS):
         raise ValueError("no rows to take an interval of")
     statistics_NS = np.asarray(statistics_NS, dtype=np.float64)
-    drawn = _resamples(len(statistics_NS), seed, resamples, groups)
-    values_R = np.concatenate([reduce(counts_RN @ statistics_NS) for counts_RN in drawn])
+    sums_GS = _by_group(statistics_NS, groups)
+    values_R = np.concatenate(
+        [reduce(drawn_RG @ sums_GS) for drawn_RG in _resamples(len(sums_GS), seed, resamples)]
+    )
     low, high = np.quantile(values_R, [(1 - level) / 2, (1 + level) / 2])
     return Interval(float(reduce(statistics_NS.sum(axis=0))), float(low), float(high))
 
@@ -90,9 +94,15 @@ def resampled_means(
     scores_N: np.ndarray, seed: int = 0, resamples: int = RESAMPLES, groups: Groups = None
 ) -> np.ndarray:
     """Mean of per-row scores in each resample, (resamples,), for statistics of several means."""
-    scores_N = np.asarray(scores_N, dtype=np.float64)
-    drawn = _resamples(len(scores_N), seed, resamples, groups)
-    return np.concatenate([counts_RN @ scores_N / counts_RN.sum(axis=1) for counts_RN in drawn])
+    sums_G2 = _by_group(_counted(scores_N), groups)
+    return np.concatenate(
+        [_ratio(drawn_RG @ sums_G2) for drawn_RG in _resamples(len(sums_G2), seed, resamples)]
+    )
+
+
+def _counted(scores_N: np.ndarray) -> np.ndarray:
+    """(N, 2): each row's score, and 1."""
+    return np.stack([scores_N, np.ones(len(scores_N))], axis=1)
 
 
 def _ratio(sums: np.ndarray) -> np.ndarray:
@@ -100,18 +110,35 @@ def _ratio(sums: np.ndarray) -> np.ndarray:
     return np.asarray(sums[..., 0] / sums[..., 1])
 
 
-def _resamples(rows: int, seed: int, resamples: int, groups: Groups) -> Iterator[np.ndarray]:
-    """How often each row is drawn, (chunk, rows) at a time; independent of the chunking."""
-    keys = range(rows) if groups is None else groups
-    if len(keys) != rows:
-        raise ValueError(f"{len(keys)} groups of {rows} rows: give one for every row")
-    numbers = {key: number for number, key in enumerate(dict.fromkeys(keys))}
-    group_N, total = np.array([numbers[key] for key in keys]), len(numbers)
+def _by_group(statistics_NS: np.ndarray, groups: Groups) -> np.ndarray:
+    """(G, S): sums over the rows of each group, in the order in which groups appear."""
+    if groups is None:
+        return statistics_NS
+    if len(groups) != len(statistics_NS):
+        raise ValueError(f"{len(groups)} groups of {len(statistics_NS)} rows: give one for every row")
+    numbers = {key: number for number, key in enumerate(dict.fromkeys(groups))}
+    sums_GS = np.zeros((len(numbers), statistics_NS.shape[1]))
+    np.add.at(sums_GS, [numbers[key] for key in groups], statistics_NS)
+    return sums_GS
+
+
+def _resamples(total: int, seed: int, resamples: int) -> Iterable[np.ndarray]:
+    """How often each group is drawn, (chunk, G) at a time; few enough are kept for the next metric."""
+    chunks = _kept if total * resamples <= _CHUNK else _drawn
+    return chunks(total, seed, resamples)
+
+
+def _drawn(total: int, seed: int, resamples: int) -> Iterator[np.ndarray]:
+    """As `_resamples`; independent of the chunking."""
     rng = np.random.default_rng((seed, total))
-    chunk = max(_CHUNK // rows, 1)
+    chunk = max(_CHUNK // total, 1)
     for start in range(0, resamples, chunk):
         size = min(chunk, resamples - start)
         drawn = rng.integers(total, size=(size, total))
         drawn += np.arange(size)[:, None] * total
-        counts_RG = np.bincount(drawn.ravel(), minlength=size * total).reshape(size, total)
-        yield counts_RG.astype(np.float64)[:, group_N]
+        yield np.bincount(drawn.ravel(), minlength=size * total).reshape(size, total).astype(np.float64)
+
+
+@lru_cache(maxsize=8)
+def _kept(total: int, seed: int, resamples: int) -> tuple[np.ndarray, ...]:
+    return tuple(_drawn(total, seed, resamples))
