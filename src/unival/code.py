@@ -20,17 +20,17 @@ SERVICES = frozenset(f"unival.{name}" for name in ("code", "errors", "provenance
 @cache
 def digest(*modules: str) -> str:
     """Digest of what modules of this package compute: of their code and of all they import of the package."""
-    found: dict[str, list[str]] = {}
+    contents: dict[str, list[str]] = {}
     waiting = list(modules)
     while waiting:
         name = waiting.pop()
         path = _source(name)
-        if name not in found and path is not None:
+        if name not in contents and path is not None:
             module = _read(path, name, path.stat().st_mtime_ns)
-            found[name] = [module.code, *(files.file_digest(file) for file in module.beside)]
+            contents[name] = [module.code, *(files.file_digest(file) for file in module.beside)]
             waiting += module.imported - SERVICES
             waiting += {parent for parent in module.parents - SERVICES if not _passes_on(parent)}
-    return files.digest(found)
+    return files.digest(contents)
 
 
 @dataclass(frozen=True)

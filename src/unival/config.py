@@ -108,13 +108,13 @@ def overlay(values: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any
 
 def flat(values: Mapping[str, Any], start: str = "") -> dict[str, Any]:
     """Dotted keys of the leaves; lists and empty mappings are leaves."""
-    found: dict[str, Any] = {}
+    leaves: dict[str, Any] = {}
     for key, value in values.items():
         if isinstance(value, Mapping) and value:
-            found |= flat(value, f"{start}{key}.")
+            leaves |= flat(value, f"{start}{key}.")
         else:
-            found[f"{start}{key}"] = value
-    return found
+            leaves[f"{start}{key}"] = value
+    return leaves
 
 
 def pick(values: Mapping[str, Any], names: Iterable[str], what: str) -> dict[str, Any]:

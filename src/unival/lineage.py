@@ -73,11 +73,11 @@ class Process:
             history = explain.history(compose.compose(params), params, self.stage, self.item)
         except UserError:  # the code or conf/ at hand is another one
             return {}
-        values, found = config.flat(config.load(path)), {}
+        values, described = config.flat(config.load(path)), {}
         for key, settings in history.items():
             layer = {"file": settings[-1].file, "key": settings[-1].key} if settings else {}
-            found[key] = {"value": values.get(key), **layer}
-        return found
+            described[key] = {"value": values.get(key), **layer}
+        return described
 
 
 class Lineage:
@@ -99,12 +99,12 @@ class Lineage:
 
     def parents(self, name: str) -> dict[str, list[str]]:
         """Processes that wrote what one reads, and what of it."""
-        found: dict[str, list[str]] = {}
+        files_of: dict[str, list[str]] = {}
         for path in self.processes[name].reads:
             for other in self.processes.values():
                 if other.name != name and any(_overlap(path, out) for out in other.writes):
-                    found.setdefault(other.name, []).append(path)
-        return found
+                    files_of.setdefault(other.name, []).append(path)
+        return files_of
 
     def before(self, name: str) -> list[str]:
         """All that a process hangs on, the nearest first."""
@@ -121,8 +121,8 @@ class Lineage:
             UserError: nothing is called so.
         """
         for look in (self._score, self._process, self._path, self._run, self._digest, self._commit):
-            if found := look(thing):
-                return found
+            if match := look(thing):
+                return match
         hint = nearest(thing, [*self.processes, *_scores()])
         raise UserError(f"'{thing}' is no score, process, file, run, digest or commit here: {hint}")
 
@@ -195,10 +195,10 @@ class Lineage:
         }
 
 
-def lines(found: Mapping[str, Any]) -> Iterator[str]:
+def lines(process: Mapping[str, Any]) -> Iterator[str]:
     """What `describe` gives, for a person."""
-    note, made_by = found["run"], found["run"].get("code", {})
-    yield f"  again: {found['command']}"
+    note, made_by = process["run"], process["run"].get("code", {})
+    yield f"  again: {process['command']}"
     if note:
         machine = [f"{key} {value}" for key, value in note.get("machine", {}).items() if key in ROUNDING]
         yield f"  run {note['run_id'] or 'without MLflow'}: {note['seconds']} s; {', '.join(machine)}"
@@ -206,19 +206,19 @@ def lines(found: Mapping[str, Any]) -> Iterator[str]:
         commit, uncommitted = made_by["commit"][:12], made_by["uncommitted"][:12]
         changes = f", with what `git diff {commit} {uncommitted}` shows" if uncommitted else ""
         began = made_by.get("began", {}).get("commit", "")[:12]
-        here = "as it is here" if made_by["digest"] == found["code_here"] else "other code than here"
+        here = "as it is here" if made_by["digest"] == process["code_here"] else "other code than here"
         yield f"  code of commit {commit or 'none'}{changes}{f', begun at {began}' if began else ''}: {here}"
-    if settings := found["configuration"]:
+    if settings := process["configuration"]:
         yield f"  configuration {note['config_hash']}, {len(settings)} values; set in {compose.PARAMS}:"
         for key, one in settings.items():
             if one.get("file") == str(compose.PARAMS):
                 yield f"    {key} = {one['value']} ({one['key']})"
     elif note:
         yield f"  configuration {note['config_hash']}, no longer that of {compose.BUILD}"
-    for path, md5 in found["reads"].items():
+    for path, md5 in process["reads"].items():
         if path.startswith("build/"):  # told above
             continue
-        splits = found["data"].get(path, {})
+        splits = process["data"].get(path, {})
         digests = f": {', '.join(f'{split} {digest}' for split, digest in splits.items())}" if splits else ""
         yield f"  reads {path} {md5[:12]}{digests}"
 

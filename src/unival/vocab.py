@@ -103,13 +103,15 @@ class UnivalTokenizer(PreTrainedTokenizerFast):
         for name in TOKENIZER_FILES:
             _read_json(path.with_name(name))
         try:
-            found = cls.from_pretrained(folder)
+            tokenizer = cls.from_pretrained(folder)
         except Exception as error:  # tokenizers raises this very class
             raise UserError(f"{path}: not a tokenizer of this model: {error}: make it anew") from error
-        missing = [token for token in (*SPECIALS, MASK) if found.backend_tokenizer.token_to_id(token) is None]
+        missing = [
+            token for token in (*SPECIALS, MASK) if tokenizer.backend_tokenizer.token_to_id(token) is None
+        ]
         if missing:
             raise UserError(f"{path}: not a tokenizer of this model: it lacks {missing[0]}")
-        return found
+        return tokenizer
 
     @classmethod
     def from_original(

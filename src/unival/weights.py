@@ -123,10 +123,10 @@ def _weight_map(index: Path) -> dict[str, str]:
     return table
 
 
-def _require_listed(index: Path, found: list[Path], specs: Mapping[str, TensorSpec]) -> None:
+def _require_listed(index: Path, paths: list[Path], specs: Mapping[str, TensorSpec]) -> None:
     """Raise UserError where an index and its files name different tensors."""
     table = _weight_map(index)
-    place = {name: found[spec.file].name for name, spec in specs.items()}
+    place = {name: paths[spec.file].name for name, spec in specs.items()}
     for name in sorted({*table, *place}):
         if name not in place:
             raise UserError(

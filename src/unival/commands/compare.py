@@ -50,18 +50,18 @@ def main(arguments: list[str]) -> None:
     from unival.comparison import page  # draws
 
     with tempfile.TemporaryDirectory(prefix="unival-compare-") as scratch:
-        found = compare([side for text in options.results for side in sides.read(text, Path(scratch))])
-        out = options.out or FOLDER / _name(found)
+        compared = compare([side for text in options.results for side in sides.read(text, Path(scratch))])
+        out = options.out or FOLDER / _name(compared)
         figures = Path(scratch) / "figures"
         figures.mkdir()
-        files.write_text(out / "index.html", to_html(page.document(found, figures), figures))
-    _write(found, out)
+        files.write_text(out / "index.html", to_html(page.document(compared, figures), figures))
+    _write(compared, out)
     if options.json:
-        print(json.dumps(_values(found), indent=2, ensure_ascii=False))
+        print(json.dumps(_values(compared), indent=2, ensure_ascii=False))
     else:
-        print("\n".join(_lines(found)))
+        print("\n".join(_lines(compared)))
     print(f"wrote {out}/index.html, cells.csv, flips.csv, parameters.csv", file=sys.stderr)
-    _attach(found, out)
+    _attach(compared, out)
 
 
 def _name(found: SideBySide) -> str:

@@ -32,11 +32,11 @@ def main(arguments: list[str]) -> None:
         _print(import_dataset(**options, progress=True), options["out"], options["text_only"])
         return
     with tempfile.TemporaryDirectory(prefix="unival-import-") as scratch:
-        found = import_dataset(**options, progress=True, scratch=Path(scratch))
-        print(f"read: {found['read']} rows and media; nothing is written. Kept:")
-        _print(found, Path(scratch), options["text_only"])
-        _print_refused(Path(scratch) / REJECTED, found["rejected"])
-    share, accepted = found["bad"] / max(found["read"], 1), options["max_rejected"]
+        description = import_dataset(**options, progress=True, scratch=Path(scratch))
+        print(f"read: {description['read']} rows and media; nothing is written. Kept:")
+        _print(description, Path(scratch), options["text_only"])
+        _print_refused(Path(scratch) / REJECTED, description["rejected"])
+    share, accepted = description["bad"] / max(description["read"], 1), options["max_rejected"]
     if share > accepted:
         raise UserError(
             f"{options['out']}: would not be written: {share:.1%} of the rows and media are bad, accepted "
@@ -68,10 +68,10 @@ def _print(description: dict[str, Any], out: Path, text_only: bool) -> None:
         print(f"note: {description['rejected']} faults, listed in {out / REJECTED}")
     if description["cut_boxes"]:
         print(f"note: {description['cut_boxes']} boxes reached a pixel over the border and were cut there")
-    for split, found in overlaps(out).items():
+    for split, overlap in overlaps(out).items():
         print(
-            f"note: {split}: of {found.media} media {len(found.by_key)} are trained on by key, "
-            f"{len(found.by_bytes)} byte for byte"
+            f"note: {split}: of {overlap.media} media {len(overlap.by_key)} are trained on by key, "
+            f"{len(overlap.by_bytes)} byte for byte"
         )
     print(f"licence: {description['licence']}")
 

@@ -27,9 +27,9 @@ def main(arguments: list[str]) -> None:
         print(json.dumps(shown, indent=2, sort_keys=True))
         return
     print(what)
-    for name, found in described.items():
+    for name, process in described.items():
         print(f"{'made by' if name in made_by else 'from'} {name}")
-        print("\n".join(lineage.lines(found)))
+        print("\n".join(lineage.lines(process)))
     print(f"used by {', '.join(sorted(after)) or 'nothing here'}")
 
 

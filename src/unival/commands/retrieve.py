@@ -54,7 +54,7 @@ def main(arguments: list[str]) -> None:
     galleries = [retrieval.gallery(part, options.texts) for part in parts]
     predictor = Predictor.load(options.model, device=runtime.load_anywhere().torch_device())
     predictor.store = MediaStore(options.split)
-    found = [(one, retrieval.match(predictor, options.modality, one)) for one in galleries]
-    for name, recall, chance, queries in retrieval.recalls(found, options.modality):
+    matches = [(one, retrieval.match(predictor, options.modality, one)) for one in galleries]
+    for name, recall, chance, queries in retrieval.recalls(matches, options.modality):
         limits = f"[{recall.low:.3f}, {recall.high:.3f}]"
         print(f"{name:20} {recall.value:.3f}  {limits}  chance {chance:.3f}  n={queries}")

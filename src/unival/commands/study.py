@@ -26,6 +26,6 @@ def main(arguments: list[str]) -> None:
     config = base.read("report", Path("build/config/report.yaml"))[1]
     summary = files.read_json(Path("reports/summary.json"))
     evidence = report.evidence_of(config)
-    found = results.read(".", config.data, config.edition)
-    written.write(options.out, found, summary, evidence, spread.kernels(config.claims, evidence))
+    study = results.read(".", config.data, config.edition)
+    written.write(options.out, study, summary, evidence, spread.kernels(config.claims, evidence))
     print(options.out / "results.md")

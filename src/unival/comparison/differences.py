@@ -282,33 +282,34 @@ def _parameters(sides: Sequence[Side], left_out: dict[str, list[str]]) -> list[P
             left_out.setdefault(f"configurations only in {side.name}", []).extend(alone)
         if not one:
             left_out.setdefault("no configuration", []).append(side.name)
-    found: dict[tuple[str, tuple[str, ...]], list[str]] = {}
+    differing: dict[tuple[str, tuple[str, ...]], list[str]] = {}
     for name in shared:
         for key in dict.fromkeys(key for one in flat for key in one[name]):
             values = tuple(one[name].get(key, "–") for one in flat)
             if len(set(values)) > 1:
-                found.setdefault((key, values), []).append(name)
+                differing.setdefault((key, values), []).append(name)
     return [
-        Parameter(key=key, processes=" ".join(names), values=values) for (key, values), names in found.items()
+        Parameter(key=key, processes=" ".join(names), values=values)
+        for (key, values), names in differing.items()
     ]
 
 
 def _flat(side: Side) -> dict[str, dict[str, str]]:
     """Process -> dotted key -> value as text; of a group of seeds all values that its members have."""
-    found: dict[str, dict[str, list[str]]] = {}
+    by_process: dict[str, dict[str, list[str]]] = {}
     for member in side.members:
         for name, values in member.configs.items():
-            known = found.setdefault(name, {})
+            known = by_process.setdefault(name, {})
             for key, value in config.flat(values).items():
                 text = ", ".join(map(str, value)) if isinstance(value, list) else str(value)
                 if text not in known.setdefault(key, []):
                     known[key].append(text)
-    return {name: {key: " | ".join(texts) for key, texts in one.items()} for name, one in found.items()}
+    return {name: {key: " | ".join(texts) for key, texts in one.items()} for name, one in by_process.items()}
 
 
 def _curves(sides: Sequence[Side]) -> list[tuple[str, str, dict[str, Curve]]]:
     """Losses and validation scores of every process that at least two have, where they are not the same."""
-    found = []
+    differing = []
     known = [(side.name, side.members[0].curves) for side in sides]
     for process in dict.fromkeys(process for _, curves in known for process in curves):
         for figure in ("train/loss", "val/score"):
@@ -320,8 +321,8 @@ def _curves(sides: Sequence[Side]) -> list[tuple[str, str, dict[str, Curve]]]:
             lines = {name: rows for name, rows in lines.items() if rows}
             drawn = {str([(row["step"], row[figure]) for row in rows]) for rows in lines.values()}
             if len(lines) > 1 and len(drawn) > 1:
-                found.append((process, figure, lines))
-    return found
+                differing.append((process, figure, lines))
+    return differing
 
 
 def _verdict(differences: Sequence[Difference], first: Side, other: Side) -> str:
@@ -348,8 +349,10 @@ def _verdict(differences: Sequence[Difference], first: Side, other: Side) -> str
     )
 
 
-def _list(found: Sequence[Difference]) -> str:
+def _list(differences: Sequence[Difference]) -> str:
     """How many, and the largest of them."""
-    largest = sorted(found, key=lambda one: -abs(one.difference.value))[:3]
+    largest = sorted(differences, key=lambda one: -abs(one.difference.value))[:3]
     shown = [f"{place((one.model, one.task, ''))} {words.change(one.difference)}" for one in largest]
-    return f"{len(found)}" + (f" ({', '.join(shown)}{', …' if len(found) > 3 else ''})" if shown else "")
+    return f"{len(differences)}" + (
+        f" ({', '.join(shown)}{', …' if len(differences) > 3 else ''})" if shown else ""
+    )

@@ -33,44 +33,44 @@ PICTURED = 32
 """Rows that are shown in all: the page stays small."""
 
 
-def document(found: SideBySide, figures: Path) -> Document:
+def document(compared: SideBySide, figures: Path) -> Document:
     """The page; pictures are written into `figures`."""
-    names = ", ".join(side.name for side in found.sides[1:])
+    names = ", ".join(side.name for side in compared.sides[1:])
     lead = (
-        f"`{names}` against `{found.sides[0].name}`. Differences are paired by row and medium, with 95 % "
+        f"`{names}` against `{compared.sides[0].name}`. Differences are paired by row and medium, with 95 % "
         "intervals; positive is better than the baseline where more is better, as in all metrics here."
     )
     curves = [
         figure
-        for process, key, lines in found.curves
+        for process, key, lines in compared.curves
         for figure in charts.overlay(lines, key, process, figures)
     ]
     return Document(
-        f"{found.sides[0].name} and {names}",
+        f"{compared.sides[0].name} and {names}",
         lead,
         [
-            Section("Verdict", [Points(found.verdicts)]),
-            Section("Parameters that differ", _parameters(found)),
-            Section("Scores", list(_scores(found))),
-            Section("Rows that flipped", list(_flips(found, figures))),
+            Section("Verdict", [Points(compared.verdicts)]),
+            Section("Parameters that differ", _parameters(compared)),
+            Section("Scores", list(_scores(compared))),
+            Section("Rows that flipped", list(_flips(compared, figures))),
             Section("Learning curves", [Figures(curves)] if curves else [Text("None that differs.")]),
-            Section("Time and memory", _costs(found.sides)),
-            Section("Not compared", [Points(found.left_out or ["Nothing was left out."])]),
+            Section("Time and memory", _costs(compared.sides)),
+            Section("Not compared", [Points(compared.left_out or ["Nothing was left out."])]),
         ],
     )
 
 
-def _parameters(found: SideBySide) -> list[Block]:
-    if not found.parameters:
+def _parameters(compared: SideBySide) -> list[Block]:
+    if not compared.parameters:
         return [Text("None among the resolved configurations that all have.")]
-    rows = [[f"`{one.key}`", *one.values, one.processes] for one in found.parameters]
-    return [DataTable(["parameter", *(side.name for side in found.sides), "of"], rows, numbers=False)]
+    rows = [[f"`{one.key}`", *one.values, one.processes] for one in compared.parameters]
+    return [DataTable(["parameter", *(side.name for side in compared.sides), "of"], rows, numbers=False)]
 
 
-def _scores(found: SideBySide) -> Iterator[Block]:
+def _scores(compared: SideBySide) -> Iterator[Block]:
     """Primary metrics in distribution, then all others, which open on a click."""
-    for side in found.sides[1:]:
-        own = [one for one in found.differences if one.side == side.name]
+    for side in compared.sides[1:]:
+        own = [one for one in compared.differences if one.side == side.name]
         if not own:
             yield Text(f"`{side.name}`: no cell that both have.")
             continue
@@ -78,14 +78,14 @@ def _scores(found: SideBySide) -> Iterator[Block]:
         shifted = [one for one in own if one.primary and one.p_holm is None]
         rest = [one for one in own if not one.primary]
         yield Text(f"**{side.name}**, primary metrics on the test split; p after Holm's correction:")
-        yield _table(first, found.sides[0].name, side.name)
+        yield _table(first, compared.sides[0].name, side.name)
         if shifted:
             yield Fold(
                 f"{len(shifted)} cells out of distribution",
-                [_table(shifted, found.sides[0].name, side.name)],
+                [_table(shifted, compared.sides[0].name, side.name)],
             )
         if rest:
-            yield Fold(f"{len(rest)} other metrics", [_table(rest, found.sides[0].name, side.name)])
+            yield Fold(f"{len(rest)} other metrics", [_table(rest, compared.sides[0].name, side.name)])
 
 
 def _table(lines: Sequence[Difference], before: str, after: str) -> DataTable:
@@ -109,12 +109,12 @@ def _tone(one: Difference) -> str:
     return ("good" if one.difference.value > 0 else "bad") if clear else ""
 
 
-def _flips(found: SideBySide, figures: Path) -> Iterator[Block]:
-    if not found.flips:
+def _flips(compared: SideBySide, figures: Path) -> Iterator[Block]:
+    if not compared.flips:
         yield Text("None.")
         return
     counts: dict[tuple[str, ...], Counter[bool]] = {}
-    for flip in found.flips:
+    for flip in compared.flips:
         counts.setdefault((flip.side, flip.model, flip.task, flip.split), Counter())[flip.won] += 1
     rows = [
         [place((model, task, split)), side, str(count[True]), str(count[False])]
@@ -127,9 +127,9 @@ def _flips(found: SideBySide, figures: Path) -> Iterator[Block]:
     yield DataTable(["cell", "in", "won", "lost"], rows)
     pictures: list[Figure] = []
     notes: list[str] = []
-    for flip in _chosen(found.flips):
+    for flip in _chosen(compared.flips):
         try:
-            pictures.append(_example(found.sides, flip, f"flip-{len(pictures)}.png", figures))
+            pictures.append(_example(compared.sides, flip, f"flip-{len(pictures)}.png", figures))
         except UserError as error:
             notes.append(f"{flip.id}: {error}")
     yield Figures(pictures)

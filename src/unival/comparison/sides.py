@@ -57,8 +57,8 @@ class Member:
     @property
     def seeds(self) -> set[Any]:
         """The seeds of its trainings."""
-        found = {(one.get("train") or {}).get("seed") for one in self.configs.values()}
-        return found - {None}
+        numbers = {(one.get("train") or {}).get("seed") for one in self.configs.values()}
+        return numbers - {None}
 
 
 @dataclass(frozen=True)
@@ -234,8 +234,8 @@ def _scored(folder: Path, model: str, split: str) -> dict[Key, Path]:
 def _jobs(path: Path) -> list[Path]:
     """The jobs of a sweep that have finished, in their order; none where the folder is no sweep."""
     jobs = [runs.parents[1] for runs in path.glob("*/reports/runs")]
-    found = [job for job in jobs if job.name.isdecimal() and (job / "config.yaml").is_file()]
-    return sorted(found, key=lambda job: int(job.name))
+    finished = [job for job in jobs if job.name.isdecimal() and (job / "config.yaml").is_file()]
+    return sorted(finished, key=lambda job: int(job.name))
 
 
 def _of_job(text: str, path: Path) -> Member:
@@ -279,10 +279,10 @@ def _by_seed(text: str, jobs: list[Path]) -> list[Side]:
 
 def _commit(text: str) -> str:
     """The commit of a revision, or of an experiment of DVC; empty where there is none."""
-    found = provenance.git("rev-parse", "--verify", "--quiet", f"{text}^{{commit}}")
+    commit = provenance.git("rev-parse", "--verify", "--quiet", f"{text}^{{commit}}")
     names = provenance.git("for-each-ref", "--format=%(objectname) %(refname)", "refs/exps").splitlines()
     named = [line.split()[0] for line in names if line.rsplit("/", 1)[-1] == text]
-    return found or (named[-1] if named else "")
+    return commit or (named[-1] if named else "")
 
 
 def _of_commit(text: str, commit: str, scratch: Path) -> Member:

@@ -178,11 +178,11 @@ class Intake:
         problems: list[tuple[str, str]] = []
         if not TASK_NAME.fullmatch(item.task) or item.task == "media":
             problems.append(("task", f"'{item.task}' is no name of a task: letters, digits and _"))
-        record, found = check_row(item.row)
-        problems += found
+        record, faults = check_row(item.row)
+        problems += faults
         if record is not None and not problems:
-            record, found = self._placed(item, record)
-            problems += found or self._problems(item, record)
+            record, faults = self._placed(item, record)
+            problems += faults or self._problems(item, record)
         place = f"{item.split}\0{item.task}\0"
         file = item.file.rpartition("/")[2]
         if record is not None and not problems and not self.ids.add(place + record.id, file):

@@ -53,7 +53,7 @@ def manifest_path(split_dir: Path | str, task: str) -> Path:
 def check_row(row: Record | Mapping[str, Any]) -> tuple[Record | None, list[tuple[str, str]]]:
     """Turn a mapping or a Record into a checked Record; otherwise (None, all problems as (field, reason))."""
     if isinstance(row, Record):
-        row = {name: found for name in FIELDS if (found := getattr(row, name))}
+        row = {name: given for name in FIELDS if (given := getattr(row, name))}
     problems = [(key, f"unknown field: {nearest(str(key), FIELDS)}") for key in row if key not in FIELDS]
     values: dict[str, Any] = {}
     for name in FIELDS:

@@ -57,9 +57,9 @@ def overlaps(folder: Path) -> dict[str, Overlap]:
     trained = [name for name in splits if name in TRAINING_SPLITS]
     if not trained:
         return {}
-    found = {
+    by_split = {
         name: overlap([folder / one for one in trained], folder / name)
         for name in splits
         if name not in TRAINING_SPLITS
     }
-    return {name: shared for name, shared in found.items() if shared.by_key or shared.by_bytes}
+    return {name: shared for name, shared in by_split.items() if shared.by_key or shared.by_bytes}

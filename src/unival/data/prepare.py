@@ -174,11 +174,11 @@ def _empty(folder: Path) -> None:
 
 def _refuse_overlap(folder: Path) -> None:
     """A benchmark's evaluated splits hold no medium of its training splits, byte for byte."""
-    for split, found in overlaps(folder).items():
-        if found.by_bytes:
+    for split, overlap in overlaps(folder).items():
+        if overlap.by_bytes:
             raise UserError(
-                f"{len(found.by_bytes)} of {found.media} media of split '{split}' are trained on too, "
-                f"as '{found.by_bytes[0]}': divide the data by medium"
+                f"{len(overlap.by_bytes)} of {overlap.media} media of split '{split}' are trained on too, "
+                f"as '{overlap.by_bytes[0]}': divide the data by medium"
             )
 
 

@@ -36,12 +36,12 @@ def is_published(out_dir: Path, identity: Mapping[str, str], ranks: World) -> bo
     Raises:
         UserError: for some ranks it is, for others not.
     """
-    found = ranks.sum([float(published(out_dir) == identity)])[0]
-    if 0 < found < ranks.size:
+    count = ranks.sum([float(published(out_dir) == identity)])[0]
+    if 0 < count < ranks.size:
         raise UserError(
             f"{out_dir}: some ranks find the finished model there, others not: all nodes must share it"
         )
-    return found > 0
+    return count > 0
 
 
 def write_beside(folder: Path, processor: Processor, data: Mapping[str, Rows]) -> None:

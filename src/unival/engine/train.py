@@ -258,10 +258,10 @@ class Trainer:
         Raises:
             UserError: with the rows of the step; the last checkpoint is older and good.
         """
-        found = self.alarm.find()
-        if found is None:
+        bad = self.alarm.find()
+        if bad is None:
             return
-        step, problem = found
+        step, problem = bad
         refs = self.sampler.global_rows(step)
         rows = [f"{ref.task}:{self.data[ref.task].records[ref.index].id}" for ref in refs]
         raise bad_step(step, problem, rows, self.checkpoints, self.ranks.is_main)
@@ -351,17 +351,17 @@ class Trainer:
         self.ranks.barrier()
 
     def _resume(self) -> None:
-        found = self.checkpoints.latest()
-        step = float(found[1]["step"]) if found else 0.0
+        latest = self.checkpoints.latest()
+        step = float(latest[1]["step"]) if latest else 0.0
         total, squares = self.ranks.sum([step, step**2])
         if total**2 != squares * self.ranks.size:  # not all the same
             raise UserError(
                 f"{self.checkpoints.folder}: rank {self.ranks.rank} finds the checkpoint of step {step:.0f}, "
                 "other ranks another one: all nodes must share the folder"
             )
-        if found is None:
+        if latest is None:
             return
-        path, meta = found
+        path, meta = latest
         if other := differences(self.identity, meta["identity"]):
             folder = self.checkpoints.folder
             raise UserError(

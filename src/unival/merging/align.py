@@ -221,9 +221,11 @@ def tied_names(
     merged once, so global thresholds count them once and random masks agree.
     """
     groups: dict[tuple[object, ...], list[str]] = {}
-    for found in assignments:
-        if found.copy_from is None and len(found.shape) > 1:
-            groups.setdefault((found.shape, found.dtype, found.owners), []).append(found.name)
+    for assignment in assignments:
+        if assignment.copy_from is None and len(assignment.shape) > 1:
+            groups.setdefault((assignment.shape, assignment.dtype, assignment.owners), []).append(
+                assignment.name
+            )
     everyone = [*models.values(), *([base] if base else [])]
     tied: dict[str, str] = {}
     for names in groups.values():

@@ -53,11 +53,11 @@ class Plan:
         self.assignments = align(self.recipe, self.models, self.base, kind.needs_base, self.estimated)
         self.settings.dtype = self._arithmetic()
         self.tied = tied_names(self.models, self.base, self.assignments)
-        table = coefficients(self.recipe, [found.name for found in self.assignments])
+        table = coefficients(self.recipe, [assignment.name for assignment in self.assignments])
         self.jobs = {
-            found.name: self._job(found, *table[found.name], kind)
-            for found in self.assignments
-            if found.copy_from is None and found.name not in self.tied
+            assignment.name: self._job(assignment, *table[assignment.name], kind)
+            for assignment in self.assignments
+            if assignment.copy_from is None and assignment.name not in self.tied
         }
 
     def _arithmetic(self) -> torch.dtype:
@@ -97,13 +97,13 @@ class Plan:
             )
 
     def _job(
-        self, found: Assignment, weights: dict[str, float] | None, scale: float, kind: type[Method]
+        self, assignment: Assignment, weights: dict[str, float] | None, scale: float, kind: type[Method]
     ) -> Job:
-        sources = [self.models[owner] for owner in found.owners]
-        if found.rule == "mean":
-            return Job(found, sources, None, (1.0,) * len(sources), 1.0, self.settings)
-        chosen = tuple(weights[owner] if weights else 1.0 for owner in found.owners)
-        return Job(found, sources, self.base if kind.needs_base else None, chosen, scale, self.settings)
+        sources = [self.models[owner] for owner in assignment.owners]
+        if assignment.rule == "mean":
+            return Job(assignment, sources, None, (1.0,) * len(sources), 1.0, self.settings)
+        chosen = tuple(weights[owner] if weights else 1.0 for owner in assignment.owners)
+        return Job(assignment, sources, self.base if kind.needs_base else None, chosen, scale, self.settings)
 
     def _method(self, job: Job) -> Method:
         return self.mean if job.assignment.rule == "mean" else self.method
@@ -117,17 +117,17 @@ class Plan:
             self.method.prepare([job for job in self.jobs.values() if job.assignment.rule != "mean"])
             if self.settings.threads == 1:
                 for part in self._parts():
-                    yield part.found, part.start, self._work(part, self.settings.scratch)
+                    yield part.assignment, part.start, self._work(part, self.settings.scratch)
             else:
                 yield from self._pooled()
 
     def _parts(self) -> Iterator["TensorSlice"]:
-        for found in self.assignments:
-            job = self.jobs.get(self.tied.get(found.name, found.name))
+        for assignment in self.assignments:
+            job = self.jobs.get(self.tied.get(assignment.name, assignment.name))
             state = self._method(job).start(job) if job else None
-            for start in range(0, max(found.spec.count, 1), self.settings.chunk):  # an empty tensor, too
+            for start in range(0, max(assignment.spec.count, 1), self.settings.chunk):  # an empty tensor, too
                 yield TensorSlice(
-                    found, start, min(start + self.settings.chunk, found.spec.count), job, state
+                    assignment, start, min(start + self.settings.chunk, assignment.spec.count), job, state
                 )
 
     def _pooled(self) -> Iterator[tuple[Assignment, int, Tensor]]:
@@ -149,19 +149,19 @@ class Plan:
                 waiting.append((part, pool.submit(work, part)))
                 while len(waiting) > 2 * threads:
                     first, done = waiting.popleft()
-                    yield first.found, first.start, done.result()
+                    yield first.assignment, first.start, done.result()
             for part, done in waiting:
-                yield part.found, part.start, done.result()
+                yield part.assignment, part.start, done.result()
 
     def _work(self, part: "TensorSlice", scratch: Scratch) -> Tensor:
-        found, job, start = part.found, part.job, part.start
-        out = torch.empty(part.end - start, dtype=found.dtype)
+        assignment, job, start = part.assignment, part.job, part.start
+        out = torch.empty(part.end - start, dtype=assignment.dtype)
         if job is None:
-            source = {"": self.base, ESTIMATED: self.estimated, **self.models}[found.copy_from or ""]
+            source = {"": self.base, ESTIMATED: self.estimated, **self.models}[assignment.copy_from or ""]
             assert source is not None
-            buffer = scratch.buffer(0, len(out), source.specs[found.name].dtype)
-            values = source.read(found.name, start, len(out), buffer)
-            return out.copy_(cast(values, found.dtype, f"{source.label}: {found.name}"))
+            buffer = scratch.buffer(0, len(out), source.specs[assignment.name].dtype)
+            values = source.read(assignment.name, start, len(out), buffer)
+            return out.copy_(cast(values, assignment.dtype, f"{source.label}: {assignment.name}"))
         method = self._method(job)
         checked = not method.propagates
         for first, models, base in job.blocks(start, part.end, scratch, checked):
@@ -170,10 +170,10 @@ class Plan:
                 if not checked:
                     job.require_finite([*models, *([base] if base is not None else [])], first)
                 raise UserError(
-                    f"{found.name}: merged values leave the range of {str(merged.dtype)[6:]}, the type of "
-                    "the arithmetic: lower scale or weights, or set the recipe's accumulate"
+                    f"{assignment.name}: merged values leave the range of {str(merged.dtype)[6:]}, the type "
+                    "of the arithmetic: lower scale or weights, or set the recipe's accumulate"
                 )
-            kept = cast(merged, found.dtype, f"{found.name}: merged")
+            kept = cast(merged, assignment.dtype, f"{assignment.name}: merged")
             out[first - start : first - start + len(merged)] = kept
         return out
 
@@ -181,7 +181,7 @@ class Plan:
 class TensorSlice(NamedTuple):
     """Elements start .. end of a tensor of the output; without a job they are copied."""
 
-    found: Assignment
+    assignment: Assignment
     start: int
     end: int
     job: Job | None
@@ -214,8 +214,10 @@ def merge_states(
     """Merge in memory; the result is a new state dict."""
     plan = Plan(recipe, dict(models), base, statistics=statistics or {})
     merged: dict[str, Tensor] = {}
-    for found, start, block in plan.stream():
+    for assignment, start, block in plan.stream():
         if start == 0:
-            merged[found.name] = torch.empty(found.spec.count, dtype=found.dtype)
-        merged[found.name][start : start + len(block)] = block
-    return {found.name: merged[found.name].view(found.shape) for found in plan.assignments}
+            merged[assignment.name] = torch.empty(assignment.spec.count, dtype=assignment.dtype)
+        merged[assignment.name][start : start + len(block)] = block
+    return {
+        assignment.name: merged[assignment.name].view(assignment.shape) for assignment in plan.assignments
+    }

@@ -72,13 +72,13 @@ def merge(
     settings = Settings(chunk=chunk, threads=threads, device=torch.device(device))
     each = partial(_of_each, paths, origin, extra, anew)
     with (
-        opened(folders) as found,
+        opened(folders) as models,
         opened(extra) as known,
         opened({ESTIMATED: anew} if anew else {}) as given,
     ):
-        sources, reference = found, next(iter(folders), "")
+        sources, reference = models, next(iter(folders), "")
         if recipe.vocabulary is not None:
-            sources, reference = by_token(found, folders, recipe.vocabulary.pattern)
+            sources, reference = by_token(models, folders, recipe.vocabulary.pattern)
         plan = Plan(
             recipe, {name: sources[name] for name in paths}, sources.get(""), settings, known,
             given.get(ESTIMATED), by_token=recipe.vocabulary is not None,
@@ -140,23 +140,23 @@ def _read_files(recipe: Recipe, path: Path) -> list[Path]:
 
 def _write(plan: Plan, folder: Path, metadata: Mapping[str, str], shard_bytes: int | None) -> dict[str, str]:
     """Stream the plan into one file, or shards with an index; returns the digest of each file."""
-    specs = {found.name: found.spec for found in plan.assignments}
+    specs = {assignment.name: assignment.spec for assignment in plan.assignments}
     order = {name: number for number, name in enumerate(layout(specs))}
-    plan.assignments.sort(key=lambda found: order[found.name])
+    plan.assignments.sort(key=lambda assignment: order[assignment.name])
     shards = _shards(plan.assignments, shard_bytes)
     names = {
-        found.name: WEIGHTS
+        assignment.name: WEIGHTS
         if len(shards) == 1
         else f"model-{number + 1:05d}-of-{len(shards):05d}.safetensors"
         for number, shard in enumerate(shards)
-        for found in shard
+        for assignment in shard
     }
     outputs: dict[str, str] = {}
     writer: Writer | None = None
     stream = plan.stream()
     try:
-        for found, _, block in stream:
-            file = folder / names[found.name]
+        for assignment, _, block in stream:
+            file = folder / names[assignment.name]
             if writer is None or writer.path != file:
                 if writer is not None:
                     outputs[writer.path.name] = writer.close()
@@ -180,12 +180,12 @@ def _write(plan: Plan, folder: Path, metadata: Mapping[str, str], shard_bytes: i
 def _shards(assignments: list[Assignment], limit: int | None) -> list[list[Assignment]]:
     shards: list[list[Assignment]] = [[]]
     size = 0
-    for found in assignments:
-        if limit is not None and shards[-1] and size + found.spec.nbytes > limit:
+    for assignment in assignments:
+        if limit is not None and shards[-1] and size + assignment.spec.nbytes > limit:
             shards.append([])
             size = 0
-        shards[-1].append(found)
-        size += found.spec.nbytes
+        shards[-1].append(assignment)
+        size += assignment.spec.nbytes
     return shards
 
 
@@ -193,10 +193,10 @@ def summary(plan: Plan) -> dict[str, Any]:
     """The one-page report: how many tensors each rule took, which were copied and from where, ties."""
     counts: dict[str, int] = {}
     copied: dict[str, int] = {}
-    for found in plan.assignments:
-        counts[found.rule] = counts.get(found.rule, 0) + 1
-        if found.copy_from is not None:
-            owner = found.copy_from or "(base)"
+    for assignment in plan.assignments:
+        counts[assignment.rule] = counts.get(assignment.rule, 0) + 1
+        if assignment.copy_from is not None:
+            owner = assignment.copy_from or "(base)"
             copied[owner] = copied.get(owner, 0) + 1
     merged = sum(job.count for job in plan.jobs.values())
     return {"rules": counts, "copied": copied, "tied": plan.tied, "merged_parameters": merged}

@@ -21,19 +21,19 @@ def cache_file() -> Path:
 def digests(paths: list[Path]) -> dict[str, str]:
     """File name -> SHA-256, from the cache where the file has not changed since."""
     known = _load()
-    found: dict[str, str] = {}
+    by_name: dict[str, str] = {}
     new: dict[str, str] = {}
     for path in paths:
         status = path.stat()
         times = f"{status.st_mtime_ns}:{status.st_ctime_ns}"
         key = f"{path.resolve()}:{status.st_size}:{times}:{status.st_ino}"
-        found[path.name] = known.get(key) or new.setdefault(key, files.file_digest(path))
+        by_name[path.name] = known.get(key) or new.setdefault(key, files.file_digest(path))
     if new:
         cache = cache_file()
         lock = files.locked(cache.with_name(f".{cache.name}.lock"))
         with contextlib.suppress(UserError, OSError), lock:  # a cache that cannot be written costs time only
             files.write_sealed(cache, {"digests": {**_load(), **new}})
-    return found
+    return by_name
 
 
 def _load() -> dict[str, str]:

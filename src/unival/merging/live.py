@@ -49,15 +49,15 @@ class Interpolation:
         with opened(given) as sources:
             ends = [sources["first"], sources["second"]]
             named = {"first": ends[0], "second": ends[1]}
-            self.found = align(recipe, named, sources.get(""), needs_base=False)
-            check_targets(self.targets, self.found, "interpolation")
+            self.assignments = align(recipe, named, sources.get(""), needs_base=False)
+            check_targets(self.targets, self.assignments, "interpolation")
             self.ends = [
-                {item.name: _load(end, item.name) for item in self.found if item.name in end.specs}
+                {item.name: _load(end, item.name) for item in self.assignments if item.name in end.specs}
                 for end in ends
             ]
             self.copied = {
                 item.name: _load(sources[item.copy_from], item.name)
-                for item in self.found
+                for item in self.assignments
                 if item.copy_from is not None
             }
         self.before = {name: tensor.clone() for name, tensor in self.targets.items()}
@@ -66,7 +66,7 @@ class Interpolation:
     def move(self, t: float) -> nn.Module:
         """Put the model at (1 - t) first + t second and return it; t = 0 and t = 1 are the exact ends."""
         exact = {**self.copied, **(self.ends[int(t)] if t in (0, 1) else {})}
-        for item in self.found:
+        for item in self.assignments:
             value, target = exact.get(item.name), self.targets[item.name]
             if value is None:
                 value = _between(self.ends[0][item.name], self.ends[1][item.name], t)
@@ -109,9 +109,9 @@ def merge_into(
     with opened(models) as sources, opened(origin) as bases, opened(statistics or {}) as extra:
         plan = Plan(recipe, sources, bases.get(""), statistics=extra)
         check_targets(places, plan.assignments, "merge")
-        for found, start, block in plan.stream():
-            place = places[found.name].view(-1)[start : start + len(block)]
-            place.copy_(cast(block, place.dtype, f"{found.name}: merged"))
+        for assignment, start, block in plan.stream():
+            place = places[assignment.name].view(-1)[start : start + len(block)]
+            place.copy_(cast(block, place.dtype, f"{assignment.name}: merged"))
     return model
 
 
@@ -120,13 +120,13 @@ def targets(model: nn.Module) -> dict[str, Tensor]:
     return {name: tensor.detach() for name, tensor in model.state_dict(keep_vars=True).items()}
 
 
-def check_targets(places: Mapping[str, Tensor], found: Sequence[Assignment], what: str) -> None:
+def check_targets(places: Mapping[str, Tensor], assignments: Sequence[Assignment], what: str) -> None:
     """Check that the live model has every tensor to be written.
 
     Raises:
         UserError: it lacks one, or has it in another shape or as integers.
     """
-    for item in found:
+    for item in assignments:
         if item.name not in places:
             raise UserError(
                 f"{what}: the live model has no tensor '{item.name}': it has another architecture"

@@ -118,9 +118,9 @@ def greedy_soup(objective: Objective, models: Sequence[str]) -> tuple[Coefficien
         order = sorted(alone, key=lambda model: (-alone[model], model))
         soup, score = [order[0]], alone[order[0]]
         for model in order[1:]:
-            found = objective(_uniform([*soup, model], models))
-            if found > score:
-                soup, score = [*soup, model], found
+            improved = objective(_uniform([*soup, model], models))
+            if improved > score:
+                soup, score = [*soup, model], improved
     return (_uniform(soup, models), score) if score > NO_SCORE else objective.best
 
 

@@ -101,10 +101,10 @@ def wins(parts: Sequence[Paired]) -> Effect:
         ValueError: no parts, or other seeds in one part than in another.
     """
     signs_SC = np.sign([part.differences_SN.mean(axis=1) for part in parts]).T
-    found = effect([Paired(signs_SC.mean(axis=1, keepdims=True) / 2, ["all"])])
-    low, high = (found.low, found.high) if found.seeds > 1 else (-0.5, 0.5)
+    counted = effect([Paired(signs_SC.mean(axis=1, keepdims=True) / 2, ["all"])])
+    low, high = (counted.low, counted.high) if counted.seeds > 1 else (-0.5, 0.5)
     media = len({key for part in parts for key in part.media})
-    return found._replace(low=max(low, -0.5), high=min(high, 0.5), media=media)
+    return counted._replace(low=max(low, -0.5), high=min(high, 0.5), media=media)
 
 
 def sign_flip(effects_S: np.ndarray) -> float:

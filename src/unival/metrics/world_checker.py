@@ -124,8 +124,8 @@ def _read_image(words: list[str]) -> tuple[list[_Mention], list[_Relation], int,
             total, at = NUMBERS.index(words[at]), at + 2
         elif words[at] in RELATIONS and mentions and not pending:
             pending, at = words[at], at + 1
-        elif (found := _read_mention(words, at)) is not None:
-            mention, at = found
+        elif (read := _read_mention(words, at)) is not None:
+            mention, at = read
             if pending:
                 relations.append((mentions[-1], pending, mention))
                 pending = ""
@@ -193,8 +193,8 @@ def _read_clauses(words: list[str]) -> tuple[list[tuple[_Mention, str]], str, bo
         elif waiting is not None and (action := _read_action(words, at)) is not None:
             clauses.append((waiting, action[0]))
             waiting, at = None, action[1]
-        elif waiting is None and (found := _read_mention(words, at)) is not None:
-            waiting, at = found
+        elif waiting is None and (read := _read_mention(words, at)) is not None:
+            waiting, at = read
             if waiting.count != 1 or waiting.size:
                 raise _UnreadableError(word)
         elif word in FILLERS:

@@ -61,8 +61,8 @@ def read_model(folder: Path | str) -> UnivalForConditionalGeneration:
         except (OSError, SafetensorError) as error:
             raise UserError(f"{file}: cannot read the weights: {error}") from error
     state: dict[str, Tensor] = {}
-    for name, found in stored.items():
-        tensor = found.float() if found.is_floating_point() else found  # float8 has no `isfinite`
+    for name, value in stored.items():
+        tensor = value.float() if value.is_floating_point() else value  # float8 has no `isfinite`
         if tensor.is_floating_point() and not tensor.isfinite().all():
             raise UserError(f"{folder}: '{name}' holds NaN or infinity: go back to an earlier checkpoint")
         if not torch.equal(state.setdefault(places[name], tensor), tensor):
@@ -86,9 +86,9 @@ def learned(folder: Path, depth: int = 8) -> frozenset[str] | None:
         places = files.read_json(folder / "merge.json")["paths"]["inputs"].values()
     except (UserError, LookupError, TypeError, AttributeError):
         return None
-    found = [learned(folder / place, depth - 1) if depth else None for place in places]
-    known = [media for media in found if media is not None]
-    return frozenset().union(*known) if len(known) == len(found) else None
+    media_of = [learned(folder / place, depth - 1) if depth else None for place in places]
+    known = [media for media in media_of if media is not None]
+    return frozenset().union(*known) if len(known) == len(media_of) else None
 
 
 def read_config(folder: Path) -> UnivalConfig:

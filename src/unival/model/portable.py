@@ -43,21 +43,21 @@ def modules() -> dict[str, str]:
     if __name__.split(".")[0] != _PACKAGE:  # this is such a copy
         beside = sorted(Path(__file__).parent.glob("*.py"))
         return {path.stem: path.read_text(encoding="utf-8") for path in beside if path.stem != "__init__"}
-    found: dict[str, str] = {}
+    sources: dict[str, str] = {}
     waiting = list(_ROOTS)
     while waiting:
         module = waiting.pop()
         name = _short(module)
-        if name not in found:
+        if name not in sources:
             spec = importlib.util.find_spec(module)
             assert spec is not None and spec.origin is not None
-            found[name], imported = _relative(Path(spec.origin).read_text(encoding="utf-8"))
+            sources[name], imported = _relative(Path(spec.origin).read_text(encoding="utf-8"))
             waiting += imported
     classes = ("modeling", "UnivalConfig, UnivalForConditionalGeneration"), ("processing", "UnivalProcessor")
     lines = [f"from .{name} import {what}" for name, what in classes]
-    lines += [f"from .{name} import __name__ as _" for name in sorted(found)]
+    lines += [f"from .{name} import __name__ as _" for name in sorted(sources)]
     head = ["# SPDX-License-Identifier: Apache-2.0", '"""UnIVAL, for transformers."""']
-    return {**found, ENTRY: "\n".join([*head, "", *lines, ""])}
+    return {**sources, ENTRY: "\n".join([*head, "", *lines, ""])}
 
 
 def _relative(source: str) -> tuple[str, list[str]]:

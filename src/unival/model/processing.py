@@ -386,8 +386,8 @@ def _folder(name: Any, hub: Mapping[str, Any]) -> Path:
     if Path(name).is_dir():
         return Path(name, hub.get("subfolder", ""))
     # one revision of a repository is one folder of the cache
-    found = [cached_file(str(name), file, **hub) for file in (SETTINGS_FILE, *TOKENIZER_FILES)]
-    return Path(str(found[0])).parent
+    cached = [cached_file(str(name), file, **hub) for file in (SETTINGS_FILE, *TOKENIZER_FILES)]
+    return Path(str(cached[0])).parent
 
 
 AutoTokenizer.register(UnivalConfig, fast_tokenizer_class=UnivalTokenizer)

@@ -64,8 +64,8 @@ def _section(title: str, blocks: Sequence[Block]) -> Section:
     return Section(title, blocks or [Text("Nothing to show: this run has no such results.")])
 
 
-def _figures(found: Sequence[Any]) -> list[Block]:
-    return [Figures(found)] if found else []
+def _figures(drawn: Sequence[Any]) -> list[Block]:
+    return [Figures(drawn)] if drawn else []
 
 
 def _tasks(study: Results) -> list[Block]:
@@ -171,14 +171,14 @@ def _negative(study: Results, claims: Sequence[Verdict]) -> list[Block]:
 
 
 def _interpolation(study: Results, figures: Path) -> list[Block]:
-    found = charts.interpolation(study, figures)
-    if not found:
+    drawn = charts.interpolation(study, figures)
+    if not drawn:
         return []
     text = (
         "Weights move in a straight line from one expert to the other; both tasks are scored at every point, "
         "on the first test rows. The ends are the experts themselves."
     )
-    return [Text(text), Figures(found)]
+    return [Text(text), Figures(drawn)]
 
 
 def _merges(study: Results, figures: Path) -> list[Block]:
@@ -229,14 +229,14 @@ def _shifts(study: Results, figures: Path) -> list[Block]:
     levels = sorted({row.severity for row in cells if row.severity is not None})
     rows = []
     for task, place in places:
-        found = {row.severity or 0: row for row in cells if _at(row, task, place)}
+        by_severity = {row.severity or 0: row for row in cells if _at(row, task, place)}
         inside = study.in_distribution(f"finetune/{task}", task)
         line = [
             words.task(task),
             words.task(place.removeprefix("ood-")),
             words.number(inside and inside.value),
         ]
-        line += [_with_interval(found.get(level)) for level in (0, *levels)]
+        line += [_with_interval(by_severity.get(level)) for level in (0, *levels)]
         rows.append(line)
     columns = ("task", "shift", "test", "stored split", *(f"severity {level}" for level in levels))
     text = "Stored splits hold other data; corruptions change the test media. Scores of the experts. "
@@ -275,16 +275,16 @@ def _synergy(study: Results, figures: Path) -> list[Block]:
 def _examples(study: Results, figures: Path) -> list[Block]:
     blocks: list[Block] = []
     for task in study.tasks:
-        found = gallery.examples(study, task, figures)
-        if found:
-            blocks += [Text(f"**{words.task(task)}**, right ones first:"), Figures(found)]
+        drawn = gallery.examples(study, task, figures)
+        if drawn:
+            blocks += [Text(f"**{words.task(task)}**, right ones first:"), Figures(drawn)]
     return blocks
 
 
 def _sheets(study: Results, figures: Path) -> list[Block]:
-    found = gallery.sheets(study, figures)
+    drawn = gallery.sheets(study, figures)
     text = Text("Twelve test rows of each task, with the question (black) and what is expected (grey).")
-    return [text, *(Fold(figure.alt, [Figures([figure])]) for figure in found)] if found else []
+    return [text, *(Fold(figure.alt, [Figures([figure])]) for figure in drawn)] if drawn else []
 
 
 def _runs(study: Results, provenance: dict[str, Any]) -> list[Block]:

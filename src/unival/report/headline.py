@@ -41,8 +41,8 @@ def sentences(study: Results, claims: Sequence[Verdict]) -> Iterator[str]:
 
 def _counted(verdict: str, count: int) -> str:
     """`3 supported`, or `3 without a verdict (one seed)`."""
-    seeds, found, _ = verdict.partition(": no verdict")
-    return f"{count} without a verdict ({seeds})" if found else f"{count} {verdict}"
+    seeds, separator, _ = verdict.partition(": no verdict")
+    return f"{count} without a verdict ({seeds})" if separator else f"{count} {verdict}"
 
 
 def _share(row: Standing) -> float:

@@ -24,9 +24,9 @@ def evaluated(study: Results) -> list[str]:
     return [line for check in EVALUATED for line in check(study)]
 
 
-def say(stage: str, found: Iterable[str]) -> None:
+def say(stage: str, sentences: Iterable[str]) -> None:
     """Print the sentences of a stage."""
-    for line in found:
+    for line in sentences:
         print(f"{stage}: {line.replace('**', '')}", flush=True)
 
 
@@ -135,8 +135,8 @@ def rejected(study: Results) -> Iterator[str]:
     total = study.facts.get("rejected", 0)
     if total:
         parts = [
-            f"{split}: {', '.join(f'{words.task(what)} {count}' for what, count in found.items())}"
-            for split, found in study.facts.get("rejected_from", {}).items()
+            f"{split}: {', '.join(f'{words.task(what)} {count}' for what, count in counts.items())}"
+            for split, counts in study.facts.get("rejected_from", {}).items()
         ]
         where = f" ({'; '.join(parts)})" if parts else ""
         yield (

@@ -58,8 +58,8 @@ def kernels(claims: Mapping[str, Claim], evidence: Evidence) -> list[Kernels]:
         return []
     here = {number: evidence.seeds[number] for number in evidence.kernels}
     of_seeds = [evidence.seeds, {**evidence.seeds, **evidence.kernels}, here, evidence.kernels]
-    found = [verdicts.check(claims, replace(evidence, seeds=seeds)) for seeds in of_seeds]
-    return [Kernels(*of_claim) for of_claim in zip(*found, strict=True)]
+    checked = [verdicts.check(claims, replace(evidence, seeds=seeds)) for seeds in of_seeds]
+    return [Kernels(*of_claim) for of_claim in zip(*checked, strict=True)]
 
 
 def blocks(study: Results, variances: Sequence[Variance], compared: Sequence[Kernels]) -> list[Block]:
@@ -76,20 +76,20 @@ def blocks(study: Results, variances: Sequence[Variance], compared: Sequence[Ker
         "mean over seeds, between choices of media. **Shift**: between shifts of the data. "
         f"**Kernels**: the same seed on other kernels of the processor. {_computed(study)}"
     )
-    found: list[Block] = [
+    made: list[Block] = [
         DataTable(("task", "mean", "seed", "media", "shift", "kernels"), rows),
         Text(text),
     ]
     if compared:
         flipped = [words.task(one.study.id) for one in compared if one.flipped]
         verdict = f"**Flipped**: {', '.join(flipped)}." if flipped else "No claim turns into its opposite."
-        found += [
+        made += [
             Text(
                 f"{compared[0].here.seeds} seeds, trained again on other kernels of the processor. {verdict}"
             ),
             DataTable(COLUMNS, [one.cells() for one in compared], numbers=False),
         ]
-    return found
+    return made
 
 
 def _computed(study: Results) -> str:

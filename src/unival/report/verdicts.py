@@ -55,8 +55,10 @@ class Verdict:
 def check(claims: Mapping[str, Claim], evidence: Evidence) -> list[Verdict]:
     """All claims, in their order."""
     compared = {name: list(evidence.contrasts(claim)) for name, claim in claims.items()}
-    effects = {name: found for name, parts in compared.items() if (found := combined(claims[name], parts))}
-    tested = [name for name, found in effects.items() if found.seeds > 1]
+    effects = {
+        name: measured for name, parts in compared.items() if (measured := combined(claims[name], parts))
+    }
+    tested = [name for name, measured in effects.items() if measured.seeds > 1]
     corrected = dict(zip(tested, holm([effects[name].p for name in tested]), strict=True))
     return [
         _verdict(name, claim, compared[name], effects.get(name), corrected.get(name), len(tested))
@@ -68,24 +70,26 @@ def _verdict(
     name: str,
     claim: Claim,
     parts: Sequence[Contrast],
-    found: Effect | None,
+    measured: Effect | None,
     p_holm: float | None,
     tests: int,
 ) -> Verdict:
-    several = found is not None and found.seeds > 1
+    several = measured is not None and measured.seeds > 1
     return Verdict(
         id=name,
         statement=claim.statement,
-        verdict=_words(parts, found, p_holm),
-        effect=round(found.value, 6) if found else None,
-        low=round(found.low, 6) if found else None,
-        high=round(found.high, 6) if found else None,
-        n=found.media if found else 0,
-        seeds=found.seeds if found else 0,
-        p=found.p if found and several else None,
+        verdict=_words(parts, measured, p_holm),
+        effect=round(measured.value, 6) if measured else None,
+        low=round(measured.low, 6) if measured else None,
+        high=round(measured.high, 6) if measured else None,
+        n=measured.media if measured else 0,
+        seeds=measured.seeds if measured else 0,
+        p=measured.p if measured and several else None,
         p_holm=p_holm,
-        detectable=round(detectable(found.seed_variance, found.media_variance, found.seeds, tests), 6)
-        if found and several
+        detectable=round(
+            detectable(measured.seed_variance, measured.media_variance, measured.seeds, tests), 6
+        )
+        if measured and several
         else None,
         margin=claim.margin,
         paper_effect=claim.effect,
@@ -94,14 +98,14 @@ def _verdict(
     )
 
 
-def _words(parts: Sequence[Contrast], found: Effect | None, p_holm: float | None) -> str:
+def _words(parts: Sequence[Contrast], measured: Effect | None, p_holm: float | None) -> str:
     if not parts:
         return NOT_TESTED
-    if found is None:
+    if measured is None:
         return NOT_LEARNED
-    if found.seeds < SEEDS or p_holm is None:
-        return f"{'one seed' if found.seeds == 1 else f'{found.seeds} seeds'}: no verdict"
-    return found.decide(p_holm)
+    if measured.seeds < SEEDS or p_holm is None:
+        return f"{'one seed' if measured.seeds == 1 else f'{measured.seeds} seeds'}: no verdict"
+    return measured.decide(p_holm)
 
 
 def _evidence(claim: Claim, parts: Sequence[Contrast]) -> str:

@@ -116,8 +116,8 @@ Results = Mapping[tuple[str, int], Mapping[str, "Result"]]
 
 
 def _ablations(name: str, study: Study, results: Results, resamples: int) -> Iterator[Ablation]:
-    for (variant, seed), found in results.items():
-        for task, result in found.items():
+    for (variant, seed), by_task in results.items():
+        for task, result in by_task.items():
             line = Ablation(
                 study=name,
                 variant=variant,
@@ -134,11 +134,11 @@ def _ablations(name: str, study: Study, results: Results, resamples: int) -> Ite
 
 def _log(name: str, results: Results, io: StageIO) -> None:
     """A child run per variant and seed."""
-    for (variant, seed), found in results.items():
-        metrics = {f"{task}/{result.primary}": result.value.value for task, result in found.items()}
-        for task, result in found.items():
+    for (variant, seed), by_task in results.items():
+        metrics = {f"{task}/{result.primary}": result.value.value for task, result in by_task.items()}
+        for task, result in by_task.items():
             metrics |= {f"{task}/low": result.value.low, f"{task}/high": result.value.high}
         tags = {"unival.study": name, "unival.variant": variant, "unival.seed": str(seed)}
         io.tracker.child(f"{name}: {variant} (seed {seed})", tags, metrics)
-        means = {f"summary/{name}/{variant}/{task}": result.value.value for task, result in found.items()}
+        means = {f"summary/{name}/{variant}/{task}": result.value.value for task, result in by_task.items()}
         io.tracker.metrics(means)

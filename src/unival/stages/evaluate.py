@@ -284,12 +284,12 @@ def _of_pair(
 
 def _of_subsets(config: Config, cells: "Cells") -> dict[subsets.Experts, Callable[[], list["Result"]]]:
     """What scores each average of experts, those alone and the pretrained model."""
-    found = [name for name in config.subsets.experts if name in config.experts]
-    found = [name for name in found if (Path("models/finetune") / name / "config.json").is_file()]
+    at_hand = [name for name in config.subsets.experts if name in config.experts]
+    at_hand = [name for name in at_hand if (Path("models/finetune") / name / "config.json").is_file()]
     base, rows = Path(config.pretrained), config.subsets.rows
     return {
-        experts: partial(subsets.score, cells, experts, experts if len(experts) > 1 else found, rows, base)
-        for experts in subsets.models(found, config.subsets.number)
+        experts: partial(subsets.score, cells, experts, experts if len(experts) > 1 else at_hand, rows, base)
+        for experts in subsets.models(at_hand, config.subsets.number)
     }
 
 
@@ -315,7 +315,7 @@ def _write(
     tables.write(folder / "comparisons.csv", Comparison, table_lines.comparisons(results, config.resamples))
     of_models = [(result.spec.model, result) for result in results]
     between = [(f"{first}-{second}@{place:g}", result) for first, second, place, result in points]
-    of_experts = [(subsets.name(experts), one) for experts, found in averages.items() for one in found]
+    of_experts = [(subsets.name(experts), one) for experts, scored in averages.items() for one in scored]
     row_scores.write(folder / row_scores.NAME, [*of_models, *between, *of_experts])
     tables.write(folder / "subsets.csv", Subset, subsets.lines(averages, config.resamples))
     standings = leaderboard.standings(results, merged_tasks(config), config.resamples)

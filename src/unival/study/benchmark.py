@@ -125,7 +125,7 @@ class Benchmark:
         Args:
             constrained: losses are limited to the set of answers, if any.
         """
-        caches, found = defaultdict[str, MediaCache](MediaCache), {}
+        caches, rows_of = defaultdict[str, MediaCache](MediaCache), {}
         for name, config in tasks.items():
             source = self.trained_on(split, name)
             train = self.split(source)
@@ -133,10 +133,10 @@ class Benchmark:
             if constrained and config.constraint == "answers":
                 answers = [processor.tokenizer.encode_text(f" {answer}") for answer in task.answers()]
                 allowed = continuations(answers, processor.tokenizer.eos_token_id)
-            found[name] = Rows(
+            rows_of[name] = Rows(
                 task, train.records(name), train.store, caches[source], allowed, self.digest(source)
             )
-        return found
+        return rows_of
 
     def trained_on(self, split: str, task: str) -> str:
         """The split whose rows of a task are trained on: this one, or `train` where it has none."""
@@ -163,10 +163,10 @@ def validation(
     }
 
     def evaluate(model: UnivalForConditionalGeneration) -> dict[str, float]:
-        found = {name: validation_score(model, processor, chosen) for name, chosen in rows.items()}
-        if len(found) == 1:
-            return next(iter(found.values()))
-        scores = {f"{name}/{key}": value for name, means in found.items() for key, value in means.items()}
-        return {**scores, "score": sum(means["score"] for means in found.values()) / len(found)}
+        by_task = {name: validation_score(model, processor, chosen) for name, chosen in rows.items()}
+        if len(by_task) == 1:
+            return next(iter(by_task.values()))
+        scores = {f"{name}/{key}": value for name, means in by_task.items() for key, value in means.items()}
+        return {**scores, "score": sum(means["score"] for means in by_task.values()) / len(by_task)}
 
     return evaluate

@@ -158,12 +158,12 @@ def runs_behind(folder: Path) -> dict[str, Run]:
     notes = [files.read_json(folder / note) for note in (TRAINING, NOTE) if (folder / note).is_file()]
     behind = [note.get(ORIGIN, {}).get("start") for note in notes]
     behind += [model for note in notes for model in note.get("updates", {}) if "/" in model]
-    found: dict[str, Run] = {}
+    runs: dict[str, Run] = {}
     for model in filter(None, behind):
-        found |= runs_behind(folder.parents[1] / model)
+        runs |= runs_behind(folder.parents[1] / model)
     process = "merge" if kind == "merged" else f"{kind}-{name}"
     record = folder.parents[min(2, len(folder.parents) - 1)] / f"reports/runs/{process}.json"
-    return found | ({process: tables.read_json(record, Run)} if record.is_file() else {})
+    return runs | ({process: tables.read_json(record, Run)} if record.is_file() else {})
 
 
 def text(folder: Path, scores: Scores | None = None) -> str:
@@ -231,7 +231,7 @@ def _metadata(media: list[str], trained: Any, merged: Any) -> dict[str, Any]:
 def _results(name: str, scores: Scores, head: Mapping[str, Any]) -> list[dict[str, Any]]:
     """The scores in distribution, as the hub's metadata have them."""
     data = head.get("datasets", ["test rows of its tasks"])[0]
-    found = [
+    entries = [
         EvalResult(
             task_type=head["pipeline_tag"], task_name=cell.task, dataset_type=data, dataset_name=data,
             dataset_config=cell.task,  # results of one data set and configuration are made one
@@ -240,7 +240,7 @@ def _results(name: str, scores: Scores, head: Mapping[str, Any]) -> list[dict[st
         for cell in scores.cells
         if not cell.shifted
     ]  # fmt: skip
-    return eval_results_to_model_index(name, found) if found else []
+    return eval_results_to_model_index(name, entries) if entries else []
 
 
 def _scores(scores: Scores) -> str:

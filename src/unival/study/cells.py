@@ -153,11 +153,11 @@ class Cells:
     def _blind(
         self, rows: Rows, model: UnivalForConditionalGeneration, processor: UnivalProcessor
     ) -> dict[str, Interval]:
-        found = blind_baselines(rows, self.resamples)
-        found["swapped"] = swapped_baseline(
+        baselines = blind_baselines(rows, self.resamples)
+        baselines["swapped"] = swapped_baseline(
             model, processor, rows, batch_size=self.batch_size, resamples=self.resamples
         )
-        return {name: baseline.metrics[rows.task.primary] for name, baseline in found.items()}
+        return {name: baseline.metrics[rows.task.primary] for name, baseline in baselines.items()}
 
 
 def _stored(path: Path) -> dict[str, Any] | None:

@@ -96,8 +96,8 @@ class Fit:
         for number, (_, value) in enumerate(objective.history):
             if value > search.NO_SCORE:
                 self.tracker.metrics({f"search/{name}": value}, number)
-        found = {f"best/{name}_{key}": value for key, value in point.items()}
-        self.tracker.metrics({**found, f"best/{name}_share": best})
+        metrics = {f"best/{name}_{key}": value for key, value in point.items()}
+        self.tracker.metrics({**metrics, f"best/{name}_share": best})
         return applied(recipe, point, settings)
 
     def _validation(self, tasks: tuple[str, ...], rows: int) -> "Evaluate":
@@ -140,10 +140,10 @@ class Fit:
         size = min(rows, len(sources[task].records))
         single = _batches(sources, model, processor, task, size, 1)  # row by row: nothing is padded
         if kind == "fisher":
-            found = collect.fisher(model, single, log_likelihood)
+            collected = collect.fisher(model, single, log_likelihood)
         else:
-            found = collect.grams(model, single, logits)
-        collect.save(out, found, {"kind": kind, "task": task, "rows": size, "model": weights})
+            collected = collect.grams(model, single, logits)
+        collect.save(out, collected, {"kind": kind, "task": task, "rows": size, "model": weights})
         files.write_sealed(seal, {"sha256": files.file_digest(out)})
         return out
 
@@ -166,9 +166,9 @@ class Fit:
             for task in recipe.models
             for batch in _batches(sources, model, processor, task, rows, BATCH)
         )
-        found = collect.reestimate_batch_norm(model, batches, logits)
+        collected = collect.reestimate_batch_norm(model, batches, logits)
         about = {"tasks": list(recipe.models), "rows": rows, "data": self.benchmark.digest(TRAIN)}
-        collect.save(out, found, about)
+        collect.save(out, collected, about)
 
     def _by_entropy(self, recipe: Recipe, folders: Mapping[str, Path], settings: Search) -> Recipe:
         """AdaMerging on the entropy of the tokens that the starting merge decodes for validation inputs."""
@@ -191,7 +191,7 @@ class Fit:
             lambda call, batch: entropy(*logits_and_mask(call, batch)),
             start=recipe.options.get("scale", 0.3),
         )
-        rules = tuple(ModuleRule(f"^{re.escape(name)}$", weights=found) for name, found in table.items())
+        rules = tuple(ModuleRule(f"^{re.escape(name)}$", weights=weights) for name, weights in table.items())
         return replace(recipe, options={**recipe.options, "scale": 1.0}, modules=rules)
 
     def _decoded(self, task: str, rows: int) -> "Rows":
@@ -273,9 +273,9 @@ def logits_and_mask(call: Callable[..., Any], batch: "Batch") -> "tuple[Tensor, 
 
     from unival.engine.batches.collate import IGNORED
 
-    found = torch.cat([values.flatten(0, 1) for values in logits(call, batch)])
+    logits_PV = torch.cat([values.flatten(0, 1) for values in logits(call, batch)])
     labels = torch.cat([part.labels_BT.flatten() for part in batch.parts])
-    return found, labels != IGNORED
+    return logits_PV, labels != IGNORED
 
 
 def log_likelihood(model: Callable[..., Any], batch: "Batch") -> "Tensor":

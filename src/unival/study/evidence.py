@@ -78,8 +78,8 @@ class Evidence:
 
     def shifts(self, models: Sequence[str], task: str) -> list[str]:
         """The splits out of distribution that every seed has scored the models on."""
-        found = {key[2]: None for seed in self.seeds.values() for key in seed.scores if key[1] == task}
-        return [split for split in found if split != TEST and self.scores(models, task, split) is not None]
+        splits = {key[2]: None for seed in self.seeds.values() for key in seed.scores if key[1] == task}
+        return [split for split in splits if split != TEST and self.scores(models, task, split) is not None]
 
     def scores(self, models: Sequence[str], task: str, split: str) -> "pandas.DataFrame | None":
         """A column for every seed: the mean of the models on the rows that all of them have."""
@@ -94,10 +94,10 @@ class Evidence:
                     return None
                 columns[number] = rows * 0 + known
                 continue
-            found = [seed.scores.get((model, task, split)) for model in models]
-            if any(scores is None for scores in found):
+            columns_of = [seed.scores.get((model, task, split)) for model in models]
+            if any(scores is None for scores in columns_of):
                 return None
-            columns[number] = pandas.concat(found, axis=1, join="inner").mean(axis=1)
+            columns[number] = pandas.concat(columns_of, axis=1, join="inner").mean(axis=1)
         return pandas.DataFrame(columns).dropna()
 
     def _compare(
@@ -141,23 +141,23 @@ def read(root: Path, data: Path, seed: int, seeds: Sequence[int]) -> Evidence:
     """
     reports, left_out = root / "reports", []
     study = config.load(root / "build/config/seeds.yaml")["study"] if seeds else ""
-    found = {seed: read_seed(reports)}
+    by_seed = {seed: read_seed(reports)}
     for other in seeds:
         folder = reports / "seeds" / str(other)
         why = _left_out(folder, data, study)
         if why:
             left_out.append(f"Seed {other} is **left out**: {why}.")
         else:
-            found[other] = read_seed(folder)
+            by_seed[other] = read_seed(folder)
     kernels = {
         number: read_seed(reports / KERNELS / str(number))
-        for number in found
+        for number in by_seed
         if seeds and not _left_out(reports / KERNELS / str(number), data, study)
     }
     cells = reports / "metrics/cells.csv"
     models = tables.read(cells, CellScore) if cells.is_file() else []
     pretrained = next((cell.model for cell in models if cell.kind == "pretrained"), "")
-    return Evidence(found, pretrained, left_out, kernels)
+    return Evidence(by_seed, pretrained, left_out, kernels)
 
 
 def _left_out(folder: Path, data: Path, study: str) -> str:

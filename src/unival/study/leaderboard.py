@@ -51,9 +51,9 @@ def standings(
                 continue
             lines.append(_standing(EXPERTS, part, experts, experts, sum(map(_updates, tasks))))
             for model in [*pretrained, *names]:
-                found = _of_tasks(results, dict.fromkeys(tasks, model), part, resamples)
-                if found is not None:
-                    lines.append(_standing(model, part, found, experts, _cost(model)))
+                standing = _of_tasks(results, dict.fromkeys(tasks, model), part, resamples)
+                if standing is not None:
+                    lines.append(_standing(model, part, standing, experts, _cost(model)))
         made += _compared(lines, pretrained)
     return made
 
@@ -118,18 +118,18 @@ def _drawn(result: "Result", resamples: int) -> np.ndarray:
     return np.concatenate([[result.value.value], drawn])
 
 
-def _standing(model: str, part: Part, found: Scores, experts: Scores, updates: int) -> Standing:
-    scores = np.stack(list(found.values()))
+def _standing(model: str, part: Part, table: Scores, experts: Scores, updates: int) -> Standing:
+    scores = np.stack(list(table.values()))
     with np.errstate(divide="ignore", invalid="ignore"):
-        shares = scores / np.stack([experts[task] for task in found])
+        shares = scores / np.stack([experts[task] for task in table])
     return Standing(
         model=model,
         part=part,
-        tasks=" ".join(found),
+        tasks=" ".join(table),
         mean=_spread(scores.mean(axis=0)),
         share=_known(shares.mean(axis=0)),
         worst=_known(shares.min(axis=0)),
-        worst_task=list(found)[int(shares[:, 0].argmin())] if np.isfinite(shares).all() else "",
+        worst_task=list(table)[int(shares[:, 0].argmin())] if np.isfinite(shares).all() else "",
         updates=updates,
     )
 
@@ -225,7 +225,7 @@ def pair_scores(lines: Lines) -> list[PairScore]:
 def _with_middle(line: PairScore, middle: np.ndarray, ends: np.ndarray) -> PairScore:
     """The score half-way, against both ends: (1 + R,) and (1 + R, 2)."""
     best = middle - ends.max(axis=1)
-    below, above = (float(found.mean()) for found in (best[1:] <= 0, best[1:] >= 0))
+    below, above = (float(side.mean()) for side in (best[1:] <= 0, best[1:] >= 0))
     return replace(
         line,
         middle=round(float(middle[0]), 6),

@@ -75,13 +75,13 @@ class Workshop:
 
     def _statistics(self, recipe: Recipe, folders: Mapping[str, Path]) -> dict[str, Path]:
         """What the method wants to know of each model, as files beside the merges."""
-        found = {}
+        copies = {}
         for model in recipe.models if recipe.method in STATISTICS else ():
             kind, rows = STATISTICS[recipe.method], self.statistics_rows
             made = self.fit.statistics(kind, model, folders[model], rows)
-            found[model] = self.folder / "statistics" / made.name
-            files.copy(made, found[model])
-        return found
+            copies[model] = self.folder / "statistics" / made.name
+            files.copy(made, copies[model])
+        return copies
 
     def _note(self, model: str, folder: Path) -> dict[str, Any]:
         """Tasks and updates of an expert, or of a model under `refinetune`."""

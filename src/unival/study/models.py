@@ -25,9 +25,9 @@ def load_model(folder: str | Path, processor: Mapping[str, Any] | None = None) -
     """
     if not (Path(folder) / "config.json").is_file():
         raise UserError(f"{folder}: no model there: run the stage that makes it, or `dvc repro`")
-    model, found = read(folder, processor)
+    model, loaded = read(folder, processor)
     model.to(load_runtime().apply())  # type: ignore[arg-type]
-    return model, found
+    return model, loaded
 
 
 def new_model(model: Mapping[str, Any], processor: Mapping[str, Any], tokenizer: Path, seed: int) -> Loaded:

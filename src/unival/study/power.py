@@ -36,17 +36,17 @@ def table(claims: Mapping[str, Claim], evidence: Evidence, seeds: Sequence[int])
     if len(evidence.seeds) < 2:
         more = " ".join(evidence.left_out).replace("**", "") or "run more, `dvc exp run -S 'seeds=[1,2]'`"
         raise UserError(f"one seed says nothing of the variance between seeds: {more}")
-    found = {
+    effects = {
         name: one for name, claim in claims.items() if (one := combined(claim, evidence.contrasts(claim)))
     }
-    return [_power(name, claims[name], one, seeds, len(found)) for name, one in found.items()]
+    return [_power(name, claims[name], one, seeds, len(effects)) for name, one in effects.items()]
 
 
-def _power(name: str, claim: Claim, found: Effect, seeds: Sequence[int], tests: int) -> Power:
+def _power(name: str, claim: Claim, effect: Effect, seeds: Sequence[int], tests: int) -> Power:
     def smallest(number: int) -> float:
-        return detectable(found.seed_variance, found.media_variance, number, tests)
+        return detectable(effect.seed_variance, effect.media_variance, number, tests)
 
     paper = None if claim.effect is None else abs(claim.effect + claim.margin)
     numbers = range(SEEDS, MOST + 1)
     needed = next((number for number in numbers if paper is not None and smallest(number) <= paper), None)
-    return Power(name, found.seeds, [smallest(number) for number in seeds], paper, needed)
+    return Power(name, effect.seeds, [smallest(number) for number in seeds], paper, needed)

@@ -172,13 +172,13 @@ def read(root: Path | str, data: Path | str, edition: str) -> Results:
         configs=configs,
         missing=missing,
     )
-    for found, what in (
+    for part, what in (
         (results.ablations, "reports/ablations: no table of a study"),
         (results.curves, "reports/curves: no learning curve (they are written when a model is trained)"),
         (results.runs, "reports/runs: no record of what ran"),
         (results.facts, f"{facts}: no description of the benchmark"),
     ):
-        if not found:
+        if not part:
             missing.append(what)
     return results
 

@@ -86,9 +86,9 @@ def score(cells: "Cells", experts: Experts, tasks: Sequence[str], rows: int, bas
     return cells.run(specs, weights, load)
 
 
-def lines(found: Mapping[Experts, Sequence["Result"]], resamples: int) -> Iterator[Subset]:
+def lines(averages: Mapping[Experts, Sequence["Result"]], resamples: int) -> Iterator[Subset]:
     """Lines of subsets.csv."""
-    results = {(experts, one.spec.task): one for experts, ones in found.items() for one in ones}
+    results = {(experts, one.spec.task): one for experts, ones in averages.items() for one in ones}
     for (experts, task), one in results.items():
         start, own = results[(), task], results[(task,), task]
         yield Subset(

@@ -46,8 +46,8 @@ def lines(path: Path, wanted: Collection[str] = ()) -> Iterator[tuple[str, dict[
             header = next(reader, [])
             for name in {**dict.fromkeys(wanted), **dict.fromkeys(header)} if wanted else ():
                 if (count := header.count(name)) != 1 or name not in wanted:
-                    found = "no such" if not count else "an unknown" if count == 1 else "more than one such"
-                    raise UserError(f"{path}: line 1: {name}: {found} column: {FIX}")
+                    problem = "no such" if not count else "an unknown" if count == 1 else "more than one such"
+                    raise UserError(f"{path}: line 1: {name}: {problem} column: {FIX}")
             for cells in reader:
                 place = f"{path}: line {reader.line_num}"
                 if len(cells) != len(header):

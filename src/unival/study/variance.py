@@ -44,16 +44,16 @@ def _line(evidence: Evidence, task: str, model: str) -> Variance | None:
     scores = evidence.scores([model], task, TEST)
     if scores is None or scores.empty:
         return None
-    found = effect([paired(scores)])
+    measured = effect([paired(scores)])
     shifted = [evidence.scores([model], task, split) for split in evidence.shifts([model], task)]
     means = [float(rows.to_numpy().mean()) for rows in shifted if rows is not None and len(rows)]
     return Variance(
         task=task,
         model=model,
-        seeds=found.seeds,
-        value=round(found.value, 6),
-        seed=round(found.seed_variance**0.5, 6),
-        medium=round(found.media_variance**0.5, 6),
+        seeds=measured.seeds,
+        value=round(measured.value, 6),
+        seed=round(measured.seed_variance**0.5, 6),
+        medium=round(measured.media_variance**0.5, 6),
         shift=round(float(np.std(means, ddof=1)), 6) if len(means) > 1 else None,
         kernels=_between_kernels(evidence, task, model),
     )

@@ -103,9 +103,9 @@ class Laboratory:
         wanted = sorted(self.wanted[key])
         specs = [CellSpec(f"variant/{name}", "pretrained", task, self.split, self.rows) for task in wanted]
         with files.locked(self.folder / f"{key}.lock"):  # a queued experiment may train the same variant
-            found = cells.run(specs, key, load)
+            scored = cells.run(specs, key, load)
             shutil.rmtree(self.folder / key / "phases", ignore_errors=True)
-        return {result.spec.task: result for result in found if result.spec.task in self._tasks(study)}
+        return {result.spec.task: result for result in scored if result.spec.task in self._tasks(study)}
 
     def _tasks(self, study: Study) -> list[str]:
         return [task for task in study.tasks if self.benchmark.has("train", task)]

@@ -125,12 +125,12 @@ def _track(container: Any, name: str) -> tuple[Any, list[Any]]:
     stream = next((stream for stream in streams if len(packets[stream.index]) > 1), None)
     if stream is None:
         raise UserError(f"{name}: not a clip: it has a single picture, or none")
-    found = packets[stream.index]
-    if len(found) > limits.CLIP_FRAMES:
-        raise UserError(f"{name}: {len(found)} frames: more than {limits.CLIP_FRAMES}")
+    shown = packets[stream.index]
+    if len(shown) > limits.CLIP_FRAMES:
+        raise UserError(f"{name}: {len(shown)} frames: more than {limits.CLIP_FRAMES}")
     _check_size(stream, name)
     stream.thread_count = 1  # a pool of decoder threads costs more than a small clip
-    return stream, found
+    return stream, shown
 
 
 def _announced(packets: list[Any]) -> list[int]:

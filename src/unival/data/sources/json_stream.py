@@ -105,11 +105,11 @@ class JsonStream:
             self.value()
 
     def _expect(self, *marks: str) -> str:
-        found = self.peek()
-        if found not in marks or not found:
-            raise self.fault(f"expected {' or '.join(marks)}, found {found or 'the end of the file'}")
+        mark = self.peek()
+        if mark not in marks or not mark:
+            raise self.fault(f"expected {' or '.join(marks)}, found {mark or 'the end of the file'}")
         self._place += 1
-        return found
+        return mark
 
     def _more(self, size: int) -> bool:
         """Read on, dropping what was passed; False at the end of the file."""
@@ -139,11 +139,11 @@ def _opened(path: Path, *openings: str) -> Iterator[JsonStream]:
     """A file's stream whose value starts with one of the marks; in the end nothing may be left."""
     with open_text(path) as handle:
         stream = JsonStream(path, handle)
-        found = stream.peek()
-        if found not in openings:
+        mark = stream.peek()
+        if mark not in openings:
             kinds = {"[": "a list", "{": "an object", "": "nothing"}
             raise UserError(
-                f"{path}: expected {kinds[openings[0]]} at the top level, found {kinds.get(found, found)}"
+                f"{path}: expected {kinds[openings[0]]} at the top level, found {kinds.get(mark, mark)}"
             )
         yield stream
         if stream.peek():

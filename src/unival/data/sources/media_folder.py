@@ -186,13 +186,16 @@ class MediaFolder:
                 place for place in places if place.split in ("", row_split) or place.path.parent in written
             ]
         nearest_ones = [place for place in places if distance(place) == min(map(distance, places))]
-        found = [place for place in nearest_ones if place.split == row_split] or nearest_ones
-        if len(found) > 1 and len({os.path.realpath(self.root / place.path) for place in found}) > 1:
-            first, second = (self.root / place.path for place in found[:2])
+        candidates = [place for place in nearest_ones if place.split == row_split] or nearest_ones
+        if (
+            len(candidates) > 1
+            and len({os.path.realpath(self.root / place.path) for place in candidates}) > 1
+        ):
+            first, second = (self.root / place.path for place in candidates[:2])
             raise UserError(
                 f"{first} and {second} could both be '{name}': move one of them out of the folder"
             )
-        return found[0] if found else None
+        return candidates[0] if candidates else None
 
 
 def _unzipped(

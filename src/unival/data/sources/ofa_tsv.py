@@ -105,14 +105,14 @@ def _captioned(captions: str, objects: str) -> dict[str, Any]:
 
 
 def _asked(question: str, answers: str, objects: str) -> dict[str, Any]:
-    found = []
+    parsed = []
     for item in answers.split(JOIN):
         confidence, mark, text = item.partition(MARK)
         try:
-            found.append(Answer(text.strip(), float(confidence if mark else "")))
+            parsed.append(Answer(text.strip(), float(confidence if mark else "")))
         except ValueError as error:
             raise UserError(f"answer '{item[:60]}' is not confidence{MARK}text") from error
-    return {"text": question, "answers": tuple(found), "objects": _objects(objects)}
+    return {"text": question, "answers": tuple(parsed), "objects": _objects(objects)}
 
 
 def _objects(text: str) -> tuple[str, ...]:

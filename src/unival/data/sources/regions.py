@@ -53,16 +53,21 @@ def _refs(path: Path) -> Iterator[Row]:
     else:
         refs = json_values(path)
     ending = path.stem.removeprefix("refs_derived_")
-    found = [*path.parent.glob("instances.json"), *sorted(path.parents[1].glob(f"*/instances_{ending}.json"))]
+    instances = [
+        *path.parent.glob("instances.json"),
+        *sorted(path.parents[1].glob(f"*/instances_{ending}.json")),
+    ]
     ids = {"images": "image_id", "annotations": "ann_id", "categories": "category_id"}
     fields = ("file_name", "width", "height", "bbox", "name")
-    find = by_id(found[0], dict.fromkeys(ids, "id"), fields) if found else lambda name, row_id: None
+    find = by_id(instances[0], dict.fromkeys(ids, "id"), fields) if instances else lambda name, row_id: None
 
     def joined(ref: Any) -> tuple[Any, Any, Any, str | None]:
         image, thing, category = (find(name, ref.get(key)) or {} for name, key in ids.items())
         if "bbox" not in ref and "bbox" not in thing:
             ann_id = value(ref, "ann_id", int)
-            raise UserError(f"ann_id {ann_id} is not in {found[0].name if found else 'instances.json'}")
+            raise UserError(
+                f"ann_id {ann_id} is not in {instances[0].name if instances else 'instances.json'}"
+            )
         return ref, image, ref.get("bbox") or thing.get("bbox"), category.get("name")
 
     return changed(path, numbered(refs, "ref {}"), joined)

@@ -199,21 +199,21 @@ def group_by_length(encoded: list[Encoded]) -> list[list[Encoded]]:
     for example in encoded:
         shown = tuple(len(example.media[modality]) for modality in MODALITIES)
         groups.setdefault((shown, example.kind), []).append(example)
-    found = [(shown, group, _cost(group)) for (shown, _), group in groups.items()]
-    while len(found) > 1:
+    parts = [(shown, group, _cost(group)) for (shown, _), group in groups.items()]
+    while len(parts) > 1:
         best: tuple[int, int, int, list[Encoded]] | None = None
-        for first, second in combinations(range(len(found)), 2):
-            if found[first][0] == found[second][0]:
-                joined = found[first][1] + found[second][1]
-                change = _cost(joined) - found[first][2] - found[second][2]
+        for first, second in combinations(range(len(parts)), 2):
+            if parts[first][0] == parts[second][0]:
+                joined = parts[first][1] + parts[second][1]
+                change = _cost(joined) - parts[first][2] - parts[second][2]
                 if best is None or change < best[0]:
                     best = (change, first, second, joined)
         if best is None or best[0] > PART_COST:
             break
         _, first, second, joined = best
-        found[first] = (found[first][0], joined, _cost(joined))
-        del found[second]
-    return [group for _, group, _ in found]
+        parts[first] = (parts[first][0], joined, _cost(joined))
+        del parts[second]
+    return [group for _, group, _ in parts]
 
 
 def _cost(group: list[Encoded]) -> int:

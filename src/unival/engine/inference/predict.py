@@ -67,8 +67,8 @@ def predict(
         for start in range(0, count, batch_size):
             records = [rows.records[index] for index in range(start, min(start + batch_size, count))]
             inputs, prefix_BP = encoder_inputs(builder, view, rows, records, model.device)
-            found = decoder(inputs, prefix_BP, [record.id for record in records])
-            for record, texts in zip(records, found, strict=True):
+            decoded = decoder(inputs, prefix_BP, [record.id for record in records])
+            for record, texts in zip(records, decoded, strict=True):
                 text, score = texts[0]
                 value = task.parse(text, record)
                 predictions.append(Prediction(record.id, text, value, score, tuple(texts[1:])))
@@ -167,10 +167,10 @@ class Decoder:
             top_p=self.config.top_p,
         )
         draws_BT = self._draws(ids, options.max_tokens + 1) if sampling else None
-        found = beam_search(
+        hypotheses = beam_search(
             self.model, encoded, options, prefix_BP=prefix_BP, constraint=self.constraint, draws_BT=draws_BT
         )
-        return self._texts(found.tokens, found.token_scores, found.scores, prefix_BP)
+        return self._texts(hypotheses.tokens, hypotheses.token_scores, hypotheses.scores, prefix_BP)
 
     def _draws(self, ids: Sequence[str], length: int) -> Tensor:
         """Numbers in [0, 1) that depend on seed and row alone, (B, length)."""
@@ -197,13 +197,15 @@ class Decoder:
             start_B = (prefix_BP != self.tokenizer.pad_token_id).sum(1)
         free_BT = torch.arange(tokens_BKT.shape[2], device=start_B.device) >= start_B[:, None]
         probability_BK = (scores_BKT * free_BT[:, None]).sum(2).exp().tolist()
-        found_BK = (order_BK > -torch.inf).tolist()
+        finished_BK = (order_BK > -torch.inf).tolist()
         starts, rows = start_B.tolist(), tokens_BKT[:, : self.kept].tolist()
         return [
             [
                 (self.tokenizer.decode_text(tokens[start:]), probability)
-                for tokens, probability, found in zip(row, probabilities, flags, strict=False)
-                if found
+                for tokens, probability, finished in zip(row, probabilities, flags, strict=False)
+                if finished
             ]
-            for row, start, probabilities, flags in zip(rows, starts, probability_BK, found_BK, strict=True)
+            for row, start, probabilities, flags in zip(
+                rows, starts, probability_BK, finished_BK, strict=True
+            )
         ]

@@ -53,8 +53,8 @@ class Predicted:
             UserError: it is a box, or null.
         """
         if not isinstance(self.value, str):
-            found = "null" if self.value is None else "a box"
-            raise UserError(f"{self.place}: prediction: expected a text ('' for none), found {found}")
+            value = "null" if self.value is None else "a box"
+            raise UserError(f"{self.place}: prediction: expected a text ('' for none), found {value}")
         return self.value
 
     @property
@@ -141,14 +141,14 @@ def read(path: Path, known: Sequence[Record] | None = None) -> list[Predicted]:
     missing = [record.id for record in known or () if record.id not in rows]
     if missing:
         raise UserError(f"{path}: {len(missing)} rows have no prediction, first '{missing[0]}': add them")
-    found = list(rows.values())
-    for row in found:
-        if row.kind != found[0].kind:
+    predictions = list(rows.values())
+    for row in predictions:
+        if row.kind != predictions[0].kind:
             raise UserError(
-                f"{row.place}: is compared with {row.kind}, and {found[0].place} with {found[0].kind}: "
-                "give each kind of row a file of its own"
+                f"{row.place}: is compared with {row.kind}, and {predictions[0].place} with "
+                f"{predictions[0].kind}: give each kind of row a file of its own"
             )
-    return found
+    return predictions
 
 
 def _entries(path: Path) -> Iterator[tuple[str, Any]]:

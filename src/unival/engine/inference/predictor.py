@@ -167,25 +167,25 @@ class Predictor:
             UserError: an unknown task, one of another modality, or a text that is missing, too long or
                 not taken.
         """
-        found = self._task(task or self._default(modality, bool(text)))
-        if modality != found.config.modality:
+        chosen = self._task(task or self._default(modality, bool(text)))
+        if modality != chosen.config.modality:
             raise UserError(
-                f"{name or key}: is {modality}, but task '{found.name}' needs {found.config.modality}"
+                f"{name or key}: is {modality}, but task '{chosen.name}' needs {chosen.config.modality}"
             )
-        if "{text}" in found.config.prompt and not text.strip():
-            raise UserError(f"task '{found.name}' needs a text: the question, the phrase or the statement")
-        if "{text}" not in found.config.prompt and text:
-            raise UserError(f"task '{found.name}' takes no text: leave it out, or choose another task")
+        if "{text}" in chosen.config.prompt and not text.strip():
+            raise UserError(f"task '{chosen.name}' needs a text: the question, the phrase or the statement")
+        if "{text}" not in chosen.config.prompt and text:
+            raise UserError(f"task '{chosen.name}' takes no text: leave it out, or choose another task")
         record = Record.about(modality, key, name or key, text=text)
-        example, sizes = found.inference(record), self.model.config
+        example, sizes = chosen.inference(record), self.model.config
         encode = self.processor.tokenizer.encode_text
         length = len(encode(example.prompt)) + 2  # begin and end
-        written = len(encode(example.decoder_prompt)) + 1 + found.config.decode.max_tokens
+        written = len(encode(example.decoder_prompt)) + 1 + chosen.config.decode.max_tokens
         if length > sizes.max_source_positions or written > sizes.max_target_positions:
             raise UserError(
-                f"task '{found.name}': a text of {length} tokens is too long for the model: shorten it"
+                f"task '{chosen.name}': a text of {length} tokens is too long for the model: shorten it"
             )
-        return Query(found.name, record, length)
+        return Query(chosen.name, record, length)
 
     def answer(self, questions: Sequence[Query], alternatives: int = 3) -> list[Prediction]:
         """The answers in order; those to one task are searched for together, each medium encoded once.

@@ -55,16 +55,16 @@ def gallery(rows: Sequence[Record], texts: int) -> Gallery:
     return Gallery(rows, shown, relevant_MC)
 
 
-def match(predictor: Predictor, modality: Modality, found: Gallery) -> np.ndarray:
+def match(predictor: Predictor, modality: Modality, wanted: Gallery) -> np.ndarray:
     """Log-odds of "yes" for every pair, (M, C); the media are in the predictor's store.
 
     Raises:
         UserError: a text that is too long for the model.
     """
-    place = {text: number for number, text in enumerate(found.texts)}
-    texts = sorted(found.texts, key=len)  # those of a batch are of like length
-    odds_MC = np.empty((len(found.media), len(texts)))
-    for row, odds_C in zip(tqdm(found.media, unit=" media", disable=None), odds_MC, strict=True):
+    place = {text: number for number, text in enumerate(wanted.texts)}
+    texts = sorted(wanted.texts, key=len)  # those of a batch are of like length
+    odds_MC = np.empty((len(wanted.media), len(texts)))
+    for row, odds_C in zip(tqdm(wanted.media, unit=" media", disable=None), odds_MC, strict=True):
         ((_, key),) = row.media()
         for start in range(0, len(texts), BATCH):
             part = texts[start : start + BATCH]

@@ -84,8 +84,8 @@ def _captions(rows: Read) -> Iterator[Score]:
         official = java.scores(candidates, references)
         for name, value in official.corpus.items():
             is_mean = name in official.rows and name != "meteor_ptb"
-            found = interval(official.rows[name], groups=media) if is_mean else value
-            yield name, found, len(rows)
+            score = interval(official.rows[name], groups=media) if is_mean else value
+            yield name, score, len(rows)
 
 
 def _hallucination(rows: Read, objects: Mapping[str, str]) -> Iterator[Score]:
@@ -97,10 +97,10 @@ def _hallucination(rows: Read, objects: Mapping[str, str]) -> Iterator[Score]:
         }
         for row in rows
     ]
-    found = chair([row.text for row in rows], present, objects)
+    hallucination = chair([row.text for row in rows], present, objects)
     media = media_of([row.record for row in rows])
-    yield "chair_s", interval(found.sentence_N, groups=media), len(rows)
-    yield "chair_i", statistic(found.counts_N2, instance, groups=media), len(rows)
+    yield "chair_s", interval(hallucination.sentence_N, groups=media), len(rows)
+    yield "chair_i", statistic(hallucination.counts_N2, instance, groups=media), len(rows)
 
 
 def _boxes(rows: Read) -> Iterator[Score]:

@@ -74,8 +74,8 @@ class Runtime:
 
     def threads_each(self) -> int:
         """Threads of each process: PyTorch would start one for every core, whatever a container may use."""
-        found = torch.get_num_threads()
-        return self.threads or (found if "OMP_NUM_THREADS" in os.environ else min(found, cpus()))
+        usual = torch.get_num_threads()
+        return self.threads or (usual if "OMP_NUM_THREADS" in os.environ else min(usual, cpus()))
 
     def chosen(self) -> str:
         """What it comes to on this machine, in words."""

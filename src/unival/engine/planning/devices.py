@@ -44,9 +44,9 @@ def known(name: str) -> Device | None:
     """The device by the name that its driver gives it. None where its rates are not known: the PCIe and NVL
     variants of H100 and H200 are slower."""
     words = re.split(r"[^A-Z0-9]+", name.upper())
-    found = next((device for key, device in DEVICES.items() if key.upper() in words), None)
-    slower = found is not None and found.tflops == DEVICES["h100"].tflops and {"PCIE", "NVL"} & set(words)
-    return None if slower else found
+    chosen = next((device for key, device in DEVICES.items() if key.upper() in words), None)
+    slower = chosen is not None and chosen.tflops == DEVICES["h100"].tflops and {"PCIE", "NVL"} & set(words)
+    return None if slower else chosen
 
 
 def read(text: str) -> Device:

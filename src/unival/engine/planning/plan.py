@@ -97,12 +97,12 @@ class TrainingPlan:
 def shares(job: Training, parts: int) -> dict[Modality, float]:
     """Rows of each medium in one of the `parts` of a step. Where rows are drawn from one pool, its streams
     are taken to be as large as each other."""
-    mixture, found = job.train.mixture, dict.fromkeys(MODALITIES, 0.0)
+    mixture, counts = job.train.mixture, dict.fromkeys(MODALITIES, 0.0)
     main = mixture.streams[0].rows
     for stream in mixture.streams:
         rows: float = main / stream.every if stream.every else stream.rows
-        found[job.media[stream.task]] += rows / parts
-    return {medium: rows for medium, rows in found.items() if rows}
+        counts[job.media[stream.task]] += rows / parts
+    return {medium: rows for medium, rows in counts.items() if rows}
 
 
 def plan(job: Training, site: Site) -> TrainingPlan:

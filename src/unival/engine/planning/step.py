@@ -104,11 +104,11 @@ def _group(job: Training, examples: Mapping[Modality, int], present: Iterable[Mo
 
 def _tensors(batch: Batch) -> list[Tensor]:
     """Those that go to the device."""
-    found = list(batch.media.values())
+    tensors = list(batch.media.values())
     for part in batch.parts:
-        found += [tensor for name, tensor in part.inputs.items() if name not in INDEX.values()]
-        found += [part.labels_BT] if part.allowed_BTV is None else [part.labels_BT, part.allowed_BTV]
-    return found
+        tensors += [tensor for name, tensor in part.inputs.items() if name not in INDEX.values()]
+        tensors += [part.labels_BT] if part.allowed_BTV is None else [part.labels_BT, part.allowed_BTV]
+    return tensors
 
 
 class Update:
@@ -201,7 +201,7 @@ def measure(
         accumulates: gradients of an earlier micro-batch are there.
         ranks: deal the weights out among so many (FSDP2).
     """
-    found = []
+    footprints = []
     _work_out(job.model)
     mode = FakeTensorMode(allow_non_fake_inputs=True)
     with _ranks(ranks) as mesh, without_values(mode), Meter() as meter:
@@ -225,8 +225,8 @@ def measure(
                 sum(p.numel() for p in tensors) for tensors in (update.model.parameters(), update.parameters)
             ]
             done = dict(meter.flops), meter.recomputed, dict(meter.peak)
-            found.append(Footprint(*done, sent["allgather"], sent["reducescatter"], *counts))
-    return found[0], found[1]
+            footprints.append(Footprint(*done, sent["allgather"], sent["reducescatter"], *counts))
+    return footprints[0], footprints[1]
 
 
 def _outside(job: Training, media: Mapping[Modality, int], factor: int, together: bool) -> Batch:

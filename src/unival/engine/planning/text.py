@@ -9,7 +9,7 @@ def lines(made: TrainingPlan, job: Training, site: Site) -> list[str]:
     """The plan as text."""
     tflop = sum(made.flops.values()) / 1e12
     usable, columns = site.device.usable, (*KINDS, BUCKETS, "total")
-    found = [
+    text = [
         f"{site.ranks} x {site.device.name}: {_gib(usable)} usable of {site.device.gib:.1f} GiB, "
         f"{site.device.rate(job.train.precision) / 1e12:.0f} TFLOP/s ({job.train.precision})",
         f"parameters      {made.parameters / 1e6:.1f} million, {made.trained / 1e6:.1f} million trained",
@@ -21,9 +21,9 @@ def lines(made: TrainingPlan, job: Training, site: Site) -> list[str]:
         f"memory of a rank, micro-batches of {made.micro_rows} rows (GiB)",
         "  checkpointing  sharded  " + "".join(f"{kind:>12}" for kind in columns) + "  largest micro-batch",
     ]
-    found += [_row(way) for way in made.ways]
-    found += ["", _verdict(made, site), *_run(made, job, site)]
-    return found
+    text += [_row(way) for way in made.ways]
+    text += ["", _verdict(made, site), *_run(made, job, site)]
+    return text
 
 
 def _row(way: Way) -> str:
@@ -70,7 +70,7 @@ def _run(made: TrainingPlan, job: Training, site: Site) -> list[str]:
     """Time, money and storage."""
     way = made.way
     wire = way.wire / site.bandwidth
-    found = [
+    text = [
         f"step time       {way.seconds:.3f} s: {way.seconds - wire:.3f} s at {site.utilisation:.0%} of the "
         f"device's rate, {wire:.3f} s on the wire",
         f"on the wire     {_gib(way.wire)} a step and rank, at {site.bandwidth / 1e9:g} GB/s",
@@ -82,4 +82,4 @@ def _run(made: TrainingPlan, job: Training, site: Site) -> list[str]:
         "not counted     validation, waiting for data, writing checkpoints",
         f"assumed         texts of {job.prompt_tokens} + {job.target_tokens} tokens",
     ]
-    return found
+    return text

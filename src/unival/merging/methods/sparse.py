@@ -38,8 +38,8 @@ class Ties(Method):
             names = sorted({name for job in jobs for name in job.models})
             totals = [sum(job.count for job in jobs if name in job.models) for name in names]
             ranks = [(i, kept_count(self.kept, total)) for i, total in enumerate(totals)]
-            found = thresholds(jobs, names, totals, ranks, self.deltas)
-            self.whole = dict(zip(names, found, strict=True))
+            smallest = thresholds(jobs, names, totals, ranks, self.deltas)
+            self.whole = dict(zip(names, smallest, strict=True))
 
     def start(self, job: Job) -> list[float]:
         """The smallest kept magnitude of each model."""
@@ -121,8 +121,8 @@ class Breadcrumbs(Method):
         dropped = int(self.options.top * job.count)
         last = min(dropped + kept_count(self.options.density, job.count), job.count)
         ranks = [(i, rank) for i in range(len(job.models)) for rank in (last, dropped + 1)]
-        found = thresholds([job], job.models, [job.count] * len(job.models), ranks, self._deltas)
-        return list(zip(found[::2], found[1::2], strict=True))
+        bounds = thresholds([job], job.models, [job.count] * len(job.models), ranks, self._deltas)
+        return list(zip(bounds[::2], bounds[1::2], strict=True))
 
     def _deltas(self, job: Job, start: int, models: Sequence[Tensor], base: Tensor) -> list[Tensor]:
         return deltas_of(models, base)

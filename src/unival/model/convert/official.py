@@ -158,8 +158,8 @@ def _first(weights: Weights, name: str, default: int) -> int:
 
 
 def _count(weights: Weights, pattern: str) -> int:
-    found = [int(match[1]) for name in weights if (match := re.match(pattern, name))]
-    return max(found) + 1 if found else 0
+    numbers = [int(match[1]) for name in weights if (match := re.match(pattern, name))]
+    return max(numbers) + 1 if numbers else 0
 
 
 def _depths(weights: Weights, prefix: str) -> list[int]:

@@ -105,8 +105,8 @@ def _neighbor(voice: Voice, scene: Scene) -> Question | None:
             near = [a for a in scene.things if a is not b and holds(relation, a, b, 1.0)]
             if len(near) == 1 and holds(relation, near[0], b):
                 options.append((near[0].kind, relation, b.name))
-    found = any_of(voice.rng, options)
-    return voice.ask("neighbor", *found) if found else None
+    chosen = any_of(voice.rng, options)
+    return voice.ask("neighbor", *chosen) if chosen else None
 
 
 _ASKERS = (_color, _shape, _digit, _count) * 2 + (_color, _shape) + (_exist, _size, _relation, _neighbor)

@@ -53,14 +53,14 @@ def _names(scene: Scene, thing: Thing) -> tuple[str, ...]:
 
 def regions(rng: Random, scene: Scene, count: int, phrasing: str = "usual") -> list[Region]:
     """Up to `count` different objects (now and then the cloth) with a phrase each."""
-    found = []
+    described = []
     for thing in shuffled(rng, [*scene.things, *([None] if scene.cloth and rng.random() < 0.3 else [])]):
         region = _region(rng, scene, thing, phrasing) if thing else _cloth(rng, scene.cloth, phrasing)
         if region is not None:
-            found.append(region)
-        if len(found) == count:
+            described.append(region)
+        if len(described) == count:
             break
-    return found
+    return described
 
 
 def _cloth(rng: Random, box: Box | None, phrasing: str) -> Region | None:
