@@ -58,7 +58,7 @@ def test_dates_are_texts_for_all_readers() -> None:
 @pytest.mark.parametrize("text", ["a: 1\nb: 2\na: 3\n", "a: {b: 1, b: 2}\n"])
 def test_a_key_that_comes_twice_is_named_in_one_line(text: str, tmp_path: Path) -> None:
     (tmp_path / "params.yaml").write_text(text)
-    with pytest.raises(UserError, match=r"params\.yaml: .*key '[ab]' comes twice") as caught:
+    with pytest.raises(UserError, match=r"params\.yaml: .*key '[ab]' appears twice") as caught:
         config.load(tmp_path / "params.yaml")
     assert "\n" not in str(caught.value)
 

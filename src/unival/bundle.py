@@ -62,7 +62,9 @@ def write(out: Path, models: bool) -> int:
     made_by = report.note.get("code", {})
     commit = made_by.get("uncommitted") or made_by.get("commit")
     if not commit or not provenance.git("cat-file", "-t", commit):
-        raise UserError(f"{commit or 'reports/runs/report.json'}: the code of the report is gone: dvc repro")
+        raise UserError(
+            f"{commit or 'reports/runs/report.json'}: the code of the report is no longer there: dvc repro"
+        )
     with folders.new_folder(out, RECORD, [*SHOWN, *outs]) as part:
         for place in [*SHOWN, *map(Path, outs)]:
             if place.is_dir():

@@ -25,14 +25,14 @@ T = TypeVar("T")
 
 
 class _Loader(yaml.SafeLoader):
-    """Reads as OmegaConf does; the third difference to YAML 1.1: a key that comes twice is an error."""
+    """Reads as OmegaConf does; the third difference to YAML 1.1: a key that appears twice is an error."""
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
         seen = set()
         for key, _ in node.value:
             if key.value in seen and key.tag != "tag:yaml.org,2002:merge":
                 raise yaml.constructor.ConstructorError(
-                    "in a mapping", node.start_mark, f"key '{key.value}' comes twice", key.start_mark
+                    "in a mapping", node.start_mark, f"key '{key.value}' appears twice", key.start_mark
                 )
             seen.add(key.value if isinstance(key, yaml.ScalarNode) else id(key))
         return super().construct_mapping(node, deep)

@@ -38,7 +38,7 @@ ROOM = dict.fromkeys((errno.ENOSPC, errno.EDQUOT, errno.EFBIG), "make room and r
 """No space left on the disk, in the user's quota, or under the limit on a file's size."""
 PLACE = dict.fromkeys(
     (errno.ENOENT, errno.ENOTDIR, errno.EACCES, errno.EPERM, errno.EROFS, errno.ESTALE),
-    "something else removed it or forbids it: mend that and run again",
+    "something else removed it or forbids it: fix that and run again",
 )
 """A file or folder that the command found or made is gone, or may no longer be used."""
 
@@ -80,7 +80,7 @@ def told(of_many: bool = False) -> Iterator[None]:
             signal.signal(number, signal.SIG_DFL)
             signal.raise_signal(number)
         if not other:
-            print("unival: stopped: run the same command again to go on", file=sys.stderr)
+            print("unival: stopped: run the same command again to continue", file=sys.stderr)
         sys.exit(128 + number)
 
 

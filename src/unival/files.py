@@ -157,7 +157,7 @@ def read_json(path: Path | str) -> Any:
     except OSError as error:
         raise UserError(f"{path}: cannot read: {error.strerror}") from error
     except (ValueError, RecursionError) as error:
-        raise UserError(f"{path}: not JSON: {error}: it is damaged: make it anew") from error
+        raise UserError(f"{path}: not JSON: {error}: it is damaged: make it again") from error
 
 
 def write_sealed(path: Path | str, content: dict[str, Any]) -> None:

@@ -105,12 +105,12 @@ class UnivalTokenizer(PreTrainedTokenizerFast):
         try:
             tokenizer = cls.from_pretrained(folder)
         except Exception as error:  # tokenizers raises this very class
-            raise UserError(f"{path}: not a tokenizer of this model: {error}: make it anew") from error
+            raise UserError(f"{path}: not a tokenizer of this model: {error}: make it again") from error
         missing = [
             token for token in (*SPECIALS, MASK) if tokenizer.backend_tokenizer.token_to_id(token) is None
         ]
         if missing:
-            raise UserError(f"{path}: not a tokenizer of this model: it lacks {missing[0]}")
+            raise UserError(f"{path}: not a tokenizer of this model: it has no {missing[0]}")
         return tokenizer
 
     @classmethod

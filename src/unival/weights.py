@@ -130,12 +130,12 @@ def _require_listed(index: Path, paths: list[Path], specs: Mapping[str, TensorSp
     for name in sorted({*table, *place}):
         if name not in place:
             raise UserError(
-                f"{index}: '{name}' should be in {table[name]}, which lacks it: save the model anew"
+                f"{index}: '{name}' should be in {table[name]}, which does not have it: save the model again"
             )
         if table.get(name) != place[name]:
             said = f"in {table[name]}" if name in table else "nowhere"
             raise UserError(
-                f"{index}: '{name}' is in {place[name]}, by the index {said}: save the model anew"
+                f"{index}: '{name}' is in {place[name]}, by the index {said}: save the model again"
             )
 
 

@@ -365,7 +365,7 @@ def test_tables(tmp_path: Path, beside: Path, suffix: str) -> None:
 
 def test_a_table_says_its_split(tmp_path: Path, beside: Path) -> None:
     write(tmp_path / "mine" / "caption.jsonl", "\n".join(map(json.dumps, ROWS)))
-    with pytest.raises(UserError, match=r"mine/caption\.jsonl: its split is not told: .* <split>/<task>"):
+    with pytest.raises(UserError, match=r"mine/caption\.jsonl: its split is not known: .* <split>/<task>"):
         import_dataset("table", tmp_path, beside / "out")
 
 

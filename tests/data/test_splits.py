@@ -81,7 +81,7 @@ def test_a_split_that_is_not_told_is_no_training_data(
     files, expected = case
     for file, content in files.items():
         write(tmp_path / "in" / file, content)
-    with pytest.raises(UserError, match="its split is not told") as raised:
+    with pytest.raises(UserError, match="its split is not known") as raised:
         import_dataset(name, tmp_path / "in", tmp_path / "out")
     assert expected in str(raised.value)
     description = import_dataset(name, tmp_path / "in", tmp_path / "out", max_rejected=0.0, split="test")

@@ -50,7 +50,7 @@ def test_labels_of_sounds(tmp_path: Path) -> None:
 
 
 def test_the_split_of_a_plain_table_may_be_given(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match=r"data\.csv: its split is not told"):
+    with pytest.raises(UserError, match=r"data\.csv: its split is not known"):
         rows({"data.csv": QUESTIONS}, tmp_path, "vqa")
     assert len(rows({}, tmp_path, "vqa", "test", split="test")) == 2
 

@@ -96,7 +96,7 @@ def small_disk():
 def test_writes_that_the_system_refuses(tmp_path, small_disk):
     folder, model = saved(tmp_path)
     folder.save_best(3, model)
-    with pytest.raises(UserError, match=r"step-00000006: cannot write: File too large: mend that"):
+    with pytest.raises(UserError, match=r"step-00000006: cannot write: File too large: fix that"):
         folder.save(6, model, {"optimizer": torch.ones(100_000)}, {"identity": "x"})
     large = standins.model(width=400)
     with pytest.raises(UserError, match=r"step-00000006: cannot write: .*File too large"):

@@ -170,7 +170,7 @@ def test_a_rank_that_dies_stops_the_others_with_the_reason(tmp_path):
     processes[1].kill()
     processes[0].join(60)
     assert processes[0].exitcode == 1
-    assert "rank 0: another rank has gone" in told(tmp_path)
+    assert "rank 0: another rank has stopped" in told(tmp_path)
 
 
 @pytest.mark.fault

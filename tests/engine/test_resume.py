@@ -46,7 +46,7 @@ def test_killed_at_a_step(tmp_path, undisturbed, step):
     status, _ = finish(start(tmp_path, OPTIONS, fail_at=step), tmp_path)
     assert status == -signal.SIGKILL
     assert len(checkpoints(tmp_path)) == min(step // 4, 2)
-    assert ("goes on from step" in complete(tmp_path)) == (step >= 4)
+    assert ("resumes from step" in complete(tmp_path)) == (step >= 4)
     assert weights(tmp_path) == undisturbed
 
 
@@ -87,7 +87,7 @@ def test_killed_in_a_checkpoint_write(tmp_path, undisturbed, file):
     status, _ = finish(start(tmp_path, OPTIONS, die_in=file), tmp_path)
     assert status == -signal.SIGKILL
     assert checkpoints(tmp_path) == ["step-00000004", "step-00000008"]
-    assert "goes on from step 8" in complete(tmp_path)
+    assert "resumes from step 8" in complete(tmp_path)
     assert weights(tmp_path) == undisturbed
 
 
@@ -106,7 +106,7 @@ def test_a_signal_saves_and_leaves(tmp_path, undisturbed, workers, number):
     assert status == 128 + number and "stopped: saved step" in error
     assert "Traceback" not in error
     last = int(checkpoints(tmp_path)[-1].removeprefix("step-"))
-    assert f"goes on from step {last}" in complete(tmp_path)
+    assert f"resumes from step {last}" in complete(tmp_path)
     assert weights(tmp_path) == undisturbed
 
 
@@ -114,7 +114,7 @@ def test_damaged_checkpoint_is_passed_over(tmp_path, undisturbed):
     finish(start(tmp_path, OPTIONS, fail_at=17), tmp_path)
     newest = tmp_path / "scratch/checkpoints" / checkpoints(tmp_path)[-1] / "model.safetensors"
     newest.write_bytes(newest.read_bytes()[:-100])
-    assert "goes on from step 12" in complete(tmp_path)
+    assert "resumes from step 12" in complete(tmp_path)
     assert weights(tmp_path) == undisturbed
 
 
@@ -153,7 +153,7 @@ def test_two_ranks_resume_to_the_bit(tmp_path, sharding):
     complete(whole, options, ranks=2)
     status, _ = finish(start(killed, options, ranks=2, fail_at=17), killed)
     assert status == -signal.SIGKILL
-    assert "goes on from step 16" in complete(killed, options, ranks=2)
+    assert "resumes from step 16" in complete(killed, options, ranks=2)
     assert weights(killed) == weights(whole)
 
 
@@ -168,7 +168,7 @@ def test_another_architecture_does_not_go_on(tmp_path, sharding, other):
     _, error = finish(processes, tmp_path, 60)
     assert [process.exitcode for process in processes] == [1, 1]
     assert "step-00000004: a checkpoint of other initial weights or another architecture: delete" in error
-    assert "checkpoints to start anew" in error
+    assert "checkpoints to start over" in error
     assert checkpoints(tmp_path) == ["step-00000004"]
 
 
@@ -192,7 +192,7 @@ def test_full_disk_stops_all_ranks_and_keeps_the_last_checkpoint(tmp_path, shard
     _, error = finish(processes, full, 60)
     assert [process.exitcode for process in processes] == [1, 1]
     assert "step-00000008: " in error and "cannot write: " in error and "File too large" in error
-    assert "mend that and run again: it goes on from the last checkpoint" in error
+    assert "fix that and run again: training resumes from the last checkpoint" in error
     assert checkpoints(full) == ["step-00000004"]
-    assert "goes on from step 4" in complete(full, options, ranks=2)
+    assert "resumes from step 4" in complete(full, options, ranks=2)
     assert weights(full) == weights(whole)

@@ -222,7 +222,7 @@ def test_ranks_end_at_once_wherever_they_are(tmp_path, number, to, met):
     error = process.communicate(timeout=15)[1]
     assert process.returncode == 128 + number
     lines = error.splitlines()
-    assert lines == ["unival: stopped: run the same command again to go on"]
+    assert lines == ["unival: stopped: run the same command again to continue"]
     assert not [rank for rank in "01" if Path(f"/proc/{(tmp_path / f'up{rank}').read_text()}").exists()]
 
 

@@ -239,7 +239,7 @@ def test_a_results_file_is_compared_with_the_rows_of_a_split(
     faults = {
         "1 rows have no prediction, first 'coco-1'": entries[:1],
         "entry 3: id '3' is none": [*entries, {"image_id": 3, "caption": "a"}],
-        "entry 3: id 'coco-2' comes twice, first in .*entry 1": [*entries, entries[0]],
+        "entry 3: id 'coco-2' appears twice, first in .*entry 1": [*entries, entries[0]],
     }
     for reason, found in faults.items():
         results.write_text(json.dumps(found))
@@ -269,8 +269,8 @@ B = {"id": "b", "box": [0, 0, 4, 4], "prediction": [0, 0, 4, 4]}
         (['{"id": "1", "prediction": NaN}'], "line 1: not JSON: NaN is no number"),
         ([b"\xff"], "line 1: not JSON"),
         ([{"id": "1", "prediction": "x"}], "line 1: neither references nor answers nor box"),
-        ([A, "", A], r"line 3: id 'a' comes twice, first in .*x.jsonl: line 1"),
-        ([{**A, "id": 1}, {**A, "id": "1"}], "line 2: id '1' comes twice"),
+        ([A, "", A], r"line 3: id 'a' appears twice, first in .*x.jsonl: line 1"),
+        ([{**A, "id": 1}, {**A, "id": "1"}], "line 2: id '1' appears twice"),
         ([A, Q], "line 2: is compared with answers, and .*line 1 with captions"),
         ([A, {"id": "1", "prediction": "x"}], "line 2: is compared with nothing"),
         ([A, {**A, "id": "b", "prediction": [1, 2, 3, 4]}], "line 2: prediction: expected a text .*a box"),

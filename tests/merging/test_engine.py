@@ -166,7 +166,7 @@ def test_estimated_statistics_take_the_place_of_merged_ones(folders, tmp_path):
     with pytest.raises(UserError, match="statistics estimated for it"):
         verify(out)
     save_file({"unknown": torch.zeros(1)}, file)
-    with pytest.raises(UserError, match="unknown: estimated anew, but in no model"):
+    with pytest.raises(UserError, match="unknown: estimated again, but in no model"):
         merge(Recipe("ties", ("a", "b")), paths, base, tmp_path / "other", estimated=file)
 
 

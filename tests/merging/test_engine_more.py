@@ -194,7 +194,7 @@ def test_rows_are_matched_by_token(tmp_path):
         merge_states(recipe, {name: StateSource({"embed": a}) for name in "ab"})
     (paths["b"] / "tokenizer.json").write_text(json.dumps(tokenizer("z", "x", "q")))
     with pytest.raises(
-        UserError, match=r"no model has all tokens: 'a', the largest, lacks 1, such as \['q'\]"
+        UserError, match=r"no model has all tokens: 'a', the largest, is missing 1, such as \['q'\]"
     ):
         merge(recipe, paths, None, tmp_path / "out")
 

@@ -123,7 +123,7 @@ def test_ctrl_c_is_one_line_in_any_command(
     monkeypatch.chdir(ROOT)
     with pytest.raises(SystemExit, match="130"):
         main(arguments)
-    assert capsys.readouterr().err == "unival: stopped: run the same command again to go on\n"
+    assert capsys.readouterr().err == "unival: stopped: run the same command again to continue\n"
 
 
 @pytest.mark.fault

@@ -160,7 +160,7 @@ def test_a_killed_run_goes_on_to_the_same_bytes(clone, run) -> None:
     assert killed.returncode and not weights.exists()
     # not forced, DVC would only bring back the outputs of the undisturbed run
     resumed = run("dvc", "repro", "-f", "-s", "pretrain@image_text")
-    assert "goes on from step 3" in resumed.stderr + resumed.stdout
+    assert "resumes from step 3" in resumed.stderr + resumed.stdout
     assert digest(weights) == undisturbed
     statuses = [status for experiment, _, status in runs(clone) if experiment == "pretrain"]
     assert statuses == ["FINISHED", "FINISHED"], "the killed run was continued, not started anew"

@@ -17,7 +17,7 @@ def main(arguments: list[str]) -> None:
         "how to check. A folder that an earlier bundle wrote is replaced, any other is refused.",
     )
     parser.add_argument("folder", type=Path, metavar="<folder>", help="e.g. bundle")
-    parser.add_argument("--models", action="store_true", help="with all weights")
+    parser.add_argument("--models", action="store_true", help="include the weights of all models")
     options = parser.parse_args(arguments)
     from unival import bundle
 

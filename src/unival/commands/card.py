@@ -12,11 +12,11 @@ def main(arguments: list[str]) -> None:
     """
     parser = argparse.ArgumentParser(prog="unival card", description=__doc__.split(": ", 1)[1])
     parser.add_argument("folder", type=Path, metavar="<folder>", help="a model folder")
-    parser.add_argument("--write", action="store_true", help="as README.md, in place of the old one")
+    parser.add_argument("--write", action="store_true", help="write it as README.md, replacing the old one")
     parser.add_argument(
         "--benchmark",
         metavar="<owner>/<name>",
-        help="write the scores for this data set of the hub, a registered benchmark, too (.eval_results/)",
+        help="also write the scores for this data set of the hub, a registered benchmark (.eval_results/)",
     )
     options = parser.parse_args(arguments)
     from unival.errors import UserError

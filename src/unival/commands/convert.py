@@ -47,9 +47,9 @@ def _parser() -> argparse.ArgumentParser:
     command.add_argument("folder", type=Path)
     command.add_argument("out", type=Path)
     command.add_argument("--modality", choices=("image", "video", "audio"), default="image")
-    command.add_argument("--rows", type=int, default=1, help="of a batch (1)")
-    command.add_argument("--source", type=int, default=32, help="tokens of a prompt, padded (32)")
-    command.add_argument("--target", type=int, default=24, help="tokens of an answer at most (24)")
+    command.add_argument("--rows", type=int, default=1, help="examples of a batch (default 1)")
+    command.add_argument("--source", type=int, default=32, help="tokens of a prompt, padded (default 32)")
+    command.add_argument("--target", type=int, default=24, help="most tokens of an answer (default 24)")
 
     return parser
 

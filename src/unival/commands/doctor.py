@@ -105,7 +105,7 @@ def _tracking() -> Check:
         return Check("none", "mlflow", "UNIVAL_TRACKING=off: no run is recorded")
     reason = tracking.unreachable(SECONDS)
     if reason:
-        fix = "runs go on, and what they log waits on disk: start the store, then unival sync"
+        fix = "runs continue, and what they log waits on disk: start the store, then run unival sync"
         return Check("warn", "mlflow", f"{tracking.store_name()}: {reason}: {fix}")
     return Check("ok", "mlflow", tracking.store_name())
 
@@ -121,4 +121,6 @@ def _repository() -> Iterator[Check]:
     untracked = provenance.git("ls-files", "--others", "--exclude-standard", "--", "conf").splitlines()
     if untracked:
         shown = ", ".join(untracked[:3]) + (", ..." if len(untracked) > 3 else "")
-        yield Check("warn", "conf", f"{shown}: not in Git, so queued experiments lack it: git add conf")
+        yield Check(
+            "warn", "conf", f"{shown}: not in Git, so queued experiments do not have it: git add conf"
+        )

@@ -24,7 +24,9 @@ def main(arguments: list[str]) -> None:
     )
     parser.add_argument("model", type=Path, metavar="<model>", help="a model folder")
     parser.add_argument("paths", type=Path, nargs="*", metavar="<path>", help="media, or folders of them")
-    parser.add_argument("--text", action="append", default=[], metavar="<text>", help="a text; several times")
+    parser.add_argument(
+        "--text", action="append", default=[], metavar="<text>", help="a text; may be repeated"
+    )
     parser.add_argument("--out", type=Path, default=Path("embeddings.npz"), metavar="<file>")
     options = parser.parse_args(arguments)
     if not options.paths and not options.text:

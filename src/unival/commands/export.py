@@ -10,7 +10,11 @@ def main(arguments: list[str]) -> None:
     """`unival export`: rows of a prepared split as OFA's TSV."""
     parser = argparse.ArgumentParser(prog="unival export", description="Prepared rows as OFA's TSV.")
     parser.add_argument(
-        "--split", type=Path, required=True, metavar="<folder>", help="as data/processed/x/val"
+        "--split",
+        type=Path,
+        required=True,
+        metavar="<folder>",
+        help="a prepared split, such as data/processed/coco/val",
     )
     parser.add_argument("--task", choices=WRITERS, required=True, metavar="<task>", help=", ".join(WRITERS))
     parser.add_argument("--out", type=Path, required=True, metavar="<file>")

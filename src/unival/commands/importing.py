@@ -40,7 +40,7 @@ def main(arguments: list[str]) -> None:
     if share > accepted:
         raise UserError(
             f"{options['out']}: would not be written: {share:.1%} of the rows and media are bad, accepted "
-            f"{accepted:.1%}: mend them, or give --max-rejected"
+            f"{accepted:.1%}: fix them, or give --max-rejected"
         )
 
 
@@ -78,8 +78,10 @@ def _print(description: dict[str, Any], out: Path, text_only: bool) -> None:
 
 def _parser() -> argparse.ArgumentParser:
     common = argparse.ArgumentParser(add_help=False)
-    common.add_argument("--root", type=Path, required=True, metavar="<folder>", help="the original files")
-    common.add_argument("--out", type=Path, required=True, metavar="<folder>", help="what to write")
+    common.add_argument(
+        "--root", type=Path, required=True, metavar="<folder>", help="folder of the original files"
+    )
+    common.add_argument("--out", type=Path, required=True, metavar="<folder>", help="folder to write")
     common.add_argument(
         "--max-rejected", type=float, default=MAX_REJECTED, metavar="<share>",
         help=f"largest share of bad rows and media that is accepted (default {MAX_REJECTED})",

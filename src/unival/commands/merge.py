@@ -32,9 +32,19 @@ def main(arguments: list[str]) -> None:
     action.add_argument("recipe", type=Path, metavar="<recipe.yaml>", help="at least `method: <name>`")
     _inputs(action, "a model of the recipe; repeat per model")
     action.add_argument(
-        "--out", type=Path, required=True, metavar="<folder>", help="a new folder, or an old merge"
+        "--out",
+        type=Path,
+        required=True,
+        metavar="<folder>",
+        help="a new folder, or an earlier merge to replace",
     )
-    action.add_argument("--threads", type=int, default=1, metavar="<n>", help="changes no byte; default 1")
+    action.add_argument(
+        "--threads",
+        type=int,
+        default=1,
+        metavar="<n>",
+        help="number (default 1); changes no byte of the merge",
+    )
     action.add_argument("--device", default="cpu", metavar="<device>", help="cpu (default), cuda, ...")
     action.add_argument(
         "--shard-mib", type=int, metavar="<n>", help="start another file before one grows beyond this"
@@ -42,7 +52,7 @@ def main(arguments: list[str]) -> None:
 
     action = actions.add_parser("verify", help="repeat a merge and compare every byte")
     action.add_argument("folder", type=Path, metavar="<folder>")
-    _inputs(action, "where a model lies now, if not where the record says")
+    _inputs(action, "where a model is now, if not where the record says")
 
     action = actions.add_parser("report", help="what a merge did, on one page")
     action.add_argument("folder", type=Path, metavar="<folder>")

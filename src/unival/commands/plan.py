@@ -58,11 +58,16 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--ranks", type=int, default=1, help="GPUs (default 1)")
     parser.add_argument("--bandwidth", type=float, default=100.0, help="GB/s of a rank's link (default 100)")
-    parser.add_argument("--utilisation", type=float, default=0.4, help="of the device's rate (default 0.4)")
-    parser.add_argument("--price", type=float, help="of a GPU and hour, in any currency")
+    parser.add_argument(
+        "--utilisation",
+        type=float,
+        default=0.4,
+        help="share of the device's rate that is reached (default 0.4)",
+    )
+    parser.add_argument("--price", type=float, help="price of a GPU hour, in any currency")
     parser.add_argument(
         "--tokens", type=_tokens, default=(30, 20), metavar="<prompt>,<target>",
-        help="of the longest example of a micro-batch (default 30,20)",
+        help="tokens of the longest example of a micro-batch (default 30,20)",
     )  # fmt: skip
     parser.add_argument("--json", action="store_true", help="all figures, in bytes, FLOPs and seconds")
     return parser

@@ -16,7 +16,7 @@ def main(arguments: list[str]) -> None:
         "files have changed since is refused.",
     )
     parser.add_argument("folder", type=Path, help="e.g. models/merged/average")
-    parser.add_argument("--alias", help="what the version is known as from now on, e.g. champion")
+    parser.add_argument("--alias", help="name of the version from now on, e.g. champion")
     options = parser.parse_args(arguments)
     from unival import tracking
     from unival.errors import UserError

@@ -23,19 +23,31 @@ def main(arguments: list[str]) -> None:
     parser = argparse.ArgumentParser(
         prog="unival retrieve", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("model", type=Path, metavar="<model>", help="a folder; pretraining teaches matching")
     parser.add_argument(
-        "--split", type=Path, required=True, metavar="<folder>", help="as data/processed/x/test"
+        "model", type=Path, metavar="<model>", help="a model folder; pretraining teaches matching"
     )
     parser.add_argument(
-        "--modality", choices=("image", "video"), default="image", help="of the media (image)"
+        "--split",
+        type=Path,
+        required=True,
+        metavar="<folder>",
+        help="a prepared split, such as data/processed/coco/test",
     )
     parser.add_argument(
-        "--rows", type=int, metavar="<number>", help="number of media, from the first; default: all"
+        "--modality", choices=("image", "video"), default="image", help="kind of media (default image)"
     )
-    parser.add_argument("--texts", type=int, default=5, metavar="<number>", help="captions per medium (5)")
     parser.add_argument(
-        "--folds", type=int, default=1, metavar="<number>", help="number of parts to search separately (1)"
+        "--rows", type=int, metavar="<number>", help="how many media, from the first (default: all)"
+    )
+    parser.add_argument(
+        "--texts", type=int, default=5, metavar="<number>", help="captions per medium (default 5)"
+    )
+    parser.add_argument(
+        "--folds",
+        type=int,
+        default=1,
+        metavar="<number>",
+        help="number of parts to search separately (default 1)",
     )
     options = parser.parse_args(arguments)
     if min(options.texts, options.folds, options.rows or 1) < 1:

@@ -19,8 +19,10 @@ def main(arguments: list[str]) -> None:
     started = str(time.time())
     parser = argparse.ArgumentParser(prog="unival run", description="Run one stage from its resolved file.")
     parser.add_argument("stage", metavar="<stage>", help=", ".join(STAGES))
-    parser.add_argument("--config", type=Path, required=True, metavar="<file>", help="from build/config/")
-    parser.add_argument("--out", type=Path, default=Path(), metavar="<folder>", help="outs go below it")
+    parser.add_argument(
+        "--config", type=Path, required=True, metavar="<file>", help="a file of build/config/"
+    )
+    parser.add_argument("--out", type=Path, default=Path(), metavar="<folder>", help="where outputs go")
     options = parser.parse_args(arguments)
     from unival.stages import base, module
 

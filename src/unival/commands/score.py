@@ -29,7 +29,9 @@ def main(arguments: list[str]) -> None:
     parser = argparse.ArgumentParser(
         prog="unival score", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("predictions", type=Path, metavar="<file>", help="of `evaluate`, or a results file")
+    parser.add_argument(
+        "predictions", type=Path, metavar="<file>", help="predictions of `evaluate`, or a results file"
+    )
     parser.add_argument(
         "--objects", type=Path, metavar="<file>", help="for CHAIR: synonyms, one object per line"
     )
@@ -39,7 +41,9 @@ def main(arguments: list[str]) -> None:
     parser.add_argument(
         "--model", type=Path, metavar="<folder>", help="write the predictions file with this model"
     )
-    parser.add_argument("--split", type=Path, metavar="<folder>", help="as data/processed/coco/test")
+    parser.add_argument(
+        "--split", type=Path, metavar="<folder>", help="a prepared split, such as data/processed/coco/test"
+    )
     parser.add_argument("--task", metavar="<task>", help="one of `unival list task`")
     parser.add_argument(
         "--edition",

@@ -41,6 +41,8 @@ def _parser() -> argparse.ArgumentParser:
         help="model folders, or folders of them; the first one answers where a request names none; without "
         "any, the tiny model that comes with the package",
     )
-    parser.add_argument("--host", default="127.0.0.1", help="address to listen at (127.0.0.1)")
-    parser.add_argument("--port", type=int, default=8000, help="port to listen at (8000); 0: any free one")
+    parser.add_argument("--host", default="127.0.0.1", help="address to listen on (default 127.0.0.1)")
+    parser.add_argument(
+        "--port", type=int, default=8000, help="port to listen on (default 8000); 0: any free one"
+    )
     return parser

@@ -178,7 +178,7 @@ def _of_model(text: str, path: Path) -> Member:
     """A model folder: its cells are those of the study that it lies in, else they are computed here."""
     parts = path.resolve().parts
     if "models" not in parts:
-        raise UserError(f"{path}: no model of a study: it must lie below models/")
+        raise UserError(f"{path}: not a model of a study: it must be inside models/")
     place = len(parts) - 1 - parts[::-1].index("models")
     root, model = Path(*parts[:place]), "/".join(parts[place + 1 :])
     if (root / "config.yaml").is_file():

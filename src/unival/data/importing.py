@@ -39,7 +39,7 @@ def import_dataset(
         out: the folder to write; an earlier import there is replaced when this one is whole.
         max_rejected: largest share of bad rows and media that is accepted.
         text_only: take the captions alone, as rows of the task `text`; no medium is looked for.
-        split: split of the rows whose official one is not told; where empty, such rows are an error.
+        split: split of the rows whose official one is not known; where empty, such rows are an error.
         expect: `<split>/<task>` -> number of rows that there must be.
         progress: show on a terminal how many rows and media are done.
         scratch: build nothing: all is read and checked, and this folder gets what `rehearse` says.

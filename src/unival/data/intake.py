@@ -275,7 +275,7 @@ class Intake:
         )
         return (
             f"{table}: {self.bad_items} of {self.items} rows and media are bad ({self.rejected_share:.1%}, "
-            f"accepted {limit:.1%}): mend them (the table lists file, row, field and reason) or raise "
+            f"accepted {limit:.1%}): fix them (the table lists file, row, field and reason) or raise "
             f"max_rejected{worst}"
         )
 

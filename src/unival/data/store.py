@@ -213,7 +213,7 @@ class MediaStore:
             index = pq.read_table(path).cast(INDEX_SCHEMA)
         except (pa.ArrowException, OSError, ValueError) as error:
             raise UserError(
-                f"{path}: not a readable media index: {str(error).splitlines()[0]}: make it anew"
+                f"{path}: not a readable media index: {str(error).splitlines()[0]}: make it again"
             ) from error
         self._rows = {key: row for row, key in enumerate(index.column("key").to_pylist())}
         self._shard, self._offset, self._size = (

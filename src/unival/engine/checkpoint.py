@@ -25,7 +25,7 @@ from unival import files, weights
 from unival.errors import UserError
 
 WEIGHTS, STATE, META = "model.safetensors", "state.pt", "meta.json"
-MEND = "mend that and run again: it goes on from the last checkpoint"
+FIX = "fix that and run again: training resumes from the last checkpoint"
 
 
 @contextmanager
@@ -38,7 +38,7 @@ def told_of_disk(path: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        raise UserError(f"{path}: cannot write: {error.strerror or error}: {MEND}") from error
+        raise UserError(f"{path}: cannot write: {error.strerror or error}: {FIX}") from error
 
 
 @contextmanager
@@ -190,7 +190,8 @@ class Checkpoints:
         """
         if whole_meta(self.best) is None:
             raise UserError(
-                f"{self.best}: damaged since it was written: run again: it goes on from before these weights"
+                f"{self.best}: damaged since it was written: run again: training resumes from before "
+                "these weights"
             )
         load_weights(model, self.best / WEIGHTS)
 

@@ -23,7 +23,7 @@ from torch.distributed.fsdp import FSDPModule, fully_shard
 from torch.distributed.tensor import DTensor
 
 from unival import files
-from unival.engine.checkpoint import MEND, META, Checkpoints, atomic_folder, hidden
+from unival.engine.checkpoint import FIX, META, Checkpoints, atomic_folder, hidden
 from unival.engine.optim import moving
 from unival.errors import UserError
 
@@ -145,7 +145,7 @@ class ShardedCheckpoints(Checkpoints):
                     files.write_sealed(part / META, {**meta, "step": step, "digests": digests})
         except dcp.CheckpointException as error:
             rank, (reason, _) = next(iter(error.failures.items()))
-            raise UserError(f"{path}: rank {rank} cannot write: {reason}: {MEND}") from error
+            raise UserError(f"{path}: rank {rank} cannot write: {reason}: {FIX}") from error
         if main:
             self._tidy(step)
         return path

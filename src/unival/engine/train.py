@@ -167,7 +167,7 @@ class Trainer:
         monitor = Monitor(self.title, self.step, config.steps, callbacks, self.ranks.is_main)
         monitor.tell(lambda callback: callback.on_start(self._info()))
         if self.step:
-            monitor.say(f"goes on from step {self.step}")
+            monitor.say(f"resumes from step {self.step}")
         for line in self.sampler.mixture.repeated():
             monitor.say(line)
         batches = StepBatches(
@@ -286,7 +286,7 @@ class Trainer:
         if str(step) == os.environ.get(FAIL_AT):
             os.kill(os.getpid(), signal.SIGKILL)
         if stopped and not done:
-            monitor.say(f"stopped: saved step {step}, run again to go on")
+            monitor.say(f"stopped: saved step {step}, run again to continue")
             raise SystemExit(self.ending.status)
 
     def _count_damage(self) -> None:
@@ -300,7 +300,7 @@ class Trainer:
         if self.damaged > self.config.damaged:
             raise UserError(
                 f"step {self.step}: {self.damaged} rows could not be read (listed above), more than "
-                f"{self.config.damaged}: mend the data or raise train.damaged"
+                f"{self.config.damaged}: fix the data or raise train.damaged"
             )
 
     def _figures(self, waited: float) -> dict[str, float]:
@@ -365,7 +365,7 @@ class Trainer:
         if other := differences(self.identity, meta["identity"]):
             folder = self.checkpoints.folder
             raise UserError(
-                f"{path}: a checkpoint of {' and of '.join(other)}: delete {folder} to start anew"
+                f"{path}: a checkpoint of {' and of '.join(other)}: delete {folder} to start over"
             )
         state = self.checkpoints.restore(path, meta, self.model)
         self.strategy.load_state(self.optimizer, state)

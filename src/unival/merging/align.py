@@ -66,7 +66,7 @@ def align(
     anew = estimated.specs if estimated else {}
     known = {name: spec.shape for source in models.values() for name, spec in source.specs.items()}
     problems += [
-        f"{name}: estimated anew, but in no model, or of another shape"
+        f"{name}: estimated again, but in no model, or of another shape"
         for name, spec in sorted(anew.items())
         if known.get(name) != spec.shape
     ]

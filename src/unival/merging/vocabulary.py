@@ -65,7 +65,7 @@ def reference_of(tokens: Mapping[str, Sequence[str]]) -> str:
     name = max(tokens, key=lambda n: len(tokens[n]))
     missing = sorted(wanted - set(tokens[name]))
     raise UserError(
-        f"vocabulary: no model has all tokens: '{name}', the largest, lacks {len(missing)}, such as "
+        f"vocabulary: no model has all tokens: '{name}', the largest, is missing {len(missing)}, such as "
         f"{missing[:3]}: extend one tokenizer first"
     )
 

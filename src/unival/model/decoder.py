@@ -136,7 +136,7 @@ class UnivalDecoder(nn.Module):
         encoder_BSD, positions = encoder_outputs.last_hidden_state, encoder_outputs.positions
         if encoder_BSD is None or positions is None:
             raise ValueError(
-                "encoder_outputs lack the position states: take them from the model's own encoder"
+                "encoder_outputs have no position states: take them from the model's own encoder"
             )
         start = cache.get_seq_length() if cache is not None else 0
         rows, steps = input_ids.shape

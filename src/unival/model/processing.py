@@ -364,7 +364,7 @@ class UnivalProcessor(ProcessorMixin):
         folder = _folder(pretrained_model_name_or_path, hub)
         path = folder / SETTINGS_FILE
         if not path.is_file():
-            raise UserError(f"{folder}: no processor there: it lacks {path.name}")
+            raise UserError(f"{folder}: no processor there: it has no {path.name}")
         saved = files.read_json(path)
         if not isinstance(saved, dict):
             raise UserError(f"{path}: expected settings by name, found {type(saved).__name__}")

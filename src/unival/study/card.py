@@ -54,7 +54,7 @@ _ARGUMENTS = {
 _LIMITS = """\
 ## Limits
 
-It answers what its tasks ask, in their prompts; on other tasks and other data nothing is known of it.
+It answers what its tasks ask, in their prompts; on other tasks and other data it has not been tested.
 """
 
 
@@ -192,7 +192,7 @@ def text(folder: Path, scores: Scores | None = None) -> str:
             head["metrics"] = sorted({cell.metric for cell in scores.cells})
             head["model-index"] = _results(name, scores, head)
     except (KeyError, TypeError, AttributeError) as error:
-        raise UserError(f"{folder}: its records lack {error}: make the folder again") from error
+        raise UserError(f"{folder}: its records do not have {error}: make the folder again") from error
     media = [*model.media, "text"]
     sizes = f"width {model.d_model}, {model.encoder_layers} + {model.decoder_layers} layers"
     first = f"A UnIVAL model: {', '.join(media)} in, text out; {sizes}, {model.vocab_size} tokens."

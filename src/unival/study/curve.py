@@ -81,7 +81,7 @@ class Curve:
             lines = [json.loads(line) for line in whole.splitlines()]
             return [{**line, "step": int(line["step"])} for line in lines]
         except (ValueError, LookupError, TypeError) as error:
-            fix = f"the curve is damaged: delete {self.path.parent} to train anew"
+            fix = f"the curve is damaged: delete {self.path.parent} to train from the start"
             raise UserError(f"{self.path}: {error}: {fix}") from error
 
 

@@ -169,7 +169,7 @@ def captioned(one: str, one_id: str, many: str, many_id: str) -> Load:
         def owner(row: Any) -> None:
             key, content = json.dumps(value(row, one_id, ID)), json.dumps(row)
             if not things.add(key, content) and things.get(key) != content:
-                raise UserError(f"{one_id} {row[one_id]} comes twice, with other content")
+                raise UserError(f"{one_id} {row[one_id]} appears twice, with different content")
 
         def text(row: Any) -> None:
             key, caption = value(row, many_id, ID), filled(value(row, "caption"))
@@ -204,7 +204,7 @@ def by_id(path: Path, lists: Mapping[str, str], fields: Sequence[str] = ()) -> C
         fields: what to keep of a row; all where empty.
 
     Raises:
-        UserError: an id comes twice, with other content.
+        UserError: an id appears twice, with different content.
     """
     rows = DiskMap()
     for name, row in json_lists(path, *lists):
@@ -212,7 +212,7 @@ def by_id(path: Path, lists: Mapping[str, str], fields: Sequence[str] = ()) -> C
             kept = json.dumps({field: row[field] for field in fields or row if field in row})
             key = f"{name} {row.get(lists[name])}"
             if not rows.add(key, kept) and rows.get(key) != kept:
-                raise UserError(f"{path}: {lists[name]} of {key} comes twice, with other content")
+                raise UserError(f"{path}: {lists[name]} of {key} appears twice, with different content")
 
     def find(name: str, row_id: Any) -> Any:
         row = rows.get(f"{name} {row_id}")

@@ -55,7 +55,7 @@ class ReaderOptions:
     text_only: bool = False
     """Captions alone, as rows of the task `text`; no medium is looked for."""
     split: str = ""
-    """Split of the rows whose official one is not told; where empty, such rows are an error."""
+    """Split of the rows whose official one is not known; where empty, such rows are an error."""
 
 
 @dataclass
@@ -212,7 +212,7 @@ def reader(
 
 
 def _in_split(items: Iterable[Item], split: str, reader: Reader) -> Iterator[Item]:
-    """The items; those whose official split is not told go into the given one."""
+    """The items; those whose official split is not known go into the given one."""
     for item in items:
         if isinstance(item, BadItem) or item.split:
             yield item
@@ -220,8 +220,8 @@ def _in_split(items: Iterable[Item], split: str, reader: Reader) -> Iterator[Ite
             yield replace(item, split=split)
         elif isinstance(item, RowItem):  # its medium, which came before it, says less
             raise UserError(
-                f"{item.file}: its split is not told: '{reader.name}' is {reader.expects}: get what tells "
-                "it, or put all such rows in one split with --split <split>"
+                f"{item.file}: its split is not known: '{reader.name}' is {reader.expects}: get the file "
+                "that gives it, or put all such rows in one split with --split <split>"
             )
 
 

@@ -140,13 +140,13 @@ class Decoder:
         if self.candidates is not None:
             return self._choose(inputs, prefix_BP)
         encoded = {"encoder_outputs": self.model.encoder(**inputs)}
-        found = self._search(encoded, prefix_BP, ids, self.config.beams)
+        texts = self._search(encoded, prefix_BP, ids, self.config.beams)
         if self.kept <= self.config.beams or self.config.search == "sample":
-            return found
+            return texts
         wider = self._search(encoded, prefix_BP, ids, self.kept)
         return [
             [best, *(text for text in others if text[0] != best[0])][: self.kept]
-            for (best, *_), others in zip(found, wider, strict=True)
+            for (best, *_), others in zip(texts, wider, strict=True)
         ]
 
     def _search(

@@ -134,7 +134,7 @@ def read(path: Path, known: Sequence[Record] | None = None) -> list[Predicted]:
             row = _joined(row, index[key])
         if row.record.id in rows:
             first = rows[row.record.id].place
-            raise UserError(f"{place}: id '{row.record.id}' comes twice, first in {first}: leave one out")
+            raise UserError(f"{place}: id '{row.record.id}' appears twice, first in {first}: leave one out")
         rows[row.record.id] = row
     if not rows:
         raise UserError(f"{path}: no rows")

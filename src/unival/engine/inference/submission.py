@@ -52,7 +52,7 @@ def results(rows: Sequence[tuple[str, Record, str]], forms: Sequence[Form]) -> l
             raise UserError(f"{place}: no {form.row} in extra, which other rows have: submit them apart")
         identity = record.extra.get(form.row, record.id)
         if places.setdefault(identity, place) != place:
-            raise UserError(f"{place}: {form.row} '{identity}' comes twice, first in {places[identity]}")
+            raise UserError(f"{place}: {form.row} '{identity}' appears twice, first in {places[identity]}")
     numbers = form.numbers and (own is not None or all(map(_WHOLE.fullmatch, places)))
     return [
         {form.row: int(identity) if numbers and _WHOLE.fullmatch(identity) else identity, form.text: text}

@@ -92,7 +92,7 @@ def world(device: torch.device) -> Iterator[World]:
         if isinstance(error, dist.DistError) or "by peer" in str(error):
             reason = str(error).splitlines()[0]
             raise UserError(
-                f"rank {dist.get_rank()}: another rank has gone, its own message says why: {reason}"
+                f"rank {dist.get_rank()}: another rank has stopped; its own message says why: {reason}"
             ) from error
         raise
     finally:
@@ -129,5 +129,5 @@ def _meeting(rank: int, size: int) -> dist.Store:
         time.sleep(0.02)
     raise UserError(
         f"rank {rank}: waited {PATIENCE} for the other {size - 1} at {host}:{port}: {problem}: "
-        "see what they told, and whether this node can reach that one"
+        "see their messages, and whether this node can reach that one"
     )

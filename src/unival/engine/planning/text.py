@@ -53,7 +53,7 @@ def _verdict(made: TrainingPlan, site: Site) -> str:
     """Whether the recipe fits, else what would."""
     way = made.way
     if way.fits:
-        return f"fits with {_named(way)}, for which the rest is told"
+        return f"fits with {_named(way)}, which the rest assumes"
     best = max(made.ways, key=lambda other: other.largest)
     if best.largest:
         per_rank = -(-made.rows // (site.ranks * best.largest))
