@@ -198,7 +198,7 @@ def check_names(what: str, names: Iterable[str]) -> None:
     for name in names:
         if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,99}", name):
             raise ValueError(
-                f"{what}: {_shown(name)} is no name of a folder: give letters, digits, '_', '-' and '.'"
+                f"{what}: {_shown(name)} is not a name of a folder: give letters, digits, '_', '-' and '.'"
             )
 
 

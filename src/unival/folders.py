@@ -36,7 +36,7 @@ def check_output(out: Path, record: str, inputs: Iterable[Path | str] = ()) -> N
     if not out.exists():
         return
     if not out.is_dir():
-        raise UserError(f"{out}: is no folder: give another name")
+        raise UserError(f"{out}: is not a folder: give another name")
     there = _files(out)
     if strange := sorted(there - _written(out / record)):
         more = f" and {len(strange) - 1} more" if strange[1:] else ""

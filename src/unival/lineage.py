@@ -124,7 +124,7 @@ class Lineage:
             if match := look(thing):
                 return match
         hint = nearest(thing, [*self.processes, *_scores()])
-        raise UserError(f"'{thing}' is no score, process, file, run, digest or commit here: {hint}")
+        raise UserError(f"'{thing}' is not a score, process, file, run, digest or commit here: {hint}")
 
     def _score(self, thing: str) -> tuple[str, list[str]] | None:
         if (score := _scores().get(thing)) is None or "evaluate" not in self.processes:

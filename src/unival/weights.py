@@ -119,7 +119,9 @@ def _weight_map(index: Path) -> dict[str, str]:
         raise UserError(f"{index}: has no 'weight_map' from tensors to files: write it again")
     for name, file in table.items():
         if not isinstance(file, str) or not re.fullmatch(r"[^/\\\0]{1,200}\.safetensors", file):
-            raise UserError(f"{index}: '{name}': {json.dumps(file)[:80]} is no name of a .safetensors file")
+            raise UserError(
+                f"{index}: '{name}': {json.dumps(file)[:80]} is not a name of a .safetensors file"
+            )
     return table
 
 
@@ -203,7 +205,7 @@ def _header(file: Path) -> tuple[dict[str, Any], int, int]:
     except (ValueError, RecursionError) as error:
         raise UserError(f"{file}: not a safetensors file: {error}") from error
     if not isinstance(header, dict):
-        raise UserError(f"{file}: not a safetensors file: its header is no object")
+        raise UserError(f"{file}: not a safetensors file: its header is not an object")
     return header, 8 + length, size
 
 

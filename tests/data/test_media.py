@@ -261,7 +261,7 @@ def test_a_part_of_a_clip_is_its_own_frames(part: tuple[float, float], frames: l
 @pytest.mark.parametrize("part", [(2.0, 3.0), (1.0, 1.0), (1.5, 0.5), (-1.0, 1.0), (float("nan"), 1.0)])
 def test_what_is_no_part_of_a_clip_is_refused(part: tuple[float, float]) -> None:
     data = media.encode_video(clip(8).repeat(2, axis=0), 8)
-    with pytest.raises(UserError, match=r"x: .* is no part of its 2\.00 s"):
+    with pytest.raises(UserError, match=r"x: .* is not a part of its 2\.00 s"):
         media.decode_video(data, "x", part=part)
-    with pytest.raises(UserError, match=r"x: .* is no part of its 2\.00 s"):
+    with pytest.raises(UserError, match=r"x: .* is not a part of its 2\.00 s"):
         media.describe("video", data, "x", part)

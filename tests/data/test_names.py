@@ -131,5 +131,5 @@ def test_no_recipe_is_named_like_a_folder_elsewhere(name: str, field: str) -> No
 
     resolved: dict[str, Any] = config.load(Path(__file__).parents[2] / "build" / "config" / "merge.yaml")
     given = next(iter(resolved[field].values()), None) or {"tasks": ["caption"]}
-    with pytest.raises(UserError, match="is no name of a folder"):
+    with pytest.raises(UserError, match="is not a name of a folder"):
         config.build(Config, {**resolved, field: {name: given}}, "merge.yaml")

@@ -335,7 +335,7 @@ def mnist(root: Path, count: int = 3, cut: int = 0, label: int = 4) -> Path:
 def test_mnist(tmp_path: Path) -> None:
     import_dataset("mnist", mnist(tmp_path / "m"), tmp_path / "out")
     assert read_records(tmp_path / "out" / "train", "caption")[0].references[0] == "a handwritten four"
-    for changes, reason in (({"cut": 5}, "the header says"), ({"label": 12}, "is no digit")):
+    for changes, reason in (({"cut": 5}, "the header says"), ({"label": 12}, "is not a digit")):
         with pytest.raises(UserError, match=reason):
             import_dataset("mnist", mnist(tmp_path / "bad", **changes), tmp_path / "out2")
 
@@ -667,4 +667,4 @@ def test_captions_of_parts_of_a_video_are_about_these(tmp_path: Path) -> None:
     assert records[1].extra == {"start": "1", "end": "2"} and store.bytes("v_one-1") == clip
     assert sum(path.stat().st_size for path in out.glob("*.tar")) < 2 * len(clip) + 4096
     reasons = [reason for _, _, reason in faults(tmp_path / "out")]
-    assert sum("is no part of its 3.00 s" in reason for reason in reasons) == 2
+    assert sum("is not a part of its 3.00 s" in reason for reason in reasons) == 2

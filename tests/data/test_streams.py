@@ -101,7 +101,7 @@ def test_bytes_that_are_not_text_and_values_without_end(
     with pytest.raises(UserError, match="a value of more than 1000"):
         list(json_values(path))
     path.write_text('{"rows": {"a": 1}}')
-    with pytest.raises(UserError, match="'rows' is no list"):
+    with pytest.raises(UserError, match="'rows' is not a list"):
         list(json_lists(path, "rows"))
     with pytest.raises(UserError, match="no list 'rosw': did you mean 'rows'"):
         list(json_lists(path, "rosw"))

@@ -405,7 +405,7 @@ def test_contact_sheets_show_each_medium(world_dir: Path, tmp_path: Path, task: 
 @pytest.mark.parametrize(
     "change, message",
     [
-        ({"size": "big"}, "size 'big' is none of"),
+        ({"size": "big"}, "size 'big' is not one of"),
         ({"image_size": 20}, "at least 40 pixels"),
         ({"video_size": 41}, "an even number"),
         ({"video_frames": 2}, "at least 4 frames"),

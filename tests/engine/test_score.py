@@ -266,7 +266,7 @@ B = {"id": "b", "box": [0, 0, 4, 4], "prediction": [0, 0, 4, 4]}
         (["{"], "line 1: not JSON"),
         (['{"id": 1}'], "line 1: no row of a predictions file: no field 'prediction'"),
         (["[" * 100_000], "not JSON"),
-        (['{"id": "1", "prediction": NaN}'], "line 1: not JSON: NaN is no number"),
+        (['{"id": "1", "prediction": NaN}'], "line 1: not JSON: NaN is not a number"),
         ([b"\xff"], "line 1: not JSON"),
         ([{"id": "1", "prediction": "x"}], "line 1: neither references nor answers nor box"),
         ([A, "", A], r"line 3: id 'a' appears twice, first in .*x.jsonl: line 1"),

@@ -86,9 +86,9 @@ def test_paths_of_a_record_that_lead_nowhere_are_named(merged):
         with pytest.raises(UserError, match="model 'a'"):
             verify(merged)
     (merged / RECORD).write_text(json.dumps(record))
-    with pytest.raises(UserError, match="'c' is none of its models"):
+    with pytest.raises(UserError, match="'c' is not one of its models"):
         verify(merged, {"c": merged})
-    with pytest.raises(UserError, match="'a' is none of its models"):
+    with pytest.raises(UserError, match="'a' is not one of its models"):
         verify(merged, statistics={"a": merged})
 
 

@@ -32,11 +32,11 @@ def test_index_and_files_name_the_same_tensors(tmp_path):
         ({"c": "two.safetensors"}, r"'c' should be in two\.safetensors, which lacks it"),
         ({"a": "two.safetensors"}, r"'a' is in one\.safetensors, by the index in two\.safetensors"),
         ({"b": "three.safetensors"}, r"names 'three\.safetensors', which is not there"),
-        ({"b": 1}, "'b': 1 is no name of a .safetensors file"),
-        ({"b": None}, "'b': null is no name"),
-        ({"b": "x" * 5000}, "'b': .* is no name"),
-        ({"b": "../m/two.safetensors"}, "'b': .* is no name"),
-        ({"b": "two\0.safetensors"}, "'b': .* is no name"),
+        ({"b": 1}, "'b': 1 is not a name of a .safetensors file"),
+        ({"b": None}, "'b': null is not a name"),
+        ({"b": "x" * 5000}, "'b': .* is not a name"),
+        ({"b": "../m/two.safetensors"}, "'b': .* is not a name"),
+        ({"b": "two\0.safetensors"}, "'b': .* is not a name"),
     ):
         changed = {**table, **change} | (
             {"b": "one.safetensors"} if change == {"a": "two.safetensors"} else {}

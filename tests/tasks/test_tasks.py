@@ -187,7 +187,7 @@ def test_answers_come_from_the_training_rows_alone():
 def test_the_kinds_are_registered_and_a_wrong_metric_is_named():
     kinds = ["captioning", "choosing", "grounded_captioning", "grounding", "masked_language"]
     assert TASKS.names() == [*kinds, "question_answering", "text_infilling"]
-    with pytest.raises(UserError, match=r"metric 'cider' is none of accuracy"):
+    with pytest.raises(UserError, match=r"metric 'cider' is not one of accuracy"):
         world.task("entailment", metric="cider")
     with pytest.raises(UserError, match="did you mean 'captioning'"):
         world.task("caption", kind="captionning")

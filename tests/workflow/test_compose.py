@@ -152,7 +152,7 @@ def test_overlays_apply_to_all_items_and_then_to_one(project: Path) -> None:
         ),
         (
             lambda v: v["set"].update(merge={"search": {"task_arithmetic": {"over": {"scal": [1.0]}}}}),
-            "task_arithmetic: 'scal' is no model and no option: did you mean 'scale'",
+            "task_arithmetic: 'scal' is neither a model nor an option: did you mean 'scale'",
         ),
         (lambda v: v["set"].update(evaluate={"shifted_merges": ["avrage"]}), "did you mean 'average'"),
         (lambda v: v["set"].update(ablate={"only": ["balancd"]}), "did you mean 'balanced'"),
@@ -240,7 +240,7 @@ def test_the_documented_training_options_compose(project: Path) -> None:
 def test_a_recipe_is_named_as_a_folder_can_be(project: Path, name: str) -> None:
     mine = {"recipes": {name: {"method": "average", "models": ["caption", "vqa"]}}, "merges": [name]}
     edit(project / "params.yaml", lambda v: v["set"].update(merge=mine))
-    with pytest.raises(UserError, match=r"(recipes|models): '.*is no name of a folder"):
+    with pytest.raises(UserError, match=r"(recipes|models): '.*is not a name of a folder"):
         written(project)
 
 

@@ -61,7 +61,7 @@ def test_an_empty_folder_may_be_filled_and_a_file_is_none(tmp_path: Path) -> Non
     (tmp_path / "out").mkdir()
     write(tmp_path / "out", "a")
     (tmp_path / "file").write_text("mine")
-    with pytest.raises(UserError, match="is no folder"):
+    with pytest.raises(UserError, match="is not a folder"):
         write(tmp_path / "file", "a")
 
 

@@ -177,7 +177,7 @@ class Intake:
     def _row(self, item: RowItem) -> None:
         problems: list[tuple[str, str]] = []
         if not TASK_NAME.fullmatch(item.task) or item.task == "media":
-            problems.append(("task", f"'{item.task}' is no name of a task: letters, digits and _"))
+            problems.append(("task", f"'{item.task}' is not a name of a task: letters, digits and _"))
         record, faults = check_row(item.row)
         problems += faults
         if record is not None and not problems:
@@ -238,7 +238,7 @@ class Intake:
                 yield from self._key_problems(item.split, name, key)
         labels = LABELS.get(item.task)
         if labels and any(answer.text not in labels for answer in record.answers):
-            yield "answers", f"'{record.answers[0].text}' is no label: labels: {', '.join(labels)}"
+            yield "answers", f"'{record.answers[0].text}' is not a label: labels: {', '.join(labels)}"
         if not all(map(str.strip, record.references)):
             yield "references", "an empty reference"
 

@@ -145,4 +145,4 @@ class TrainConfig:
         if not 0 <= self.ema < 1:
             raise ValueError(f"ema is {self.ema}: it must be at least 0 and below 1")
         if self.loss.constrained and self.examples == "pretraining":
-            raise ValueError("loss.constrained: the second example of a pretraining row is no answer")
+            raise ValueError("loss.constrained: the second example of a pretraining row is not an answer")

@@ -130,7 +130,7 @@ def check_finite(what: str, *values: float) -> None:
     """Raise ValueError for a coefficient that is NaN or infinite."""
     for value in values:
         if not math.isfinite(value):
-            raise ValueError(f"{what}: {value} is no coefficient: give a finite number")
+            raise ValueError(f"{what}: {value} is not a coefficient: give a finite number")
 
 
 def as_recipe(recipe: Recipe | Mapping[str, Any], where: str = "merge recipe") -> Recipe:

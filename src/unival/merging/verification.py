@@ -31,7 +31,7 @@ def verify(
     paths = record.paths
     for given, known in ((inputs, paths.inputs), (statistics, paths.statistics)):
         if unknown := sorted(set(given or {}) - set(known)):
-            raise UserError(f"{out}: '{unknown[0]}' is none of its models: {nearest(unknown[0], known)}")
+            raise UserError(f"{out}: '{unknown[0]}' is not one of its models: {nearest(unknown[0], known)}")
 
     def place(path: str) -> Path:
         return (out / path).resolve()

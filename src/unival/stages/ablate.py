@@ -58,7 +58,7 @@ class Config:
         known = {variant for study in self.definitions.values() for variant in study.variants}
         for name in self.only:
             if name not in known:
-                raise ValueError(f"only: '{name}' is no variant: {nearest(name, known)}")
+                raise ValueError(f"only: '{name}' is not a variant: {nearest(name, known)}")
 
 
 def keep(values: dict[str, Any], laid: Laid) -> dict[str, Any]:

@@ -69,7 +69,7 @@ class Config:
                 raise ValueError(f"recipe {name}: {error}") from error
             fitted = name in self.search or name in self.batch_norm or recipe.method in STATISTICS
             if fitted and (missing := [model for model in recipe.models if model not in self.tasks]):
-                raise ValueError(f"recipe {name}: '{missing[0]}' is no task: its rows are needed")
+                raise ValueError(f"recipe {name}: '{missing[0]}' is not a task: its rows are needed")
         for name, search in self.search.items():
             if name in self.recipes:
                 self._check_search(name, self.recipes[name], search)
@@ -80,7 +80,9 @@ class Config:
         known = [*recipe.models, *canonical_form(recipe)["options"]]
         for key in search.over:
             if key not in known:
-                raise ValueError(f"search: {name}: '{key}' is no model and no option: {nearest(key, known)}")
+                raise ValueError(
+                    f"search: {name}: '{key}' is neither a model nor an option: {nearest(key, known)}"
+                )
 
 
 def keep(values: dict[str, Any], laid: Laid) -> dict[str, Any]:

@@ -52,7 +52,7 @@ class Study:
     def __post_init__(self) -> None:
         if self.baseline not in self.variants:
             raise ValueError(
-                f"baseline '{self.baseline}' is no variant: {nearest(self.baseline, self.variants)}"
+                f"baseline '{self.baseline}' is not a variant: {nearest(self.baseline, self.variants)}"
             )
 
 

@@ -148,7 +148,7 @@ class Task(ABC):
     ) -> None:
         if config.metric not in self.metrics:
             raise UserError(
-                f"task '{name}': metric '{config.metric}' is none of {', '.join(self.metrics)}, "
+                f"task '{name}': metric '{config.metric}' is not one of {', '.join(self.metrics)}, "
                 f"which kind '{config.kind}' has"
             )
         self.name = name

@@ -154,7 +154,7 @@ def _within(part: Part | None, times: list[int], time_base: Fraction, name: str)
     seconds = [float((time - times[0]) * time_base) for time in times]
     length = seconds[-1] * len(times) / max(len(times) - 1, 1)
     if not 0 <= start < end or start >= length - TICK:
-        raise UserError(f"{name}: {start:g} to {end:g} s is no part of its {length:.2f} s")
+        raise UserError(f"{name}: {start:g} to {end:g} s is not a part of its {length:.2f} s")
     return bisect.bisect_right(seconds, start + TICK) - 1, bisect.bisect_left(seconds, end - TICK)
 
 

@@ -84,6 +84,6 @@ def _vggsound(row: dict[str, str], file: File) -> Iterator[Item]:
     """A question per sound, whose answer is the class."""
     start = row["start"].strip()
     if not start.isdecimal():
-        raise UserError(f"start second '{start}' is no number")
+        raise UserError(f"start second '{start}' is not a number")
     key, split = f"{row['id']}_{int(start):06d}", said_split(row["split"])
     yield from file.question("audio", key, key, QUESTION, row["label"], form="class", split=split)

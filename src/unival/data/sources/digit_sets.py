@@ -53,7 +53,7 @@ def read_part(root: Path, part: str) -> tuple[np.ndarray, np.ndarray]:
     if images_NHW.ndim != 3 or labels_N.shape != images_NHW.shape[:1]:
         raise UserError(f"{labels_file}: {labels_N.shape} labels, and {images_file} holds {images_NHW.shape}")
     if labels_N.size and labels_N.max() > 9:
-        raise UserError(f"{labels_file}: row {int(labels_N.argmax())}: label {labels_N.max()} is no digit")
+        raise UserError(f"{labels_file}: row {int(labels_N.argmax())}: label {labels_N.max()} is not a digit")
     return images_NHW, labels_N
 
 
@@ -111,7 +111,7 @@ def _checked(data: np.ndarray, labels: np.ndarray, where: str) -> tuple[np.ndarr
     if not np.isfinite(data).all() or (data.size and (data.min() < 0 or data.max() > 1)):
         raise UserError(f"{where}: pixels outside 0 .. 1")
     if not np.isin(labels, np.arange(10)).all():
-        raise UserError(f"{where}: a label that is no digit")
+        raise UserError(f"{where}: a label that is not a digit")
     return (data * 255).round().astype(np.uint8).reshape(-1, 16, 16), labels.astype(np.int64)
 
 

@@ -20,7 +20,7 @@ def label(name: str, labels: dict[str, str] = LABELS) -> tuple[Answer, ...]:
         UserError: no official label.
     """
     if name not in labels:
-        raise UserError(f"label '{name}' is none of {', '.join(labels)}")
+        raise UserError(f"label '{name}' is not one of {', '.join(labels)}")
     return (Answer(labels[name]),)
 
 

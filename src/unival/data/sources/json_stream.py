@@ -87,7 +87,7 @@ class JsonStream:
             if is_object:
                 key = self.value()
                 if not isinstance(key, str):
-                    raise self.fault(f"key {key} is no string")
+                    raise self.fault(f"key {key} is not a string")
                 self._expect(":")
                 yield key
             else:
@@ -164,7 +164,7 @@ def json_lists(path: Path, *names: str) -> Iterator[tuple[str, Any]]:
                 stream.skip()
                 continue
             if stream.peek() != "[":
-                raise UserError(f"{path}: '{key}' is no list")
+                raise UserError(f"{path}: '{key}' is not a list")
             for _ in stream.places():
                 yield key, stream.value()
     for name in names:

@@ -36,7 +36,7 @@ def said_split(word: str) -> str:
         UserError: it stands for none.
     """
     if not (split := split_of(word)):
-        raise UserError(f"'{word}' is no known split: {', '.join(SPLIT_WORDS)}")
+        raise UserError(f"'{word}' is not a known split: {', '.join(SPLIT_WORDS)}")
     return split
 
 

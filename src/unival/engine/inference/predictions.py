@@ -171,7 +171,7 @@ def _parsed(data: bytes, place: str) -> Any:
 
 
 def _no_number(name: str) -> float:
-    raise ValueError(f"{name} is no number")
+    raise ValueError(f"{name} is not a number")
 
 
 def _row(entry: Any, place: str) -> tuple[Predicted, str]:
@@ -246,5 +246,5 @@ def _probability(value: Any) -> float | None:
 def _joined(row: Predicted, known: Mapping[str, Record]) -> Predicted:
     record = known.get(row.record.id)
     if record is None:
-        raise UserError(f"{row.place}: id '{row.record.id}' is none of the split's rows")
+        raise UserError(f"{row.place}: id '{row.record.id}' is not one of the split's rows")
     return Predicted(row.place, record, row.value, row.probability)

@@ -227,7 +227,7 @@ class Predictor:
         from PIL import Image, ImageDraw
 
         if not isinstance(prediction.value, tuple):
-            raise UserError(f"{path}: the prediction is no box: use task 'grounding'")
+            raise UserError(f"{path}: the prediction is not a box: use task 'grounding'")
         pixels = Image.fromarray(self.store.image(str(path)))
         width = max(round(min(pixels.size) / 100), 1)
         ImageDraw.Draw(pixels).rectangle(prediction.value, outline=(255, 40, 40), width=width)

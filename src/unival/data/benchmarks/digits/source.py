@@ -68,7 +68,7 @@ class DigitsOptions:
 
     def __post_init__(self) -> None:
         if self.size not in self.sizes:
-            raise ValueError(f"size '{self.size}' is none of {', '.join(self.sizes)}")
+            raise ValueError(f"size '{self.size}' is not one of {', '.join(self.sizes)}")
         if sorted(self.sizes[self.size]) != ["shift", "test", "train", "val"]:
             raise ValueError(f"sizes: {self.size}: needs train, val, test and shift")
         if self.image_size < 40 or self.video_size < 32 or self.video_size % 2:

@@ -81,7 +81,7 @@ class PhotosOptions:
 
     def __post_init__(self) -> None:
         if self.size not in self.sizes:
-            raise ValueError(f"size '{self.size}' is none of {', '.join(self.sizes)}")
+            raise ValueError(f"size '{self.size}' is not one of {', '.join(self.sizes)}")
         if sorted(self.sizes[self.size]) != ["test", "train", "val"]:
             raise ValueError(f"sizes: {self.size}: needs train, val and test")
 

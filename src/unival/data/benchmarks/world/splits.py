@@ -69,7 +69,7 @@ class WorldOptions:
 
     def __post_init__(self) -> None:
         if self.size not in self.sizes:
-            raise ValueError(f"size '{self.size}' is none of {', '.join(self.sizes)}")
+            raise ValueError(f"size '{self.size}' is not one of {', '.join(self.sizes)}")
         if self.image_size < 40:
             raise ValueError("image_size: four objects need at least 40 pixels")
         if self.video_size < 36 or self.video_size % 2:
