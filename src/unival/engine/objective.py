@@ -15,13 +15,33 @@ from unival.model.loss import sequence_loss
 from unival.model.modeling import UnivalForConditionalGeneration
 
 
+class TokenLoss(nn.Module):
+    """Token losses of a group of examples, summed."""
+
+    def __init__(self, config: LossConfig) -> None:
+        super().__init__()
+        self.config = config
+
+    def forward(self, logits_BTV: Tensor, part: ExampleGroup, drop_worst: float) -> Tensor:
+        """Of the group's logits; `drop_worst` as of `sequence_loss`."""
+        return sequence_loss(
+            logits_BTV,
+            part.labels_BT,
+            weights_B=part.weights_B,
+            smoothing=self.config.smoothing,
+            encouraging=self.config.encouraging,
+            allowed_BTV=part.allowed_BTV,
+            drop_worst=drop_worst,
+        )[0]
+
+
 class LossModule(nn.Module):
     """Token losses of a micro-batch, summed."""
 
     def __init__(self, model: UnivalForConditionalGeneration, loss: LossConfig, num_tasks: int) -> None:
         super().__init__()
         self.model = model
-        self.loss = loss
+        self.loss = TokenLoss(loss)
         self.num_tasks = num_tasks
 
     def forward(
@@ -38,16 +58,7 @@ class LossModule(nn.Module):
                 total = total + 0.0 * parameter.flatten()[0]
         for part in batch.parts:
             logits_BTV = self.model(**part.inputs, media_tokens=media_tokens, use_cache=False).logits
-            loss, _ = sequence_loss(
-                logits_BTV,
-                part.labels_BT,
-                weights_B=part.weights_B,
-                smoothing=self.loss.smoothing,
-                encouraging=self.loss.encouraging,
-                allowed_BTV=part.allowed_BTV,
-                drop_worst=drop_worst,
-            )
-            total = total + loss
+            total = total + self.loss(logits_BTV, part, drop_worst)
             if by_task:
                 sums = self._by_task(logits_BTV.detach(), part)
                 sums_N2 = sums if sums_N2 is None else sums_N2 + sums

@@ -124,7 +124,7 @@ class TrainConfig:
     ema: float = 0.0
     """Decay of the moving average that is validated and published; 0: none."""
     compile: bool = False
-    """torch.compile."""
+    """Compile the encoders of media, the transformer's layers and the loss; pads texts (docs/training.md)."""
     gradient_checkpointing: bool = False
     """Compute activations again in the backward pass to save memory."""
     spike: float = 6.0

@@ -31,6 +31,7 @@ from unival.engine.batches.mixture import Mixture, micro_batches
 from unival.engine.batches.protocols import Processor
 from unival.engine.batches.rows import Rows
 from unival.engine.batches.sampler import Sampler
+from unival.engine.compiled import compile_parts, eager, padded_to
 from unival.engine.divergence import SpikeAlarm, bad_step
 from unival.engine.flops import Flops, peak_rate
 from unival.engine.frozen import Frozen
@@ -132,15 +133,15 @@ class Trainer:
         self.sampler = Sampler(mixture, config.seed)
         self.collator = Collator(
             self.data, processor, config.seed, config.examples, config.augment, config.damaged,
-            grouped=self.strategy.grouped,
+            grouped=self.strategy.grouped, multiple=padded_to(model.config) if config.compile else None,
         )  # fmt: skip
         self.model = model.to(ranks.device)  # type: ignore[arg-type]
         self.frozen_norms = trainable(config, model)
         self.frozen = Frozen(model, self.frozen_norms)
         build_optimizer(config.optimizer, model)  # what is wrong with its settings is told before ranks meet
-        if config.compile:
-            model.compile(dynamic=True)
         module = LossModule(model, config.loss, len(self.data))
+        if config.compile:
+            compile_parts(module)
         self.flops = Flops(module, config.compile)
         self.module = self.strategy.wrap(module, model)
         self.parameters = [p for p in model.parameters() if p.requires_grad]
@@ -318,7 +319,8 @@ class Trainer:
         averaged = self.ema.swapped() if self.ema else nullcontext()
         with averaged, self.strategy.whole_on_device(self.model) as whole:
             if whole is not None:
-                metrics = evaluate(whole.eval())
+                with eager() if self.config.compile else nullcontext():
+                    metrics = evaluate(whole.eval())
                 score = metrics["score"]
                 if score > self.score:
                     self.checkpoints.save_best(self.step, whole)

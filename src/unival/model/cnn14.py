@@ -109,7 +109,11 @@ def mel_filters(spec: Cnn14Spec) -> Tensor:
     return filters.float()
 
 
-@torch.compiler.disable
+@torch.compiler.assume_constant_result
+def _filters_on(device: torch.device, spec: Cnn14Spec) -> Tensor:
+    return sent(mel_filters(spec), device)
+
+
 def log_mel(samples_MS: Tensor, spec: Cnn14Spec) -> Tensor:
     """Waveforms (M, S) to decibels per frame and mel bin (M, 1, F, B), F = S / hop + 1, floor at -100 dB."""
     device = samples_MS.device
@@ -124,7 +128,7 @@ def log_mel(samples_MS: Tensor, spec: Cnn14Spec) -> Tensor:
             return_complex=True,
         )
         power = spectrum.real.square() + spectrum.imag.square()  # (M, n_fft / 2 + 1, F)
-        mel_MBF = sent(mel_filters(spec), device).T @ power
+        mel_MBF = _filters_on(device, spec).T @ power
         return (10.0 * mel_MBF.clamp(min=1e-10).log10()).transpose(1, 2).unsqueeze(1)
 
 

@@ -84,10 +84,10 @@ class BatchMedia:
 
 
 class BatchBuilder:
-    """Makes the encoder's inputs of examples."""
+    """Makes the encoder's inputs of examples. `multiple`: prompts are padded to one."""
 
-    def __init__(self, processor: Processor) -> None:
-        self.processor, self.tokenizer = processor, processor.tokenizer
+    def __init__(self, processor: Processor, multiple: int = 1) -> None:
+        self.processor, self.tokenizer, self.multiple = processor, processor.tokenizer, multiple
         self.tokens = lru_cache(maxsize=CACHED_TEXTS)(processor.tokenizer.encode_text)
 
     def encode(self, example: Example, kind: tuple[str, int], media: dict[Modality, list[int]]) -> Encoded:
@@ -107,7 +107,8 @@ class BatchBuilder:
         """`input_ids` and `attention_mask` (B, L), and (B, K) which of the batch's media each example shows,
         for every kind that the batch has."""
         bos, eos, pad = (getattr(self.tokenizer, f"{name}_token_id") for name in ("bos", "eos", "pad"))
-        input_ids_BL = pad_rows([[bos, *example.prompt, eos] for example in group], pad)
+        prompts = [[bos, *example.prompt, eos] for example in group]
+        input_ids_BL = pad_rows(prompts, pad, self.multiple)
         inputs = {"input_ids": input_ids_BL, "attention_mask": (input_ids_BL != pad).long()}
         for modality, arrays in media.arrays.items():
             if arrays:
@@ -115,9 +116,10 @@ class BatchBuilder:
         return inputs
 
 
-def pad_rows(rows: Sequence[Sequence[int]], fill: int) -> Tensor:
-    """Rows of unequal length as int64 (rows, longest)."""
-    table = np.full((len(rows), max(map(len, rows))), fill, dtype=np.int64)
+def pad_rows(rows: Sequence[Sequence[int]], fill: int, multiple: int = 1) -> Tensor:
+    """Rows of unequal length as int64 (rows, longest), whose length is a `multiple`."""
+    longest = max(map(len, rows))
+    table = np.full((len(rows), -(-longest // multiple) * multiple), fill, dtype=np.int64)
     for number, row in enumerate(rows):
         table[number, : len(row)] = row
     return torch.from_numpy(table)

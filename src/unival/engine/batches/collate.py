@@ -89,7 +89,9 @@ class Batch:
 class Collator:
     """Makes batches. `examples`: both examples of a row (pretraining) or the task's own (finetuning).
 
-    `grouped`: examples of like lengths go through the transformer together, else all at once.
+    `grouped`: examples of like lengths go through the transformer together, else all at once. `multiple`: all
+    groups take one form, as compiled steps need: texts padded to a multiple of so many tokens, two rows or
+    more, and weights.
     """
 
     def __init__(
@@ -101,6 +103,7 @@ class Collator:
         augment: AugmentConfig | None = None,
         damaged: int = 0,
         grouped: bool = True,
+        multiple: int | None = None,
     ) -> None:
         self.data = data
         self.tasks = {name: number for number, name in enumerate(data)}
@@ -110,7 +113,8 @@ class Collator:
         self.augment = augment
         self.damaged = damaged
         self.grouped = grouped
-        self.builder = BatchBuilder(processor)
+        self.uniform, self.multiple = multiple is not None, multiple or 1
+        self.builder = BatchBuilder(processor, self.multiple)
 
     def __call__(self, refs: Iterable[RowRef], step: int) -> Batch:
         """The batch of these rows, one at least, at this step.
@@ -157,24 +161,31 @@ class Collator:
     def _part(self, group: list[Encoded], media: BatchMedia) -> ExampleGroup:
         tokenizer = self.processor.tokenizer
         bos, eos, pad = tokenizer.bos_token_id, tokenizer.eos_token_id, tokenizer.pad_token_id
+        given = len(group)
+        if self.uniform and given == 1:
+            group = [*group, *group]  # the second is not scored
         inputs = self.builder.inputs(group, media)
-        inputs["decoder_input_ids"] = pad_rows([[bos, *e.prefix, *e.target] for e in group], pad)
+        targets = [[bos, *example.prefix, *example.target] for example in group]
+        inputs["decoder_input_ids"] = pad_rows(targets, pad, self.multiple)
         labels = [[*example.prefix, *example.target, eos] for example in group]
         for row, example in zip(labels, group, strict=True):
             row[: example.unscored] = [IGNORED] * min(example.unscored, len(row) - 1)
-        labels_BT = pad_rows(labels, IGNORED)
+        labels_BT = pad_rows(labels, IGNORED, self.multiple)
+        labels_BT[given:] = IGNORED
         weights = [example.weight for example in group]
+        weighted = self.uniform or any(weight != 1 for weight in weights)
         return ExampleGroup(
             inputs,
             labels_BT,
-            torch.tensor(weights, dtype=torch.float32) if any(weight != 1 for weight in weights) else None,
+            torch.tensor(weights, dtype=torch.float32) if weighted else None,
             torch.tensor([self.tasks[example.kind[0]] for example in group]),
             int((labels_BT != IGNORED).sum()),
             self._allowed(group, labels_BT),
         )
 
     def _allowed(self, group: list[Encoded], labels_BT: Tensor) -> Tensor | None:
-        if all(self.data[example.kind[0]].allowed is None for example in group):
+        tasks = self.data if self.uniform else {example.kind[0] for example in group}
+        if all(self.data[task].allowed is None for task in tasks):
             return None
         size = len(self.processor.tokenizer)
         allowed_BTV = torch.ones(*labels_BT.shape, size, dtype=torch.bool)
