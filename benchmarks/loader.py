@@ -55,13 +55,8 @@ def cpu(modality: str) -> dict[str, float | str]:
     keys = [f"k{number}" for number in range(count)]
     with tempfile.TemporaryDirectory() as folder:
         data = {key: photo(number) if image else clip(number) for number, key in enumerate(keys)}
-        with ShardWriter(folder) as writer:
-            for key, content in data.items():
-                writer.add(key, modality, ".jpg" if image else ".mp4", content)
-        tokenizer = UnivalTokenizer.train(["a red circle left of it"] * 9, size=300, num_codes=0, num_bins=10)
-        processor = UnivalProcessor(tokenizer, image_size=SIZE, video_size=SIZE, video_frames=FRAMES)
-        records = [Record(id=key, **{modality: key}, references=("a red circle",)) for key in keys]
-        store = MediaStore(folder)
+        records, store = stored(folder, modality, data)
+        processor = UnivalProcessor(vocabulary(), image_size=SIZE, video_size=SIZE, video_frames=FRAMES)
         mixture = Mixture(MixtureConfig(batch, [StreamConfig(modality, batch)]), {modality: count})
         sampler = Sampler(mixture, 0)
 
@@ -86,6 +81,20 @@ def cpu(modality: str) -> dict[str, float | str]:
                 taken[name].append((time.process_time() - start) / count)
     ours_s, bare_s = (statistics.median(taken[name]) for name in ("ours", "bare"))
     return row(f"cpu/{modality}", ours_s * 1e3, bare_s * 1e3, "ms CPU")
+
+
+def stored(folder: str, modality: str, data: dict[str, bytes]) -> tuple[list[Record], MediaStore]:
+    """Rows on media of these keys, and where they lie."""
+    with ShardWriter(folder) as writer:
+        for key, content in data.items():
+            writer.add(key, modality, ".jpg" if modality == "image" else ".mp4", content)
+    records = [Record(id=key, **{modality: key}, references=("a red circle",)) for key in data]
+    return records, MediaStore(folder)
+
+
+def vocabulary() -> UnivalTokenizer:
+    """A few words."""
+    return UnivalTokenizer.train(["a red circle left of it"] * 9, size=300, num_codes=0, num_bins=10)
 
 
 def row(name: str, ours: float, baseline: float, unit: str) -> dict[str, float | str]:
