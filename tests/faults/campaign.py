@@ -5,6 +5,7 @@
 After each, the command must have ended rightly (one line, no traceback, no process left), what is there must
 be whole, the inputs untouched, and the same command must give the bytes that it gives undisturbed. The
 moments are random and the same in every campaign. A campaign that was stopped goes on with the same words.
+Commands whose name ends in "in MLflow" are killed, and must leave the runs that they leave undisturbed.
 """
 
 import argparse
@@ -17,6 +18,7 @@ import re
 import shutil
 import subprocess
 import sys
+import time
 from collections import Counter
 from itertools import pairwise
 from pathlib import Path
@@ -27,7 +29,8 @@ from tests.faults import commands, kinds, process, serving
 from tests.faults.commands import COMMANDS, ROOT, Command
 from tests.faults.kinds import KINDS, Place
 from tests.faults.process import Disk, Ended, Fault
-from unival import cli, code, files
+from tests.workflow.logged import logged
+from unival import cli, code, files, tracking
 from unival.stages import STAGES, module
 
 OWN = re.compile(
@@ -46,6 +49,24 @@ def found(place: Place) -> Files:
     if last:
         kept = {name.replace(last, "*"): path for name, path in kept.items() if last in name}
     return {name: files.file_digest(path) for name, path in kept.items()}
+
+
+def runs(place: Place, experiment: str) -> Files:
+    """Digest of every part of what MLflow has of an experiment; runs of equal names together."""
+    copy = place.logs / f"{time.time_ns()}.db"  # MLflow keeps files open by their name
+    shutil.copyfile(place.folder / "mlflow.db", copy)
+    found: dict[str, list[object]] = {}
+
+    def note(name: str, one: dict[str, object]) -> None:
+        below = one.pop("below")
+        for key, value in tracking.flatten(one).items():
+            found.setdefault(f"MLflow's {name}, {key}", []).append(value)
+        for run in below:
+            note(f"{name} > {run['name']}", run)
+
+    for run in logged(f"sqlite:///{copy}", experiment, place.logs):
+        note(run["name"], run)
+    return {name: files.digest(values) for name, values in found.items()}
 
 
 def clear(place: Place) -> None:
@@ -93,7 +114,11 @@ class Bench:
         ended = kinds.run(self.command, self.place, Fault())
         if ended.status or not ended.changes:
             raise RuntimeError(f"{self.name}: exit {ended.status}\n{ended.said}")
-        return found(self.place), ended
+        return self._whole(), ended
+
+    def _whole(self) -> Files:
+        """What the command gives, with its runs."""
+        return found(self.place) | (runs(self.place, self.command.logs) if self.command.logs else {})
 
     def _inputs(self) -> Files:
         return {str(path): files.file_digest(path) for path in sorted(self.place.inputs)}
@@ -125,7 +150,7 @@ class Bench:
 
     def _wrong_files(self, when: str, whole: bool) -> list[str]:
         """Outs that are others than undisturbed; `whole`: also those that are missing."""
-        there = found(self.place)
+        there = self._whole() if whole else found(self.place)
         wrong = [
             name
             for name, digest in self.right.items()
@@ -174,7 +199,8 @@ def warm_up() -> None:
     for name in [name for name in os.environ if name.startswith(("UNIVAL_", "MLFLOW_", "DVC_"))]:
         del os.environ[name]
     os.environ |= {"UNIVAL_TRACKING": "off", "UNIVAL_RUNTIME": "cpu", "OMP_NUM_THREADS": "1",
-                   "PYTHONPATH": str(ROOT / "src")}  # fmt: skip
+                   "PYTHONPATH": str(ROOT / "src"),
+                   "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false"}  # fmt: skip
 
 
 def share_of(size: float, names: list[str], share: int, shares: int) -> list[tuple[str, int]]:

@@ -1,5 +1,6 @@
 """The commands that faults are injected into, and the small study they work on."""
 
+import dataclasses
 import shutil
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
@@ -75,6 +76,8 @@ class Command:
     """What it prints is a result."""
     several: bool = False
     """It works in several processes."""
+    logs: str = ""
+    """The experiment of MLflow whose runs are compared, too: after kills alone."""
 
 
 def _stage(name: str, path: str, faults: int, *inputs: str, **more: Any) -> Command:
@@ -86,6 +89,13 @@ def _stage(name: str, path: str, faults: int, *inputs: str, **more: Any) -> Comm
 def _small_shards() -> None:
     """A data set of a few photos has several shards, too."""
     store.ShardWriter.__init__.__defaults__ = (4096, False)
+
+
+def _logged(command: Command, experiment: str, faults: int) -> Command:
+    environment = (("UNIVAL_TRACKING", "on"),)
+    return dataclasses.replace(
+        command, environment=environment, logs=experiment, faults=faults, tracked=False
+    )
 
 
 RANKS: dict[str, Any] = {"environment": (("UNIVAL_RUNTIME", "auto"),), "several": True}
@@ -129,6 +139,19 @@ COMMANDS: dict[str, Command] = {
         ("conf", "params.yaml", "dvc.yaml", DATA, BASE, "models/finetune"), 6, several=True,
     ),
 }  # fmt: skip
+SEEDS = Command(
+    ("sweep", "-m", "stage=finetune", "item=caption", "seed=0,1"),
+    ("conf", "params.yaml", "dvc.yaml", DATA, BASE), 0, several=True,
+)  # fmt: skip
+COMMANDS |= {
+    f"{name}, in MLflow": _logged(COMMANDS.get(name, SEEDS), experiment, faults)
+    for name, experiment, faults in (
+        ("finetune", "finetune", 13),
+        ("evaluate", "evaluate", 12),
+        ("ablate", "ablate", 12),
+        ("sweep of seeds", "finetune", 13),
+    )
+}
 
 
 def make(study: Path, logs: Path) -> None:

@@ -271,10 +271,13 @@ KINDS: dict[str, Inject] = {
     "worker or rank killed": _child_killed,
     "tracking store": _tracking,
 }
+KILLS = ["kill -9", "SIGTERM", "Ctrl-C"]
 
 
 def of(command: Command, place: Place) -> list[str]:
     """The kinds that can happen to a command here."""
+    if command.logs:
+        return KILLS
     unfit = set()
     if not place.disk.real:
         unfit |= {"full disk", "read-only"}

@@ -25,7 +25,7 @@ CHANGES = frozenset(
     f"os.{name}" for name in ("rename", "remove", "mkdir", "rmdir", "link", "symlink", "truncate")
 )
 WRITES = os.O_WRONLY | os.O_RDWR
-LIMIT = 240.0
+LIMIT = 900.0
 """Seconds after which a command is taken to hang."""
 PR_SET_CHILD_SUBREAPER = 36
 LOGS = ("stdout", "stderr", "changes")

@@ -41,6 +41,7 @@ def logged(store: str, experiment: str, folder: Path) -> list[dict[str, Any]]:
 
 def _run(client: MlflowClient, run: Any, folder: Path) -> dict[str, Any]:
     number, tags = run.info.run_id, run.data.tags
+    sweep = tags.get("sweep.id", "no sweep")  # its name has the time of its beginning
     points = [
         (key, point.step, None if key.startswith(MEASURED) else point.value)
         for key in run.data.metrics
@@ -48,15 +49,19 @@ def _run(client: MlflowClient, run: Any, folder: Path) -> dict[str, Any]:
         for point in client.get_metric_history(number, key)
     ]
     return {
-        "name": run.info.run_name,
+        "name": run.info.run_name.replace(sweep, "sweep"),
         "status": run.info.status,
         "params": run.data.params,
         "points": sorted(points, key=str),
-        "tags": {key: None if key in OF_A_PROCESS else value for key, value in tags.items()},
+        "tags": {
+            key: None if key in OF_A_PROCESS else value.replace(sweep, "sweep") for key, value in tags.items()
+        },
         "data": sorted(one.dataset.digest for one in run.inputs.dataset_inputs),
         "files": {
             path: hashlib.sha256(
-                Path(client.download_artifacts(number, path, str(folder))).read_bytes()
+                Path(client.download_artifacts(number, path, str(folder)))
+                .read_bytes()
+                .replace(sweep.encode(), b"sweep")
             ).hexdigest()
             for path in sorted(_files(client, number, ""))
         },
@@ -70,7 +75,3 @@ def _files(client: MlflowClient, run: str, folder: str) -> list[str]:
     for one in client.list_artifacts(run, folder):
         found += _files(client, run, one.path) if one.is_dir else [one.path]
     return found
-
-
-def _digest(client: MlflowClient, run: str, path: str, folder: Path) -> str:
-    return hashlib.sha256(Path(client.download_artifacts(run, path, str(folder))).read_bytes()).hexdigest()
