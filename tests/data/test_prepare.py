@@ -110,7 +110,7 @@ def test_all_bad_rows_are_listed_in_one_go(tmp_path: Path) -> None:
         (7, "id", "expected text"),
         (8, "task", "did you mean 'caption'"),
         (9, "answers", "needs it"),
-        (10, "answers", "no label"),
+        (10, "answers", "not a label"),
         (11, "box", "outside the 10x8"),
         (12, "image", "needs it"),
         (12, "video", "modality image"),
@@ -189,7 +189,7 @@ def test_a_new_task_needs_no_code(tmp_path: Path) -> None:
     out = tmp_path / "p"
     run(out, [*GOOD, RowItem("train", "counting", row)])
     assert read_records(out / "train", "counting")[0].text == "circles"
-    with pytest.raises(UserError, match="no name of a task"):
+    with pytest.raises(UserError, match="not a name of a task"):
         run(out, [*GOOD, RowItem("train", "../counting", row)])
 
 

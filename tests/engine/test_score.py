@@ -238,7 +238,7 @@ def test_a_results_file_is_compared_with_the_rows_of_a_split(
     assert "rouge_l          1.000000" in capsys.readouterr().out
     faults = {
         "1 rows have no prediction, first 'coco-1'": entries[:1],
-        "entry 3: id '3' is none": [*entries, {"image_id": 3, "caption": "a"}],
+        "entry 3: id '3' is not one of": [*entries, {"image_id": 3, "caption": "a"}],
         "entry 3: id 'coco-2' appears twice, first in .*entry 1": [*entries, entries[0]],
     }
     for reason, found in faults.items():

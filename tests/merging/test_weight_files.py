@@ -29,7 +29,7 @@ def test_index_and_files_name_the_same_tensors(tmp_path):
     folder, table = sharded(tmp_path / "m", one={"a": torch.ones(2)}, two={"b": torch.ones(3)})
     assert set(read_specs(folder)[1]) == {"a", "b"}
     for change, match in (
-        ({"c": "two.safetensors"}, r"'c' should be in two\.safetensors, which lacks it"),
+        ({"c": "two.safetensors"}, r"'c' should be in two\.safetensors, which does not have it"),
         ({"a": "two.safetensors"}, r"'a' is in one\.safetensors, by the index in two\.safetensors"),
         ({"b": "three.safetensors"}, r"names 'three\.safetensors', which is not there"),
         ({"b": 1}, "'b': 1 is not a name of a .safetensors file"),

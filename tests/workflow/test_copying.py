@@ -70,7 +70,7 @@ def test_sync_copies_and_says_what(full: str, capsys: pytest.CaptureFixture[str]
     cli.main(["sync", "--from", full])
     assert "finetune: run copied" in capsys.readouterr().out
     cli.main(["sync", "--from", full])
-    assert "nothing waits" in capsys.readouterr().out
+    assert "nothing to send" in capsys.readouterr().out
 
 
 @pytest.mark.fault

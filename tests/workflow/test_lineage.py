@@ -64,7 +64,7 @@ def test_a_result_is_found_by_what_a_person_calls_it(study: Path, thing: str, fi
 @pytest.mark.fault
 @pytest.mark.parametrize("thing", ["vqq", "", "bbb", "../../etc/passwd", "0" * 40])
 def test_what_is_unknown_is_said_so(study: Path, thing: str) -> None:
-    with pytest.raises(UserError, match="no score, process, file, run, digest or commit here"):
+    with pytest.raises(UserError, match="not a score, process, file, run, digest or commit here"):
         lineage.Lineage().find(thing)
 
 

@@ -320,7 +320,7 @@ def test_a_store_that_fails_costs_a_line_and_nothing_is_lost(
     assert "items sent" in capfd.readouterr().out
     assert_everything()
     cli.main(["sync"])
-    assert "nothing waits" in capfd.readouterr().out
+    assert "nothing to send" in capfd.readouterr().out
     assert_everything()
 
 
