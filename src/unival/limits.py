@@ -38,8 +38,15 @@ REQUEST_BYTES = 2**25
 """Of a request to the server."""
 REQUEST_SECONDS = 60.0
 """From its first byte to its answer."""
+UPLOAD_RATE = 2**18
+UPLOAD_SPARE = 10.0
+"""Bytes a second that a request comes with at least, but for so many seconds."""
 DECODE_SECONDS = 30.0
 """For the medium of a request."""
+REQUEST_VALUES = 2**26
+"""Pixels of its frames, or samples, that are held together: eight frames of 4K, 23 minutes at 48 kHz."""
+LARGE_VALUES = 2**22
+"""Of media of requests that hold more, one at a time is decoded."""
 REQUESTS = 256
 """Under way at once."""
 LARGE_REQUESTS = 4

@@ -6,7 +6,7 @@ hands (`model.processing`) go through the same functions, so that both give the 
 H, W pixels; C colours or channels, S samples.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import NamedTuple
 
 import numpy as np
@@ -124,12 +124,21 @@ def _eight_bits(levels_HW: np.ndarray, image: Image.Image, name: str) -> np.ndar
         if not (low >= 0 and high <= 1):  # nor NaN
             levels = f"grey levels {low:g} to {high:g} as floats"
             raise UserError(f"{name}: {levels}: scale them to 0..1 or to 8 bits")
-        return np.rint(levels_HW * 255).astype(np.uint8)
+        return _scaled(levels_HW, lambda levels: levels * 255)
     sixteen = image.mode.startswith("I;16") or image.format == "PPM" or 255 < high <= 65535
     if low < 0 or not (sixteen or high == 0):
         levels = f"grey levels {low:.0f} to {high:.0f} in 32 bits"
         raise UserError(f"{name}: {levels} do not tell which is white: save it with 8 or 16 bits")
-    return np.rint(levels_HW / 257).astype(np.uint8)
+    return _scaled(levels_HW, lambda levels: levels / 257)
+
+
+def _scaled(levels_HW: np.ndarray, scale: Callable[[np.ndarray], np.ndarray]) -> np.ndarray:
+    """Scaled and rounded to 8 bits, a part at a time: floats of a whole picture need eight times its room."""
+    levels, part = levels_HW.reshape(-1), 2**18
+    found = np.empty(levels.shape, np.uint8)
+    for start in range(0, levels.size, part):
+        found[start : start + part] = np.rint(scale(levels[start : start + part])).astype(np.uint8)
+    return found.reshape(levels_HW.shape)
 
 
 def mono(channels: Iterable[np.ndarray]) -> np.ndarray:

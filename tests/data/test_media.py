@@ -1,13 +1,17 @@
 import io
 import os
+import time
+import tracemalloc
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
 
-from unival import limits
+from unival import limits, media_format
 from unival.data import media
+from unival.data.media.reading import check_size
 from unival.errors import UserError
 from unival.files import read_bytes
 from unival.record import Modality
@@ -265,3 +269,47 @@ def test_what_is_no_part_of_a_clip_is_refused(part: tuple[float, float]) -> None
         media.decode_video(data, "x", part=part)
     with pytest.raises(UserError, match=r"x: .* is not a part of its 2\.00 s"):
         media.describe("video", data, "x", part)
+
+
+def test_large_media_within_bounds_are_decoded_one_at_a_time() -> None:
+    """Small ones, and decoding without bounds, wait for nobody."""
+    large, small = limits.LARGE_VALUES + 1, limits.LARGE_VALUES
+    inside: list[int] = []
+    together: list[int] = []
+
+    def decode(values: int, seconds: float = 30.0) -> None:
+        with media.within(seconds, 2**26):
+            check_size(values, "pixels", "a.png")
+            check_size(values, "pixels", "a.png")  # of the next frame: it has its room
+            inside.append(values)
+            together.append(inside.count(large))
+            time.sleep(0.02)
+            inside.remove(values)
+
+    with ThreadPoolExecutor(6) as pool:
+        list(pool.map(decode, [large, large, large, small, small, small]))
+        assert max(together) == 1 and len(together) == 6
+        with media.within(30.0, 2**26):
+            check_size(large, "pixels", "a.png")
+            pool.submit(decode, small).result()
+            with pytest.raises(UserError, match=r"a\.png: other large media were decoded for 0.05 s"):
+                pool.submit(decode, large, 0.05).result()
+        pool.submit(decode, large).result()
+    check_size(2**40, "pixels", "a.png")
+    refused = pytest.raises(UserError, match=r"a\.wav: 67108865 samples, more than 67108864 together")
+    with refused, media.within(30.0, 2**26):
+        check_size(2**26 + 1, "samples", "a.wav")
+
+
+@pytest.mark.parametrize("kind", [np.uint16, np.int32, np.float32])
+def test_deep_grey_is_scaled_without_floats_of_the_whole_picture(kind: type) -> None:
+    levels = np.tile(np.linspace(0, 1, 2048), (1024, 1))
+    pixels = (levels if kind is np.float32 else levels * 65535).astype(kind)
+    expected = np.rint(pixels * 255 if kind is np.float32 else pixels / 257).astype(np.uint8)
+    image = Image.fromarray(pixels)
+    tracemalloc.start()
+    shown = media_format.rgb(image, "a")
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert (np.asarray(shown)[..., 0] == expected).all()
+    assert peak < 2 * pixels.nbytes + 4 * levels.size

@@ -1,6 +1,7 @@
 """The server: right answers for every task and kind of media, a status and a sentence for everything else."""
 
 import base64
+import contextlib
 import json
 import random
 import socket
@@ -318,6 +319,46 @@ def test_nobody_waits_for_ever(server, slow, monkeypatch, what):
         with made.begin(server.port, made.picture(), 9)[0] as connection:
             assert b" 504 " in connection.recv(100)
     slow.set()
+
+
+@pytest.mark.fault
+@pytest.mark.parametrize("trickle", [0, 2**14])
+def test_uploads_that_fall_behind_give_their_places_back(server, monkeypatch, trickle):
+    """Whether they stop or trickle, and long before a request's own time is over."""
+    monkeypatch.setattr(limits, "UPLOAD_SPARE", 1.0)
+    monkeypatch.setattr(limits, "UPLOAD_RATE", 2**21)
+    large = made.picture(size=(1400, 1200))
+    kept = len(large) - limits.SMALL_BYTES - 2**16
+    held = [made.begin(server.port, large, kept) for _ in range(limits.LARGE_REQUESTS)]
+    with ThreadPoolExecutor(1) as pool:
+        other = pool.submit(server.ask, "a.png", large)
+        for connection, rest in held:
+            connection.settimeout(0.1)
+            answer = b""
+            with connection, contextlib.suppress(ConnectionError):
+                while b"slower than 2097152 bytes a second" not in answer:
+                    with contextlib.suppress(TimeoutError):
+                        answer += connection.recv(1000)
+                    if trickle and not answer:
+                        connection.sendall(rest[:trickle])
+                        rest = rest[trickle:]
+            assert b" 408 " in answer
+        response = other.result()
+    assert response.status_code == 200 and response.elapsed.total_seconds() < limits.REQUEST_SECONDS / 2
+
+
+@pytest.mark.fault
+@pytest.mark.parametrize("modality", ["image", "video"])
+def test_a_medium_that_unfolds_too_far_is_refused_before_it_is_decoded(server, monkeypatch, modality):
+    name, data = made.medium(modality)
+    monkeypatch.setattr(limits, "REQUEST_VALUES", 2000)
+    monkeypatch.setattr(limits, "LARGE_VALUES", 1000)
+    refused = server.ask(name, data)
+    assert refused.status_code == 400 and "more than 2000 together" in made.sentence(refused)
+    monkeypatch.setattr(limits, "REQUEST_VALUES", 10**6)
+    with ThreadPoolExecutor(4) as pool:
+        answers = [pool.submit(server.ask, name, data) for _ in range(8)]
+        assert [answer.result().status_code for answer in answers] == [200] * 8
 
 
 @pytest.mark.fault

@@ -36,8 +36,8 @@ EXAMPLES = PAGE / "examples"
 LOOPBACK = ("127.0.0.1", "localhost")
 UNASKABLE = ("{box}", "{premise}")
 """What some prompts need and no field of a request gives."""
-DECODERS = 2
-"""Media that are decoded at once."""
+DECODERS = 4
+"""Media that are decoded at once, of which one is large (`limits.LARGE_VALUES`)."""
 T = TypeVar("T")
 
 
@@ -100,9 +100,19 @@ class Service:
     async def _body(self, request: Request, room: AsyncExitStack) -> bytes:
         """The bytes of a request. Once many have come, it holds one of a few places, which `room` gives back.
         Of a request that is too large the rest is read and dropped, for a while: a client reads no refusal
-        while it writes.
+        while it writes. Whoever falls behind `limits.UPLOAD_RATE` keeps no place from others.
         """
+        try:
+            async with asyncio.timeout(limits.UPLOAD_SPARE) as late:
+                return await self._read(request, room, late)
+        except TimeoutError as error:
+            why = f"slower than {limits.UPLOAD_RATE} bytes a second: send a smaller medium"
+            raise HTTPException(408, why, {"Connection": "close"}) from error
+
+    async def _read(self, request: Request, room: AsyncExitStack, late: asyncio.Timeout) -> bytes:
         parts: list[bytes] = []
+        now = asyncio.get_running_loop().time
+        end = now() + limits.UPLOAD_SPARE
         size, small = 0, True
         declared = request.headers.get("content-length", "0")
         over = not declared.isdigit() or int(declared) > limits.REQUEST_BYTES
@@ -115,8 +125,11 @@ class Service:
             else:
                 parts.append(part)
                 if small and size > limits.SMALL_BYTES:
-                    small = False
+                    small, began = False, now()
+                    late.reschedule(None)  # others are in the way, not the client
                     await room.enter_async_context(self._large)
+                    end += now() - began
+            late.reschedule(end + size / limits.UPLOAD_RATE)
             if size > 8 * limits.REQUEST_BYTES:
                 break
         if over:

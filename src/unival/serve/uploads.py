@@ -38,7 +38,7 @@ class Uploads:
         Raises:
             UserError: it cannot be read.
         """
-        with media.within(limits.DECODE_SECONDS):
+        with media.within(limits.DECODE_SECONDS, limits.REQUEST_VALUES):
             return self._read(modality, data, name)
 
     def _read(self, modality: Modality, data: bytes, name: str) -> Upload:

@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 
 from unival import limits
-from unival.data.media.reading import check_time, reading
+from unival.data.media.reading import check_size, check_time, reading
 from unival.errors import UserError
 from unival.media_format import UPRIGHT, Turn
 
@@ -73,8 +73,10 @@ def decode_video(
 
         times = _announced(packets)
         wanted = chosen(times)
-        if len(set(wanted)) * stream.width * stream.height > limits.CLIP_PIXELS:
+        pixels = len(set(wanted)) * stream.width * stream.height
+        if pixels > limits.CLIP_PIXELS:
             raise UserError(f"{name}: {len(set(wanted))} frames of more than {limits.CLIP_PIXELS} pixels")
+        check_size(pixels, "pixels of frames", name)
         frames, shown = _convert(stream, packets, set(wanted), name)
         if len(shown) != len(times) or (part and shown != times):
             wanted = chosen(shown)

@@ -6,7 +6,7 @@ import numpy as np
 from PIL import Image
 
 from unival import limits, media_format
-from unival.data.media.reading import reading
+from unival.data.media.reading import check_size, reading
 from unival.errors import UserError
 
 
@@ -20,6 +20,7 @@ def open_image(data: bytes, name: str) -> Image.Image:
         if image.width * image.height > limits.PICTURE_PIXELS:
             size = f"{image.width}x{image.height}"
             raise UserError(f"{name}: {size}: more than {limits.PICTURE_PIXELS} pixels")
+        check_size(image.width * image.height, "pixels", name)
         image.load()
         return media_format.rgb(image, name)
 

@@ -1,27 +1,51 @@
-"""What decoders of other libraries complain of, in one voice; and an end to those that go on and on."""
+"""What decoders of other libraries complain of, in one voice; and bounds for those that go on and on."""
 
 import math
+import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from contextvars import ContextVar
+from dataclasses import dataclass, field
 
 from PIL import UnidentifiedImageError
 
+from unival import limits
 from unival.errors import UserError
 
-_END = ContextVar("_END", default=(math.inf, math.inf))
-"""Seconds that are given, and when they are over by the monotonic clock."""
+_LARGE = threading.Lock()
+"""Of the one thread that decodes a large medium within bounds."""
+
+
+@dataclass
+class _Bounds:
+    seconds: float = math.inf
+    end: float = math.inf
+    """When the seconds are over, by the monotonic clock."""
+    values: float = math.inf
+    room: ExitStack = field(default_factory=ExitStack)
+    alone: bool = False
+    """Whether this thread has the lock, which `room` gives back."""
+
+
+_BOUNDS = ContextVar("_BOUNDS", default=_Bounds())  # noqa: B039
+"""Infinite by default; those are never written to."""
 
 
 @contextmanager
-def within(seconds: float) -> Iterator[None]:
-    """Decoding inside, in this thread, takes so long at most: a few bytes can hold hours of black frames."""
-    token = _END.set((seconds, time.monotonic() + seconds))
-    try:
-        yield
-    finally:
-        _END.reset(token)
+def within(seconds: float, values: int) -> Iterator[None]:
+    """Bound the decoding inside, in this thread: a few bytes can hold hours of black frames.
+
+    Args:
+        seconds: of time, waiting for other large media included.
+        values: pixels of frames, or samples, that are held together.
+    """
+    with ExitStack() as room:
+        token = _BOUNDS.set(_Bounds(seconds, time.monotonic() + seconds, values, room))
+        try:
+            yield
+        finally:
+            _BOUNDS.reset(token)
 
 
 def check_time(name: str) -> None:
@@ -30,9 +54,31 @@ def check_time(name: str) -> None:
     Raises:
         UserError: the time of `within` is over.
     """
-    seconds, end = _END.get()
-    if time.monotonic() > end:
-        raise UserError(f"{name}: takes more than {seconds:g} s to decode: shorten it, or make it smaller")
+    bounds = _BOUNDS.get()
+    if time.monotonic() > bounds.end:
+        raise UserError(
+            f"{name}: takes more than {bounds.seconds:g} s to decode: shorten it, or make it smaller"
+        )
+
+
+def check_size(values: int, what: str, name: str) -> None:
+    """Called by decoders before they hold so many pixels or samples (`what`).
+
+    Bounds hold for all threads together: a large medium waits here until no other thread decodes one.
+
+    Raises:
+        UserError: it is more than `within` allows, or the time is over.
+    """
+    bounds = _BOUNDS.get()
+    if values > bounds.values:
+        raise UserError(
+            f"{name}: {values} {what}, more than {bounds.values} together: make it smaller, or shorter"
+        )
+    if values > limits.LARGE_VALUES and bounds.end < math.inf and not bounds.alone:
+        if not _LARGE.acquire(timeout=max(bounds.end - time.monotonic(), 0)):
+            raise UserError(f"{name}: other large media were decoded for {bounds.seconds:g} s: try again")
+        bounds.room.callback(_LARGE.release)
+        bounds.alone = True
 
 
 @contextmanager

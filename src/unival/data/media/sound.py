@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from unival import limits, media_format
-from unival.data.media.reading import check_time, reading
+from unival.data.media.reading import check_size, check_time, reading
 from unival.errors import UserError
 
 BLOCK = 2**20
@@ -91,6 +91,7 @@ def _decoded(data: bytes, name: str) -> tuple[np.ndarray, int]:
             blocks.append(_mono(frame))
             total += frame.samples
             _check_length(total, rate, name)
+            check_size(total, "samples", name)
             check_time(name)
     return np.concatenate(blocks), rate
 
