@@ -85,13 +85,13 @@ def test_torchrun_unless_this_is_a_rank(monkeypatch):
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
     monkeypatch.delenv("RANK", raising=False)
     several = runtime.Runtime(device="cpu", launcher="torchrun", processes=3)
-    assert runtime.Runtime().launch(["run", "pretrain"], print) is None
-    assert several.launch(["run", "pretrain", "--config", "x.yaml"], print) == 7
+    assert runtime.Runtime().launch(["run", "pretrain"], print, Path()) is None
+    assert several.launch(["run", "pretrain", "--config", "x.yaml"], print, Path()) == 7
     assert calls[0][:3] == [sys.executable, "-m", "unival.engine.machine.torchrun"]
     assert calls[0][-6:] == ["-m", "unival", "run", "pretrain", "--config", "x.yaml"]
     assert "--nproc-per-node=3" in calls[0], json.dumps(calls)
     monkeypatch.setenv("RANK", "0")
-    assert several.launch(["run", "pretrain"], print) is None
+    assert several.launch(["run", "pretrain"], print, Path()) is None
 
 
 WAITING = """
@@ -239,6 +239,20 @@ def test_ranks_do_not_wait_for_one_that_never_comes(tmp_path, monkeypatch):
         distributed.world(torch.device("cpu")),
     ):
         pass
+
+
+@pytest.mark.fault
+@pytest.mark.distributed
+@pytest.mark.parametrize("rank", ["0", "1"])
+def test_a_place_whose_name_does_not_resolve_is_told_at_once(monkeypatch, rank):
+    told = {"MASTER_ADDR": "first.invalid", "MASTER_PORT": "29998", "RANK": rank, "WORLD_SIZE": "2"}
+    for name, value in told.items():
+        monkeypatch.setenv(name, value)
+    started = time.monotonic()
+    match = rf"rank {rank}: MASTER_ADDR=first\.invalid: .*give the first node's address, or a name that"
+    with pytest.raises(UserError, match=match), distributed.world(torch.device("cpu")):
+        pass
+    assert time.monotonic() - started < 20
 
 
 PARALLEL = """

@@ -1,94 +1,73 @@
-"""Jobs through submitit, on its local executor: the exit status comes back, an interrupted job goes on."""
+"""Jobs of SLURM without SLURM: what is submitted, and what is read of it."""
 
 import os
-import signal
-import time
-from pathlib import Path
+import subprocess
 
 import pytest
 
-from unival.engine.machine import slurm
+from unival.engine.machine import runtime, slurm
 from unival.engine.machine.runtime import Runtime
 from unival.errors import UserError
 
-submitit = pytest.importorskip("submitit")
-pytestmark = pytest.mark.distributed
-
-PROGRAM = """
-import os, pathlib, signal, sys, time
-stop = []
-signal.signal(signal.SIGTERM, lambda *_: stop.append(1))
-rank, out = os.environ["RANK"], pathlib.Path(sys.argv[1])
-with out.open("a") as log:
-    log.write(f"start {rank} of {os.environ['WORLD_SIZE']}\\n")
-if len(sys.argv) > 2 and "saved" not in out.read_text():
-    while not stop:
-        time.sleep(0.02)
-    with out.open("a") as log:
-        log.write("saved\\n")
-    sys.exit(143)
-"""
+WORDS = ["run", "pretrain", "--config", "x.yaml"]
 
 
-@pytest.fixture
-def place(tmp_path, monkeypatch):
-    (tmp_path / "conf/runtime").mkdir(parents=True)
-    (tmp_path / "program.py").write_text(PROGRAM)
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("PYTHONPATH", str(Path(slurm.__file__).parents[3]))
-    monkeypatch.delenv("RANK", raising=False)
-    return tmp_path
-
-
-SETTINGS = {"cluster": "local", "timeout_min": 5}
-
-
-@pytest.mark.slow
-def test_ranks_run_and_the_status_comes_back(place, capfd):
-    assert slurm.submit(["list", "runtime"], 2, SETTINGS, "test") == 0
-    job = capfd.readouterr().err.split("log ")[1].strip()
-    assert Path(job).read_text().count("runtime:") == 2
-    assert slurm.submit(["list", "runtimes"], 1, SETTINGS, "test") != 0
-
-
-def below(pid):
-    """Processes that a process started, and that these started."""
-    children = map(int, Path(f"/proc/{pid}/task/{pid}/children").read_text().split())
-    return [found for child in children for found in (child, *below(child))]
-
-
-@pytest.mark.slow  # submitit's local executor looks after its jobs once in a while only
-@pytest.mark.resume
-@pytest.mark.parametrize("notice", [signal.SIGTERM, signal.SIGUSR2])
-def test_an_interrupted_job_saves_and_goes_on(place, notice):
-    log = place / "log"
-    executor = submitit.AutoExecutor(folder=place / "jobs", cluster="local")
-    executor.update_parameters(timeout_min=5)
-    job = executor.submit(slurm.Ranks([str(log), "wait"], 1, "program"))
-    while not log.exists():
-        assert not job.done()
-        time.sleep(0.05)
-    stand_in = int(job.job_id)  # of SLURM; it hands SIGTERM to the job
-    for pid in [stand_in] if notice == signal.SIGTERM else below(stand_in):
-        os.kill(pid, notice)
-    assert job.result() == 0
-    assert log.read_text().split("\n")[:3] == ["start 0 of 1", "saved", "start 0 of 1"]
-
-
-def test_the_runtime_submits(monkeypatch):
-    calls = []
-    monkeypatch.setattr(slurm, "submit", lambda *arguments: calls.append(arguments) or 7)
-    monkeypatch.delenv("RANK", raising=False)
+def test_a_stage_submits_its_ranks_and_inside_a_job_starts_them(monkeypatch, tmp_path):
+    submitted, started = [], []
+    ended = {0: slurm.Ended(7)}
+    monkeypatch.setattr(slurm, "submit", lambda *arguments: submitted.append(arguments) or ended)
+    monkeypatch.setattr(runtime, "wait_for", lambda command: started.append(command) or 5)
+    for name in ("RANK", slurm.INSIDE):
+        monkeypatch.delenv(name, raising=False)
     chosen = Runtime(launcher="slurm", processes=8, slurm={"nodes": 2})
-    words = ["run", "pretrain", "--config", "x.yaml"]
-    assert chosen.launch(words, lambda: None) == 7
-    assert calls == [(words, 8, {"nodes": 2}, "unival-pretrain")]
+    assert chosen.launch(WORDS, lambda: None, tmp_path) == 7
+    commands, processes, settings, name, log = submitted[0]
+    assert commands[0][0] == "srun" and commands[0][-4:] == WORDS
+    assert (processes, settings, name, log) == (8, {"nodes": 2}, "unival-pretrain", tmp_path / "%j.log")
+    monkeypatch.setenv(slurm.INSIDE, "12")
+    assert chosen.launch(WORDS, lambda: None, tmp_path) == 5
+    assert started == [commands[0]] and len(submitted) == 1
+    monkeypatch.setenv("RANK", "1")
+    assert chosen.launch(WORDS, lambda: None, tmp_path) is None
 
 
 @pytest.mark.fault
-@pytest.mark.skipif(bool(os.environ.get("SLURM_JOB_ID")), reason="runs where there is no SLURM")
-def test_without_slurm_or_with_a_wrong_setting():
-    with pytest.raises(UserError, match="slurm"):
-        slurm.submit(["run"], 1, {}, "test")
-    with pytest.raises(UserError, match="tme_min"):
-        slurm.submit(["run"], 1, {"cluster": "local", "tme_min": 3}, "test")
+def test_a_job_that_came_to_nothing_is_told(monkeypatch, tmp_path):
+    monkeypatch.setattr(slurm, "submit", lambda *_: {0: slurm.Ended(1, "was cancelled")})
+    for name in ("RANK", slurm.INSIDE):
+        monkeypatch.delenv(name, raising=False)
+    with pytest.raises(UserError, match="unival-pretrain: its job was cancelled; the same command goes on"):
+        Runtime(launcher="slurm", processes=8).launch(WORDS, lambda: None, tmp_path)
+
+
+def test_options_of_sbatch():
+    given = {"nodes": 2, "exclusive": True, "gres": None, "no-kill": False, "time": "1-00:00:00"}
+    assert slurm.options(given) == ["--nodes=2", "--exclusive", "--time=1-00:00:00"]
+
+
+def test_the_jobs_of_an_array_are_told_apart():
+    text = (
+        "JobId=7 ArrayJobId=7 ArrayTaskId=3-5%2 JobState=PENDING Reason=Resources\n"
+        "JobId=8 ArrayJobId=7 ArrayTaskId=2 JobState=RUNNING Reason=None NodeList=n[1-2] Comment=a=b\n"
+    )
+    found = [(place, fields["JobState"]) for place, fields in slurm.shown(text)]
+    assert found == [(None, "PENDING"), (2, "RUNNING")]
+
+
+@pytest.mark.parametrize(("name", "status"), [("0", 2), ("1", 2)])
+def test_a_rank_gives_its_status_and_the_place_of_the_others(tmp_path, name, status):
+    out = tmp_path / "out"
+    told = {"SLURM_PROCID": name, "SLURM_LOCALID": "0", "SLURM_NTASKS": "2", "SLURM_JOB_ID": "12345"}
+    told |= {"SLURM_LAUNCH_NODE_IPADDR": "10.0.0.1"}
+    work = f"echo $RANK $LOCAL_RANK $WORLD_SIZE $MASTER_ADDR $MASTER_PORT > {out}; exit {status}"
+    _, _, *command = slurm.ranks(["sh", "-c", work])
+    command[2] = command[2].replace(f"sleep {slurm.LEAVE}", "sleep 0.1")
+    assert subprocess.run(command, env={**os.environ, **told}).returncode == status
+    assert out.read_text().split() == [name, "0", "2", "10.0.0.1", "22345"]
+
+
+@pytest.mark.fault
+def test_without_slurm(monkeypatch, tmp_path):
+    monkeypatch.setattr(slurm.shutil, "which", lambda name: None)
+    with pytest.raises(UserError, match="no command sbatch here"):
+        slurm.submit({0: ["true"]}, 1, {}, "test", tmp_path / "%j.log")

@@ -63,20 +63,12 @@ def test_the_runtime_is_what_the_machine_can_do(
 
 
 @pytest.mark.parametrize(
-    ("submitit", "sbatch", "state", "text"),
-    [
-        (False, True, "FAIL", "pip install 'unival[slurm]'"),
-        (True, False, "FAIL", "no command sbatch"),
-        (True, True, "ok", "slurm"),
-    ],
+    ("sbatch", "state", "text"), [(False, "FAIL", "no command sbatch"), (True, "ok", "slurm")]
 )
-def test_slurm_needs_submitit_and_slurm_but_no_gpu_here(
-    project: Path, monkeypatch: pytest.MonkeyPatch, submitit: bool, sbatch: bool, state: str, text: str
+def test_slurm_needs_its_commands_but_no_gpu_here(
+    project: Path, monkeypatch: pytest.MonkeyPatch, sbatch: bool, state: str, text: str
 ) -> None:
-    find, which = doctor.importlib.util.find_spec, shutil.which
-    monkeypatch.setattr(
-        "importlib.util.find_spec", lambda name: submitit or None if name == "submitit" else find(name)
-    )
+    which = shutil.which
     monkeypatch.setattr(
         "shutil.which", lambda name: ("/x" if sbatch else None) if name == "sbatch" else which(name)
     )

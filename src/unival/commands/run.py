@@ -8,6 +8,7 @@ import time
 from functools import partial
 from pathlib import Path
 
+from unival import provenance
 from unival.stages import STAGES
 
 TRAINING = ("pretrain", "finetune")
@@ -43,4 +44,4 @@ def _launch(options: argparse.Namespace) -> int | None:
     if "RANK" not in os.environ:
         print(f"{options.stage}: {machine.chosen()}", file=sys.stderr, flush=True)
     words = [options.stage, "--config", str(options.config), "--out", str(options.out)]
-    return machine.launch(["run", *words], lambda: main(words))
+    return machine.launch(["run", *words], lambda: main(words), provenance.root() / "scratch/slurm")

@@ -66,6 +66,19 @@ def stop(status: int) -> None:
 
 def run(tree: Any) -> JobState | None:
     """One job: resolve, then run the stage in a process of its own; nothing once the sweep was stopped."""
+    from unival.engine.machine.launch import wait_for
+
+    job = begin(tree)
+    if not isinstance(job, Begun):
+        return job
+    with (job.folder / "log.txt").open("a", encoding="utf-8") as log:
+        environment = {**os.environ, **job.environment()}
+        status = wait_for(job.command(), job.to_end, env=environment, stdout=log, stderr=subprocess.STDOUT)
+    return job.ended(status)
+
+
+def begin(tree: Any) -> "JobState | Begun | None":
+    """One job up to its work: what is left to run, or what has ended; nothing once the sweep was stopped."""
     if stop_file().exists():
         return None
     from hydra.core.hydra_config import HydraConfig
@@ -82,11 +95,64 @@ def run(tree: Any) -> JobState | None:
         if (before := _before(folder, job, work)) is not None:
             return before
         files.write_json(folder / NOTE, asdict(job))
-        _run(job, values, folder, work)
+        return Begun(job, values, folder, work)
     except UserError as error:
         job.status, job.said = "FAILED", str(error)
-    files.write_json(folder / NOTE, asdict(job))
-    return job
+        files.write_json(folder / NOTE, asdict(job))
+        return job
+
+
+class Begun:
+    """A job that is to be run."""
+
+    def __init__(self, job: JobState, values: dict[str, Any], folder: Path, work: Path) -> None:
+        self.job, self.stage, self.folder, self.work = job, values["stage"], folder, work
+        steps = values["train"]["steps"] if "train" in values else 0
+        self.pruning = Pruning(folder.parent, job.number, work / "curve.jsonl", steps)
+        self.parent, self.works = os.getppid(), os.environ[MAIN] != str(os.getpid())
+
+    def command(self) -> list[str]:
+        """What runs the stage; what it says belongs into log.txt."""
+        command = [sys.executable, "-m", "unival", "run", self.stage]
+        return [*command, "--config", str(self.folder / "config.yaml"), "--out", str(self.folder)]
+
+    def environment(self) -> dict[str, str]:
+        """Variables of the command."""
+        return {"UNIVAL_RUN_NAME": self.job.label, "UNIVAL_OVERRIDES": " ".join(self.job.overrides)}
+
+    def to_end(self) -> bool:
+        """Whether it is to end: the sweep was stopped or is gone, or the job does too badly."""
+        gone = self.works and os.getppid() != self.parent
+        return stop_file().exists() or gone or self.pruning.decided()
+
+    def ended(self, status: int, nothing: str = "") -> JobState:
+        """Note how it ended.
+
+        Args:
+            status: that of the command.
+            nothing: why it came to nothing, where it could not say so itself.
+        """
+        job = self.job
+        if nothing:
+            job.status, job.said = "FAILED", nothing
+            _close(job, self.stage, self.work, {}, "KILLED")
+        elif not status:
+            job.status, job.score = "FINISHED", _score(self.folder)
+        elif status in SENT and self.pruning.pruned:
+            job.status = "PRUNED"
+            _close(job, self.stage, self.work, {"sweep.pruned": "true"}, "FINISHED")
+            files.discard(self.work)
+        elif status in SENT:
+            job.status = "KILLED"
+            stop(status)  # the others end in good order, too
+        else:
+            text = (self.folder / "log.txt").read_text(encoding="utf-8", errors="replace")
+            job.status, job.said = "FAILED", "".join(text.strip().splitlines()[-1:])
+            if status > 128:  # it could say nothing itself
+                job.said = f"{signal.Signals(status - 128).name}: {job.said}"
+                _close(job, self.stage, self.work, {}, "KILLED")
+        files.write_json(self.folder / NOTE, asdict(job))
+        return job
 
 
 def _before(folder: Path, job: JobState, work: Path) -> JobState | None:
@@ -101,40 +167,6 @@ def _before(folder: Path, job: JobState, work: Path) -> JobState | None:
         found.status, found.score = "FINISHED", _score(folder)
         files.write_json(note, asdict(found))
     return found if found.status in ENDED else None
-
-
-def _run(job: JobState, values: dict[str, Any], folder: Path, work: Path) -> None:
-    """Run the stage to an end, and note which."""
-    from unival.engine.machine.launch import wait_for
-
-    environment = {**os.environ, "UNIVAL_RUN_NAME": job.label, "UNIVAL_OVERRIDES": " ".join(job.overrides)}
-    command = [sys.executable, "-m", "unival", "run", values["stage"]]
-    command += ["--config", str(folder / "config.yaml"), "--out", str(folder)]
-    steps = values["train"]["steps"] if "train" in values else 0
-    pruning = Pruning(folder.parent, job.number, work / "curve.jsonl", steps)
-    parent, works = os.getppid(), os.environ[MAIN] != str(os.getpid())
-
-    def asked() -> bool:
-        """Whether it is to end: the sweep was stopped or is gone, or the job does too badly."""
-        return stop_file().exists() or (works and os.getppid() != parent) or pruning.decided()
-
-    with (folder / "log.txt").open("a", encoding="utf-8") as log:
-        status = wait_for(command, asked, env=environment, stdout=log, stderr=subprocess.STDOUT)
-    if not status:
-        job.status, job.score = "FINISHED", _score(folder)
-    elif status in SENT and pruning.pruned:
-        job.status = "PRUNED"
-        _close(job, values["stage"], work, {"sweep.pruned": "true"}, "FINISHED")
-        files.discard(work)
-    elif status in SENT:
-        job.status = "KILLED"
-        stop(status)  # the others end in good order, too
-    else:
-        tail = (folder / "log.txt").read_text(encoding="utf-8", errors="replace").strip().splitlines()[-1:]
-        job.status, job.said = "FAILED", "".join(tail)
-        if status > 128:  # it could say nothing itself
-            job.said = f"{signal.Signals(status - 128).name}: {job.said}"
-            _close(job, values["stage"], work, {}, "KILLED")
 
 
 def _close(job: JobState, stage: str, work: Path, tags: dict[str, str], status: str) -> None:

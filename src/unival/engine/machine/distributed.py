@@ -107,9 +107,16 @@ def _meeting(rank: int, size: int) -> dist.Store:
     before it came would keep the others for half an hour.
 
     Raises:
-        UserError: some did not come.
+        UserError: some did not come, or their place has a name that is not known here.
     """
     host, port = os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])
+    try:
+        socket.getaddrinfo(host, port)
+    except socket.gaierror as error:
+        raise UserError(
+            f"rank {rank}: MASTER_ADDR={host}: {error.strerror}: give the first node's address, or a name "
+            f"that {socket.gethostname()} knows"
+        ) from error
     serves = rank == 0 and os.environ.get("TORCHELASTIC_USE_AGENT_STORE") != "True"  # else torchrun does
     deadline = time.monotonic() + PATIENCE.total_seconds()
     key = f"unival/meeting{next(MEETINGS)}"

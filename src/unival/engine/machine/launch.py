@@ -38,7 +38,7 @@ def torchrun(processes: int) -> list[str]:
 
 
 @contextmanager
-def _asked() -> Iterator[list[int]]:
+def asked() -> Iterator[list[int]]:
     """Yields the signals of ASKS that came inside so far."""
     came: list[int] = []
     previous = {number: signal.signal(number, lambda number, _: came.append(number)) for number in ASKS}
@@ -56,23 +56,23 @@ def _status(status: int, came: Sequence[int]) -> int:
     return 128 + came[0] if came and status >= 128 else status
 
 
-def wait_for(command: Sequence[str], asked: Callable[[], bool] = lambda: False, **settings: Any) -> int:
+def wait_for(command: Sequence[str], to_end: Callable[[], bool] = lambda: False, **settings: Any) -> int:
     """Run it; its exit status at the end.
 
     It hears of Ctrl-C and SIGTERM from this process alone, as SIGTERM, and when this process is killed.
 
     Args:
-        asked: called every second; whether it is to end as if by SIGTERM.
+        to_end: called every second; whether it is to end as if by SIGTERM.
         settings: of `subprocess.Popen`.
     """
-    with _asked() as came:
+    with asked() as came:
         child = subprocess.Popen(command, start_new_session=True, preexec_fn=_end_with_parent, **settings)
         told_to_end = False
         while True:
             try:
                 return _status(child.wait(timeout=1.0), came)
             except subprocess.TimeoutExpired:
-                if not told_to_end and (came or asked()):
+                if not told_to_end and (came or to_end()):
                     child.terminate()
                     told_to_end = True
 
@@ -100,7 +100,7 @@ def run_forked(processes: int, start: Any, work: Callable[[], None], watch: Call
         Stopped: as this process was asked to, and the others had nothing to tell before they left.
     """
     children = [FORK.Process(target=start, args=(number, processes, work)) for number in range(processes)]
-    with _asked() as came:
+    with asked() as came:
         signal.pthread_sigmask(signal.SIG_BLOCK, ASKS)  # until all are there, and can answer
         for child in children:
             child.start()

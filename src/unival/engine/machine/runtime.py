@@ -39,7 +39,7 @@ class Runtime:
     """How a training stage starts its ranks. torchrun: a process per GPU (or `processes`). fork: on a machine
     without GPU, a process per core (`processes` at most). slurm: a job with `processes` on each node."""
     slurm: dict[str, Any] = field(default_factory=dict)
-    """What the job asks for: parameters of `unival.engine.machine.slurm.submit`."""
+    """What the job asks for: options of `sbatch`, by their names."""
     sharding: Literal["none", "full"] = "none"
     """Each of several ranks has the whole model (DDP), or a part of it (FSDP2) where it does not fit."""
     processes: int = 0
@@ -60,10 +60,10 @@ class Runtime:
         """Whether this machine has what the runtime asks for. The GPU of a SLURM job is on its nodes.
 
         Raises:
-            UserError: no GPU, no submitit or no SLURM, with the fix.
+            UserError: no GPU, or no SLURM, with the fix.
         """
         if self.launcher == "slurm":
-            slurm.check(self.slurm)
+            slurm.check()
         else:
             self.torch_device()
 
@@ -93,8 +93,10 @@ class Runtime:
             return 1
         return min(self.processes or 2, cpus())
 
-    def launch(self, arguments: Sequence[str], work: Callable[[], None]) -> int | None:
+    def launch(self, arguments: Sequence[str], work: Callable[[], None], logs: Path) -> int | None:
         """Run `unival <arguments>`, which does `work`, on all ranks and wait, if there are several.
+
+        `logs`: folder of what jobs of SLURM say.
 
         Returns its exit status; None when this process is to do the work itself.
         """
@@ -105,7 +107,16 @@ class Runtime:
             return fork(processes, work) if processes > 1 else None
         processes = self.processes or (torch.cuda.device_count() if self.device != "cpu" else 0) or 2
         if self.launcher == "slurm":
-            return slurm.submit(arguments, processes, self.slurm, f"unival-{arguments[1]}")
+            ranks = slurm.ranks([sys.executable, "-m", "unival", *arguments])
+            if slurm.INSIDE in os.environ:
+                return wait_for(ranks)
+            name = f"unival-{arguments[1]}"
+            status, nothing = slurm.submit({0: ranks}, processes, self.slurm, name, logs / "%j.log")[0]
+            if nothing:
+                raise UserError(
+                    f"{name}: its job {nothing}; the same command goes on from the last checkpoint"
+                )
+            return status
         os.environ.setdefault("OMP_NUM_THREADS", str(max(1, cpus() // processes)))
         return wait_for([*torchrun(processes), "--standalone", "-m", "unival", *arguments])
 

@@ -1,114 +1,272 @@
-"""A training stage as a SLURM job of one or more nodes, through `submitit`.
+"""Work as jobs of SLURM: a training stage, or the jobs of a sweep as one array.
 
-The stage command submits the job and waits for it. In the job each node runs torchrun. When SLURM takes the
-nodes away or the time is up, the run saves a checkpoint and the job queues again under its number; the next
-run goes on from the checkpoint.
+The command submits and waits. SLURM starts the ranks of a job and tells them when its time is up or its nodes
+are wanted: they save a checkpoint and leave, and the job queues again under its number; the next run goes on
+from the checkpoint. Within a job, or under `salloc`, a stage starts its ranks there.
 """
 
-import importlib.util
-import os
+import re
+import shlex
 import shutil
-import signal
 import subprocess
 import sys
-import zlib
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
-from unival.engine.machine.launch import GRACE, torchrun
+from unival.engine.machine.launch import LEAVE, asked
 from unival.errors import UserError
 
-WAIT = GRACE + 10
-"""Seconds for the ranks to save and leave; submitit lets SLURM's signal come 90 s before the end."""
+NOTICE = 120
+"""Seconds before the time limit at which the ranks are told, unless `signal` says otherwise. SLURM may be up
+to a minute early."""
+EVERY = 5.0
+"""Seconds between two looks at a job."""
+INSIDE = "SLURM_JOB_ID"
+"""Environment variable: this process runs in a job."""
+TRIES = 3
+"""Runs of a job in a row that may end without having saved anything."""
+STOPPED = 128 + 15
+"""Status of ranks that were told to end, have saved and have left."""
+
+RANK = f"""trap : TERM  # the ranks hear it themselves
+export RANK=$SLURM_PROCID LOCAL_RANK=$SLURM_LOCALID WORLD_SIZE=$SLURM_NTASKS
+export MASTER_ADDR=$SLURM_LAUNCH_NODE_IPADDR MASTER_PORT=$((20000 + SLURM_JOB_ID % 10000))
+"$@"
+status=$?
+[ $status = 0 ] || [ "$RANK" = 0 ] || sleep {LEAVE}  # rank 0 says why, before its end is SLURM's work
+exit $status"""
+"""Of one rank. All nodes of the job reach the address; their names may be known to SLURM alone."""
+
+JOB = """#!/bin/bash
+[ -z "$SLURM_CPUS_PER_TASK" ] || export SRUN_CPUS_PER_TASK=$SLURM_CPUS_PER_TASK  # srun does not take it over
+case ${{SLURM_ARRAY_TASK_ID:-0}} in
+{cases}
+esac
+status=$?
+if [ $status != 0 ] && ! timeout 60 srun --overlap true; then
+  echo "unival: *** DUE TO NODE FAILURE ***"  # the ranks have seen it before SLURM
+  scontrol requeue $SLURM_JOB_ID
+elif [ $status = {stopped} ]; then
+  scontrol requeue $SLURM_JOB_ID
+fi
+exit $status
+"""
+"""Of a job. One that SLURM itself kills, or queues again, does not come to its last lines."""
+
+ENDED = {
+    "CANCELLED": "was cancelled",
+    "TIMEOUT": "ran out of time before its ranks had saved: raise `signal` (TERM@<seconds>) or `time`",
+    "NODE_FAIL": "lost a node and may not queue again",
+    "OUT_OF_MEMORY": "ran out of memory: raise `mem`",
+    "BOOT_FAIL": "got nodes that did not start",
+    "DEADLINE": "missed its deadline",
+    "PREEMPTED": "was preempted and may not queue again",
+}
+"""States of jobs that came to nothing, and what to say of them."""
 
 
-@dataclass
-class Ranks:
-    """`python -m unival <arguments>` by torchrun on the nodes of a job; submitit calls it on each of them."""
-
-    arguments: list[str]
-    processes: int
-    """Ranks of a node."""
-    module: str = "unival"
-    folder: str = field(default_factory=os.getcwd)
-    child: "subprocess.Popen[bytes] | None" = None
-
-    def __call__(self) -> int:
-        """Run to the end; returns the exit status."""
-        import submitit
-
-        place = submitit.JobEnvironment()
-        signal.signal(signal.SIGTERM, signal.getsignal(signal.SIGUSR2))  # submitit would ignore it
-        command = torchrun(self.processes)
-        if place.num_nodes > 1:
-            # all nodes must find the same port, and two jobs of a node different ones
-            port = 20_000 + zlib.crc32(place.job_id.encode()) % 10_000
-            command += [f"--nnodes={place.num_nodes}", f"--node-rank={place.node}"]
-            command += [f"--master-addr={place.hostnames[0]}", f"--master-port={port}"]
-        else:
-            command += ["--standalone"]
-        command += ["-m", self.module, *self.arguments]
-        # SLURM sends SIGUSR2 to all processes of the job; it would end those that do not expect it
-        self.child = subprocess.Popen(command, cwd=self.folder, preexec_fn=_ignore_notice)
-        return self.child.wait()
-
-    def checkpoint(self) -> Any:
-        """Called on the first node when the job is to end: stop the run, and say what to queue again."""
-        import submitit
-
-        if self.child is not None and self.child.poll() is None:
-            self.child.terminate()
-            try:
-                self.child.wait(WAIT)
-            except subprocess.TimeoutExpired:
-                self.child.kill()
-        return submitit.helpers.DelayedSubmission(replace(self, child=None))
-
-
-def _ignore_notice() -> None:
-    signal.signal(signal.SIGUSR2, signal.SIG_IGN)
-
-
-def check(settings: Mapping[str, Any]) -> None:
+def check() -> None:
     """Whether jobs can be submitted from here.
 
     Raises:
-        UserError: submitit is not installed, or there is no SLURM.
+        UserError: there is no SLURM.
     """
-    if importlib.util.find_spec("submitit") is None:
-        raise UserError("runtime: launcher slurm needs submitit: pip install 'unival[slurm]'")
-    if settings.get("cluster", "slurm") == "slurm" and shutil.which("sbatch") is None:
+    if shutil.which("sbatch") is None:
         raise UserError("runtime: launcher slurm: no command sbatch here: submit from a node that has SLURM")
 
 
-def submit(arguments: Sequence[str], processes: int, settings: Mapping[str, Any], name: str) -> int:
-    """Submit, wait, and return the exit status.
+def ranks(command: Sequence[str]) -> list[str]:
+    """What runs a command on all ranks of the job that it is called in."""
+    return ["srun", "--kill-on-bad-exit=1", "sh", "-c", RANK, "rank", *command]
+
+
+def options(settings: Mapping[str, Any]) -> list[str]:
+    """Options of sbatch.
 
     Args:
-        settings: parameters of `submitit.AutoExecutor` (nodes, gpus_per_node, timeout_min, slurm_partition,
-            ...); `folder` (shared by the nodes, for logs) and `cluster` (`local`: here, without SLURM).
+        settings: by their names. true: without a value; false and null: not given.
+    """
+    given = {name: value for name, value in settings.items() if value not in (False, None)}
+    return [f"--{name}" if value is True else f"--{name}={value}" for name, value in given.items()]
+
+
+class Ended(NamedTuple):
+    """How a job came to its end."""
+
+    status: int
+    """Its exit status; that of a signal where it was ended from here."""
+    nothing: str = ""
+    """What is to be said of one that came to nothing."""
+
+
+def submit(
+    commands: Mapping[int, Sequence[str]],
+    processes: int,
+    settings: Mapping[str, Any],
+    name: str,
+    log: Path,
+    to_end: Callable[[int], bool] = lambda number: False,
+    at_once: int = 1,
+) -> dict[int, Ended]:
+    """Submit a job, or an array of them, and wait for their ends.
+
+    Args:
+        commands: of each job.
+        processes: ranks on each node.
+        settings: see `options`; they stand over those given here.
+        log: in a folder that the nodes share. With `%a` (a job's number) the jobs are an array, else `%j`
+            (SLURM's number) is the only job.
+        to_end: called again and again with a job's number; whether it is to be cancelled.
+        at_once: jobs of an array that may run at the same time.
 
     Raises:
-        UserError: see `check`; or the job came to nothing.
+        UserError: no SLURM, or it refuses the settings.
     """
-    check(settings)
-    import submitit
+    check()
+    array = "%a" in str(log)
+    own = {"job-name": name, "output": log.resolve(), "open-mode": "append", "requeue": True,
+           "ntasks-per-node": processes, "signal": f"TERM@{NOTICE}"}  # fmt: skip
+    if array:
+        own["array"] = f"{','.join(map(str, commands))}%{at_once}"
+    else:
+        log.parent.mkdir(parents=True, exist_ok=True)
+    cases = "\n".join(f"{number}) {shlex.join(command)} ;;" for number, command in commands.items())
+    script = JOB.format(cases=cases, stopped=STOPPED)
+    done = _slurm(["sbatch", "--parsable", *options({**own, **settings})], script)
+    if done.returncode:
+        raise UserError(f"runtime: slurm: {' '.join(done.stderr.split())}")
+    number = done.stdout.strip().split(";")[0]
+    jobs = [
+        _Submitted(
+            name,
+            f"{number}_{one}" if array else number,
+            Path(str(log).replace("%a", str(one)).replace("%j", number)),
+        )
+        for one in commands
+    ]
+    return dict(zip(commands, _wait(number, dict(zip(commands, jobs, strict=True)), to_end), strict=True))
 
-    values = {"tasks_per_node": 1, "name": name, **settings}
-    folder, cluster = Path(values.pop("folder", "scratch/slurm")), values.pop("cluster", "slurm")
+
+def _slurm(command: Sequence[str], text: str | None = None) -> "subprocess.CompletedProcess[str]":
+    return subprocess.run(command, input=text, capture_output=True, text=True, check=False)
+
+
+def shown(text: str) -> Iterator[tuple[int | None, dict[str, str]]]:
+    """The records of `scontrol show job --oneliner`.
+
+    Yields:
+        the place in an array (None: the job is none, or a range of the array that waits), fields.
+    """
+    for line in text.splitlines():
+        fields = dict(re.findall(r"(\S+?)=(\S*)", line))
+        place = fields.get("ArrayTaskId", "")
+        yield int(place) if place.isdecimal() else None, fields
+
+
+def _wait(number: str, jobs: Mapping[int, "_Submitted"], to_end: Callable[[int], bool]) -> list[Ended]:
+    """Until all have ended; a signal ends them first, a second one ends the waiting."""
+    for job in jobs.values():
+        job.say(f"log {job.log}")
+    lost, pause = False, 0.0
+    with asked() as came:
+        while len(came) < 2 and not all(job.ended for job in jobs.values()):
+            time.sleep(pause)
+            for one, job in jobs.items():
+                if not (job.ended or job.cancelled) and (came or to_end(one)):
+                    job.cancel()
+            done = _slurm(["scontrol", "show", "job", "--oneliner", number])
+            gone = "Invalid job id" in done.stderr
+            if done.returncode and not gone and not lost:
+                print(
+                    f"job {number} cannot be seen, waiting: {done.stderr.strip()}",
+                    file=sys.stderr,
+                    flush=True,
+                )
+            lost = bool(done.returncode)
+            for place, fields in shown(done.stdout):
+                if place is not None or "ArrayTaskId" not in fields:
+                    jobs[place or 0].note(fields)
+            for job in jobs.values():
+                if gone and not job.ended:
+                    job.ended = Ended(1, "is not known to SLURM any more")
+            pause = EVERY if not came else 1.0
+    status = 128 + came[0] if came else 0
+    return [Ended(status) if came else job.ended or Ended(1) for job in jobs.values()]
+
+
+class _Submitted:
+    """A job that was submitted, and what was said of it here."""
+
+    def __init__(self, name: str, number: str, log: Path) -> None:
+        self.name, self.number, self.log = name, number, log
+        self.said = ""
+        self.restarts, self.read, self.idle = 0, 0, 0
+        self.cancelled = False
+        self.ended: Ended | None = None
+
+    def say(self, what: str) -> None:
+        """One line, once."""
+        if what != self.said:
+            print(f"{self.name}: job {self.number}: {what}", file=sys.stderr, flush=True)
+        self.said = what
+
+    def cancel(self) -> None:
+        """SLURM tells the ranks, and kills them soon."""
+        self.cancelled = True
+        self.say("stopping it")
+        _slurm(["scancel", self.number])
+
+    def note(self, fields: Mapping[str, str]) -> None:
+        """Say what is new.
+
+        Args:
+            fields: as SLURM shows the job.
+        """
+        state, restarts = fields["JobState"], int(fields["Restarts"])
+        if restarts > self.restarts and not self.ended:
+            self.restarts = restarts
+            self.say(self._again())
+        if self.ended:
+            return
+        if state == "PENDING" and fields["Reason"] != "None":
+            self.say(f"waits: {fields['Reason']}")
+        elif state == "RUNNING":
+            self.say(f"runs on {fields['NodeList']}")
+        elif state in ("COMPLETED", "FAILED"):
+            code, number = map(int, fields["ExitCode"].split(":"))
+            self.ended = Ended(128 + number if number else code)
+            if state == "FAILED":
+                self.say(f"failed: {last_line(self.log)}")
+        elif state in ENDED:
+            self.ended = Ended(STOPPED) if self.cancelled else Ended(1, ENDED[state])
+            self.say(ENDED[state])
+
+    def _again(self) -> str:
+        """Why it queues again; one whose time is always up before it has saved anything is cancelled."""
+        text = "\n".join(lines(self.log))
+        new, self.read = text[self.read :], len(text)
+        found = re.findall(r"\*\*\* .*DUE TO (PREEMPTION|NODE FAILURE)", new)
+        saved = "stopped: saved step" in new
+        self.idle = 0 if found or saved else self.idle + 1
+        if self.idle == TRIES:
+            self.cancel()
+            self.ended = Ended(1, f"ran out of time {TRIES} times before it had saved anything: raise `time`")
+            return self.ended.nothing
+        return f"queues again: {found[-1].lower() if found else 'its time was up'}"
+
+
+def lines(log: Path) -> list[str]:
+    """What a job has said."""
     try:
-        executor = submitit.AutoExecutor(folder=folder / "%j", cluster=cluster)
-        executor.update_parameters(**values)
-        job = executor.submit(Ranks(list(arguments), processes))
-    except (RuntimeError, NameError, TypeError, submitit.core.utils.FailedJobError) as error:
-        raise UserError(f"runtime: slurm: {error}") from error
-    print(f"{name}: job {job.job_id}, log {job.paths.stdout}", file=sys.stderr, flush=True)
-    try:
-        return max(map(int, job.results()), key=abs)
-    except (submitit.core.utils.UncompletedJobError, submitit.core.utils.FailedJobError) as error:
-        raise UserError(f"{name}: job {job.job_id} ended without a result: see {job.paths.stderr}") from error
-    except BaseException:
-        job.cancel(check=False)
-        raise
+        return log.read_text(encoding="utf-8", errors="replace").splitlines()
+    except OSError:
+        return []
+
+
+def last_line(log: Path) -> str:
+    """What a job said last, its ranks before SLURM."""
+    said = [line for line in lines(log) if line.strip()]
+    own = [line for line in said if line.startswith("unival: ")]
+    return (own or said or [f"nothing in {log}"])[-1]
