@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import re
 from concurrent.futures import ProcessPoolExecutor
 from multiprocessing import get_context
 from pathlib import Path
@@ -17,6 +18,8 @@ from unival.engine.planning import devices
 from unival.engine.planning.meter import Meter
 from unival.engine.planning.plan import Site, plan, shares
 from unival.engine.planning.step import Training, Update, measure, micro_batch
+from unival.engine.planning.text import lines
+from unival.engine.settings import OptimizerConfig
 from unival.errors import UserError
 from unival.model.configuration import UnivalConfig
 from unival.model.modeling import UnivalForConditionalGeneration
@@ -188,6 +191,30 @@ def test_a_device_too_small_is_told_with_what_one_row_takes() -> None:
     assert not made.way.fits
     assert made.way.largest == 0
     assert made.way.needed > 2**20
+
+
+def test_what_is_said_to_fit_fits() -> None:
+    """Fewer rows at once mean more micro-batches, with gradients that wait for those of the last."""
+    made = job(gradient_checkpointing=True)
+    (way,) = plan(made, site()).ways
+    room = 0.95 * sum(way.peak.values()) / devices.USABLE / devices.GIB
+    text = "\n".join(lines(plan(made, site(f"{room},1")), made, site(f"{room},1")))
+    accumulate = int(re.search(r"does not fit. Would fit: .*accumulate=(\d)", text)[1])
+    made = dataclasses.replace(made, train=dataclasses.replace(made.train, accumulate=accumulate))
+    assert plan(made, site(f"{room},1")).way.fits
+
+
+def test_a_device_for_no_row_is_told_with_one_that_will_do() -> None:
+    made, small = job(gradient_checkpointing=True), site("0.001,1")
+    text = "\n".join(lines(plan(made, small), made, small))
+    gib = int(re.search(r"not even with micro-batches of one row: take devices of (\d+) GiB", text)[1])
+    assert plan(made, site(f"{gib},1")).way.largest > 0
+
+
+def test_an_optimiser_that_cannot_be_sharded_is_named_with_one_that_can() -> None:
+    made = job(optimizer=OptimizerConfig(name="muon", lr=0.01))
+    text = "\n".join(lines(plan(made, site(ranks=2)), made, site(ranks=2)))
+    assert "not sharded     muon needs whole matrices: use adamw" in text
 
 
 def test_rows_of_auxiliary_streams_are_shared_out() -> None:

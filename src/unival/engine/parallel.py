@@ -26,6 +26,8 @@ from unival.errors import UserError
 from unival.model.modeling import UnivalForConditionalGeneration as Model
 from unival.record import MODALITIES
 
+UNSHARDED = "needs whole matrices: use adamw, or a runtime without sharding"
+"""Of muon."""
 Describe = Callable[[Path], None] | None
 """What a checkpoint folder has beside the weights, written into it; None: nothing."""
 
@@ -169,5 +171,5 @@ def strategy(ranks: World, runtime: Runtime, optimizer: OptimizerConfig) -> Sing
     if runtime.sharding != "full":
         return Replicated(ranks)
     if optimizer.name == "muon":
-        raise UserError("muon needs whole matrices: use adamw, or a runtime without sharding")
+        raise UserError(f"muon {UNSHARDED}")
     return Sharded(ranks)

@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 from unival.engine.batches.mixture import micro_batches
 from unival.engine.planning.devices import Device
 from unival.engine.planning.step import (
+    GRADIENTS,
     INPUTS,
     KINDS,
     OPTIMISER,
@@ -164,12 +165,15 @@ def _way(
     peak = {kind: once.peak.get(kind, 0) for kind in KINDS} | {BUCKETS: buckets}
     total, more = (sum(measured.peak.values()) + buckets for measured in pair)
     row = (more - total) / rows
-    fixed = total - row * rows
+    fits = total <= site.device.usable
+    # fewer rows at once make more micro-batches, whose gradients wait for those of the last
+    waiting = max(0, 4 * once.trained - once.peak.get(GRADIENTS, 0)) if each == 1 and not fits else 0
+    fixed = total + waiting - row * rows
     largest = max(0, int((site.device.usable - fixed) // row)) if row > 0 else rows
     # what a rank has of its own it need not send; an all-reduce is a reduce-scatter and an all-gather
     others = (site.ranks - 1) / site.ranks
     wire = others * (each * once.gathered + once.reduced if sharded else 2 * buckets)
     return Way(
         checkpointing, sharded, peak, largest, round(fixed + row), round(wire), work + wire / site.bandwidth,
-        total <= site.device.usable,
+        fits,
     )  # fmt: skip

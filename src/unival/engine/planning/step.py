@@ -135,6 +135,16 @@ class Update:
         if parameter.grad is not None:
             self.meter.label(GRADIENTS, [sharding.local(parameter.grad)])
 
+    def earlier(self, batch: Batch) -> None:
+        """Leave the gradients of a micro-batch before the last. Alone, a rank adds to them in place: empty
+        ones do; FSDP holds them whole, in tensors of its own."""
+        if isinstance(self.strategy, Sharded):
+            self.forward_backward(batch, last=False)
+            return
+        for parameter in self.used:
+            parameter.grad = torch.empty_like(parameter)
+            self._has_gradient(parameter)
+
     def follow_gathered(self) -> None:
         """Count as such the weights that FSDP gathers, and their gradients; its first pass makes both."""
         for weight in sharding.gathered(self.module):
@@ -159,6 +169,7 @@ class Update:
 
     def finish(self) -> None:
         """Clip and move the weights."""
+        self.used = [p for p in self.parameters if p.grad is not None]
         limit = self.config.optimizer.clip or float("inf")
         self.strategy.clip(self.parameters, limit)
         self.optimizer.step()
@@ -212,7 +223,7 @@ def measure(
         update.finish()  # the optimiser has its state from here on
         for batch in (once, twice):
             if accumulates:
-                update.forward_backward(once, last=False)
+                update.earlier(once)
             meter.restart()
             with meter.following(update.parts()):
                 update.forward_backward(batch)

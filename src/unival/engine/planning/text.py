@@ -1,5 +1,8 @@
 """A plan as text, for whoever books the machine."""
 
+import math
+
+from unival.engine.parallel import UNSHARDED
 from unival.engine.planning import devices
 from unival.engine.planning.plan import BUCKETS, Site, TrainingPlan, Way
 from unival.engine.planning.step import KINDS, Training
@@ -62,8 +65,8 @@ def _verdict(made: TrainingPlan, site: Site) -> str:
             f"(train.accumulate={per_rank * site.ranks:g})"
         )
     least = min(other.needed for other in made.ways)
-    gib = least / devices.USABLE / devices.GIB
-    return f"does not fit, not even with micro-batches of one row: take devices of {gib:.0f} GiB or more"
+    gib = math.ceil(least / devices.USABLE / devices.GIB)
+    return f"does not fit, not even with micro-batches of one row: take devices of {gib} GiB or more"
 
 
 def _run(made: TrainingPlan, job: Training, site: Site) -> list[str]:
@@ -74,12 +77,16 @@ def _run(made: TrainingPlan, job: Training, site: Site) -> list[str]:
         f"step time       {way.seconds:.3f} s: {way.seconds - wire:.3f} s at {site.utilisation:.0%} of the "
         f"device's rate, {wire:.3f} s on the wire",
         f"on the wire     {_gib(way.wire)} a step and rank, at {site.bandwidth / 1e9:g} GB/s",
-        f"whole run       {made.steps:,} steps: {made.hours:,.1f} h, {made.hours * site.ranks:,.0f} GPU hours"
+        f"whole run       {made.steps:,} steps: {made.hours:,.1f} h ({made.hours / 24:,.1f} days), "
+        f"{made.hours * site.ranks:,.0f} GPU hours"
         + (f", cost {made.cost:,.0f}" if made.cost is not None else ""),
         f"checkpoints     {_gib(made.checkpoints)} on disk at most ({job.train.keep} kept, one in writing)",
         f"input           {made.input_rate / 1e6:,.0f} MB/s decoded for each rank, "
         f"{made.rows / way.seconds:,.0f} rows/s over all",
         "not counted     validation, waiting for data, writing checkpoints",
-        f"assumed         texts of {job.prompt_tokens} + {job.target_tokens} tokens",
+        f"assumed         texts of {job.prompt_tokens} + {job.target_tokens} tokens (--tokens), "
+        f"{site.utilisation:.0%} (--utilisation), {site.bandwidth / 1e9:g} GB/s (--bandwidth), no overlap",
     ]
+    if site.ranks > 1 and not any(other.sharded for other in made.ways):
+        text.append(f"not sharded     {job.train.optimizer.name} {UNSHARDED}")
     return text
