@@ -179,6 +179,11 @@ def test_seeds_of_a_study_count(here: Path, tmp_path: Path) -> None:
     assert {name: one.seeds for name, one in of_task.items()} == {"acc@0.5": 2, "iou": 1}
     assert of_task["acc@0.5"].difference.value == pytest.approx(0.5)
     assert f"seeds without a partner: {tmp_path / 'base'}: seed 4" in found.left_out
+    printed = [line.split() for line in "\n".join(command._lines(found)).splitlines() if line]
+    head, line = (next(row for row in printed if row[0] == name) for name in ("cell", "grounding"))
+    assert "seeds" in head and line[-2] == "2"
+    said = differences._verdict([of_task["acc@0.5"]], *found.sides)
+    assert "2 seeds, those of the study that were not named among them, and" in said
 
 
 def test_other_data_are_not_compared(here: Path, tmp_path: Path) -> None:

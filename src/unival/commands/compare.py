@@ -99,12 +99,12 @@ def _lines(found: SideBySide) -> list[str]:
         lines += ["", _columns([["parameter", *(side.name for side in found.sides), "of"], *rows])]
     primary = [one for one in found.differences if one.p_holm is not None]
     if primary:
-        head = ["cell", "metric", "before", "after", "difference", "p", "rows", "result"]
+        head = ["cell", "metric", "before", "after", "difference", "p", "rows", "seeds", "result"]
         rows = [
             [
                 place((one.model, one.task, "")), one.metric, words.number(one.before),
                 words.number(one.after), words.change(one.difference), words.number(one.p_holm), str(one.n),
-                one.side,
+                str(one.seeds), one.side,
             ]
             for one in primary
         ]  # fmt: skip

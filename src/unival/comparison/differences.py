@@ -335,8 +335,9 @@ def _verdict(differences: Sequence[Difference], first: Side, other: Side) -> str
     )
     family = sum(one.p_holm is not None for one in differences)
     seeds = min(one.seeds for one in tested)
+    others = ", those of the study that were not named among them," if len(first.members) < seeds else ""
     scope = (
-        f"Intervals cover {seeds} seeds and the choice of test media."
+        f"Intervals cover {seeds} seeds{others} and the choice of test media."
         if seeds > 1
         else "One seed each: this is about these particular models on such media, not about how to train."
     )

@@ -98,10 +98,11 @@ def _table(lines: Sequence[Difference], before: str, after: str) -> DataTable:
             words.number(one.after),
             words.metric(one.metric),
             str(one.n),
+            str(one.seeds),
         ]
         for one in lines
     ]
-    return DataTable(["cell", "difference", "p", before, after, "metric", "rows"], rows)
+    return DataTable(["cell", "difference", "p", before, after, "metric", "rows", "seeds"], rows)
 
 
 def _tone(one: Difference) -> str:
