@@ -1,23 +1,25 @@
 # The commands a person needs. `make help` lists them; everything else is plain python, dvc and pytest.
 PYTHON ?= python3
 VENV ?= .venv
+# Versions of all packages; .ci/lowest.txt has the lowest that are allowed.
+LOCK ?= requirements.lock
 BIN := $(abspath $(VENV))/bin
 # Stage commands run `python`: it must be the one of the virtual environment.
 export PATH := $(BIN):$(PATH)
 # Stages take their threads from conf/runtime/. Tests have one: tiny tensors wait for two of them.
-test test-all: export OMP_NUM_THREADS ?= 1
+test test-all test-part: export OMP_NUM_THREADS ?= 1
 
 .DEFAULT_GOAL := help
-.PHONY: help setup repro study test test-all lint smoke ui demo docs dag clean clean-runs clean-exps
+.PHONY: help setup repro study test test-all test-part lint smoke ui demo docs dag clean clean-runs clean-exps
 
 help: ## List the commands
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
-$(VENV)/.installed: pyproject.toml
+$(VENV)/.installed: pyproject.toml $(LOCK)
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
 	  { echo "Python 3.11 or newer is needed: make PYTHON=/path/to/python3.11 ..."; exit 1; }
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[dev]'
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[dev]' --constraint $(LOCK)
 	@touch $@
 
 # `dvc plots` without network: the page is local, so is the setting that names it.
@@ -25,7 +27,7 @@ $(VENV)/.installed: pyproject.toml
 	python .dvc/plots/page.py
 	dvc config --local plots.html_template plots.html
 
-setup: $(VENV)/.installed .dvc/plots.html ## Create .venv and install
+setup: $(VENV)/.installed .dvc/plots.html ## Create .venv and install, in the versions of requirements.lock
 
 repro: setup ## Run the whole study (dvc repro)
 	dvc repro
@@ -39,6 +41,9 @@ test: setup ## Run the tests
 
 test-all: setup ## Run the tests, slow ones too
 	python -m pytest -m ''
+
+test-part: setup ## Run tests of the parts, without whole stages; for other environments
+	python -m pytest -m 'not slow and not distributed' tests/test_config.py tests/metrics tests/tasks tests/merging tests/model tests/data
 
 lint: setup ## Style and types
 	ruff check . && ruff format --check . && mypy

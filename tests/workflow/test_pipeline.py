@@ -15,6 +15,8 @@ import yaml
 from conftest import environment
 from test_compose import with_high_resolution
 
+from tests.faults.commands import SETTINGS
+
 pytestmark = pytest.mark.slow
 
 
@@ -183,45 +185,47 @@ def test_a_queued_experiment_imports_the_code_beside_it(clone, run) -> None:
     assert values == [("yes",)], "in the main repository's store, written by the queued copy of the code"
 
 
-def test_experiments_side_by_side_are_those_one_after_another(clone, run) -> None:
+PAIRS = {
+    "seeds": ("seed={}", 1, 2),
+    "steps of an expert": ("++set.finetune.items.caption.train.steps={}", 2, 4),
+    "the rate of pretraining": ("++set.pretrain.train.optimizer.lr={}", 0.002, 0.003),
+}
+
+
+@pytest.mark.parametrize("pair", PAIRS)
+def test_experiments_side_by_side_are_those_one_after_another(clone, run, pair: str) -> None:
     """Two workers on experiments whose later stages have equal configurations, and other inputs."""
     params = yaml.safe_load((clone / "params.yaml").read_text())
-    params["tasks"] = ["caption", "video_caption", "video_qa"]
-    merges = ["average_video"]
-    params["set"] |= {"merge": {"merges": merges}, "evaluate": {"merges": merges, "shifted_merges": merges}}
-    (clone / "params.yaml").write_text(yaml.safe_dump(params, sort_keys=False))
+    (clone / "params.yaml").write_text(yaml.safe_dump(params | SETTINGS, sort_keys=False))
     run("dvc", "repro", "compose")
     git = ("git", "-c", "user.name=t", "-c", "user.email=t@t")
     run(*git, "add", "-A")
     run(*git, "commit", "-qm", "composed")
-    changes = {steps: ("-S", f"++set.finetune.items.caption.train.steps={steps}") for steps in (2, 6)}
-    for steps, words in changes.items():
-        run("dvc", "exp", "run", "--queue", "-n", f"beside{steps}", *words, "evaluate")
+    change, *values = PAIRS[pair]
+    words = [("-S", change.format(value), "evaluate", "ablate") for value in values]
+    for number, given in enumerate(words):
+        run("dvc", "exp", "run", "--queue", "-n", f"beside{number}", *given)
     run("dvc", "queue", "start", "-j", "2")
-    for steps in changes:
-        run("dvc", "queue", "logs", f"beside{steps}", "-f", check=False)
-    logged = points(clone)
-    assert logged == {f"beside{steps}": {steps} for steps in changes}
+    for number in range(2):
+        run("dvc", "queue", "logs", f"beside{number}", "-f", check=False)
     shutil.rmtree(clone / "scratch")
-    for steps, words in changes.items():
+    for number, given in enumerate(words):
         shutil.rmtree(clone / ".dvc/cache/runs")  # or DVC would give back what the workers made
-        run("dvc", "exp", "run", "-n", f"alone{steps}", *words, "evaluate")
-        assert outs(run, clone, f"beside{steps}") == outs(run, clone, f"alone{steps}")
-    assert outs(run, clone, "alone2")["models/merged"] != outs(run, clone, "alone6")["models/merged"]
+        run("dvc", "exp", "run", "-n", f"alone{number}", *given)
+        assert outs(run, clone, f"beside{number}") == outs(run, clone, f"alone{number}")
+        assert points(clone, f"beside{number}") == points(clone, f"alone{number}") != []
+    assert outs(run, clone, "alone0")["models/merged"] != outs(run, clone, "alone1")["models/merged"]
 
 
-def points(clone: Path) -> dict[str, set[int]]:
-    """Experiment -> last step of the losses in each MLflow run of its expert."""
+def points(clone: Path, experiment: str) -> list[tuple[str, int, float]]:
+    """Run, step and value of each training loss that MLflow has of an experiment."""
     with sqlite3.connect(clone / "mlflow.db") as store:
-        found = store.execute(
-            "select tags.value, max(metrics.step) from metrics join tags using (run_uuid) join runs using "
-            "(run_uuid) where tags.key = 'dvc.exp' and runs.name like 'finetune-caption%' and "
-            "metrics.key = 'train/loss' group by run_uuid, tags.value"
+        return store.execute(
+            "select replace(runs.name, tags.value, ''), metrics.step, metrics.value from metrics join tags using "
+            "(run_uuid) join runs using (run_uuid) where tags.key = 'dvc.exp' and tags.value = ? and "
+            "metrics.key = 'train/loss' order by 1, 2",
+            (experiment,),
         ).fetchall()
-    steps: dict[str, set[int]] = {}
-    for experiment, step in found:
-        steps.setdefault(experiment, set()).add(step)
-    return steps
 
 
 def outs(run, clone: Path, experiment: str) -> dict[str, str]:
