@@ -17,6 +17,7 @@ code show in the file too. Settings of the machine (`conf/runtime/`) never enter
 import dataclasses
 from collections.abc import Mapping, Sequence
 from functools import partial
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -71,6 +72,10 @@ class Params:
     """Tasks to finetune."""
     set: dict[str, Any]
     """Values per stage, over everything else."""
+
+    def __post_init__(self) -> None:
+        if twice := [task for task, after in pairwise(sorted(self.tasks)) if task == after]:
+            raise ValueError(f"tasks: '{twice[0]}' comes twice: leave one out")
 
     def items(self, stage: str) -> list[str | None]:
         """The items of a stage that has one process per item, else [None]."""

@@ -114,6 +114,26 @@ def test_what_is_wrong_is_said_in_full(table: str, reason: str, tmp_path: Path) 
     assert "..." not in str(raised.value) and "train.csv line 2" in str(raised.value)
 
 
+@pytest.mark.parametrize(
+    ("table", "reason"),
+    [
+        ("image,caption,caption\na.png,a dog,a cat\n", "column 'caption' comes twice"),
+        ('image,caption\na.png,a dog\nb.jpg,"a cat\na.png,a man\n', "line 3: not CSV: .*close every quote"),
+        ('image,caption\na.png,"a dog" barks\nb.jpg,a cat\n', "line 2: not CSV: .*close every quote"),
+    ],
+)
+def test_a_table_in_which_rows_or_columns_hide_is_refused(table: str, reason: str, tmp_path: Path) -> None:
+    """A quote that stays open takes in all rows that follow; of two equal columns one would win."""
+    with pytest.raises(UserError, match=rf"train\.csv: {reason}"):
+        rows({"train.csv": table}, tmp_path, "caption")
+
+
+@pytest.mark.parametrize("share", [-0.1, 1.5, float("nan")])
+def test_the_accepted_share_is_one(share: float, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"it is a share, from 0 to 1|expected a finite number"):
+        import_dataset("table", tmp_path, tmp_path / "out", max_rejected=share)
+
+
 def test_the_nearest_name_of_a_field_is_shown(tmp_path: Path) -> None:
     table = json.dumps({"id": "1", "image": "a.png", "txt": "what?", "answers": ["red"]})
     with pytest.raises(UserError, match=r"unknown field: did you mean 'text'\?"):

@@ -113,7 +113,7 @@ def test_tasks_of_the_folder_come_before_those_of_conf(tmp_path, monkeypatch):
 def test_damaged_tasks_of_a_folder_are_named(tmp_path, content):
     folder = model_folder(tmp_path / "model")
     (folder / "tasks.json").write_text(content)
-    with pytest.raises(UserError, match=r"tasks\.json"):
+    with pytest.raises(UserError, match=r"tasks\.json: "):
         Predictor.load(folder)
 
 
@@ -132,6 +132,10 @@ def test_the_command(photos, tmp_path, monkeypatch, capsys):
     with pytest.raises(SystemExit):
         main(["predict", str(tmp_path), str(photos / "1.png")])
     assert "no model there" in capsys.readouterr().err
+    (tmp_path / "none.txt").write_text("\n \n")
+    with pytest.raises(SystemExit):
+        main(["predict", str(folder), str(photos / "1.png"), "red?", "--answers", str(tmp_path / "none.txt")])
+    assert "none.txt: no answers: write one a line" in capsys.readouterr().err
 
 
 def test_a_damaged_file_of_a_folder_is_listed(photos, tmp_path, monkeypatch, capsys):

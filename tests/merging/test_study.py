@@ -346,6 +346,9 @@ def test_command_line(tmp_path, capsys, monkeypatch):
         call("run", tmp_path / "two.yaml", *models, "--out", out)
     with pytest.raises(UserError, match=r"give a path for every model: --model b=<path>"):
         call("run", tmp_path / "both.yaml", "--model", f"a={tmp_path / 'a'}", "--out", out)
+    (tmp_path / "dense.yaml").write_text("method: ties\noptions: {density: 2}\n")
+    with pytest.raises(UserError, match=r"dense\.yaml: options: density"):
+        call("run", tmp_path / "dense.yaml", *models, "--base", tmp_path / "base", "--out", out)
     with pytest.raises(UserError, match="unknown action 'verfy': did you mean 'verify'"):
         call("verfy", out)
     with pytest.raises(UserError, match="--threads 0: give 1 or more"):

@@ -248,6 +248,27 @@ def test_old_behaviours_are_options(tmp_path: Path) -> None:
     assert (rate, scale, facts["settings_of_tasks"]) == (48000, 100, {})
 
 
+@pytest.mark.fault
+@pytest.mark.parametrize("size", [(), (0,), (1,), (2, 0)])
+def test_a_tensor_of_another_form_is_refused(size: tuple[int, ...], tmp_path: Path) -> None:
+    state = official.to_official(small_model())
+    for name in ("encoder.embed_tokens.weight", "encoder.embed_videos.layer1.0.conv2.weight",
+                 "encoder.image_rel_pos_table_list.0.weight", "encoder.layers.0.self_attn.c_attn",
+                 "decoder.embed_positions.weight", "encoder.embed_audios.bn0.weight"):  # fmt: skip
+        torch.save({"model": state | {name: torch.zeros(size)}}, tmp_path / "wrong.pt")
+        with pytest.raises(UserError, match=r"wrong\.pt: |has shape"):
+            convert.convert(tmp_path / "wrong.pt", tmp_path / "out", audio_hop=320)
+
+
+@pytest.mark.fault
+@pytest.mark.parametrize("name", ["attn_scale_factor", "hop_size", "patch_image_size", "max_image_size"])
+def test_a_setting_that_is_no_number_is_refused(name: str, tmp_path: Path) -> None:
+    state = official.to_official(small_model())
+    torch.save({"model": state, "args": {name: "large"}}, tmp_path / "wrong.pt")
+    with pytest.raises(UserError, match=r"wrong\.pt: .*'large'"):
+        convert.convert(tmp_path / "wrong.pt", tmp_path / "out")
+
+
 @pytest.mark.parametrize(
     ("change", "words"),
     [

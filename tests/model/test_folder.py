@@ -213,7 +213,7 @@ def test_settings_of_a_processor_that_no_medium_has_are_one_line(
     folder: Path, values: dict[str, Any]
 ) -> None:
     rewritten(folder / "processor_config.json", **values)
-    with pytest.raises(UserError, match="processor"):
+    with pytest.raises(UserError, match=r"processor_config\.json: "):
         read(folder)
 
 

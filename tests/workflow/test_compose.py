@@ -130,6 +130,7 @@ def test_overlays_apply_to_all_items_and_then_to_one(project: Path) -> None:
         (lambda v: v.update(benchmrk="world"), "did you mean 'benchmark'"),
         (lambda v: v.update(seed="zero"), "expected int"),
         (lambda v: v["tasks"].append("vqas"), "did you mean 'vqa'"),
+        (lambda v: v["tasks"].append("vqa"), "params.yaml: tasks: 'vqa' comes twice"),
         (lambda v: v["set"].update(finetun={}), "did you mean 'finetune'"),
         (lambda v: v["set"].update(finetune={"train": {"stepz": 1}}), "did you mean 'steps'"),
         (lambda v: v["set"].update(finetune={"train": {"optimizer": {"lrr": 1.0}}}), "unknown key 'lrr'"),

@@ -221,9 +221,9 @@ def points(clone: Path, experiment: str) -> list[tuple[str, int, float]]:
     """Run, step and value of each training loss that MLflow has of an experiment."""
     with sqlite3.connect(clone / "mlflow.db") as store:
         return store.execute(
-            "select replace(runs.name, tags.value, ''), metrics.step, metrics.value from metrics join tags using "
-            "(run_uuid) join runs using (run_uuid) where tags.key = 'dvc.exp' and tags.value = ? and "
-            "metrics.key = 'train/loss' order by 1, 2",
+            "select replace(runs.name, tags.value, ''), metrics.step, metrics.value from metrics "
+            "join tags using (run_uuid) join runs using (run_uuid) where tags.key = 'dvc.exp' and "
+            "tags.value = ? and metrics.key = 'train/loss' order by 1, 2",
             (experiment,),
         ).fetchall()
 

@@ -200,6 +200,20 @@ def test_a_search_repeats_each_point_with_every_seed_and_finds_its_way_on(stage:
     assert len(kept) == 8 and the_sweep().joinpath("index.html").stat().st_size > 10_000
 
 
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["hydra.sweeper.trials=0"], "trials=0: give 1 or more"),
+        (["hydra.sweeper.trials=-2"], "trials=-2: give 1 or more"),
+        (["seed=interval(0,5)"], r"seed=interval\(0,5\): every point runs with every seed: list them"),
+    ],
+)
+def test_a_search_of_nothing_or_of_all_seeds_is_refused(stage: Stage, words: list[str], message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        start.run([*BEGIN, "hydra/sweeper=random", f"{RATE}=interval(0,1)", *words])
+    assert stage.ran == []
+
+
 def test_points_at_random_do_not_wait_for_each_other(stage: Stage) -> None:
     pytest.importorskip("optuna")
     start.run([*BEGIN, "hydra/sweeper=random", "hydra.sweeper.trials=3", f"{RATE}=interval(0.1,0.9)"])

@@ -84,6 +84,7 @@ def _inputs(action: argparse.ArgumentParser, help_of_model: str) -> None:
 def _run(options: argparse.Namespace) -> None:
     from unival.merging import as_recipe, merge
     from unival.merging.merge_json import read_record
+    from unival.merging.recipe_digest import canonical_form
 
     for name in ("threads", "shard_mib"):
         if getattr(options, name) is not None and getattr(options, name) < 1:
@@ -91,6 +92,7 @@ def _run(options: argparse.Namespace) -> None:
     values = config.load(options.recipe)
     inputs = named_paths(options.model, "--model")
     recipe = as_recipe({"models": sorted(inputs), **values}, str(options.recipe))
+    canonical_form(recipe, str(options.recipe))  # refuses an option that the method has not
     if unused := sorted(set(inputs) - set(recipe.models)):
         raise UserError(
             f"--model {unused[0]}: not one of the models of {options.recipe} ({', '.join(recipe.models)})"

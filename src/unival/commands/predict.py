@@ -102,7 +102,10 @@ def _answers(path: Path) -> list[str]:
         lines = path.read_text(encoding="utf-8").splitlines()
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(f"{path}: cannot read the answers: {error}") from error
-    return list(dict.fromkeys(line.strip() for line in lines if line.strip()))
+    answers = list(dict.fromkeys(line.strip() for line in lines if line.strip()))
+    if not answers:
+        raise UserError(f"{path}: no answers: write one a line")
+    return answers
 
 
 def _parser() -> argparse.ArgumentParser:

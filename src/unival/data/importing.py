@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from unival.config import build
 from unival.data.catalog import load_sources, source_of
 from unival.data.prepare import RECORD, PrepareConfig, prepare, rehearse
 from unival.data.sources.reader import READERS
@@ -49,9 +50,9 @@ def import_dataset(
     """
     load_sources()
     reader = READERS[name]
-    config = PrepareConfig(
-        name, name, {"root": str(root), "text_only": text_only, "split": split}, max_rejected
-    )
+    options = {"root": str(root), "text_only": text_only, "split": split}
+    described = {"name": name, "source": name, "options": options, "max_rejected": max_rejected}
+    config = build(PrepareConfig, described, f"import {name}")
 
     def compared(description: dict[str, Any]) -> dict[str, Any]:
         rows = {

@@ -56,6 +56,10 @@ class PrepareConfig:
     """Largest share of bad rows and media that is accepted."""
     tokenizer: TokenizerConfig | None = None
 
+    def __post_init__(self) -> None:
+        if not 0 <= self.max_rejected <= 1:
+            raise ValueError(f"max_rejected is {self.max_rejected}: it is a share, from 0 to 1")
+
 
 def prepare(
     config: PrepareConfig,

@@ -9,8 +9,11 @@ from unival.merging.options import OPTIONS
 from unival.merging.recipe import Recipe
 
 
-def canonical_form(recipe: Recipe) -> dict[str, Any]:
+def canonical_form(recipe: Recipe, where: str = "merge recipe") -> dict[str, Any]:
     """The recipe as JSON-able values; the models sorted unless their order has a meaning.
+
+    Args:
+        where: the recipe's file, with which every message starts.
 
     Raises:
         UserError: an unknown method or option.
@@ -18,7 +21,7 @@ def canonical_form(recipe: Recipe) -> dict[str, Any]:
     options = OPTIONS[recipe.method]
     value = dataclasses.asdict(recipe)
     value["models"] = list(recipe.models if options.ordered else sorted(recipe.models))
-    value["options"] = dataclasses.asdict(config.build(options, recipe.options, "merge recipe: options"))
+    value["options"] = dataclasses.asdict(config.build(options, recipe.options, f"{where}: options"))
     for key in ("modules", "align"):
         value[key] = list(value[key])
     return value

@@ -374,7 +374,11 @@ class UnivalProcessor(ProcessorMixin):
             for name, value in arguments.items()
             if name in names or not ("_from_pipeline" in arguments or name in _OF_CODE or name[0] == "_")
         }
-        return cls(UnivalTokenizer.from_folder(folder), **{**saved, **settings})
+        tokenizer = UnivalTokenizer.from_folder(folder)
+        try:
+            return cls(tokenizer, **{**saved, **settings})
+        except UserError as error:
+            raise UserError(f"{path}: {error}") from error
 
 
 def _folder(name: Any, hub: Mapping[str, Any]) -> Path:

@@ -12,6 +12,7 @@ from itertools import pairwise, product
 from pathlib import Path
 from typing import Any, Literal
 
+from unival.errors import UserError
 from unival.sweep import trials
 
 
@@ -34,9 +35,15 @@ class SearchSettings:
 
 
 def run(settings: SearchSettings, arguments: Sequence[str], sweeper: Any) -> None:
-    """Run all trials with a sweeper of Hydra that was set up."""
+    """Run all trials with a sweeper of Hydra that was set up.
+
+    Raises:
+        UserError: less than one trial, or seeds that are not listed.
+    """
     from hydra.core.override_parser.overrides_parser import OverridesParser
 
+    if settings.trials < 1:
+        raise UserError(f"sweep: hydra.sweeper.trials={settings.trials}: give 1 or more")
     given = [*(f"{key}={value}" for key, value in (settings.params or {}).items()), *arguments]
     loader, config = sweeper.hydra_context.config_loader, sweeper.config
     words = OverridesParser.create(config_loader=loader).parse_overrides(given)
@@ -70,6 +77,10 @@ def run(settings: SearchSettings, arguments: Sequence[str], sweeper: Any) -> Non
 
 
 def _listed(word: Any) -> list[str]:
+    from hydra.core.override_parser.types import IntervalSweep
+
+    if isinstance(word.value(), IntervalSweep):
+        raise UserError(f"sweep: {word.input_line}: every point runs with every seed: list them, as seed=0,1")
     return [f"{word.get_key_element()}={value}" for value in word.sweep_string_iterator()]
 
 

@@ -32,8 +32,10 @@ def carried(folder: Path) -> dict[str, TaskConfig]:
     path = folder / TASKS
     if not path.is_file():
         return {}
-    tasks: dict[str, TaskConfig] = config.convert(dict[str, TaskConfig], files.read_json(path), str(path))
-    return tasks
+    found = files.read_json(path)
+    if not isinstance(found, dict):
+        raise UserError(f"{path}: expected tasks by name, found {type(found).__name__}")
+    return {name: config.convert(TaskConfig, task, f"{path}: {name}") for name, task in found.items()}
 
 
 def conf_folder() -> Path:

@@ -102,15 +102,22 @@ def csv_rows(*columns: str, delimiter: str = ",", names: tuple[str, ...] = ()) -
 def _csv(path: Path, columns: tuple[str, ...], delimiter: str, names: tuple[str, ...]) -> Iterator[Row]:
     plain = delimiter != ","
     rows = csv.reader(
-        _lines(path), delimiter=delimiter, quoting=csv.QUOTE_NONE if plain else csv.QUOTE_MINIMAL
-    )
+        _lines(path), delimiter=delimiter, strict=True,
+        quoting=csv.QUOTE_NONE if plain else csv.QUOTE_MINIMAL,
+    )  # fmt: skip
+    ended = 0
     try:
         header = list(names) or [name.strip() for name in next(rows, [])]
         for column in columns:
             if column not in header:
                 raise UserError(f"{path}: no column '{column}': {nearest(column, header)}")
+        for column in filter(None, header):
+            if header.count(column) > 1:
+                raise UserError(f"{path}: column '{column}' comes twice: rename or remove one")
+        ended = rows.line_num
         for values in rows:
-            name = f"line {rows.line_num}"
+            ended = rows.line_num
+            name = f"line {ended}"
             if not is_unicode("".join(values)):
                 yield BadItem(str(path), name, "row", NOT_TEXT)
             elif len(values) == len(header):
@@ -119,7 +126,8 @@ def _csv(path: Path, columns: tuple[str, ...], delimiter: str, names: tuple[str,
                 reason = f"{len(values)} fields, and there are {len(header)} columns"
                 yield BadItem(str(path), name, "row", reason)
     except csv.Error as error:
-        raise UserError(f"{path}: line {rows.line_num}: not CSV: {error}") from error
+        fix = "close every quote, and write one inside quotes twice"  # else it takes in the rows that follow
+        raise UserError(f"{path}: line {ended + 1}: not CSV: {error}: {fix}") from error
 
 
 def fault(path: Path, name: str, error: Exception) -> BadItem:

@@ -61,12 +61,16 @@ def convert(
     if vocab is None and (image_size is not None or grounding_scale is not None):
         raise UserError("an image size or grounding scale is kept by the processor: give --vocab, too")
     opened = official.read_source(source, weights)
-    model_config = official.read_config(opened.weights, opened.settings, audio_hop, mel_filters)
-    scale = grounding_scale or int(opened.settings.get("max_image_size") or RELEASED_GROUNDING_SCALE)
-    settings = {
-        "image_size": image_size or int(opened.settings.get("patch_image_size") or 384),
-        "bin_scale": None if scale == "image" else scale,
-    }
+    given = opened.settings
+    try:
+        model_config = official.read_config(opened.weights, given, audio_hop, mel_filters)
+        scale = grounding_scale or official.whole(given, "max_image_size", RELEASED_GROUNDING_SCALE)
+        settings = {
+            "image_size": image_size or official.whole(given, "patch_image_size", 384),
+            "bin_scale": None if scale == "image" else scale,
+        }
+    except UserError as error:
+        raise UserError(f"{source}: {error}") from error
     writers = []
     if vocab is not None:
         processor = _processor(vocab, num_codes, num_bins, settings)

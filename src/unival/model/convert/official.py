@@ -111,26 +111,34 @@ def read_config(
         mel_rate: rate in Hz that the mel filters assume; None: that of those in the file, else the released.
 
     Raises:
-        UserError: tensors that every model has are missing.
+        UserError: tensors that every model has are missing, or sizes and settings are those of no model.
     """
     try:
-        vocab_size, width = weights.shape("encoder.embed_tokens.weight")
-        layers = {side: _count(weights, rf"{side}\.layers\.(\d+)\.") for side in ("encoder", "decoder")}
-        sides = {
-            side: (
-                weights.shape(f"{side}.layers.0.self_attn.c_attn")[0],
-                weights.shape(f"{side}.layers.0.fc1.weight")[0],
-                weights.shape(f"{side}.embed_positions.weight")[0] - 2,
-            )
-            for side in layers
-        }
-        token_rows = weights.shape("encoder.token_rel_pos_table_list.0.weight")[0]
-        grid_rows = weights.shape("encoder.image_rel_pos_table_list.0.weight")[0]
-        distance = _first(weights, "encoder.token_rp_bucket", 1024)
-        codes = _first(weights, "decoder.image_position_idx", _FILLER + 1 + 32**2) - _FILLER - 1
+        return _config(weights, settings, audio_hop, mel_rate)
     except KeyError as error:
         raise UserError(f"not a checkpoint of UnIVAL or OFA: it has no {error}") from error
-    hop = audio_hop or int(settings.get("hop_size") or RELEASED_HOP)
+    except (ArithmeticError, IndexError, TypeError, ValueError) as error:
+        raise UserError(f"sizes of tensors, or settings, are those of no model: {error}") from error
+
+
+def _config(
+    weights: Weights, settings: Mapping[str, Any], audio_hop: int | None, mel_rate: int | None
+) -> UnivalConfig:
+    vocab_size, width = weights.shape("encoder.embed_tokens.weight")
+    layers = {side: _count(weights, rf"{side}\.layers\.(\d+)\.") for side in ("encoder", "decoder")}
+    sides = {
+        side: (
+            weights.shape(f"{side}.layers.0.self_attn.c_attn")[0],
+            weights.shape(f"{side}.layers.0.fc1.weight")[0],
+            weights.shape(f"{side}.embed_positions.weight")[0] - 2,
+        )
+        for side in layers
+    }
+    token_rows = weights.shape("encoder.token_rel_pos_table_list.0.weight")[0]
+    grid_rows = weights.shape("encoder.image_rel_pos_table_list.0.weight")[0]
+    distance = _first(weights, "encoder.token_rp_bucket", 1024)
+    codes = _first(weights, "decoder.image_position_idx", _FILLER + 1 + 32**2) - _FILLER - 1
+    hop = audio_hop or whole(settings, "hop_size", RELEASED_HOP)
     return UnivalConfig(
         vocab_size=vocab_size,
         d_model=width,
@@ -151,6 +159,18 @@ def read_config(
         video_encoder=_video_spec(weights),
         audio_encoder=_audio_spec(weights, hop, mel_rate),
     )
+
+
+def whole(settings: Mapping[str, Any], name: str, default: int) -> int:
+    """A whole number of the settings, or the default where it is absent or 0.
+
+    Raises:
+        UserError: it is none.
+    """
+    try:
+        return int(settings.get(name) or default)
+    except (TypeError, ValueError) as error:
+        raise UserError(f"setting {name}: expected a whole number, found {settings[name]!r}") from error
 
 
 def _first(weights: Weights, name: str, default: int) -> int:
@@ -220,7 +240,9 @@ def _audio_spec(weights: Weights, hop: int, mel_rate: int | None) -> dict[str, A
 def _has_filters_of(spec: Cnn14Spec, filters: Tensor | None) -> bool:
     """Whether these are the mel filters of the audio's own rate."""
     right = mel_filters(spec)
-    return filters is not None and torch.allclose(filters.float(), right, atol=1e-3 * float(right.max()))
+    if filters is None or filters.shape != right.shape:
+        return False
+    return torch.allclose(filters.float(), right, atol=1e-3 * float(right.max()))
 
 
 def to_model(source: OriginalCheckpoint, config: UnivalConfig) -> UnivalForConditionalGeneration:
