@@ -4,6 +4,7 @@ import argparse
 import gc
 import importlib
 import os
+import signal
 import sys
 
 from unival.errors import UserError, nearest, told
@@ -45,7 +46,11 @@ def main(arguments: list[str] | None = None) -> None:
     Raises:
         UserError: no command of this name.
     """
-    arguments = sys.argv[1:] if arguments is None else arguments
+    if arguments is None:
+        try:
+            return main(sys.argv[1:])
+        finally:  # the work is done, and Ctrl-C would only bring tracebacks of what Python tidies up
+            signal.signal(signal.SIGINT, signal.SIG_DFL)
     os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")  # its warnings bring a stack of C++ frames each
     gc.set_threshold(50_000)  # what libraries make at import stays: seldom look through it
     with told():

@@ -41,6 +41,10 @@ def atomic(path: Path | str) -> Iterator[Path]:
         with part.open("rb") as handle:
             os.fsync(handle.fileno())
         part.replace(path)
+    except OSError as error:
+        if error.filename is None:  # a full disk says where it was met, but by number
+            error.filename = str(path)
+        raise
     finally:
         part.unlink(missing_ok=True)
 

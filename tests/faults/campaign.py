@@ -144,8 +144,8 @@ class Bench:
             "fault": words,
             "status": ended.status,
             "harm": harm,
-            "said": _tail(ended),
-            "again": _tail(again),
+            "said": _tail(ended, harm),
+            "again": _tail(again, harm),
         }
 
     def _wrong_files(self, when: str, whole: bool) -> list[str]:
@@ -163,8 +163,9 @@ class Bench:
         self.place.disk.close()
 
 
-def _tail(ended: Ended) -> str:
-    return ended.said.strip()[-600:]
+def _tail(ended: Ended, harm: list[str]) -> str:
+    """The end of what it said; more of it where something is to be looked into."""
+    return ended.said.strip()[-6000 if harm else -600 :]
 
 
 def _wrong_end(ended: Ended, right: frozenset[int]) -> list[str]:

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from unival import files
 from unival.cli import COMMANDS, main
 from unival.errors import UserError
 from unival.stages import STAGES, base
@@ -124,6 +125,27 @@ def test_ctrl_c_is_one_line_in_any_command(
     with pytest.raises(SystemExit, match="130"):
         main(arguments)
     assert capsys.readouterr().err == "unival: stopped: run the same command again to continue\n"
+
+
+@pytest.mark.fault
+@pytest.mark.parametrize("words", [["list"], ["no such command"]])
+def test_ctrl_c_after_the_work_is_no_traceback(words: list[str]) -> None:
+    code = (
+        "import atexit, os, signal, sys; atexit.register(os.kill, os.getpid(), signal.SIGINT)\n"
+        f"sys.argv = ['unival', *{words}]; from unival.cli import main; main()"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=ROOT, env={"PYTHONPATH": "src"}, text=True, capture_output=True
+    )
+    assert done.returncode == -signal.SIGINT and "Traceback" not in done.stderr
+
+
+@pytest.mark.fault
+def test_a_file_that_met_a_full_disk_is_named(tmp_path: Path) -> None:
+    """Python's error of a write, unlike that of an open, has no name."""
+    with pytest.raises(OSError, match=r"No space left.*table\.csv"), files.atomic(tmp_path / "table.csv"):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+    assert list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.fault
