@@ -74,8 +74,8 @@ class Store:
         offset = 0 if rng is None else int(rng.integers(0, 40))
         return np.stack([np.minimum(self.image(key), 215) + offset] * num_frames).astype(np.uint8)
 
-    def bytes(self, key):
-        return bytes(100_000)
+    def encoded_size(self, key):
+        return 100_000
 
     def audio(self, key, sampling_rate):
         colour, number = key.split("-")

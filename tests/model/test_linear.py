@@ -58,6 +58,16 @@ def test_frozen_parts_cost_nothing(by_onednn: list[tuple[int, ...]]) -> None:
     assert len(by_onednn) == 2
 
 
+def test_many_rows_of_a_small_weight_without_gradients(by_onednn: list[tuple[int, ...]]) -> None:
+    states, weight, bias = tensors(512)
+    weight, bias = weight[:64], bias[:64]
+    plain = module.linear(states, weight, bias)
+    assert not by_onednn
+    with torch.no_grad():
+        torch.testing.assert_close(module.linear(states, weight, bias), plain, rtol=1e-4, atol=1e-4)
+    assert by_onednn == [(512, INPUTS)]
+
+
 @pytest.mark.parametrize("case", ["few rows", "small weight", "double", "autocast"])
 def test_the_rest_is_pytorchs(by_onednn: list[tuple[int, ...]], case: str) -> None:
     states, weight, bias = tensors(2 if case == "few rows" else 16)

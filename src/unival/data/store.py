@@ -244,6 +244,10 @@ class MediaStore:
         """image, video or audio."""
         return self._modality[self._row(key)]
 
+    def encoded_size(self, key: str) -> int:
+        """Length of `bytes`, from the index."""
+        return int(self._size[self._row(key)])
+
     def bytes(self, key: str) -> bytes:
         """The encoded medium, as it was put in; of a part of a clip, the whole clip.
 

@@ -17,6 +17,9 @@ LARGE = 2**18
 """Weights of a matrix from which on it is worth it: oneDNN compiles a kernel for each new number of rows."""
 FEW = 8
 """Rows below which the product only waits for the weights."""
+LONG = 2**24
+"""Multiplications from which on it is worth it with a smaller matrix, where no gradient is recorded; with
+gradients it is not (benchmarks/results/study-cpu.md)."""
 ONEDNN = torch.backends.mkldnn.is_available() and torch.backends.cpu.get_cpu_capability() == "AVX512"
 
 
@@ -32,15 +35,21 @@ def linear(states: Tensor, weight_OI: Tensor, bias_O: Tensor | None = None) -> T
     """`torch.nn.functional.linear`: (..., I) -> (..., O)."""
     if (
         not ONEDNN
-        or weight_OI.numel() < LARGE
-        or states.numel() < FEW * states.shape[-1]
+        or torch.compiler.is_compiling()  # first: nothing below may become a condition of a graph
         or not states.dtype == weight_OI.dtype == torch.float32
         or not states.device.type == weight_OI.device.type == "cpu"
         or torch.is_autocast_enabled("cpu")
-        or torch.compiler.is_compiling()
+        or not _worth_it(states, weight_OI)
     ):
         return F.linear(states, weight_OI, bias_O)
     return _Linear.apply(states, weight_OI, bias_O)  # type: ignore[no-any-return]
+
+
+def _worth_it(states: Tensor, weight_OI: Tensor) -> bool:
+    rows = states.numel() // max(states.shape[-1], 1)
+    if weight_OI.numel() >= LARGE:
+        return rows >= FEW
+    return rows * weight_OI.numel() >= LONG and not torch.is_grad_enabled()
 
 
 def _product(states: Tensor, weight_OI: Tensor, bias_O: Tensor | None = None) -> Tensor:

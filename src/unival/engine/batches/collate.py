@@ -210,23 +210,25 @@ def group_by_length(encoded: list[Encoded]) -> list[list[Encoded]]:
     for example in encoded:
         shown = tuple(len(example.media[modality]) for modality in MODALITIES)
         groups.setdefault((shown, example.kind), []).append(example)
-    parts = [(shown, group, _cost(group)) for (shown, _), group in groups.items()]
+    parts = [(shown, group, _longest(group)) for (shown, _), group in groups.items()]
     while len(parts) > 1:
-        best: tuple[int, int, int, list[Encoded]] | None = None
+        best: tuple[int, int, int, tuple[int, ...]] | None = None
         for first, second in combinations(range(len(parts)), 2):
-            if parts[first][0] == parts[second][0]:
-                joined = parts[first][1] + parts[second][1]
-                change = _cost(joined) - parts[first][2] - parts[second][2]
+            (shown, one, longest), (other_shown, other, other_longest) = parts[first], parts[second]
+            if shown == other_shown:
+                joined = tuple(map(max, longest, other_longest))
+                apart = len(one) * sum(longest) + len(other) * sum(other_longest)
+                change = (len(one) + len(other)) * sum(joined) - apart
                 if best is None or change < best[0]:
                     best = (change, first, second, joined)
         if best is None or best[0] > PART_COST:
             break
         _, first, second, joined = best
-        parts[first] = (parts[first][0], joined, _cost(joined))
+        parts[first] = (parts[first][0], parts[first][1] + parts[second][1], joined)
         del parts[second]
     return [group for _, group, _ in parts]
 
 
-def _cost(group: list[Encoded]) -> int:
-    source, target = (max(lengths) for lengths in zip(*(example.lengths for example in group), strict=True))
-    return len(group) * (source + target)
+def _longest(group: list[Encoded]) -> tuple[int, ...]:
+    """Most tokens for the encoder and for the decoder: each example is padded to them."""
+    return tuple(max(lengths) for lengths in zip(*(example.lengths for example in group), strict=True))

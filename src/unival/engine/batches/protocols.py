@@ -14,8 +14,8 @@ from torch import Tensor
 class MediaReader(Protocol):
     """Random access to decoded media by key, as `MediaStore` gives."""
 
-    def bytes(self, key: str) -> bytes:
-        """The encoded medium."""
+    def encoded_size(self, key: str) -> int:
+        """Bytes of the encoded medium."""
         ...
 
     def picture(self, key: str) -> Any:

@@ -58,22 +58,26 @@ class RandomViews:
 
     def __call__(self, rows: Rows, modality: Modality, key: str, window: Window | None = None) -> np.ndarray:
         """A `View`."""
-        rng = np.random.default_rng((self.seed, self.step, zlib.crc32(key.encode())))
         if modality == "image":
-            return self._image(rows, key, rng, window)
-        return self._video(rows, key, rng) if modality == "video" else self._audio(rows, key, rng)
+            return self._image(rows, key, window)
+        return self._video(rows, key) if modality == "video" else self._audio(rows, key)
 
-    def _image(self, rows: Rows, key: str, rng: np.random.Generator, window: Window | None) -> np.ndarray:
+    def _rng(self, key: str) -> np.random.Generator:
+        """Made where something is drawn: it takes longer than to find a prepared image."""
+        return np.random.default_rng((self.seed, self.step, zlib.crc32(key.encode())))
+
+    def _image(self, rows: Rows, key: str, window: Window | None) -> np.ndarray:
         processor, store, name = self.processor, rows.store, (rows.store, "image", key)
         if self.augment is None:
             fit = lambda: processor.fit_image(store.picture(key))  # noqa: E731
             return rows.cache.get((*name, processor), fit)
         pixels_HWC = rows.cache.get(name, lambda: store.image(key))
-        return processor.fit_image(view_image(pixels_HWC, processor.image_size, self.augment, rng, window))
+        view_HWC = view_image(pixels_HWC, processor.image_size, self.augment, self._rng(key), window)
+        return processor.fit_image(view_HWC)
 
-    def _video(self, rows: Rows, key: str, rng: np.random.Generator) -> np.ndarray:
-        processor, store = self.processor, rows.store
-        if len(store.bytes(key)) > CACHED_CLIP_BYTES:
+    def _video(self, rows: Rows, key: str) -> np.ndarray:
+        processor, store, rng = self.processor, rows.store, self._rng(key)
+        if store.encoded_size(key) > CACHED_CLIP_BYTES:
             frames_THWC = store.video(key, processor.video_frames, rng)
         else:
             clip_THWC = rows.cache.get((store, "video", key), lambda: store.video(key))
@@ -82,9 +86,10 @@ class RandomViews:
             frames_THWC = view_video(frames_THWC, processor.video_size, self.augment, rng)
         return processor.fit_video(frames_THWC)
 
-    def _audio(self, rows: Rows, key: str, rng: np.random.Generator) -> np.ndarray:
+    def _audio(self, rows: Rows, key: str) -> np.ndarray:
         processor, store, name = self.processor, rows.store, (rows.store, "audio", key)
         rate = processor.sampling_rate
         if self.augment is None:
             return rows.cache.get((*name, processor), lambda: processor.fit_audio(store.audio(key, rate)))
-        return processor.fit_audio(rows.cache.get((*name, rate), lambda: store.audio(key, rate)), rng)
+        samples_S = rows.cache.get((*name, rate), lambda: store.audio(key, rate))
+        return processor.fit_audio(samples_S, self._rng(key))

@@ -46,6 +46,10 @@ class Files:
     def __init__(self) -> None:
         self._sizes: dict[str, tuple[int, int]] = {}
 
+    def encoded_size(self, key: str) -> int:
+        """Length of the file."""
+        return len(self.bytes(key))
+
     def bytes(self, key: str) -> bytes:
         """The file."""
         return files.read_bytes(Path(key))
