@@ -90,6 +90,9 @@ def main(folder, options, environment, slow, die_in):
     sys.stderr = stream
     faulthandler.enable(stream)
     values = dict(options)
+    other = values.pop("on_rank_1", {})
+    if environment.get("RANK") == "1":
+        values |= other
     sizes = values.pop("sizes", {"image": 24, "video": 9})
     dropout, width = values.pop("dropout", 0.2), values.pop("width", 16)
     streams = values.pop("streams", {"image": 4, "video": 4})

@@ -183,3 +183,21 @@ def test_ranks_that_find_different_checkpoints_do_not_go_on(tmp_path):
     assert (
         "rank 0 finds the checkpoint of step 4" in error and "rank 1 finds the checkpoint of step 0" in error
     )
+
+
+@pytest.mark.fault
+@pytest.mark.parametrize(
+    ("other", "what"),
+    [
+        ({"log_every": 7}, "another configuration"),
+        ({"sizes": {"mixed": 25, "video": 9}}, "other data"),
+        ({"width": 17}, "other initial weights or another architecture"),
+    ],
+)
+def test_ranks_that_would_not_train_the_same_are_told_before_the_first_step(tmp_path, other, what):
+    processes = start(tmp_path, {**UNEQUAL, "on_rank_1": other}, 2)
+    finish(processes, tmp_path, 60)
+    assert [process.exitcode for process in processes] == [1, 1]
+    first = (tmp_path / "stderr-0").read_text()
+    assert f"rank 1: {what} than rank 0 has: give all nodes the same commit" in first
+    assert "loss" not in first and not (tmp_path / "out").exists()

@@ -10,7 +10,9 @@ from torch import nn
 from unival import files
 from unival.engine.batches.rows import Rows
 from unival.engine.checkpoint import weights_digest
+from unival.engine.machine.distributed import World
 from unival.engine.settings import TrainConfig
+from unival.errors import UserError
 
 
 def identity(config: TrainConfig, model: nn.Module, data: Mapping[str, Rows]) -> dict[str, str]:
@@ -33,6 +35,24 @@ def identity(config: TrainConfig, model: nn.Module, data: Mapping[str, Rows]) ->
 def differences(one: Mapping[str, str], other: Mapping[str, str]) -> list[str]:
     """What is not the same in the identities of two runs, in words."""
     return [what for what, digest in one.items() if other.get(what) != digest]
+
+
+def check_same(own: Mapping[str, str], ranks: World) -> None:
+    """Whether all ranks are about to train the same. All call it.
+
+    Raises:
+        UserError: ranks have another configuration, other data or other weights than rank 0; on all ranks.
+    """
+    for what, digest in own.items():
+        number = float(int(digest[:12], 16))  # exact in a float
+        differs = [0.0] * ranks.size
+        differs[ranks.rank] = float(ranks.broadcast(number) != number)
+        others = [rank for rank, other in enumerate(ranks.sum(differs)) if other]
+        if others:
+            raise UserError(
+                f"rank {', '.join(map(str, others))}: {what} than rank 0 has: "
+                "give all nodes the same commit, configuration and prepared data, best in one shared folder"
+            )
 
 
 def published(out_dir: Path) -> dict[str, str] | None:

@@ -35,7 +35,7 @@ from unival.engine.compiled import compile_parts, eager, padded_to
 from unival.engine.divergence import SpikeAlarm, bad_step
 from unival.engine.flops import Flops, peak_rate
 from unival.engine.frozen import Frozen
-from unival.engine.identity import differences, identity
+from unival.engine.identity import check_same, differences, identity
 from unival.engine.interruption import Ending
 from unival.engine.machine.distributed import World, world
 from unival.engine.machine.runtime import Runtime
@@ -74,12 +74,13 @@ def train(
     None, having done nothing, where `out_dir` already holds what this run would publish.
 
     Raises:
-        UserError: no data for a stream, a checkpoint of another run or architecture, a loss that is not
-            finite, a full disk.
+        UserError: no data for a stream, ranks that do not train the same, a checkpoint of another run or
+            architecture, a loss that is not finite, a full disk.
         SystemExit: SIGTERM or Ctrl-C came; the checkpoint was saved.
     """
     own = identity(config, model, data)
     with world(runtime.apply()) as ranks:
+        check_same(own, ranks)
         if is_published(Path(out_dir), own, ranks):
             return None
         trainer = Trainer(config, model, processor, data, own, Path(scratch_dir), runtime, ranks, title)
