@@ -47,11 +47,12 @@ def test_options_of_sbatch():
 
 def test_the_jobs_of_an_array_are_told_apart():
     text = (
-        "JobId=7 ArrayJobId=7 ArrayTaskId=3-5%2 JobState=PENDING Reason=Resources\n"
+        "JobId=7 ArrayJobId=7 ArrayTaskId=3-5,7%2 JobState=PENDING Reason=Resources\n"
         "JobId=8 ArrayJobId=7 ArrayTaskId=2 JobState=RUNNING Reason=None NodeList=n[1-2] Comment=a=b\n"
     )
     found = [(place, fields["JobState"]) for place, fields in slurm.shown(text)]
-    assert found == [(None, "PENDING"), (2, "RUNNING")]
+    assert found == [*((place, "PENDING") for place in (3, 4, 5, 7)), (2, "RUNNING")]
+    assert [place for place, _ in slurm.shown("JobId=9 JobState=RUNNING")] == [None]
 
 
 @pytest.mark.parametrize(("name", "status"), [("0", 2), ("1", 2)])

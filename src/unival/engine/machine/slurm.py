@@ -157,12 +157,17 @@ def shown(text: str) -> Iterator[tuple[int | None, dict[str, str]]]:
     """The records of `scontrol show job --oneliner`.
 
     Yields:
-        the place in an array (None: the job is none, or a range of the array that waits), fields.
+        the place in an array, of which those that wait have one record (`3-5,8%2`), or None; fields.
     """
     for line in text.splitlines():
         fields = dict(re.findall(r"(\S+?)=(\S*)", line))
-        place = fields.get("ArrayTaskId", "")
-        yield int(place) if place.isdecimal() else None, fields
+        spans = [
+            span.split("-") for span in fields.get("ArrayTaskId", "").partition("%")[0].split(",") if span
+        ]
+        for span in spans:
+            yield from ((place, fields) for place in range(int(span[0]), int(span[-1]) + 1))
+        if not spans:
+            yield None, fields
 
 
 def _wait(number: str, jobs: Mapping[int, "_Submitted"], to_end: Callable[[int], bool]) -> list[Ended]:
@@ -179,21 +184,19 @@ def _wait(number: str, jobs: Mapping[int, "_Submitted"], to_end: Callable[[int],
             done = _slurm(["scontrol", "show", "job", "--oneliner", number])
             gone = "Invalid job id" in done.stderr
             if done.returncode and not gone and not lost:
-                print(
-                    f"job {number} cannot be seen, waiting: {done.stderr.strip()}",
-                    file=sys.stderr,
-                    flush=True,
-                )
+                why = " ".join(done.stderr.split())
+                print(f"job {number} cannot be seen, waiting: {why}", file=sys.stderr, flush=True)
             lost = bool(done.returncode)
             for place, fields in shown(done.stdout):
-                if place is not None or "ArrayTaskId" not in fields:
-                    jobs[place or 0].note(fields)
+                jobs[place or 0].note(fields)
             for job in jobs.values():
                 if gone and not job.ended:
                     job.ended = Ended(1, "is not known to SLURM any more")
             pause = EVERY if not came else 1.0
-    status = 128 + came[0] if came else 0
-    return [Ended(status) if came else job.ended or Ended(1) for job in jobs.values()]
+    return [  # what had ended before a signal stays so
+        job.ended if job.ended and not (came and job.cancelled) else Ended(128 + came[0])
+        for job in jobs.values()
+    ]
 
 
 class _Submitted:
