@@ -1,5 +1,8 @@
 """Prepared data on an object store: equal to local data, and read through failures of the store."""
 
+import multiprocessing
+import time
+
 import fsspec
 import pytest
 
@@ -36,6 +39,31 @@ def test_shards_come_when_they_are_opened(tmp_path, store):
     assert len(list(folder.glob("train/*.tar"))) == 2
     system.rm("/bucket/world/train/media-00000.tar")
     assert MediaStore(remote.mirror(URL, tmp_path / "cache") / "train").bytes("m0") == media["m0"]
+
+
+def test_ranks_of_a_node_copy_a_file_once(tmp_path, store, monkeypatch):
+    system, media = store
+    get, count = type(system).get_file, tmp_path / "requests"
+
+    def slow(self, name, place, **options):
+        with count.open("a") as requests:
+            requests.write(f"{name}\n")
+        time.sleep(0.2)
+        return get(self, name, place, **options)
+
+    def rank():
+        opened = MediaStore(remote.mirror(URL, tmp_path / "cache") / "train")
+        assert {key: opened.bytes(key) for key in media} == media
+
+    monkeypatch.setattr(type(system), "get_file", slow)
+    ranks = [multiprocessing.get_context("fork").Process(target=rank) for _ in range(4)]
+    for process in ranks:
+        process.start()
+    for process in ranks:
+        process.join(60)
+    assert [process.exitcode for process in ranks] == [0] * 4
+    requests = count.read_text().split()
+    assert len(requests) == len(set(requests)) == 3, "two shards and the index"
 
 
 @pytest.mark.fault

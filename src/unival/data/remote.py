@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from unival.errors import UserError
-from unival.files import atomic, inside
+from unival.files import atomic, inside, locked
 
 ORIGIN = ".origin"
 CACHE = Path("scratch/cache")
@@ -45,8 +45,7 @@ def mirror(url: str | Path, cache: Path) -> Path:
         raise UserError(f"{url}: no prepared data there")
     for name in names:
         path = inside(folder, name[len(root) :].lstrip("/"))
-        if not path.exists():
-            _copy(system, name, path)
+        _copy(system, name, path)
     (folder / ORIGIN).write_text(url, encoding="utf-8")
     return folder
 
@@ -68,8 +67,17 @@ def fetch(path: Path) -> None:
 
 
 def _copy(system: Any, name: str, path: Path) -> None:
-    with atomic(path) as part:
-        _retried(lambda: system.get_file(name, str(part)), name)
+    """Once for all processes of this machine: the others wait for the one that copies."""
+    if path.exists():
+        return
+    lock = path.with_name(f".{path.name}.lock")
+    with locked(lock):
+        try:
+            if not path.exists():
+                with atomic(path) as part:
+                    _retried(lambda: system.get_file(name, str(part)), name)
+        finally:
+            lock.unlink()
 
 
 def _retried(work: Callable[[], Any], name: str) -> Any:
