@@ -63,17 +63,21 @@ class Process:
         path = NOTES / f"{self.name.replace('@', '-')}.json"
         return dict(files.read_json(path)) if path.is_file() else {}
 
-    def configured(self) -> dict[str, dict[str, Any]]:
-        """Dotted key -> `value` and the `file` and `key` that set it; none where it is no more the run's."""
+    def resolved(self) -> dict[str, Any]:
+        """Its resolved configuration; none where what is here is no more the run's."""
         path = compose.file_of(self.stage, self.item)
-        if not path.is_file() or files.digest(config.load(path)) != self.note.get("config_hash"):
+        values = config.load(path) if path.is_file() else {}
+        return values if files.digest(values) == self.note.get("config_hash") else {}
+
+    def configured(self, tree: Any) -> dict[str, dict[str, Any]]:
+        """Dotted key -> `value` and the `file` and `key` that set it; none where that is not known."""
+        values, described = config.flat(self.resolved()), {}
+        if not values or tree is None:
             return {}
-        params = compose.read_params()
         try:
-            history = explain.history(compose.compose(params), params, self.stage, self.item)
+            history = explain.history(tree, compose.read_params(), self.stage, self.item)
         except UserError:  # the code or conf/ at hand is another one
             return {}
-        values, described = config.flat(config.load(path)), {}
         for key, settings in history.items():
             layer = {"file": settings[-1].file, "key": settings[-1].key} if settings else {}
             described[key] = {"value": values.get(key), **layer}
@@ -96,6 +100,14 @@ class Lineage:
             for name, stage in config.load(LOCK)["stages"].items()
             if name != "compose"
         }
+
+    @cached_property
+    def tree(self) -> Any:
+        """The configuration of all stages; None where the code or conf/ at hand is another one."""
+        try:
+            return compose.compose(compose.read_params())
+        except UserError:
+            return None
 
     def parents(self, name: str) -> dict[str, list[str]]:
         """Processes that wrote what one reads, and what of it."""
@@ -181,7 +193,7 @@ class Lineage:
         return {
             "command": f"dvc repro {name}",
             "run": one.note,
-            "configuration": one.configured(),
+            "configuration": one.configured(self.tree),
             "code_here": code.digest(f"unival.stages.{one.stage}"),
             "reads": one.reads,
             "data": {path: splits for path in one.reads if (splits := _splits(Path(path)))},
@@ -209,10 +221,10 @@ def lines(process: Mapping[str, Any]) -> Iterator[str]:
         here = "as it is here" if made_by["digest"] == process["code_here"] else "other code than here"
         yield f"  code of commit {commit or 'none'}{changes}{f', begun at {began}' if began else ''}: {here}"
     if settings := process["configuration"]:
-        yield f"  configuration {note['config_hash']}, {len(settings)} values; set in {compose.PARAMS}:"
-        for key, one in settings.items():
-            if one.get("file") == str(compose.PARAMS):
-                yield f"    {key} = {one['value']} ({one['key']})"
+        typed = {key: one for key, one in settings.items() if one.get("file") == str(compose.PARAMS)}
+        chosen = f"set in {compose.PARAMS}:" if typed else f"none set in {compose.PARAMS}"
+        yield f"  configuration {note['config_hash']}, {len(settings)} values; {chosen}"
+        yield from (f"    {key} = {one['value']} ({one['key']})" for key, one in typed.items())
     elif note:
         yield f"  configuration {note['config_hash']}, no longer that of {compose.BUILD}"
     for path, md5 in process["reads"].items():
@@ -231,7 +243,7 @@ def check(one: Process) -> str:
     """
     made_by = one.note.get("code", {})
     commit = made_by.get("uncommitted") or made_by.get("commit")
-    if not commit or not one.configured():
+    if not commit or not one.resolved():
         raise UserError(f"{one.name}: its code or configuration is not known any more: dvc repro {one.name}")
     folder = provenance.root() / "scratch" / "check" / f"{one.name}-{commit[:12]}"
     shutil.rmtree(folder, ignore_errors=True)

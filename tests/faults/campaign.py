@@ -30,7 +30,7 @@ from tests.faults.commands import COMMANDS, ROOT, Command
 from tests.faults.kinds import KINDS, Place
 from tests.faults.process import Disk, Ended, Fault
 from tests.workflow.logged import logged
-from unival import cli, code, files, tracking
+from unival import cli, code, config, files
 from unival.stages import STAGES, module
 
 OWN = re.compile(
@@ -59,7 +59,7 @@ def runs(place: Place, experiment: str) -> Files:
 
     def note(name: str, one: dict[str, object]) -> None:
         below = one.pop("below")
-        for key, value in tracking.flatten(one).items():
+        for key, value in config.flat(one).items():
             found.setdefault(f"MLflow's {name}, {key}", []).append(value)
         for run in below:
             note(f"{name} > {run['name']}", run)
