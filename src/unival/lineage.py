@@ -252,8 +252,7 @@ def check(one: Process) -> str:
     files.write_text(folder / resolved, resolved.read_text(encoding="utf-8"))
     for path in one.reads:
         if not (folder / path).exists() and Path(path).exists():
-            (folder / path).parent.mkdir(parents=True, exist_ok=True)
-            (folder / path).symlink_to(Path(path).resolve())
+            _link(Path(path), folder / path)
     kept = {key: value for key, value in os.environ.items() if not key.startswith(("DVC_", "MLFLOW_"))}
     kept |= {"UNIVAL_TRACKING": "off", "DVC_ROOT": str(folder), "PYTHONPATH": str(folder / "src")}
     command = [sys.executable, "-m", "unival", "run", one.stage, "--config", str(resolved)]
@@ -262,6 +261,17 @@ def check(one: Process) -> str:
     said = _compared(one, folder)
     shutil.rmtree(folder, ignore_errors=True)
     return said
+
+
+def _link(source: Path, target: Path) -> None:
+    """Hard links: a merge records relative paths, and symbolic ones would lead out of the folder."""
+    for path in _files_of(source):
+        place = target / path.relative_to(source)
+        place.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            os.link(path.resolve(), place)
+        except OSError:  # another file system
+            files.copy(path, place)
 
 
 def _compared(one: Process, folder: Path) -> str:

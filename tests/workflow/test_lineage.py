@@ -104,6 +104,16 @@ def test_bytes_are_compared_where_they_are_promised(study: Path, tmp_path: Path)
         lineage._compared(one, again)
 
 
+def test_inputs_of_a_check_lie_where_their_paths_lead(study: Path) -> None:
+    """A record of relative paths is the same in the folder in which it is made again."""
+    folder = study / "scratch/check/evaluate"
+    lineage._link(Path("models/merged"), folder / "models/merged")
+    lineage._link(lineage.LOCK, folder / lineage.LOCK)
+    weights = folder / "models/merged/average/weights"
+    assert weights.resolve() == weights and weights.read_text() == "weights"
+    assert (folder / lineage.LOCK).samefile(lineage.LOCK)
+
+
 @pytest.mark.fault
 def test_what_nobody_can_make_again_is_refused(study: Path) -> None:
     with pytest.raises(UserError, match="not known any more"):
