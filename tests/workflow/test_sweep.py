@@ -100,7 +100,7 @@ def test_finished_jobs_do_not_run_again_and_failed_ones_do(stage: Stage, capsys)
     told = capsys.readouterr()
     failed = [line for line in told.err.splitlines() if "failed: " in line]
     assert len(failed) == 2 and all("a cause" in line for line in failed)
-    assert "optimizer.lr=0.001 seed=1" in failed[0] and "SIGKILL" in failed[1] and "lr=1e-05" in failed[1]
+    assert "(lr=0.001 seed=1 item=vqa)" in failed[0] and "SIGKILL" in failed[1] and "lr=1e-05" in failed[1]
     first = the_sweep()
     start.run([*command, "hydra/launcher=basic"])  # where jobs run is no part of what they are
     told = capsys.readouterr()
@@ -226,6 +226,16 @@ def test_a_job_below_the_median_ends_early_with_its_other_seeds(stage: Stage) ->
     stage.curve = lambda values: rates[(len(stage.ran) - 1) // 2]
     start.run([*SEARCH[:3], "hydra/sweeper=tpe", "hydra.sweeper.trials=6", *SEARCH[5:]])
     assert [job.status for job in jobs.read(the_sweep())] == ["FINISHED"] * 10 + ["PRUNED"] * 2
+
+
+def test_jobs_are_called_by_what_varies(stage: Stage) -> None:
+    """In a list of runs the first words tell them apart; a number is written as it was meant."""
+    start.run([*BEGIN, "set.finetune.train.steps=8", f"{RATE}=1e-3,1e-5", "seed=0,1"])
+    labels = [job.label for job in jobs.read(the_sweep())]
+    assert labels[0] == "lr=0.001 seed=0 item=vqa steps=8" and labels[3] == "lr=1e-05 seed=1 item=vqa steps=8"
+    assert jobs.shortened(["set.a.lr", "set.b.lr", "seed"]) == {
+        "set.a.lr": "a.lr", "set.b.lr": "b.lr", "seed": "seed"
+    }  # fmt: skip
 
 
 def job(number: int, rate: str, seed: int, score: float | None) -> JobState:

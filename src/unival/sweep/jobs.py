@@ -5,6 +5,7 @@ import shutil
 import signal
 import subprocess
 import sys
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -12,6 +13,7 @@ from typing import Any, Literal
 from unival import compose, config, files, scratch, tracking
 from unival.errors import UserError
 from unival.stages import base
+from unival.sweep import overrides
 from unival.sweep.trials import Pruning
 
 MAIN = "UNIVAL_SWEEP_PROCESS"
@@ -21,6 +23,8 @@ SENT = (128 + signal.SIGINT, 128 + signal.SIGTERM)
 ENDED = ("FINISHED", "PRUNED")
 """Jobs of these statuses do not run again."""
 NOTE = "job.json"
+SWEEP_NOTE = "sweep.json"
+"""In the folder of a sweep: its command and how it ended."""
 
 
 @dataclass
@@ -31,7 +35,7 @@ class JobState:
     identity: str
     """Of configuration, inputs and code: a job that has ended with the same is not run again."""
     overrides: list[str]
-    """What the sweep sets for it: `<key>=<value>`."""
+    """What the sweep sets for it, `<key>=<value>`: first what is not the same in all jobs."""
     status: Literal["RUNNING", "FINISHED", "FAILED", "KILLED", "PRUNED"] = "RUNNING"
     score: float | None = None
     """Validation score of what it trained; None where the stage trains nothing, or has not ended."""
@@ -40,8 +44,19 @@ class JobState:
 
     @property
     def label(self) -> str:
-        """What it is called: the values that were set."""
-        return " ".join(word.removeprefix("set.") for word in self.overrides)
+        """What it is called: the values that were set, by the last words of their keys."""
+        values = dict(word.split("=", 1) for word in self.overrides)
+        return " ".join(f"{short}={values[key]}" for key, short in shortened(values).items())
+
+
+def shortened(keys: Iterable[str]) -> dict[str, str]:
+    """Key -> its last words, as many as tell the keys apart."""
+    parts = {key: key.split(".") for key in keys}
+    for size in range(1, max(map(len, parts.values()), default=0) + 1):
+        short = {key: ".".join(part[-size:]) for key, part in parts.items()}
+        if len(set(short.values())) == len(short):
+            return short
+    return {key: key for key in parts}
 
 
 def read(sweep: Path) -> list[JobState]:
@@ -85,8 +100,10 @@ def begin(tree: Any) -> "JobState | Begun | None":
 
     state = HydraConfig.get()
     folder = Path(state.runtime.output_dir)
-    words = [word.lstrip("+") for word in state.overrides.task]
-    job = JobState(int(folder.name), "", [w for w in words if not w.startswith(("stage_name=", "sweep="))])
+    alike = overrides.constant(files.read_json(folder.with_name(SWEEP_NOTE))["command"])
+    words = sorted(state.overrides.task, key=lambda word: word.partition("=")[0] in alike)
+    words = [word.lstrip("+") for word in words if not word.lstrip("+").startswith(("stage_name=", "sweep="))]
+    job = JobState(int(folder.name), "", words)
     try:
         values = compose.resolve(tree, tree.stage_name, tree.item)
         files.write_text(folder / "config.yaml", config.dump(values))

@@ -46,6 +46,11 @@ def _parsed(given: Sequence[str]) -> list[Any]:
         raise UserError(f"sweep: {' '.join(str(error).split())}") from error
 
 
+def constant(given: Sequence[str]) -> set[str]:
+    """Keys of overrides that have one value in all jobs."""
+    return {word.get_key_element() for word in _parsed(given) if not word.is_sweep_override()}
+
+
 def preset(given: Sequence[str]) -> str | None:
     """The file of conf/sweep/ that was chosen."""
     return next((str(word.value()) for word in _parsed(given) if word.key_or_group == "sweep"), None)

@@ -13,9 +13,6 @@ from unival import compose, files, provenance, tracking
 from unival.errors import UserError
 from unival.sweep import jobs, overrides, summary
 
-NOTE = "sweep.json"
-"""In the folder of a sweep: its command and how it ended."""
-
 
 def run(arguments: Sequence[str]) -> None:
     """Run a sweep of these overrides, or what is left of one that the same command began.
@@ -78,7 +75,7 @@ def _folder(name: str, given: Sequence[str]) -> Iterator[Path]:
     """Alone in the folder of the last sweep that this command began and did not finish, else in a new one."""
     launching = ("-m", "--multirun", "hydra/launcher=", "hydra.launcher.")  # where it runs may change
     command = [word for word in given if not word.startswith(launching)]
-    for note in sorted(Path("multirun").glob(f"*/{NOTE}"), reverse=True):
+    for note in sorted(Path("multirun").glob(f"*/{jobs.SWEEP_NOTE}"), reverse=True):
         found = files.read_json(note)
         if found["command"] != command or found["status"] == "FINISHED":
             continue
@@ -93,7 +90,7 @@ def _folder(name: str, given: Sequence[str]) -> Iterator[Path]:
             continue
     folder = Path("multirun") / _new_id(f"{name}-{time.strftime('%Y%m%d-%H%M%S')}")
     with files.locked(folder / ".lock"):
-        files.write_json(folder / NOTE, {"command": command, "status": "RUNNING"})
+        files.write_json(folder / jobs.SWEEP_NOTE, {"command": command, "status": "RUNNING"})
         yield folder
 
 
@@ -148,7 +145,8 @@ def _end(parent: tracking.Tracker, folder: Path, status: str) -> None:
             parent.artifact(page, "summary")
     finally:
         parent.end(status)
-    files.write_json(folder / NOTE, {**files.read_json(folder / NOTE), "status": status})
+    note = folder / jobs.SWEEP_NOTE
+    files.write_json(note, {**files.read_json(note), "status": status})
     print("\n".join(summary.lines(found)))
     for job in found[0].jobs if found and found[0].score is not None else ():
         for model in sorted((folder / str(job.number)).glob("models/*/*")):

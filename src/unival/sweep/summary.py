@@ -12,7 +12,7 @@ from unival import config, files
 from unival.metrics.significance import Effect, Paired, effect
 from unival.report import words
 from unival.report.page import Block, DataTable, Document, Figures, Points, Section, Text, TonedCell, to_html
-from unival.sweep.jobs import JobState
+from unival.sweep.jobs import JobState, shortened
 
 FEWEST = 5
 """Scores from which on the importance of parameters is estimated."""
@@ -72,22 +72,12 @@ def points(found: Sequence[JobState]) -> list[Point]:
     groups: dict[tuple[str | None, ...], list[JobState]] = {}
     for job, row in zip(found, rows, strict=True):
         groups.setdefault(tuple(row.get(key) for key in varied), []).append(job)
-    short = _short(varied)
+    short = shortened(varied)
     made = [
         Point({short[key]: _read(value) for key, value in zip(varied, values, strict=True)}, group)
         for values, group in groups.items()
     ]
     return sorted(made, key=lambda one: (one.score is None, -(one.score or 0.0)))
-
-
-def _short(keys: Sequence[str]) -> dict[str, str]:
-    """The last words of keys that tell them apart."""
-    parts = {key: key.split(".") for key in keys}
-    for size in range(1, max(map(len, parts.values()), default=0) + 1):
-        short = {key: ".".join(part[-size:]) for key, part in parts.items()}
-        if len(set(short.values())) == len(short):
-            return short
-    return {key: key for key in keys}
 
 
 def _read(value: str | None) -> Any:
