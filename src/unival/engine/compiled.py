@@ -7,6 +7,7 @@ that no group has one row or one token (`multiple`).
 """
 
 import math
+from collections.abc import Callable
 from contextlib import AbstractContextManager
 from typing import Any
 
@@ -43,7 +44,19 @@ def compile_parts(module: LossModule) -> None:
         if isinstance(part, MediaEmbedding):
             part.compile(fullgraph=True, isolate_recompiles=True)
         elif isinstance(part, EncoderLayer | DecoderLayer | TokenLoss):
-            part.compile(fullgraph=True, dynamic=True, isolate_recompiles=True)
+            part.compile(backend=_inductor, fullgraph=True, dynamic=True, isolate_recompiles=True)
+
+
+def _inductor(graph: torch.fx.GraphModule, inputs: list[Any]) -> Callable[..., Any]:
+    """PyTorch's compiler. By itself it chooses how to sum from the first sizes, on a CPU, and compiles again
+    for others; here the code must fit all."""
+    from torch._inductor.compile_fx import compile_fx, compile_fx_inner
+
+    def generate(*arguments: Any, **options: Any) -> Any:
+        with shapes.patch(backed_size_oblivious=True):  # type: ignore[attr-defined]
+            return compile_fx_inner(*arguments, **options)
+
+    return compile_fx(graph, inputs, inner_compile=generate)  # type: ignore[return-value]
 
 
 def _their_number_varies(_: nn.Module, inputs: tuple[Any, ...]) -> None:
