@@ -2,7 +2,6 @@
 
 from collections.abc import Sequence
 
-from unival.engine.machine import runtime, slurm
 from unival.errors import UserError
 from unival.sweep import jobs
 
@@ -17,6 +16,8 @@ def run(begun: Sequence[jobs.Begun], at_once: int) -> list[jobs.JobState]:
     Raises:
         UserError: the runtime does not say what a job asks for, or SLURM refuses it.
     """
+    from unival.engine.machine import runtime, slurm  # here: Hydra loads this file before it composes
+
     machine = runtime.load()
     if machine.launcher != "slurm":
         raise UserError(

@@ -99,6 +99,9 @@ class Runtime:
         `logs`: folder of what jobs of SLURM say.
 
         Returns its exit status; None when this process is to do the work itself.
+
+        Raises:
+            UserError: SLURM refuses the job, or it ended without a status, cancelled for example.
         """
         if self.launcher == "none" or "RANK" in os.environ:
             return None
