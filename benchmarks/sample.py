@@ -29,7 +29,8 @@ MADE = """
 `{commit}`, on {kernels}.
 `model.safetensors` is the published file, SHA-256
 `{digest}`. The modules of the model are those of
-the package: `import unival.model` stands for `trust_remote_code=True`.
+the package: `import unival.model` stands for `trust_remote_code=True`. A folder that
+`save_pretrained` of this model and processor writes has them, and works without the package.
 
 It knows the shapes, moving shapes, handwritten digits and beeps of `world`, and nothing else. Examples of the
 demo, among them what it is wrong about:
@@ -74,10 +75,20 @@ def answers(folder: Path) -> list[str]:
     return lines
 
 
+USE = {
+    "With transformers, timm and torchaudio:": "With this package, in its repository:",
+    "from transformers import": "import unival.model\nfrom transformers import",
+    '("unival", trust_remote_code=True)': '("src/unival/sample")',
+}
+"""What the card says of a published folder, and what holds of one without modules."""
+
+
 def main() -> None:
     """Replace the folder's files."""
     published = Path(sys.argv[1])
     text = card.text(published, card.scores_of(published)) + made(published)
+    for said, here in USE.items():
+        text = text.replace(said, here)
     for pattern in COPIED:
         for old in sample.FOLDER.glob(pattern):
             old.unlink()

@@ -1,5 +1,6 @@
 """The model that comes with the package answers about all modalities, before anything is trained."""
 
+import re
 import runpy
 from pathlib import Path
 
@@ -7,6 +8,7 @@ import pytest
 
 from unival import cli, files, sample
 from unival.commands.predict import _words
+from unival.engine.inference.predictor import Files
 from unival.errors import UserError
 from unival.model.folder import learned
 
@@ -53,6 +55,17 @@ def test_what_its_card_says_holds() -> None:
     ]
     assert [fact for fact in facts if fact not in CARD] == []
     assert files.read_json(sample.FOLDER / "tasks.json").keys() == {*made["tasks"]}
+
+
+def test_its_card_says_how_to_use_it(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The lines of Python run in the repository as they stand, on the samples of a sound."""
+    monkeypatch.chdir(ROOT)
+    lines = re.search(r"```python\n(.*?)```", CARD, re.DOTALL)
+    assert lines is not None
+    exec(lines[1], {"samples": Files().audio(str(EXAMPLES / "beeps.wav"), 8000)})
+    assert "five high beeps" in capsys.readouterr().out
 
 
 def test_what_is_a_model_and_what_a_path(tmp_path: Path) -> None:
