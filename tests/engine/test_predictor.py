@@ -155,6 +155,28 @@ def test_a_damaged_file_of_a_folder_is_listed(photos, tmp_path, monkeypatch, cap
     assert "did you mean 'grounding'" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize(
+    ("words", "foreign"),
+    [
+        (["1.png"], False),
+        (["1.png", "red?", "--task", "matching"], True),
+        (["1.png", "red?"], True),  # the usual task of a question
+        (["."], False),
+    ],
+)
+def test_a_task_that_a_folder_does_not_name_is_said(words, foreign, photos, tmp_path, monkeypatch, capsys):
+    """Where it names any; an answer comes all the same."""
+    monkeypatch.chdir(photos)
+    world.model().save_pretrained("model")
+    world.processor().save_pretrained("model")
+    for tasks in ({}, {"caption": world.task_config("caption")}):
+        task_files.write_tasks(tasks, tmp_path / "model")
+        assert not main(["predict", "model", *words])
+        said = capsys.readouterr()
+        assert said.out
+        assert ("not among the tasks of model" in said.err) == (foreign and bool(tasks))
+
+
 def test_a_medium_that_was_never_learned_is_said(photos, tmp_path, monkeypatch, capsys):
     """By what the folder tells of training, or of the models of a merge; else nothing is said."""
     monkeypatch.chdir(tmp_path)

@@ -20,6 +20,7 @@ from tests.tasks import world
 from unival import limits
 from unival.engine.inference.predictor import Predictor, as_row
 from unival.serve.models import Choice
+from unival.tasks.folder import write_tasks
 
 
 @pytest.fixture(scope="module")
@@ -149,6 +150,20 @@ def test_weights_move_from_one_model_to_the_other(server, models):
     assert middle == pytest.approx(ask(model=second, second=first, t=0.5), rel=1e-4)
     assert all(middle != pytest.approx(end, rel=1e-2) for end in ends)
     assert models.choice(first, second, 0.5) == Choice(first, second, 0.5)
+
+
+def test_a_task_that_no_model_of_the_choice_names_is_said(tmp_path):
+    """On the way of the slider the tasks of both count."""
+    models = made.pair(tmp_path)
+    first, second = models.folders
+    for name, task in ((first, "caption"), (second, "matching")):
+        write_tasks({task: world.task_config(task)}, models.folders[name])
+    for t, foreign in ((0, ["matching", "vqa"]), (0.5, ["vqa"])):
+        assert models.foreign(models.choice(first, second, t), ["vqa", "caption", "matching"]) == foreign
+    with made.running(models) as server:
+        asked = server.ask("a.png", made.picture(), task="matching", text="red", model=first).json()
+        assert asked["note"] == f"matching: not among the tasks of {first}: it guesses"
+        assert "note" not in server.ask("a.png", made.picture(), task="caption", model=first).json()
 
 
 @pytest.mark.parametrize("modality", made.FILES)

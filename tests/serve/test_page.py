@@ -126,6 +126,8 @@ def test_every_kind_of_media_wide_and_narrow(browse, address):
                 tag = {"image": "img"}.get(modality, modality)
                 assert await tab.value(f"document.querySelectorAll('#stage {tag}').length") == 1
                 assert await tab.value("document.getElementById('error').hidden")
+                shown = "answer.getBoundingClientRect()"
+                assert await tab.value(f"{shown}.top >= 0 && {shown}.bottom <= innerHeight + 1")
                 others = await tab.value("document.querySelectorAll('.other').length")
                 boxes = await tab.value("document.querySelectorAll('#stage .box').length")
                 assert (others, boxes) == ((0, 1) if modality == "image" else (3, 0))

@@ -27,14 +27,18 @@ def main(arguments: list[str]) -> None:
     if not options.path.exists():
         raise UserError(f"{options.path}: no such file or folder")
     answers = _answers(options.answers) if options.answers else None
-    from unival.engine.inference.predictor import Predictor, media_files
+    from unival.engine.inference.predictor import Predictor, media_files, modality_of
     from unival.engine.machine import runtime
+    from unival.tasks.folder import foreign
 
     device = runtime.load_anywhere().torch_device()
     predictor = Predictor.load(options.model, options.tasks, device, answers)
     asked = media_files(options.path) if options.path.is_dir() else [options.path]
     for modality in predictor.never_learned(asked):
         print(f"note: {options.model} was never trained on {modality}: it guesses", file=sys.stderr)
+    chosen = {options.task or predictor.usual_task(modality_of(path), bool(options.text)) for path in asked}
+    for task in foreign(chosen & predictor.configs.keys(), [options.model]):
+        print(f"note: {task}: not among the tasks of {options.model}: it guesses", file=sys.stderr)
     if options.path.is_dir():
         _folder(predictor, options)
         return

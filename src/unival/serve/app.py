@@ -82,6 +82,8 @@ class Service:
         }
         if not self.models.learned(choice, modality):
             found["note"] = f"{_name(choice)} was never trained on {modality}: it guesses"
+        elif foreign := self.models.foreign(choice, [question.task for question in questions]):
+            found["note"] = f"{', '.join(foreign)}: not among the tasks of {_name(choice)}: it guesses"
         return found
 
     async def _asked(self, request: Request, room: AsyncExitStack) -> Asked:

@@ -1,6 +1,6 @@
 """Several models of one architecture on one network, whose weights move between them."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from functools import lru_cache
 from pathlib import Path
 from typing import NamedTuple, cast
@@ -17,7 +17,7 @@ from unival.model.processing import SETTINGS_FILE
 from unival.record import Modality
 from unival.serve.uploads import Uploads
 from unival.tasks import TaskConfig
-from unival.tasks.folder import tasks_of
+from unival.tasks.folder import foreign, tasks_of
 from unival.vocab import TOKENIZER_FILES
 from unival.weights import read_specs
 
@@ -74,6 +74,10 @@ class Models:
         """Whether a model of the choice was trained on such media; True where that is not known."""
         known = [model_folder.learned(self.folders[name]) for name in _named(choice)]
         return any(modalities is None or modality in modalities for modalities in known)
+
+    def foreign(self, choice: Choice, tasks: Iterable[str]) -> list[str]:
+        """Tasks that are those of no model of the choice."""
+        return foreign(tasks, [self.folders[name] for name in _named(choice)])
 
     def move(self, choice: Choice) -> None:
         """Give the network these weights. Of one thread, the one that predicts.

@@ -1,6 +1,6 @@
 """The tasks that a model folder carries: prompts, decoding and metric that it was trained with."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict
 from pathlib import Path
 
@@ -36,6 +36,16 @@ def carried(folder: Path) -> dict[str, TaskConfig]:
     if not isinstance(found, dict):
         raise UserError(f"{path}: expected tasks by name, found {type(found).__name__}")
     return {name: config.convert(TaskConfig, task, f"{path}: {name}") for name, task in found.items()}
+
+
+def foreign(tasks: Iterable[str], folders: Iterable[Path]) -> list[str]:
+    """Tasks that none of these model folders carries; none where a folder does not tell its tasks.
+
+    Raises:
+        UserError: the tasks of a folder are damaged.
+    """
+    known = [carried(folder) for folder in folders]
+    return sorted(set(tasks).difference(*known)) if all(known) else []
 
 
 def conf_folder() -> Path:

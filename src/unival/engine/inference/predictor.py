@@ -171,7 +171,7 @@ class Predictor:
             UserError: an unknown task, one of another modality, or a text that is missing, too long or
                 not taken.
         """
-        chosen = self._task(task or self._default(modality, bool(text)))
+        chosen = self._task(task or self.usual_task(modality, bool(text)))
         if modality != chosen.config.modality:
             raise UserError(
                 f"{name or key}: is {modality}, but task '{chosen.name}' needs {chosen.config.modality}"
@@ -238,8 +238,8 @@ class Predictor:
         with files.atomic(out) as part:
             pixels.save(part, "PNG")
 
-    def _default(self, modality: Modality, question: bool) -> str:
-        """The usual task; of a model that does not know it, one of the same modality."""
+    def usual_task(self, modality: Modality, question: bool) -> str:
+        """What is asked where no task is named; if a model does not know it, one of the same modality."""
         usual = DEFAULTS[modality][question]
         fitting = (
             name

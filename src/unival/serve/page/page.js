@@ -207,6 +207,7 @@ async function ask() {
     const [answer] = answers;
     $("answer").replaceChildren(...shown(answer, note));
     drawBox($("stage").firstChild, answer.box);
+    $("answer").scrollIntoView({ block: "nearest" }); // on a narrow screen it is far below the examples
     const looks = answer.attention ?? [];
     const highest = Math.max(...looks.flatMap((look) => look.weights.flat()));
     const drawn = looks.map((look) => drawLook(look, highest, looks.length > 1 ? 120 : 360));
@@ -311,7 +312,9 @@ async function start() {
   for (const id of ["model", "first", "second"]) $(id).replaceChildren(...names.map((name) => option(name)));
   $("second").value = names[Math.min(1, names.length - 1)];
   $("between").hidden = names.length < 2;
-  const buttons = state.known.examples.map((example) => {
+  const known = Object.values(state.known.models).map(({ own }) => own); // none: the folder does not tell
+  const offered = state.known.examples.filter(({ task }) => known.some((own) => !own.length || own.includes(task)));
+  const buttons = offered.map((example) => {
     const button = element("button", `${example.task.replaceAll("_", " ")}: ${example.text || example.file}`);
     button.type = "button";
     button.addEventListener("click", told(() => takeExample(example)));
