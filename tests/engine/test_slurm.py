@@ -1,7 +1,9 @@
 """Jobs of SLURM without SLURM: what is submitted, and what is read of it."""
 
 import os
+import signal
 import subprocess
+from pathlib import Path
 
 import pytest
 
@@ -9,6 +11,7 @@ from unival.engine.machine import runtime, slurm
 from unival.engine.machine.runtime import Runtime
 from unival.errors import UserError
 
+ENDED = 128 + signal.SIGTERM
 WORDS = ["run", "pretrain", "--config", "x.yaml"]
 
 
@@ -55,15 +58,18 @@ def test_the_jobs_of_an_array_are_told_apart():
     assert [place for place, _ in slurm.shown("JobId=9 JobState=RUNNING")] == [None]
 
 
-@pytest.mark.parametrize(("name", "status"), [("0", 2), ("1", 2)])
-def test_a_rank_gives_its_status_and_the_place_of_the_others(tmp_path, name, status):
+@pytest.mark.parametrize(
+    ("name", "status", "given"), [("0", 2, 2), ("1", 2, 2), ("1", 0, 0), ("0", ENDED, ENDED), ("1", ENDED, 1)]
+)
+def test_a_rank_gives_its_status_and_the_place_of_the_others(tmp_path, name, status, given):
+    """srun gives the highest: ranks that it ends, since another one has failed, do not hide why."""
     out = tmp_path / "out"
     told = {"SLURM_PROCID": name, "SLURM_LOCALID": "0", "SLURM_NTASKS": "2", "SLURM_JOB_ID": "12345"}
     told |= {"SLURM_LAUNCH_NODE_IPADDR": "10.0.0.1"}
     work = f"echo $RANK $LOCAL_RANK $WORLD_SIZE $MASTER_ADDR $MASTER_PORT > {out}; exit {status}"
     _, _, *command = slurm.ranks(["sh", "-c", work])
     command[2] = command[2].replace(f"sleep {slurm.LEAVE}", "sleep 0.1")
-    assert subprocess.run(command, env={**os.environ, **told}).returncode == status
+    assert subprocess.run(command, env={**os.environ, **told}).returncode == given
     assert out.read_text().split() == [name, "0", "2", "10.0.0.1", "22345"]
 
 
@@ -72,3 +78,77 @@ def test_without_slurm(monkeypatch, tmp_path):
     monkeypatch.setattr(slurm.shutil, "which", lambda name: None)
     with pytest.raises(UserError, match="no command sbatch here"):
         slurm.submit({0: ["true"]}, 1, {}, "test", tmp_path / "%j.log")
+
+
+@pytest.fixture
+def commands(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """Gives a command of SLURM, as a script for sh."""
+    monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
+
+    def give(name: str, script: str) -> None:
+        (tmp_path / name).write_text(f"#!/bin/sh\n{script}\n")
+        (tmp_path / name).chmod(0o755)
+
+    return give
+
+
+def run_job(folder: Path, number: int, work: str) -> int:
+    """One run of a job of SLURM; its exit status, 0 when it queues again."""
+    case = f"0) sh -c '{work}' ;;"
+    script = slurm.JOB.format(cases=case, stopped=slurm.STOPPED, tries=slurm.TRIES)
+    told = {**os.environ, "SLURM_JOB_ID": str(number)}
+    with (folder / "log").open("a") as log:
+        return subprocess.run(
+            ["bash", "-c", script], env=told, stdout=log, stderr=log, check=False
+        ).returncode
+
+
+@pytest.mark.fault
+@pytest.mark.parametrize(
+    ("starts", "fix"), [("true", "raise `time`"), ("false", "srun starts nothing on its nodes")]
+)
+def test_a_job_that_comes_no_further_ends_by_itself(commands, tmp_path, starts, fix):
+    """Nobody need wait for it. What an earlier job has left in the log does not count."""
+    commands("srun", starts)
+    commands("scontrol", "echo $* >> ${0%/*}/requeued")
+    work = f"echo resumes from step 7; exit {ENDED}"
+    assert [run_job(tmp_path, 1, work) for _ in range(2)] == [0, 0]
+    assert [run_job(tmp_path, 2, work) for _ in range(3)] == [0, 0, 2]
+    assert (tmp_path / "requeued").read_text().split("\n") == [*["requeue 1"] * 2, *["requeue 2"] * 2, ""]
+    last = slurm.last_line(slurm.said(tmp_path / "log"))
+    assert last.startswith("unival: ended 3 times without having come a step further: ") and fix in last
+
+
+@pytest.mark.resume
+@pytest.mark.parametrize(
+    ("starts", "says"),
+    [("true", "x: stopped: saved step {}, run again"), ("false", "x: resumes from step {}")],
+)
+def test_a_job_that_comes_further_queues_again_as_often_as_it_takes(commands, tmp_path, starts, says):
+    commands("srun", starts)
+    commands("scontrol", "exit 0")
+    for run in range(3 * slurm.TRIES):
+        said = says.format(run // 2)  # each second run gains nothing
+        assert run_job(tmp_path, 1, f'echo "{said}"; exit {ENDED}') == 0
+
+
+@pytest.mark.fault
+def test_ctrl_c_while_a_job_is_submitted_cancels_it(commands, tmp_path):
+    commands("sbatch", f"kill -INT {os.getpid()}; sleep 0.1; echo 7")
+    commands("scancel", "echo $* >> ${0%/*}/cancelled")
+    commands("scontrol", "echo JobId=7 JobState=CANCELLED Restarts=0")
+    ended = slurm.submit({0: ["true"]}, 1, {}, "test", tmp_path / "%j.log")
+    assert ended == {0: slurm.Ended(130)}
+    assert (tmp_path / "cancelled").read_text() == "7\n"
+
+
+@pytest.mark.fault
+def test_why_a_job_failed_is_not_taken_from_runs_before(commands, tmp_path, capfd):
+    """The jobs of a sweep that is resumed go on in the logs of the jobs before."""
+    log = tmp_path / "7.log"
+    log.write_text("unival: no such file\n")
+    shown = "JobId=7 JobState=FAILED ExitCode=1:0 Restarts"
+    commands("sbatch", "echo 7")
+    commands("scontrol", f"echo {shown}=0; echo Killed >> {log}")
+    assert slurm.submit({0: ["true"]}, 1, {}, "test", tmp_path / "%j.log") == {0: slurm.Ended(1)}
+    assert "failed: Killed\n" in capfd.readouterr().err

@@ -26,7 +26,7 @@ EVERY = 5.0
 INSIDE = "SLURM_JOB_ID"
 """Environment variable: this process runs in a job."""
 TRIES = 3
-"""Runs of a job in a row that may end without having saved anything."""
+"""Runs of a job in a row that may be told to end, or lose a node, without having come a step further."""
 STOPPED = 128 + 15
 """Status of ranks that were told to end, have saved and have left."""
 
@@ -35,21 +35,44 @@ export RANK=$SLURM_PROCID LOCAL_RANK=$SLURM_LOCALID WORLD_SIZE=$SLURM_NTASKS
 export MASTER_ADDR=$SLURM_LAUNCH_NODE_IPADDR MASTER_PORT=$((20000 + SLURM_JOB_ID % 10000))
 "$@"
 status=$?
-[ $status = 0 ] || [ "$RANK" = 0 ] || sleep {LEAVE}  # rank 0 says why, before its end is SLURM's work
+if [ $status != 0 ] && [ "$RANK" != 0 ]; then
+  sleep {LEAVE}  # rank 0 says why, before its end is SLURM's work
+  [ $status != {STOPPED} ] || status=1
+fi
 exit $status"""
-"""Of one rank. All nodes of the job reach the address; their names may be known to SLURM alone."""
+"""Of one rank. All nodes of the job reach the address; their names may be known to SLURM alone.
+
+Where one fails, srun ends the others by the same signal, and the highest status is that of the job: that they
+were told to end is for rank 0 alone to give.
+"""
 
 JOB = """#!/bin/bash
+again() {{
+  idle=$(awk -v job="$SLURM_JOB_ID" '
+    BEGIN {{ idle = 1 }}
+    match($0, /(resumes from|stopped: saved) step [0-9]+/) {{
+      step = substr($0, RSTART, RLENGTH); sub(/.* /, "", step)
+      if (step != last) idle = 1
+      last = step
+    }}
+    index($0, "*** JOB " job " QUEUES AGAIN ") == 1 {{ idle++ }}
+    END {{ print idle }}' /proc/$$/fd/1)  # its log, of this run and those before
+  if [ $idle -lt {tries} ]; then
+    echo "*** JOB $SLURM_JOB_ID QUEUES AGAIN DUE TO $1 ***"
+    exec scontrol requeue $SLURM_JOB_ID
+  fi
+  echo "unival: ended {tries} times without having come a step further: $2"
+  exit 2
+}}
 [ -z "$SLURM_CPUS_PER_TASK" ] || export SRUN_CPUS_PER_TASK=$SLURM_CPUS_PER_TASK  # srun does not take it over
 case ${{SLURM_ARRAY_TASK_ID:-0}} in
 {cases}
 esac
 status=$?
-if [ $status != 0 ] && ! timeout 60 srun --overlap true; then
-  echo "unival: *** DUE TO NODE FAILURE ***"  # the ranks have seen it before SLURM
-  scontrol requeue $SLURM_JOB_ID
+if [ $status != 0 ] && ! timeout 60 srun --overlap true; then  # the ranks have seen it before SLURM
+  again "NODE FAILURE" "srun starts nothing on its nodes and says why above"
 elif [ $status = {stopped} ]; then
-  scontrol requeue $SLURM_JOB_ID
+  again TIME 'raise `time`'
 fi
 exit $status
 """
@@ -133,24 +156,28 @@ def submit(
     else:
         log.parent.mkdir(parents=True, exist_ok=True)
     cases = "\n".join(f"{number}) {shlex.join(command)} ;;" for number, command in commands.items())
-    script = JOB.format(cases=cases, stopped=STOPPED)
-    done = _slurm(["sbatch", "--parsable", *options({**own, **settings})], script)
-    if done.returncode:
-        raise UserError(f"runtime: slurm: {' '.join(done.stderr.split())}")
-    number = done.stdout.strip().split(";")[0]
-    jobs = [
-        _Submitted(
-            name,
-            f"{number}_{one}" if array else number,
-            Path(str(log).replace("%a", str(one)).replace("%j", number)),
-        )
-        for one in commands
-    ]
-    return dict(zip(commands, _wait(number, dict(zip(commands, jobs, strict=True)), to_end), strict=True))
+    script = JOB.format(cases=cases, stopped=STOPPED, tries=TRIES)
+    with asked() as came:
+        done = _slurm(["sbatch", "--parsable", *options({**own, **settings})], script)
+        if done.returncode:
+            raise UserError(f"runtime: slurm: {' '.join(done.stderr.split())}")
+        number = done.stdout.strip().split(";")[0]
+        jobs = {
+            one: _Submitted(
+                name,
+                f"{number}_{one}" if array else number,
+                Path(str(log).replace("%a", str(one)).replace("%j", number)),
+            )
+            for one in commands
+        }
+        return dict(zip(commands, _wait(number, jobs, to_end, came), strict=True))
 
 
 def _slurm(command: Sequence[str], text: str | None = None) -> "subprocess.CompletedProcess[str]":
-    return subprocess.run(command, input=text, capture_output=True, text=True, check=False)
+    """Run to its end; Ctrl-C in a terminal is not for it."""
+    return subprocess.run(
+        command, input=text, capture_output=True, text=True, check=False, start_new_session=True
+    )
 
 
 def shown(text: str) -> Iterator[tuple[int | None, dict[str, str]]]:
@@ -170,29 +197,30 @@ def shown(text: str) -> Iterator[tuple[int | None, dict[str, str]]]:
             yield None, fields
 
 
-def _wait(number: str, jobs: Mapping[int, "_Submitted"], to_end: Callable[[int], bool]) -> list[Ended]:
-    """Until all have ended; a signal ends them first, a second one ends the waiting."""
+def _wait(
+    number: str, jobs: Mapping[int, "_Submitted"], to_end: Callable[[int], bool], came: Sequence[int]
+) -> list[Ended]:
+    """Until all have ended; a signal that came ends them first, a second one ends the waiting."""
     for job in jobs.values():
         job.say(f"log {job.log}")
     lost, pause = False, 0.0
-    with asked() as came:
-        while len(came) < 2 and not all(job.ended for job in jobs.values()):
-            time.sleep(pause)
-            for one, job in jobs.items():
-                if not (job.ended or job.cancelled) and (came or to_end(one)):
-                    job.cancel()
-            done = _slurm(["scontrol", "show", "job", "--oneliner", number])
-            gone = "Invalid job id" in done.stderr
-            if done.returncode and not gone and not lost:
-                why = " ".join(done.stderr.split())
-                print(f"job {number} cannot be seen, waiting: {why}", file=sys.stderr, flush=True)
-            lost = bool(done.returncode)
-            for place, fields in shown(done.stdout):
-                jobs[place or 0].note(fields)
-            for job in jobs.values():
-                if gone and not job.ended:
-                    job.ended = Ended(1, "is not known to SLURM any more")
-            pause = EVERY if not came else 1.0
+    while len(came) < 2 and not all(job.ended for job in jobs.values()):
+        time.sleep(pause)
+        for one, job in jobs.items():
+            if not (job.ended or job.cancelled) and (came or to_end(one)):
+                job.cancel()
+        done = _slurm(["scontrol", "show", "job", "--oneliner", number])
+        gone = "Invalid job id" in done.stderr
+        if done.returncode and not gone and not lost:
+            why = " ".join(done.stderr.split())
+            print(f"job {number} cannot be seen, waiting: {why}", file=sys.stderr, flush=True)
+        lost = bool(done.returncode)
+        for place, fields in shown(done.stdout):
+            jobs[place or 0].note(fields)
+        for job in jobs.values():
+            if gone and not job.ended:
+                job.ended = Ended(1, "is not known to SLURM any more")
+        pause = EVERY if not came else 1.0
     return [  # what had ended before a signal stays so
         job.ended if job.ended and not (came and job.cancelled) else Ended(128 + came[0])
         for job in jobs.values()
@@ -204,16 +232,16 @@ class _Submitted:
 
     def __init__(self, name: str, number: str, log: Path) -> None:
         self.name, self.number, self.log = name, number, log
-        self.said = ""
-        self.restarts, self.read, self.idle = 0, 0, 0
+        self.last = ""
+        self.restarts, self.read = 0, len(said(log))
         self.cancelled = False
         self.ended: Ended | None = None
 
     def say(self, what: str) -> None:
         """One line, once."""
-        if what != self.said:
+        if what != self.last:
             print(f"{self.name}: job {self.number}: {what}", file=sys.stderr, flush=True)
-        self.said = what
+        self.last = what
 
     def cancel(self) -> None:
         """SLURM tells the ranks, and kills them soon."""
@@ -241,35 +269,30 @@ class _Submitted:
             code, number = map(int, fields["ExitCode"].split(":"))
             self.ended = Ended(128 + number if number else code)
             if state == "FAILED":
-                self.say(f"failed: {last_line(self.log)}")
+                new = said(self.log)[self.read :]
+                self.say(f"failed: {last_line(new) or f'nothing in {self.log}'}")
         elif state in ENDED:
             self.ended = Ended(STOPPED) if self.cancelled else Ended(1, ENDED[state])
             self.say(ENDED[state])
 
     def _again(self) -> str:
-        """Why it queues again; one whose time is always up before it has saved anything is cancelled."""
-        text = "\n".join(lines(self.log))
-        new, self.read = text[self.read :], len(text)
+        """Why it queues again."""
+        new = said(self.log)[self.read :]
+        self.read += len(new)
         found = re.findall(r"\*\*\* .*DUE TO (PREEMPTION|NODE FAILURE)", new)
-        saved = "stopped: saved step" in new
-        self.idle = 0 if found or saved else self.idle + 1
-        if self.idle == TRIES:
-            self.cancel()
-            self.ended = Ended(1, f"ran out of time {TRIES} times before it had saved anything: raise `time`")
-            return self.ended.nothing
         return f"queues again: {found[-1].lower() if found else 'its time was up'}"
 
 
-def lines(log: Path) -> list[str]:
-    """What a job has said."""
+def said(log: Path) -> str:
+    """What a job has said, and those before it that had the same log."""
     try:
-        return log.read_text(encoding="utf-8", errors="replace").splitlines()
+        return log.read_text(encoding="utf-8", errors="replace")
     except OSError:
-        return []
+        return ""
 
 
-def last_line(log: Path) -> str:
+def last_line(text: str) -> str:
     """What a job said last, its ranks before SLURM."""
-    said = [line for line in lines(log) if line.strip()]
-    own = [line for line in said if line.startswith("unival: ")]
-    return (own or said or [f"nothing in {log}"])[-1]
+    lines = [line for line in text.splitlines() if line.strip()]
+    own = [line for line in lines if line.startswith("unival: ")]
+    return (own or lines or [""])[-1]
