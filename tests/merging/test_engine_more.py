@@ -214,6 +214,20 @@ def test_configuration_takes_the_encoder_of_its_owner(tmp_path):
     assert list(record["config_differences"]) == ["audio"]
 
 
+def test_a_merge_has_the_modules_that_its_configuration_names_and_no_record_of_its_base(tmp_path):
+    """Modules come from the reference, as does the key that names them."""
+    named = {"size": 3, "auto_map": {"AutoModel": "modeling.Model"}}
+    bare = save(tmp_path / "bare", {"w": torch.zeros(3)}, config={"size": 3}, made={"tasks": ["vqa"]})
+    whole = save(tmp_path / "whole", {"w": torch.ones(3)}, config=named)
+    (whole / "modeling.py").touch()
+    for base, config in ((bare, {"size": 3}), (whole, named)):
+        out = tmp_path / f"from-{base.name}"
+        merge(Recipe("average", ("bare", "whole")), {"bare": bare, "whole": whole}, base, out)
+        assert json.loads((out / "config.json").read_text()) == config
+        assert (out / "modeling.py").is_file() == ("auto_map" in config)
+        assert not (out / "made.json").exists()
+
+
 def test_the_case_that_the_original_gets_wrong(tmp_path):
     """Index buffers through float arithmetic, an encoder in one checkpoint only, 4 x 1/4 and 2 x 1/2."""
     index = torch.arange(65536).view(256, 256)

@@ -10,8 +10,10 @@ import sys
 import pytest
 
 from tests.serve import made
+from unival import files
 from unival.cli import main
 from unival.serve import server
+from unival.serve.models import check_alike
 
 
 @pytest.fixture(scope="module")
@@ -63,6 +65,16 @@ def test_what_cannot_be_served_is_one_line(folder, refused, tmp_path):
         ((first, wide), "another architecture"),
     ):
         assert why in refused(*folders)
+
+
+@pytest.mark.parametrize("name", ["config.json", "processor_config.json"])
+def test_folders_with_and_without_modules_are_served_together(name, folder, tmp_path):
+    """What says how transformers opens a folder is not what the model is."""
+    first, other = folder / "models/first", shutil.copytree(folder / "models/second", tmp_path / "other")
+    settings = files.read_json(other / name)
+    assert settings.pop("auto_map")
+    files.write_json(other / name, settings)
+    check_alike(other, first)
 
 
 def test_below_a_folder_what_does_not_fit_is_left_out(folder, tmp_path, monkeypatch, capsys):

@@ -10,7 +10,9 @@ from unival.errors import UserError
 from unival.merging.merge_json import RECORD
 from unival.weights import INDEX, TASKS
 
-NOT_COPIED = {RECORD, INDEX, "training.json", "README.md"}
+NOT_COPIED = {RECORD, INDEX, "training.json", "made.json", "README.md", "__init__.py"}
+CODE = "auto_map"
+"""Key of config.json that names modules of its folder, which are copied from the reference."""
 
 
 def read_configs(folders: Mapping[str, Path]) -> dict[str, dict[str, Any]]:
@@ -50,7 +52,8 @@ def copy_side_files(folder: Path, sources: Mapping[str, Path], reference: str) -
     """Copy configuration, tokenizer and the like from the reference: the base ("") or else the first model.
 
     In config.json, a part that this model lacks (an encoder that only another model has) is taken from the
-    model that has it. Returns the keys whose values differ, with the value of each model.
+    model that has it, but for `auto_map`: it names modules that lie beside it. Returns the keys whose values
+    differ, with the value of each model.
     """
     folders = {name: path for name, path in sources.items() if path.is_dir()}
     if reference not in folders:
@@ -69,7 +72,7 @@ def copy_side_files(folder: Path, sources: Mapping[str, Path], reference: str) -
         if len(distinct) > 1:
             differences[key] = values
             present = [value for value in distinct if value is not None]
-            if merged.get(key) is None and len(present) == 1:
+            if merged.get(key) is None and len(present) == 1 and key != CODE:
                 merged[key] = present[0]
     if differences:  # Infinity, which is no JSON, is what some models' configurations hold
         files.write_text(folder / "config.json", json.dumps(merged, indent=2, sort_keys=True) + "\n")

@@ -3,7 +3,7 @@
 from collections.abc import Iterable, Sequence
 from functools import lru_cache
 from pathlib import Path
-from typing import NamedTuple, cast
+from typing import Any, NamedTuple, cast
 
 import torch
 
@@ -20,6 +20,9 @@ from unival.tasks import TaskConfig
 from unival.tasks.folder import foreign, tasks_of
 from unival.vocab import TOKENIZER_FILES
 from unival.weights import read_specs
+
+DESCRIBED = {"architectures", "auto_map", "dtype", "processor_class", "transformers_version"}
+"""Keys of settings that say how they are opened and stored, not what the model is."""
 
 
 class Choice(NamedTuple):
@@ -115,15 +118,22 @@ def check_alike(folder: Path, first: Path) -> None:
         UserError: they do not.
     """
     own, other = (model_folder.read_config(place).to_dict() for place in (folder, first))
-    described = ("architectures", "auto_map", "dtype", "transformers_version")
-    if {name for name in {*own, *other} - {*described} if own.get(name) != other.get(name)}:
+    if {name for name in {*own, *other} - DESCRIBED if own.get(name) != other.get(name)}:
         raise UserError(f"{folder}: has another architecture than {first}: serve it by itself")
     for name in (*TOKENIZER_FILES, SETTINGS_FILE):
-        if files.read_json(folder / name) != files.read_json(first / name):
+        if _settings(folder / name) != _settings(first / name):
             raise UserError(f"{folder}: its {name} is not that of {first}: serve it by itself")
     shapes = [{n: s.shape for n, s in read_specs(place)[1].items()} for place in (folder, first)]
     if shapes[0] != shapes[1]:
         raise UserError(f"{folder}: has other tensors than {first}: serve it by itself")
+
+
+def _settings(path: Path) -> Any:
+    """What a file of settings says of the model."""
+    content = files.read_json(path)
+    if not isinstance(content, dict):
+        return content
+    return {key: value for key, value in content.items() if key not in DESCRIBED}
 
 
 def found_in(folders: Sequence[Path]) -> tuple[list[Path], list[str]]:
