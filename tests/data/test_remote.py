@@ -1,6 +1,7 @@
 """Prepared data on an object store: equal to local data, and read through failures of the store."""
 
 import multiprocessing
+import os
 import time
 
 import fsspec
@@ -64,6 +65,14 @@ def test_ranks_of_a_node_copy_a_file_once(tmp_path, store, monkeypatch):
     assert [process.exitcode for process in ranks] == [0] * 4
     requests = count.read_text().split()
     assert len(requests) == len(set(requests)) == 3, "two shards and the index"
+
+
+def test_a_rank_never_reads_half_of_where_the_data_are(tmp_path, store):
+    folder = remote.mirror(URL, tmp_path)
+    with (folder / remote.ORIGIN).open() as before:  # as another rank has it open
+        remote.mirror(URL, tmp_path)
+        after = (folder / remote.ORIGIN).stat()
+        assert not os.path.samestat(os.fstat(before.fileno()), after), "replaced, not written over"
 
 
 @pytest.mark.fault

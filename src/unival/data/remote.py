@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from unival.errors import UserError
-from unival.files import atomic, inside, locked
+from unival.files import atomic, inside, locked, write_text
 
 ORIGIN = ".origin"
 CACHE = Path("scratch/cache")
@@ -46,7 +46,7 @@ def mirror(url: str | Path, cache: Path) -> Path:
     for name in names:
         path = inside(folder, name[len(root) :].lstrip("/"))
         _copy(system, name, path)
-    (folder / ORIGIN).write_text(url, encoding="utf-8")
+    write_text(folder / ORIGIN, url)  # whole at any time: other ranks read it
     return folder
 
 
