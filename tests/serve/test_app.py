@@ -309,11 +309,11 @@ def test_a_client_that_goes_away(server, models, slow, when):
 
 @pytest.mark.fault
 def test_a_full_queue_says_when_to_come_again(server, slow, monkeypatch):
-    monkeypatch.setattr(limits, "REQUESTS", 2)
     with ThreadPoolExecutor(2) as pool:
         taken = [pool.submit(server.ask, "a.png", made.picture(n)) for n in range(2)]
         slow.entered.wait(60)
-        made.until(lambda: server.ask("a.png", b"").status_code == 503)
+        made.until(lambda: server.metric("unival_waiting_questions") == 1)
+        monkeypatch.setattr(limits, "REQUESTS", 2)
         refused = server.ask("a.png", made.picture())
         assert refused.status_code == 503 and refused.headers["Retry-After"] == "1"
         assert "2 requests are under way" in made.sentence(refused)
