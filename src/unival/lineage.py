@@ -31,6 +31,8 @@ PLACES = (
     "reports",
 )
 """Where a file or folder is looked for that is given by the end of its path."""
+MADE = "made.json"
+"""In the folder of a merged model: tasks, and the updates of every model behind it."""
 SHORTEST = 6
 """Characters of a digest, run or commit that are enough."""
 ROUNDING = ("processor", "instructions", "threads", "ranks", "torch")
@@ -69,6 +71,16 @@ class Process:
         values = config.load(path) if path.is_file() else {}
         return values if files.digest(values) == self.note.get("config_hash") else {}
 
+    def merges(self) -> dict[str, dict[str, Any]]:
+        """Folder of every merged model -> its part of the `configuration`, and the `inputs` of its record."""
+        found, settings = {}, self.resolved()
+        for note in (note for out in self.writes for note in sorted(Path(out).glob(f"*/{MADE}"))):
+            record = note.with_name("merge.json")
+            inputs = files.read_json(record)["inputs"] if record.is_file() else []
+            made = {"configuration": merged_by(settings, note.parent.name), "inputs": inputs}
+            found[note.parent.as_posix()] = made
+        return found
+
     def configured(self, tree: Any) -> dict[str, dict[str, Any]]:
         """Dotted key -> `value` and the `file` and `key` that set it; none where that is not known."""
         values, described = config.flat(self.resolved()), {}
@@ -82,6 +94,22 @@ class Process:
             layer = {"file": settings[-1].file, "key": settings[-1].key} if settings else {}
             described[key] = {"value": values.get(key), **layer}
         return described
+
+
+def merged_by(settings: Mapping[str, Any], name: str) -> dict[str, Any]:
+    """What of the configuration of the stage merge makes one model.
+
+    Its recipe, how its coefficients are chosen, and how it is refinetuned; empty: no model is called so.
+    """
+    refinetune = settings.get("refinetune", {}).get(name)
+    recipe = refinetune.get("recipe") if refinetune else name
+    parts = {
+        "recipe": settings.get("recipes", {}).get(recipe),
+        "search": settings.get("search", {}).get(recipe),
+        "batch_norm": recipe in settings.get("batch_norm", []) or None,
+        "refinetune": refinetune,
+    }
+    return {key: value for key, value in parts.items() if value is not None}
 
 
 class Lineage:
@@ -187,6 +215,16 @@ class Lineage:
         ]
         return (f"{what} {thing}", names) if names else None
 
+    def behind(self, what: str, made_by: list[str]) -> list[str]:
+        """All that a thing hangs on beside the processes that made it, the nearest first."""
+        nearest = made_by[-1]  # of a score the expert, whose ancestors are its own
+        before = [name for name in self.before(nearest) if name not in made_by]
+        note = Path(what) / MADE
+        if not note.is_file():
+            return before
+        own = {model.replace("/", "@") for model in files.read_json(note)["updates"]}
+        return [name for name in before if name in own or not name.startswith("finetune@")]
+
     def describe(self, name: str) -> dict[str, Any]:
         """All that is known of how a process ran."""
         one = self.processes[name]
@@ -198,17 +236,13 @@ class Lineage:
             "reads": one.reads,
             "data": {path: splits for path in one.reads if (splits := _splits(Path(path)))},
             "writes": one.writes,
-            "merged_from": {
-                out: files.read_json(path)["inputs"]
-                for out in one.writes
-                for path in sorted(Path(out).glob("*/merge.json"))
-            },
+            "merges": one.merges(),
             "parents": self.parents(name),
         }
 
 
-def lines(process: Mapping[str, Any]) -> Iterator[str]:
-    """What `describe` gives, for a person."""
+def lines(process: Mapping[str, Any], what: str) -> Iterator[str]:
+    """What `describe` gives, for a person who asked for `what`."""
     note, made_by = process["run"], process["run"].get("code", {})
     yield f"  again: {process['command']}"
     if note:
@@ -227,6 +261,9 @@ def lines(process: Mapping[str, Any]) -> Iterator[str]:
         yield from (f"    {key} = {one['value']} ({one['key']})" for key, one in typed.items())
     elif note:
         yield f"  configuration {note['config_hash']}, no longer that of {compose.BUILD}"
+    for key, value in config.flat(process["merges"].get(what, {}).get("configuration", {})).items():
+        if value not in (None, [], {}):
+            yield f"    {key} = {value}"
     for path, md5 in process["reads"].items():
         if path.startswith("build/"):  # told above
             continue

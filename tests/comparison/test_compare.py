@@ -124,6 +124,32 @@ def test_a_merge_and_an_expert_share_no_parameters(here: Path, tmp_path: Path) -
     assert f"configurations only in {merged}: merge" in found.left_out
 
 
+def test_merged_models_differ_in_how_they_were_made(here: Path, tmp_path: Path) -> None:
+    """Recipes, how coefficients were chosen, and models that were refinetuned around one, or jointly."""
+    shutil.copytree(here / "other", tmp_path, dirs_exist_ok=True)
+    expert, merged = tmp_path / "models/finetune/vqa", tmp_path / "models/merged"
+    names = ["average", "ties", "around", "joint"]
+    for name in names:
+        shutil.copytree(expert, merged / name)
+        cells = tmp_path / f"reports/predictions/merged/{name}/vqa"
+        shutil.copytree(tmp_path / "reports/predictions/finetune/vqa/vqa", cells)
+    values = {
+        "recipes": {"average": {"method": "average", "models": ["vqa"]}, "ties": {"method": "ties"}},
+        "search": {"ties": {"rows": 8}},
+        "refinetune": {"around": {"recipe": "average", "steps": 4}, "joint": {"recipe": None, "steps": 2}},
+    }
+    (tmp_path / "build/config/merge.yaml").write_text(yaml.safe_dump(values))
+    found = compared(here, *(str(merged / name) for name in names))
+    assert {one.key: one.values for one in found.parameters} == {
+        "recipe.method": ("average", "ties", "average", "–"),
+        "recipe.models": ("vqa", "–", "vqa", "–"),
+        "search.rows": ("–", "8", "–", "–"),
+        "refinetune.recipe": ("–", "–", "average", "None"),
+        "refinetune.steps": ("–", "–", "4", "2"),
+    }
+    assert not any("configuration" in what for what in found.left_out)
+
+
 def test_jobs_of_a_sweep_that_differ_in_the_seed_alone_are_one(here: Path, tmp_path: Path) -> None:
     for number, (rate, seed) in enumerate([(0.1, 0), (0.1, 1), (0.2, 0), (0.2, 1)]):
         job = tmp_path / f"tried/{number}"

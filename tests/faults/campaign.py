@@ -128,12 +128,18 @@ class Bench:
         rng = random.Random(f"{self.name}/{kind}/{number}")
         ended, words, right = KINDS[kind](self.command, self.place, rng)
         harm = list(_wrong_end(ended, right))
+        done = bool(self.command.logs) and ended.status == 0  # it was about to end
         if kind != "leftovers damaged":  # there the harm is ours
-            harm += self._wrong_files("it left", whole=kind in ("clock jumps", "tracking store"))
+            whole = kind in ("clock jumps", "tracking store") or (
+                bool(self.command.logs) and not ended.status
+            )
+            harm += self._wrong_files("it left", whole)
         if ended.status == 0 and kind == "input damaged":
             harm += self._wrong_files("with a damaged input", whole=True)
         if self._inputs() != self.given:
             harm.append("an input was changed")
+        if done:
+            clear(self.place)  # a second one logs a second run
         again = kinds.run(self.command, self.place, Fault())
         harm += [f"again: {what}" for what in _wrong_end(again, frozenset({0}))]
         harm += self._wrong_files("again", whole=True)

@@ -89,6 +89,27 @@ def test_a_number_is_traced_to_its_own_expert(study: Path, capsys: pytest.Captur
     assert f"git diff {COMMIT[:12]} {WORK[:12]}" in capsys.readouterr().out
 
 
+def test_a_merged_model_is_traced_to_its_recipe_and_its_own_experts(
+    study: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings = {"recipes": {"average": {"method": "average", "weights": None}, "ties": {"method": "ties"}}}
+    monkeypatch.setattr(lineage.Process, "resolved", lambda self: settings if self.name == "merge" else {})
+    for name, expert in (("average", "vqa"), ("ties", "caption")):
+        note = {"tasks": [expert], "updates": {f"finetune/{expert}": 4}}
+        files.write_json(Path("models/merged") / name / lineage.MADE, note)
+        files.write_json(Path("models/merged") / name / "merge.json", {"inputs": [f"of {name}"]})
+    command.main(["average"])
+    told = capsys.readouterr().out
+    assert "    recipe.method = average\n" in told and "ties" not in told and "weights" not in told
+    assert "from finetune@vqa" in told and "from finetune@caption" not in told
+    command.main(["merge", "--json"])
+    merges = json.loads(capsys.readouterr().out)["processes"]["merge"]["merges"]
+    assert {name: (made["configuration"], made["inputs"]) for name, made in merges.items()} == {
+        "models/merged/average": ({"recipe": settings["recipes"]["average"]}, ["of average"]),
+        "models/merged/ties": ({"recipe": settings["recipes"]["ties"]}, ["of ties"]),
+    }
+
+
 def test_bytes_are_compared_where_they_are_promised(study: Path, tmp_path: Path) -> None:
     again, one = tmp_path / "again", lineage.Lineage().processes["evaluate"]
     shutil.copytree("reports", again / "reports")

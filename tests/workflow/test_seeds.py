@@ -2,12 +2,14 @@
 
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
 from unival import compose, config, files
 from unival.errors import DIVERGED, UserError
+from unival.stages import base
 from unival.stages import seeds as stage
 from unival.study import processes, seeds
 
@@ -32,7 +34,7 @@ def ran(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 
 
 def process(names: list[str], statuses: dict[str, int]) -> Callable[..., int]:
-    def run(work: Path, name: str, resolved: dict[str, Any], title: str) -> int:
+    def run(work: Path, name: str, resolved: dict[str, Any], seed: int) -> int:
         names.append(name)
         assert (work / "data/benchmark.json").is_file() and (work / "conf").is_dir()
         files.write_text(work / "reports/metrics" / f"{name}.csv", "")
@@ -92,6 +94,23 @@ def test_bad_input_ends_the_seed_with_its_name(here: Path, monkeypatch: pytest.M
     monkeypatch.setattr(seeds, "_process", process([], {"evaluate": 2}))
     with pytest.raises(UserError, match="seed 1: evaluate failed"):
         repeat(here)
+
+
+def test_a_run_of_another_seed_is_found_by_its_tags(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    files.write_text(here / "params.yaml", "edition: quick\nseed: 0\n")
+    found = []
+
+    def run(command: list[str], cwd: Path, env: dict[str, str], check: bool) -> Any:
+        with monkeypatch.context() as there:
+            there.chdir(cwd)
+            there.setenv("UNIVAL_OVERRIDES", env["UNIVAL_OVERRIDES"])
+            found.append(base._choices())
+        return SimpleNamespace(returncode=0)
+
+    monkeypatch.setattr(seeds, "subprocess", SimpleNamespace(run=run))
+    monkeypatch.setattr(seeds.runtime, "load", lambda name="": SimpleNamespace(torch_device=lambda: "cpu"))
+    repeat(here, {"evaluate": {"stage": "evaluate"}})
+    assert found == [{"unival.edition": "quick", "unival.seed": "1"}]
 
 
 def test_every_process_of_the_pipeline_that_has_a_seed_is_repeated() -> None:

@@ -18,8 +18,7 @@ def main(arguments: list[str]) -> None:
     if options.check:
         print(lineage.check(graph.processes[made_by[0]]))
         return
-    nearest = made_by[-1]  # of a score the expert, whose ancestors are its own
-    before = [*made_by, *(name for name in graph.before(nearest) if name not in made_by)]
+    before = [*made_by, *graph.behind(what, made_by)]
     after = {other for name in made_by for other in graph.after(name)} - {*made_by}
     described = {name: graph.describe(name) for name in before}
     if options.json:
@@ -29,7 +28,7 @@ def main(arguments: list[str]) -> None:
     print(what)
     for name, process in described.items():
         print(f"{'made by' if name in made_by else 'from'} {name}")
-        print("\n".join(lineage.lines(process)))
+        print("\n".join(lineage.lines(process, what)))
     print(f"used by {', '.join(sorted(after)) or 'nothing here'}")
 
 

@@ -20,6 +20,7 @@ from typing import Any
 from unival import config, files, provenance, tracking
 from unival.data.remote import local
 from unival.errors import UserError
+from unival.lineage import merged_by
 from unival.study import archive, tables
 from unival.study.results import read_configs, read_curve
 from unival.study.tables import Curve, Run
@@ -197,7 +198,7 @@ def _one_model(study: Member, model: str, path: Path) -> Member:
     process, called = ("merge", MERGING) if made else (f"{stage}-{item}", TRAINING)
     settings = study.configs.get(process)
     if made and settings:
-        settings = settings.get("recipes", {}).get(item)
+        settings = merged_by(settings, item)
     run = study.runs.get(process)
     return replace(
         study,

@@ -44,14 +44,14 @@ def _run(
     work: Path, place: Path, data: str, study: str, seed: int, configs: Mapping[str, dict[str, Any]]
 ) -> None:
     """Run the processes in `work`, which keeps those that have ended; then move what stays to `place`."""
-    for shared in (Path(data), Path("conf")):
+    for shared in (Path(data), Path("conf"), Path("params.yaml")):
         _link(work / shared, shared)
     failed = ""
     for number, (name, resolved) in enumerate(configs.items(), start=1):
         done = work / "done" / name
         if not done.is_file():
             print(f"seed {seed}: {name} ({number} of {len(configs)})", flush=True)
-            status = _process(work, name, resolved, f"seed {seed}: {name}")
+            status = _process(work, name, resolved, seed)
             if status == DIVERGED:
                 failed = name
                 break
@@ -80,7 +80,7 @@ def _link(link: Path, target: Path) -> None:
         link.symlink_to(target.resolve())
 
 
-def _process(work: Path, name: str, resolved: Mapping[str, Any], title: str) -> int:
+def _process(work: Path, name: str, resolved: Mapping[str, Any], seed: int) -> int:
     """Run one stage with `work` as its workspace; its exit status, of a signal 128 + its number."""
     path = work / "build/config" / f"{name}.yaml"
     files.write_text(path, config.dump(dict(resolved)))
@@ -88,8 +88,8 @@ def _process(work: Path, name: str, resolved: Mapping[str, Any], title: str) -> 
     # one core for each of several seeds: nothing waits, and no figure depends on how many run at once
     chosen = {runtime.VARIABLE: "cpu"} if here.torch_device() == one.torch_device() else {}
     environment = {
-        **os.environ, **chosen, "DVC_ROOT": str(provenance.root()), "UNIVAL_RUN_NAME": title,
-        "PYTHONPATH": str(code.SOURCE.parent),
+        **os.environ, **chosen, "DVC_ROOT": str(provenance.root()), "PYTHONPATH": str(code.SOURCE.parent),
+        "UNIVAL_RUN_NAME": f"seed {seed}: {name}", "UNIVAL_OVERRIDES": f"seed={seed}",
     }  # fmt: skip
     command = [sys.executable, "-m", "unival", "run", str(resolved["stage"]), "--config", str(path.resolve())]
     status = subprocess.run(command, cwd=work, env=environment, check=False).returncode
