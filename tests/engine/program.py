@@ -106,8 +106,11 @@ def main(folder, options, environment, slow, die_in):
     if values.pop("linger", False):
         _linger()
     full_on, bad_step = values.pop("full_on", None), values.pop("bad_step", None)
-    sharding, workers = values.pop("sharding", "none"), values.pop("workers", 0)
-    if sharding == "full":
+    runtime = Runtime(
+        device="cpu", threads=1, sharding=values.pop("sharding", "none"), workers=values.pop("workers", 0),
+        background_checkpoints=values.pop("background", False),
+    )  # fmt: skip
+    if runtime.sharding == "full":
         _forbid_functional_collectives()
     if values.pop("select", False):
         values["selection"] = SelectionConfig(every=5, rows=4)
@@ -131,7 +134,7 @@ def main(folder, options, environment, slow, die_in):
         standins.sources(**sizes),
         folder / "out",
         scratch,
-        Runtime(device="cpu", threads=1, sharding=sharding, workers=workers),
+        runtime,
         evaluate=evaluate if config.selection else None,
     )
 

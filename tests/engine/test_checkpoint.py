@@ -3,6 +3,7 @@
 import dataclasses
 import errno
 import resource
+import threading
 
 import pytest
 import torch
@@ -47,6 +48,46 @@ def test_the_last_are_kept(tmp_path):
     assert folder.steps() == [9, 12]
     folder.clear()
     assert folder.steps() == [] and folder.latest() is None
+
+
+@pytest.mark.resume
+def test_one_written_in_the_background_is_of_its_step(tmp_path, monkeypatch):
+    """Whatever the run does meanwhile; it is absent until all of it is there, and the next one waits."""
+    release, sync, state = threading.Event(), checkpoint.sync, {"a": [torch.ones(2)], "b": 3}
+    monkeypatch.setattr(checkpoint, "sync", lambda path: release.wait(60) and sync(path))
+    folder, model = Checkpoints(tmp_path / "checkpoints", 2, background=True), standins.model()
+    before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    folder.save(3, model, state, {})
+    with torch.no_grad():
+        for tensor in [*model.state_dict().values(), state["a"][0]]:
+            tensor.fill_(7)
+    assert folder.latest() is None
+    release.set()
+    folder.save(6, model, state, {})
+    path, meta = folder.path(3), checkpoint.whole_meta(folder.path(3))
+    kept = folder.restore(path, meta, model)
+    assert torch.equal(kept["a"][0], torch.ones(2)) and kept["b"] == 3 and meta["step"] == 3
+    for name, tensor in model.state_dict().items():
+        assert torch.equal(tensor, before[name]), name
+    folder.settle()
+    assert folder.steps() == [3, 6]
+
+
+@pytest.mark.fault
+def test_a_full_disk_behind_the_run_is_said_at_the_next_checkpoint(tmp_path, monkeypatch):
+    folder, model = Checkpoints(tmp_path / "checkpoints", 2, background=True), standins.model()
+    folder.save(3, model, {}, {})
+    folder.settle()
+
+    def full(*_):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(checkpoint.weights, "save", full)
+        folder.save(6, model, {}, {})
+        with pytest.raises(UserError, match="step-00000006: cannot write: No space left on device"):
+            folder.save(9, model, {}, {})
+    assert folder.steps() == [3]
 
 
 @pytest.mark.fault

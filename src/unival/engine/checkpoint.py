@@ -6,13 +6,18 @@ files). Configuration and processor lie beside them: it is a model folder too, w
 from. It is written beside its place, synced to disk and renamed, so a crash or a full disk at any moment
 leaves the previous one valid. A damaged checkpoint is passed over for the one before it. The best weights by
 validation are the folder `best`, written and checked in the same way.
+
+A run may go on while its checkpoint is written from a copy (`background`); a kill meanwhile costs the steps
+since the one before.
 """
 
 import hashlib
 import os
 import shutil
 from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -131,11 +136,19 @@ def load_weights(model: nn.Module, path: Path) -> None:
 class Checkpoints:
     """The checkpoints of one run in its scratch folder: the last `keep`, and the best by validation."""
 
-    def __init__(self, folder: Path, keep: int, describe: Callable[[Path], None] | None = None) -> None:
-        """`describe` writes into a folder what its weights are of."""
+    def __init__(
+        self,
+        folder: Path,
+        keep: int,
+        describe: Callable[[Path], None] | None = None,
+        background: bool = False,
+    ) -> None:
+        """`describe` writes into a folder what its weights are of; `background`: see above."""
         self.folder = folder
         self.keep = keep
         self.describe = describe
+        self._thread = ThreadPoolExecutor(1, "checkpoint") if background else None
+        self._writing: Future[None] | None = None
 
     @property
     def best(self) -> Path:
@@ -152,17 +165,44 @@ class Checkpoints:
         return self.folder / f"step-{step:08d}"
 
     def save(self, step: int, model: nn.Module, state: Mapping[str, Any], meta: Mapping[str, Any]) -> Path:
-        """Write the checkpoint after `step` updates, then drop what is not needed any more."""
-        path = self.path(step)
-        with atomic_folder(path) as part:
-            weights.save(unique_tensors(model), part / WEIGHTS)
+        """Write the checkpoint after `step` updates, then drop what is not needed any more.
+
+        Raises:
+            UserError: no space, for this one or for the one that was being written.
+        """
+        self.settle()
+        tensors = unique_tensors(model)
+        if self._thread:
+            tensors, state = _copied(tensors), _copied(state)
+        self._write(partial(self._save, step, tensors, state, {**meta, "step": step}))
+        return self.path(step)
+
+    def _save(self, step: int, tensors: dict[str, Tensor], state: Mapping[str, Any], meta: Any) -> None:
+        with atomic_folder(self.path(step)) as part:
+            weights.save(tensors, part / WEIGHTS)
             weights.save_archive(state, part / STATE)
             if self.describe:
                 self.describe(part)
             digests = {name: files.file_digest(part / name) for name in (WEIGHTS, STATE)}
-            files.write_sealed(part / META, {**meta, "step": step, "digests": digests})
+            files.write_sealed(part / META, {**meta, "digests": digests})
         self._tidy(step)
-        return path
+
+    def _write(self, write: Callable[[], None]) -> None:
+        """Call it, in the background if that is wanted."""
+        if self._thread:
+            self._writing = self._thread.submit(write)
+        else:
+            write()
+
+    def settle(self) -> None:
+        """Wait for what is being written in the background.
+
+        Raises:
+            UserError: it could not be written.
+        """
+        writing, self._writing = self._writing, None
+        if writing:
+            writing.result()
 
     def _tidy(self, step: int) -> None:
         """Drop the oldest, and those after `step`, which were passed over when the run went on."""
@@ -226,6 +266,15 @@ class Checkpoints:
         for step in self.steps():
             shutil.rmtree(self.path(step), ignore_errors=True)
         shutil.rmtree(self.best, ignore_errors=True)
+
+
+def _copied(state: Any) -> Any:
+    """The same with its tensors copied into main memory."""
+    if isinstance(state, Tensor):
+        return state.detach().to("cpu", copy=True)
+    if isinstance(state, Mapping):
+        return {name: _copied(value) for name, value in state.items()}
+    return [_copied(value) for value in state] if isinstance(state, list) else state
 
 
 def whole_meta(path: Path) -> dict[str, Any] | None:

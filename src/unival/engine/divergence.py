@@ -54,6 +54,7 @@ def bad_step(
     path = checkpoints.folder / f"bad-step-{step}.json"
     if main:
         files.write_json(path, {"step": step, "problem": problem, "rows": list(rows)})
+    checkpoints.settle()
     steps = checkpoints.steps()
     kept = checkpoints.path(steps[-1]) if steps else "none yet"
     start = "from it (as `init`)" if steps and checkpoints.describe else "anew"

@@ -50,7 +50,7 @@ class Callback(Protocol):
         """After every window and every validation (names start with train/, perf/ or val/)."""
 
     def on_checkpoint(self, step: int, path: Any) -> None:
-        """After a checkpoint was written."""
+        """After a checkpoint was written, or began to be in the background."""
 
     def on_end(self, result: TrainResult) -> None:
         """After the last step, before the model is published."""

@@ -38,8 +38,10 @@ class Single:
     grouped = True
     """Whether ranks may put their examples into groups of their own number."""
 
-    def __init__(self, ranks: World) -> None:
+    def __init__(self, ranks: World, background: bool = False) -> None:
+        """`background`: checkpoints are written there."""
         self.ranks = ranks
+        self.background = background
 
     @property
     def saves(self) -> bool:
@@ -73,7 +75,7 @@ class Single:
 
     def checkpoints(self, folder: Path, keep: int, describe: Describe, optimizer: Optimizer) -> Checkpoints:
         """Where the run is kept; `describe` as there."""
-        return Checkpoints(folder, keep, describe)
+        return Checkpoints(folder, keep, describe, self.background)
 
     def state(self, optimizer: Optimizer) -> dict[str, Any]:
         """What of the optimiser the checkpoints are to be given."""
@@ -150,7 +152,7 @@ class Sharded(Single):
 
     def checkpoints(self, folder: Path, keep: int, describe: Describe, optimizer: Optimizer) -> Checkpoints:
         """In parts, which are no model folder and need no description."""
-        return sharding.ShardedCheckpoints(folder, keep, optimizer)
+        return sharding.ShardedCheckpoints(folder, keep, optimizer, self.background)
 
     def state(self, optimizer: Optimizer) -> dict[str, Any]:
         """Nothing: these checkpoints know the optimiser."""
@@ -166,10 +168,11 @@ def strategy(ranks: World, runtime: Runtime, optimizer: OptimizerConfig) -> Sing
     Raises:
         UserError: an optimiser that cannot work on parts of matrices.
     """
+    background = runtime.background_checkpoints
     if ranks.size == 1:
-        return Single(ranks)
+        return Single(ranks, background)
     if runtime.sharding != "full":
-        return Replicated(ranks)
+        return Replicated(ranks, background)
     if optimizer.name == "muon":
         raise UserError(f"muon {UNSHARDED}")
-    return Sharded(ranks)
+    return Sharded(ranks, background)

@@ -10,7 +10,9 @@ operators of DTensor, which run asynchronous ones behind the scenes.
 
 import copy
 from collections.abc import Iterable, Mapping, Sequence
-from contextlib import nullcontext
+from concurrent.futures import Future
+from contextlib import ExitStack
+from functools import partial
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
@@ -105,9 +107,13 @@ class Replica(Generic[Model]):
 class ShardedCheckpoints(Checkpoints):
     """Checkpoints that all ranks write and read together."""
 
-    def __init__(self, folder: Path, keep: int, optimizer: torch.optim.Optimizer) -> None:
-        super().__init__(folder, keep)
+    def __init__(
+        self, folder: Path, keep: int, optimizer: torch.optim.Optimizer, background: bool = False
+    ) -> None:
+        super().__init__(folder, keep, background=background)
         self.optimizer = optimizer
+        # while one is written in the background, the run has collectives of its own
+        self.group = dist.new_group(backend="gloo")
 
     def _tensors(self, model: nn.Module, average: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """All tensors of the run, in place: what is loaded into them is loaded into the run."""
@@ -127,6 +133,7 @@ class ShardedCheckpoints(Checkpoints):
         Raises:
             UserError: no space; on all ranks, and the checkpoint before stays.
         """
+        self.settle()
         path, main = self.path(step), dist.get_rank() == 0
         average = state.get("ema", {})
         # statistics of batch norms differ between ranks, and any rank may come to write them
@@ -134,21 +141,31 @@ class ShardedCheckpoints(Checkpoints):
             if not isinstance(tensor, DTensor):
                 dist.broadcast(tensor, 0)
         tensors = self._tensors(model, average)
-        try:
-            with atomic_folder(path) if main else nullcontext(hidden(path)) as part:
-                dist.barrier()
-                writer = dcp.HuggingFaceStorageWriter(str(part / SHARDS), save_distributed=True)
-                dcp.save(tensors, storage_writer=writer)
-                if main:
-                    written = sorted((part / SHARDS).iterdir())
-                    digests = {f"{SHARDS}/{item.name}": files.file_digest(item) for item in written}
-                    files.write_sealed(part / META, {**meta, "step": step, "digests": digests})
-        except dcp.CheckpointException as error:
-            rank, (reason, _) = next(iter(error.failures.items()))
-            raise UserError(f"{path}: rank {rank} cannot write: {reason}: {FIX}") from error
-        if main:
-            self._tidy(step)
+        with ExitStack() as folder:
+            part = folder.enter_context(atomic_folder(path)) if main else hidden(path)
+            dist.barrier()
+            writer = dcp.HuggingFaceStorageWriter(str(part / SHARDS), save_distributed=True)
+            # it has copied the tensors when it returns
+            shards = dcp.async_save(tensors, storage_writer=writer, process_group=self.group)
+            assert isinstance(shards, Future)  # as of every writer that copies by itself
+            self._write(partial(self._finish, folder.pop_all(), shards, part, {**meta, "step": step}))
         return path
+
+    def _finish(self, folder: ExitStack, shards: Future[Any], part: Path, meta: dict[str, Any]) -> None:
+        """When all ranks have written their shards, seal the checkpoint and put it into its place."""
+        path, main = self.path(meta["step"]), dist.get_rank() == 0
+        with folder:
+            try:
+                shards.result()
+            except dcp.CheckpointException as error:
+                rank, (reason, _) = next(iter(error.failures.items()))
+                raise UserError(f"{path}: rank {rank} cannot write: {reason}: {FIX}") from error
+            if main:
+                written = sorted((part / SHARDS).iterdir())
+                digests = {f"{SHARDS}/{item.name}": files.file_digest(item) for item in written}
+                files.write_sealed(part / META, {**meta, "digests": digests})
+        if main:
+            self._tidy(meta["step"])
 
     def restore(self, path: Path, meta: Mapping[str, Any], model: nn.Module) -> dict[str, Any]:
         """Load the weights and the optimiser's state; returns the rest of the state.

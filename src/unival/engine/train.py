@@ -288,6 +288,7 @@ class Trainer:
         if str(step) == os.environ.get(FAIL_AT):
             os.kill(os.getpid(), signal.SIGKILL)
         if stopped and not done:
+            self.checkpoints.settle()
             monitor.say(f"stopped: saved step {step}, run again to continue")
             raise SystemExit(self.ending.status)
 
@@ -382,6 +383,7 @@ class Trainer:
 
     def _publish(self, out_dir: Path, result: TrainResult, monitor: Monitor) -> None:
         """Write the model folder: the best weights after a selection, else the last (or averaged)."""
+        self.checkpoints.settle()
         if self.ema and not self.best_step:
             self.ema.swap()
         model = self.strategy.whole(self.model)

@@ -44,6 +44,8 @@ class Runtime:
     """Each of several ranks has the whole model (DDP), or a part of it (FSDP2) where it does not fit."""
     processes: int = 0
     """Ranks on this machine; 0: the number of GPUs, or 2 without any."""
+    background_checkpoints: bool = False
+    """Training goes on while a checkpoint is written, from a copy in main memory."""
 
     def torch_device(self) -> torch.device:
         """The device to use.
