@@ -51,6 +51,8 @@ def sound(seed=0, seconds=1.3):
     return media.encode_wav(samples, 8000)
 
 
+PATIENCE = 300
+"""Seconds after which something will not come any more, however busy the machine is."""
 FILES = {"image": ("a.png", picture), "video": ("a.mp4", clip), "audio": ("a.wav", sound)}
 
 
@@ -74,10 +76,10 @@ class Server:
             for key, value in fields.items()
             for v in (value if isinstance(value, list) else [value])
         ]
-        return requests.post(f"{self.url}/predict", data=form, files={"file": (name, data)}, timeout=60)
+        return requests.post(f"{self.url}/predict", data=form, files={"file": (name, data)}, timeout=PATIENCE)
 
     def get(self, path, **headers):
-        return requests.get(self.url + path, headers=headers, timeout=60)
+        return requests.get(self.url + path, headers=headers, timeout=PATIENCE)
 
     def metric(self, name):
         """The value of a sample."""
@@ -97,13 +99,13 @@ def running(models, token=""):
         yield Server(listening.getsockname()[1])
     finally:
         uvicorn_server.should_exit = True
-        thread.join(60)
+        thread.join(PATIENCE)
         assert not thread.is_alive()
 
 
-def until(true, seconds=30):
+def until(true):
     """Wait for it."""
-    end = time.monotonic() + seconds
+    end = time.monotonic() + PATIENCE
     while not true():
         assert time.monotonic() < end, "waited in vain"
         time.sleep(0.01)
@@ -122,11 +124,15 @@ def pair(path):
 
 
 def begin(port, data, kept=0):
-    """A request of which the last bytes are not sent yet: the connection, and what it lacks."""
-    form = {"files": {"file": ("a.png", data)}}
+    """A request that the server has begun to read, of which the last bytes are not sent yet: the connection,
+    and what it lacks."""
+    form = {"files": {"file": ("a.png", data)}, "headers": {"Expect": "100-continue"}}
     request = requests.Request("POST", "http://localhost/predict", **form).prepare()
     head = "".join(f"{name}: {value}\r\n" for name, value in request.headers.items())
-    whole = f"POST /predict HTTP/1.1\r\nHost: localhost\r\n{head}\r\n".encode() + request.body
-    connection = socket.create_connection(("127.0.0.1", port), 60)
-    connection.sendall(whole[: len(whole) - kept])
-    return connection, whole[len(whole) - kept :]
+    connection = socket.create_connection(("127.0.0.1", port), PATIENCE)
+    connection.sendall(f"POST /predict HTTP/1.1\r\nHost: localhost\r\n{head}\r\n".encode())
+    asked = b"HTTP/1.1 100 Continue\r\n\r\n"  # comes when the server wants the body
+    assert connection.recv(len(asked)) == asked
+    sent = len(request.body) - kept
+    connection.sendall(request.body[:sent])
+    return connection, request.body[sent:]

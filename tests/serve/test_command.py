@@ -122,7 +122,7 @@ def test_a_port_that_is_taken_is_one_line_and_a_stopped_server_answers_first(fol
             made.until(lambda: not listens(port))
             connection.sendall(rest)
             assert b" 200 " in connection.recv(100)
-        assert process.wait(60) in (0, -signal.SIGTERM)
+        assert process.wait(made.PATIENCE) in (0, -signal.SIGTERM)
     finally:
         process.kill()
         process.wait()

@@ -4,8 +4,10 @@ import asyncio
 import json
 import shutil
 import subprocess
+import time
 
 import pytest
+import requests
 
 from tests.serve import made
 
@@ -35,7 +37,7 @@ class Tab:
         self.number += 1
         await self.socket.send_json({"id": self.number, "method": method, "params": parameters})
         while True:
-            message = json.loads((await self.socket.receive(60)).data)
+            message = json.loads((await self.socket.receive(made.PATIENCE)).data)
             if message.get("id") == self.number:
                 assert "error" not in message, message
                 return message["result"]
@@ -49,7 +51,8 @@ class Tab:
 
     async def until(self, script):
         """Wait for a script to say yes."""
-        for _ in range(300):
+        end = time.monotonic() + made.PATIENCE
+        while time.monotonic() < end:
             if await self.value(f"!!({script})"):
                 return
             await asyncio.sleep(0.1)
@@ -62,6 +65,12 @@ class Tab:
         await self.send("Page.navigate", url="about:blank")
         await self.send("Page.navigate", url=address)
         await self.until("document.body?.dataset.ready === 'yes'")
+
+
+def tabs(port):
+    """Where the browser's tabs are spoken to."""
+    listed = requests.get(f"http://127.0.0.1:{port}/json/list", timeout=made.PATIENCE).json()
+    return [tab["webSocketDebuggerUrl"] for tab in listed if tab["type"] == "page"]
 
 
 @pytest.fixture(scope="module")
@@ -80,24 +89,22 @@ def browse(tmp_path, address):
             [CHROMIUM, *QUIET, f"--user-data-dir={profile}"], stderr=subprocess.DEVNULL
         )
         try:
-            file, written = profile / "DevToolsActivePort", ""
-            for _ in range(300):
-                if written := file.read_text() if file.is_file() else "":
-                    break
-                await asyncio.sleep(0.1)
-            port = written.split()[0]
-            async with aiohttp.ClientSession() as session:
-                async with session.get(f"http://127.0.0.1:{port}/json/list") as answer:
-                    pages = [page for page in json.loads(await answer.text()) if page["type"] == "page"]
-                async with session.ws_connect(pages[0]["webSocketDebuggerUrl"], max_msg_size=0) as socket:
-                    tab = Tab(socket)
-                    for domain in ("Page", "Runtime", "Network", "Log", "DOM"):
-                        await tab.send(f"{domain}.enable")
-                    await script(tab)
-                    return tab.events
+            file = profile / "DevToolsActivePort"
+            made.until(lambda: file.is_file() and file.read_text())
+            port = file.read_text().split()[0]
+            made.until(lambda: tabs(port))
+            async with (
+                aiohttp.ClientSession() as session,
+                session.ws_connect(tabs(port)[0], max_msg_size=0) as socket,
+            ):
+                tab = Tab(socket)
+                for domain in ("Page", "Runtime", "Network", "Log", "DOM"):
+                    await tab.send(f"{domain}.enable")
+                await script(tab)
+                return tab.events
         finally:
             process.terminate()
-            process.wait(30)
+            process.wait(made.PATIENCE)
 
     def browsed(script, address=address):
         events = asyncio.run(run(script))

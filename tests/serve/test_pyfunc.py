@@ -70,9 +70,9 @@ def test_its_server(folder):
     try:
         made.until(lambda: server.started)
         address = f"http://127.0.0.1:{listening.getsockname()[1]}/invocations"
-        answer = requests.post(address, json={"dataframe_records": ROWS[:1]}, timeout=60)
+        answer = requests.post(address, json={"dataframe_records": ROWS[:1]}, timeout=made.PATIENCE)
     finally:
         server.should_exit = True
-        thread.join(60)
+        thread.join(made.PATIENCE)
     ((found,),) = json.loads(answer.text)["predictions"]
     assert found["task"] == "vqa" and found["text"] == "is it red?"

@@ -313,8 +313,8 @@ async function start() {
   $("second").value = names[Math.min(1, names.length - 1)];
   $("between").hidden = names.length < 2;
   const known = Object.values(state.known.models).map(({ own }) => own); // none: the folder does not tell
-  const offered = state.known.examples.filter(({ task }) => known.some((own) => !own.length || own.includes(task)));
-  const buttons = offered.map((example) => {
+  state.known.examples = state.known.examples.filter(({ task }) => known.some((own) => !own.length || own.includes(task)));
+  const buttons = state.known.examples.map((example) => {
     const button = element("button", `${example.task.replaceAll("_", " ")}: ${example.text || example.file}`);
     button.type = "button";
     button.addEventListener("click", told(() => takeExample(example)));
