@@ -75,7 +75,7 @@ def run(clone: Path) -> Run:
 
     def call(*command: str, check: bool = True, **extra: str) -> subprocess.CompletedProcess[str]:
         done = subprocess.run(
-            command, cwd=clone, env=environment(**extra), text=True, capture_output=True, timeout=1200
+            command, cwd=clone, env=environment(**extra), text=True, capture_output=True, timeout=3600
         )
         if check and done.returncode:
             raise AssertionError(f"{' '.join(command)}\n{done.stdout[-4000:]}\n{done.stderr[-4000:]}")
