@@ -62,3 +62,12 @@ class Record:
     def media(self) -> list[tuple[Modality, str]]:
         """(modality, key) of every medium of the row, in the model's order."""
         return [(modality, key) for modality in MODALITIES if (key := getattr(self, modality)) is not None]
+
+
+def is_unicode(text: str) -> bool:
+    """Whether the text can be written as UTF-8: surrogates stand for bytes or halves of a character."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True

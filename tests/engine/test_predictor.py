@@ -1,6 +1,7 @@
 """A person's use of a model: files in, answers out; submission files."""
 
 import json
+import os
 
 import numpy as np
 import pytest
@@ -56,6 +57,8 @@ def test_mistakes_are_named(predictor, photos):
         ((photos / "0.png", "q", "vqqa"), "did you mean 'vqa'"),
         ((photos / "0.png", "q", "video_qa"), "needs video"),
         ((photos / "0.png", "", "grounding"), "needs a text"),
+        ((photos / "0.png", os.fsdecode(b"\xff?")), "holds a byte that is not UTF-8"),
+        ((photos / os.fsdecode(b"\xff.png"),), "holds a byte that is not UTF-8: rename the file"),
     ):
         with pytest.raises(UserError, match=message):
             predictor(*arguments)

@@ -17,7 +17,7 @@ import pyarrow.parquet as pq
 
 from unival.data.table import TableWriter
 from unival.errors import UserError, nearest
-from unival.record import MODALITIES, Answer, Record
+from unival.record import MODALITIES, Answer, Record, is_unicode
 
 SCHEMA = pa.schema(
     [
@@ -66,15 +66,6 @@ def check_row(row: Record | Mapping[str, Any]) -> tuple[Record | None, list[tupl
     if not values.get("id") and not any(name == "id" for name, _ in problems):
         problems.append(("id", "missing"))
     return (None, problems) if problems else (Record(**values), [])
-
-
-def is_unicode(text: str) -> bool:
-    """Whether the text can be written as UTF-8: surrogates stand for bytes or halves of a character."""
-    try:
-        text.encode()
-    except UnicodeEncodeError:
-        return False
-    return True
 
 
 def check_text(value: Any) -> str:

@@ -13,11 +13,11 @@ from typing import Any
 
 from unival import limits
 from unival.data.disk_map import DiskMap, Groups
-from unival.data.manifest import is_unicode
 from unival.data.source import BadItem
 from unival.data.sources.json_stream import NOT_TEXT, json_lists, json_values, open_text
 from unival.data.sources.packed import DAMAGE, unreadable
 from unival.errors import UserError, nearest
+from unival.record import is_unicode
 
 Row = tuple[str, Any] | BadItem
 """Name of a row in its file, and its content."""

@@ -17,7 +17,7 @@ from transformers.feature_extraction_utils import BatchFeature
 
 from unival.engine.inference.predictor import Predictor
 from unival.errors import UserError
-from unival.record import Modality
+from unival.record import Modality, is_unicode
 
 BATCH = 32
 
@@ -46,10 +46,12 @@ def embed_texts(predictor: Predictor, texts: Sequence[str]) -> np.ndarray:
     """Vectors of texts, float32 (N, D).
 
     Raises:
-        UserError: a text that is too long for the model.
+        UserError: a text that is empty, no Unicode, or too long for the model.
     """
     longest = predictor.model.config.max_source_positions
     for text in texts:
+        if not text.strip() or not is_unicode(text):
+            raise UserError(f"{text!a}: is no text: leave it out, or type it again")
         if len(predictor.processor.tokenizer.encode_text(f" {text}")) + 2 > longest:  # begin and end
             raise UserError(f"'{text[:40]}...': more than {longest} tokens: shorten it")
     return _embed(predictor, texts, lambda part: predictor.processor(text=[f" {text}" for text in part]))

@@ -25,7 +25,7 @@ from unival.errors import UserError, nearest
 from unival.model import folder as model_folder
 from unival.model.modeling import UnivalForConditionalGeneration
 from unival.model.processing import UnivalProcessor
-from unival.record import LABELS, Answer, Modality, Record
+from unival.record import LABELS, Answer, Modality, Record, is_unicode
 from unival.tasks import Task, TaskConfig, build
 from unival.tasks.folder import tasks_of
 
@@ -168,9 +168,14 @@ class Predictor:
             name: what messages and the prediction call it; empty: its key.
 
         Raises:
-            UserError: an unknown task, one of another modality, or a text that is missing, too long or
-                not taken.
+            UserError: an unknown task, one of another modality, or a text that is missing, too long, not
+                taken or no Unicode.
         """
+        for typed in (text, name or key):
+            if not is_unicode(typed):
+                raise UserError(
+                    f"{typed!a}: holds a byte that is not UTF-8: rename the file, or type the text again"
+                )
         chosen = self._task(task or self.usual_task(modality, bool(text)))
         if modality != chosen.config.modality:
             raise UserError(
