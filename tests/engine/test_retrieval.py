@@ -1,10 +1,12 @@
-"""Retrieval by matching, and vectors: every pair and every item is read as if it were alone."""
+"""Retrieval by captioning and matching, and vectors: every pair and item is read as if it were alone."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 from tests.tasks import world
@@ -54,14 +56,43 @@ def test_a_pair_is_scored_by_the_odds_of_yes(
 ) -> None:
     """Whatever it is batched with."""
     found = retrieval.gallery(rows, 5)
-    odds = retrieval.match(predictor, "image", found)
+    odds = retrieval.matched(predictor, "image", found)
     monkeypatch.setattr(retrieval, "BATCH", 2)
-    np.testing.assert_allclose(retrieval.match(predictor, "image", found), odds, atol=1e-3)
+    np.testing.assert_allclose(retrieval.matched(predictor, "image", found), odds, atol=1e-3)
     for medium, row in enumerate(rows):
         for place, text in enumerate(found.texts):
             made = predictor(str(row.image), text, "matching")
             yes = dict([(made.text, made.score), *made.alternatives])["yes"]
             assert 1 / (1 + np.exp(-odds[medium, place])) == pytest.approx(yes, abs=1e-4)
+
+
+def test_a_pair_is_scored_by_the_caption_written_about_it_and_not_about_the_others(
+    predictor: Predictor, rows: Sequence[Record], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As training does, without punctuation; whatever it is batched with."""
+    found = retrieval.gallery([*rows[:2], replace(rows[2], references=("a bird, it flies.",))], 5)
+    scores_MC = retrieval.captioned(predictor, "image", found)
+    monkeypatch.setattr(retrieval, "BATCH", 2)
+    np.testing.assert_allclose(retrieval.captioned(predictor, "image", found), scores_MC, atol=1e-4)
+    tokenizer, pictures = (
+        predictor.processor.tokenizer,
+        [predictor.store.image(str(row.image)) for row in rows],
+    )
+    asked = {"text": [world.task_config("caption").prompt] * len(rows), "images": pictures}
+    for place, text in enumerate(found.texts):
+        written = [
+            *tokenizer.encode_text(f" {text.replace(',', '').replace('.', '')}"),
+            tokenizer.eos_token_id,
+        ]
+        labels = torch.tensor([written] * len(rows))
+        with torch.no_grad():
+            logp_MTV = predictor.model(**predictor.processor(**asked), labels=labels).logits.log_softmax(-1)
+        logp_M = logp_MTV.gather(2, labels[..., None]).double().sum((1, 2)).numpy()
+        np.testing.assert_allclose(scores_MC[:, place], logp_M - np.log(np.exp(logp_M).mean()), atol=1e-3)
+    with pytest.raises(UserError, match="too long a caption"):
+        retrieval.captioned(
+            predictor, "image", retrieval.gallery([replace(rows[0], references=("w" * 500,))], 5)
+        )
 
 
 def test_folds_are_searched_apart_and_count_together(rows: Sequence[Record]) -> None:
@@ -89,6 +120,9 @@ def test_a_vector_does_not_depend_on_what_it_is_batched_with(
         np.testing.assert_allclose(np.linalg.norm(made, axis=1), 1, atol=1e-5)
     with pytest.raises(UserError, match="tokens: shorten it"):
         embed_texts(predictor, ["word " * 1000])
+    for text in (" ", "\udcff"):
+        with pytest.raises(UserError, match="is no text"):
+            embed_texts(predictor, [text])
 
 
 def test_the_commands(rows: Sequence[Record], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -104,6 +138,11 @@ def test_the_commands(rows: Sequence[Record], tmp_path: Path, capsys: pytest.Cap
         f"{name}_r@{depth}" for name in ("image_to_text", "text_to_image") for depth in (1, 5, 10)
     ]
     assert shown[0].endswith("n=3") and shown[-1].split()[1:4] == ["1.000", "[1.000,", "1.000]"]
+    main(["retrieve", sample, "--split", str(tmp_path / "mine/test"), "--by", "matching"])
+    assert capsys.readouterr().out.splitlines()[-1] == shown[-1]
+    with pytest.raises(SystemExit):
+        main(["retrieve", sample, "--split", "mine", "--by", "matching", "--modality", "audio"])
+    assert "no task matches sounds with texts" in capsys.readouterr().err
     with pytest.raises(SystemExit):
         main(["retrieve", sample, "--split", str(tmp_path / "mine/test"), "--folds", "2"])
     assert "--folds 2: 3 media make no parts of one size" in capsys.readouterr().err

@@ -1,30 +1,37 @@
-"""Zero-shot retrieval by matching: of every pair of a medium and a text, how likely they belong together.
+"""Zero-shot retrieval: of every pair of a medium and a text, how well they go together.
 
-The model reads both in one sequence, as it was pretrained to (docs/reference.md 2.4): there is no index to
-look up, and the time grows with the number of pairs.
+By captioning: how much likelier the text is as the medium's caption than as that of the others. Or by
+matching: the model reads both in one sequence and says "yes" or "no", as in pretraining (docs/reference.md
+2.4). Neither has an index to look up: the time grows with the number of pairs.
 
-M media, C texts.
+M media, C texts, T tokens.
 """
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
+import torch
+from torch.nn import functional as F
 from tqdm import tqdm
 
-from unival.engine.inference.predictor import Predictor
+from unival.engine.batches.builder import BatchBuilder, pad_rows
+from unival.engine.batches.rows import Rows
+from unival.engine.batches.views import FixedViews
+from unival.engine.inference.predict import encoder_inputs
+from unival.engine.inference.predictor import DEFAULTS, Predictor
 from unival.errors import UserError
 from unival.metrics import retrieval
 from unival.metrics.bootstrap import Interval, interval
+from unival.model.modeling import IGNORED
 from unival.record import Modality, Record
 
 DEPTHS = (1, 5, 10)
-TASKS: dict[Modality, tuple[str, str]] = {
-    "image": ("caption", "matching"),
-    "video": ("video_caption", "video_matching"),
-}
-"""The task whose rows give media and texts, and the task that compares them."""
-BATCH = 256
+CAPTIONING: dict[Modality, str] = {modality: task for modality, (task, _) in DEFAULTS.items()}
+"""The task whose rows give media and texts."""
+MATCHING: dict[Modality, str] = {"image": "matching", "video": "video_matching"}
+"""The task that compares them."""
+BATCH = 64
 """Texts that a medium is compared with at once."""
 
 
@@ -55,7 +62,51 @@ def gallery(rows: Sequence[Record], texts: int) -> Gallery:
     return Gallery(rows, shown, relevant_MC)
 
 
-def match(predictor: Predictor, modality: Modality, wanted: Gallery) -> np.ndarray:
+@torch.no_grad()
+def captioned(predictor: Predictor, modality: Modality, wanted: Gallery) -> np.ndarray:
+    """log p(text | medium) - log p(text) for every pair, (M, C); the media are in the predictor's store.
+
+    p(text) is the mean over the gallery's media: without it, texts that are likely of anything come first. In
+    the other direction it changes nothing. Source: Lin et al. 2024, arXiv:2306.01879, section 4.
+
+    Raises:
+        UserError: a text that is too long for the model.
+    """
+    model, task = predictor.model, CAPTIONING[modality]
+    rows = predictor.rows(
+        [predictor.question(modality, row.media()[0][1], task=task) for row in wanted.media]
+    )
+    written = _written(predictor, rows, wanted.texts)
+    order = sorted(range(len(written)), key=lambda place: len(written[place]))
+    parts = [order[start : start + BATCH] for start in range(0, len(order), BATCH)]  # of like length
+    builder, view = BatchBuilder(predictor.processor), FixedViews(predictor.processor)
+    logp_MC = torch.empty(len(rows.records), len(written))
+    for record, logp_C in zip(tqdm(rows.records, unit=" media", disable=None), logp_MC, strict=True):
+        encoded = model.encoder(**encoder_inputs(builder, view, rows, [record], model.device)[0])
+        for part in parts:
+            labels_CT = pad_rows([written[place] for place in part], IGNORED).to(model.device)
+            shifted_CT = model.prepare_decoder_input_ids_from_labels(labels_CT)
+            logits_CTV = model(decoder_input_ids=shifted_CT, encoder_outputs=encoded).logits.float()
+            loss_N = F.cross_entropy(
+                logits_CTV.flatten(0, 1), labels_CT.flatten(), ignore_index=IGNORED, reduction="none"
+            )
+            logp_C[part] = -loss_N.view_as(labels_CT).sum(1).cpu()
+    return (logp_MC - logp_MC.logsumexp(0) + np.log(len(logp_MC))).numpy()
+
+
+def _written(predictor: Predictor, rows: Rows, texts: Sequence[str]) -> list[list[int]]:
+    """The tokens of texts in the form in which the task trains captions, with EOS."""
+    tokenizer, rng = predictor.processor.tokenizer, np.random.default_rng(0)  # there is nothing to draw
+    written = []
+    for text in texts:
+        (example,) = rows.task.finetuning(replace(rows.records[0], references=(text,)), rng)
+        written.append([*tokenizer.encode_text(example.target), tokenizer.eos_token_id])
+        if len(written[-1]) > predictor.model.config.max_target_positions:
+            raise UserError(f"'{text[:40]}...': too long a caption for the model: shorten it")
+    return written
+
+
+def matched(predictor: Predictor, modality: Modality, wanted: Gallery) -> np.ndarray:
     """Log-odds of "yes" for every pair, (M, C); the media are in the predictor's store.
 
     Raises:
@@ -68,7 +119,7 @@ def match(predictor: Predictor, modality: Modality, wanted: Gallery) -> np.ndarr
         ((_, key),) = row.media()
         for start in range(0, len(texts), BATCH):
             part = texts[start : start + BATCH]
-            asked = [predictor.question(modality, key, text, TASKS[modality][1]) for text in part]
+            asked = [predictor.question(modality, key, text, MATCHING[modality]) for text in part]
             for text, made in zip(part, predictor.answer(asked, alternatives=1), strict=True):
                 said = {made.text: made.score, **dict(made.alternatives)}
                 odds_C[place[text]] = np.log(said["yes"]) - np.log(said["no"])
