@@ -87,10 +87,18 @@ def fork(ranks: int, work: Callable[[], None]) -> int:
     A rank that fails ends the others. When this process gets Ctrl-C or SIGTERM they have GRACE seconds to
     save and leave, none after a second Ctrl-C; they end when it is killed.
     """
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        place = {"WORLD_SIZE": str(ranks), "MASTER_PORT": str(probe.getsockname()[1])}
-    return run_forked(ranks, partial(_rank, place), work, lambda: None)
+    with reserved_port() as port:
+        place = {"WORLD_SIZE": str(ranks), "MASTER_PORT": str(port)}
+        return run_forked(ranks, partial(_rank, place), work, lambda: None)
+
+
+@contextmanager
+def reserved_port() -> Iterator[int]:
+    """Yields a port of this machine on which rank 0 can listen, and that nobody else is given meanwhile."""
+    with socket.socket() as held:
+        held.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # it shares with who sets this, too
+        held.bind(("127.0.0.1", 0))
+        yield held.getsockname()[1]
 
 
 def run_forked(processes: int, start: Any, work: Callable[[], None], watch: Callable[[], Any]) -> int:
