@@ -1,5 +1,7 @@
 """Frozen weights that move are noticed, whatever moves them."""
 
+import copy
+
 import pytest
 import torch
 from torch import nn
@@ -20,16 +22,20 @@ def test_training_the_rest_moves_nothing_frozen():
     frozen = Frozen(net, freeze(net, ["body"], False))
     with torch.no_grad():
         net["head"].weight += 1
-    assert frozen.moved() == []
+    assert frozen.moved(net) == []
 
 
 @pytest.mark.parametrize("name", ["body.0.weight", "body.1.bias", "body.1.running_mean"])
 def test_what_moves_is_named(name):
+    """In the model, or in a copy that is filled with its weights, as of a model in shards."""
     net = model()
+    copied = copy.deepcopy(net)
     frozen = Frozen(net, freeze(net, ["body"], False))
     with torch.no_grad():
         net.state_dict()[name][0] += 1e-6
-    assert frozen.moved() == [name]
+    assert frozen.moved(net) == [name] and frozen.moved(copied) == []
+    copied.load_state_dict(net.state_dict())
+    assert frozen.moved(copied) == [name]
 
 
 def test_a_stream_shorter_than_its_quota_is_named():

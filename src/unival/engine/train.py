@@ -390,7 +390,7 @@ class Trainer:
         if model is not None:
             if self.best_step:
                 self.checkpoints.load_best(model)
-            if model is self.model and (moved := self.frozen.moved()):
+            if moved := self.frozen.moved(model):
                 monitor.say(
                     f"{len(moved)} frozen tensors moved, the first is '{moved[0]}': do not use this model"
                 )
