@@ -1,5 +1,6 @@
 """Retrieval by captioning and matching, and vectors: every pair and item is read as if it were alone."""
 
+import shutil
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -153,3 +154,19 @@ def test_the_commands(rows: Sequence[Record], tmp_path: Path, capsys: pytest.Cap
     with pytest.raises(SystemExit):
         main(["embed", sample])
     assert "nothing is given" in capsys.readouterr().err
+
+
+def test_commands_say_that_a_model_never_learned_a_medium(
+    rows: Sequence[Record], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    model, photos = tmp_path / "deaf", tmp_path / "photos"
+    shutil.copytree("src/unival/sample", model)
+    (model / "training.json").write_text('{"media": ["audio"]}')
+    lines = [f"{Path(str(row.image)).name},{row.references[0]}" for row in rows]
+    (photos / "test.csv").write_text("\n".join(["image,caption", *lines]))
+    import_dataset("table", photos, tmp_path / "mine")
+    note = f"note: {model} was never trained on image: it guesses\n"
+    main(["embed", str(model), str(photos), "--out", str(tmp_path / "v.npz")])
+    assert note in capsys.readouterr().err
+    main(["retrieve", str(model), "--split", str(tmp_path / "mine/test")])
+    assert note in capsys.readouterr().err

@@ -49,6 +49,22 @@ def test_answers_are_scored_by_the_ten_annotators(tmp_path: Path, capsys: Any) -
     assert submitted == [{"answer": "two", "question_id": 421}, {"answer": "two", "question_id": 9}]
 
 
+@pytest.mark.parametrize(
+    ("said", "note"),
+    [
+        (["two", "two"], "all 2 predictions are alike"),
+        (["two"], "a score of one row says nothing"),
+        (["two", "red"], ""),
+    ],
+)
+def test_scores_that_tell_nothing_are_said(said: list[str], note: str, tmp_path: Path, capsys: Any) -> None:
+    rows = [
+        {"id": str(number), "answers": {"two": 1.0}, "prediction": word} for number, word in enumerate(said)
+    ]
+    found = score(tmp_path, capsys, rows)
+    assert "vqa_accuracy" in found and " ".join(found.get("note:", [])) == note
+
+
 def test_probabilities_of_answers_are_scored(tmp_path: Path, capsys: Any) -> None:
     rows = [
         {"id": name, "answers": {"yes": 1.0}, "prediction": said, "probability": probability}
@@ -126,7 +142,7 @@ def test_rows_without_answers_are_submitted_and_not_scored(
     made, sent, folder = tmp_path / "made.jsonl", tmp_path / "sent.json", tmp_path / "set" / "test"
     place = ["--model", str(tmp_path / "model"), "--split", str(folder), "--task", task]
     main(["score", str(made), *place, "--submission", str(sent)])
-    assert capsys.readouterr().out.splitlines() == [
+    assert capsys.readouterr().out.splitlines()[-2:] == [
         "note: nothing to compare with: not scored",
         f"wrote {sent}",
     ]
@@ -146,11 +162,14 @@ def test_an_imported_split_is_predicted_and_scored(
 ) -> None:
     monkeypatch.setattr(java, "available", lambda: False)
     made_set(task)
-    made = tmp_path / "made.jsonl"
+    made, record = tmp_path / "made.jsonl", tmp_path / "model" / "training.json"
+    record.write_text('{"media": ["audio"]}')
     place = ["--model", str(tmp_path / "model"), "--split", str(tmp_path / "set" / "test")]
     edition = ["--edition", "paper"] if task == "vqa" else []
     main(["score", str(made), *place, "--task", task, *edition])
-    assert {"caption": "cider", "grounding": "acc@0.5"}.get(task, "accuracy") in capsys.readouterr().out
+    told = capsys.readouterr()
+    assert {"caption": "cider", "grounding": "acc@0.5"}.get(task, "accuracy") in told.out
+    assert "was never trained on image: it guesses" in told.err
     assert [json.loads(line)["id"] for line in made.read_text().splitlines()] == [
         record.id for record in world.records(task, 6)
     ]

@@ -40,6 +40,7 @@ def main(arguments: list[str]) -> None:
 
     predictor = Predictor.load(options.model, device=runtime.load_anywhere().torch_device())
     paths = [file for path in options.paths for file in (media_files(path) if path.is_dir() else [path])]
+    predictor.note_guesses(options.model, map(modality_of, paths))
     parts = [
         embed_media(predictor, modality, [str(path) for path in part])
         for modality, part in groupby(paths, modality_of)

@@ -2,7 +2,6 @@
 
 import argparse
 import json
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -29,16 +28,13 @@ def main(arguments: list[str]) -> None:
     answers = _answers(options.answers) if options.answers else None
     from unival.engine.inference.predictor import Predictor, media_files, modality_of
     from unival.engine.machine import runtime
-    from unival.tasks.folder import foreign
 
     device = runtime.load_anywhere().torch_device()
     predictor = Predictor.load(options.model, options.tasks, device, answers)
     asked = media_files(options.path) if options.path.is_dir() else [options.path]
-    for modality in predictor.never_learned(asked):
-        print(f"note: {options.model} was never trained on {modality}: it guesses", file=sys.stderr)
-    chosen = {options.task or predictor.usual_task(modality_of(path), bool(options.text)) for path in asked}
-    for task in foreign(chosen & predictor.configs.keys(), [options.model]):
-        print(f"note: {task}: not among the tasks of {options.model}: it guesses", file=sys.stderr)
+    kinds = {modality_of(path) for path in asked}
+    tasks = {options.task or predictor.usual_task(kind, bool(options.text)) for kind in kinds}
+    predictor.note_guesses(options.model, kinds, tasks)
     if options.path.is_dir():
         _folder(predictor, options)
         return

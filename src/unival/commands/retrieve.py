@@ -73,6 +73,7 @@ def main(arguments: list[str]) -> None:
     parts = [rows[start * size : (start + 1) * size] for start in range(options.folds)]
     galleries = [retrieval.gallery(part, options.texts) for part in parts]
     predictor = Predictor.load(options.model, device=runtime.load_anywhere().torch_device())
+    predictor.note_guesses(options.model, [options.modality])
     predictor.store = MediaStore(options.split)
     compare = retrieval.captioned if options.by == "captioning" else retrieval.matched
     matches = [(one, compare(predictor, options.modality, one)) for one in galleries]

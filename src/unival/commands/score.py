@@ -66,6 +66,9 @@ def main(arguments: list[str]) -> None:
             options.split, score.settings(options.task, options.edition, options.model).rows or options.task
         )
     rows = predictions.read(options.predictions, known)
+    if len({row.value for row in rows}) == 1:
+        alike = f"all {len(rows)} predictions are alike"
+        print("note:", alike if len(rows) > 1 else "a score of one row says nothing")
     if options.submission and rows[0].kind == "nothing":
         print("note: nothing to compare with: not scored")
     else:

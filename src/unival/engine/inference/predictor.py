@@ -9,6 +9,7 @@ predictor.draw("photo.jpg", found, "found.png")
 
 import dataclasses
 import json
+import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -27,7 +28,7 @@ from unival.model.modeling import UnivalForConditionalGeneration
 from unival.model.processing import UnivalProcessor
 from unival.record import LABELS, Answer, Modality, Record, is_unicode
 from unival.tasks import Task, TaskConfig, build
-from unival.tasks.folder import tasks_of
+from unival.tasks.folder import foreign, tasks_of
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -219,13 +220,17 @@ class Predictor:
         """Questions of one task as rows."""
         return Rows(self._task(questions[0].task), [question.record for question in questions], self.store)
 
-    def never_learned(self, paths: Iterable[Path | str]) -> list[Modality]:
-        """Media among files that the model was not trained on, as far as its folder tells."""
-        if self.model.learned is None:
-            return []
-        return [
-            modality for modality in sorted({*map(modality_of, paths)}) if modality not in self.model.learned
-        ]
+    def note_guesses(self, folder: Path, modalities: Iterable[Modality], tasks: Iterable[str] = ()) -> None:
+        """Say on the error stream what of this the model was not trained for, as far as its folder tells.
+
+        Raises:
+            UserError: the tasks of the folder are damaged.
+        """
+        learned = self.model.learned
+        for modality in sorted(set(modalities).difference(learned)) if learned is not None else ():
+            print(f"note: {folder} was never trained on {modality}: it guesses", file=sys.stderr)
+        for task in foreign(set(tasks) & self.configs.keys(), [folder]):
+            print(f"note: {task}: not among the tasks of {folder}: it guesses", file=sys.stderr)
 
     def draw(self, path: Path | str, prediction: Prediction, out: Path | str) -> None:
         """Write the image with the predicted box as a PNG.

@@ -180,6 +180,7 @@ def make(path: Path, model: Path, split: Path, name: str, edition: str) -> None:
     chosen = settings(name, edition, model)
     kind = chosen.rows or name
     records, store = as_list(read_records(split, kind)), MediaStore(split)
+    predictor.note_guesses(model, {modality for record in records for modality, _ in record.media()}, [name])
     known: Sequence[Record] = [Record(label, answers=(Answer(label),)) for label in LABELS.get(kind, ())]
     if not known and manifest_path(split.parent / "train", kind).is_file():
         known = read_records(split.parent / "train", kind)
