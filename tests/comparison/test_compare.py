@@ -19,6 +19,7 @@ from unival.commands import compare as command
 from unival.comparison import differences, sides
 from unival.errors import UserError
 from unival.study import archive, row_scores
+from unival.tracking import tracker
 
 ROOT = Path(__file__).parents[2]
 CHROMIUM = shutil.which("chromium") or shutil.which("google-chrome")
@@ -314,7 +315,7 @@ def test_the_page_fits_a_phone(here: Path, tmp_path: Path) -> None:
     done = subprocess.run(
         [str(CHROMIUM), *flags, f"--user-data-dir={tmp_path / 'chrome'}", "--dump-dom",
          (tmp_path / "phone.html").as_uri()],
-        capture_output=True, text=True, timeout=120, check=True,
+        capture_output=True, text=True, timeout=600, check=True,
     )  # fmt: skip
     found = re.search(r'data-width="(\d+)"', done.stdout)
     assert found and int(found[1]) <= 390
@@ -324,6 +325,7 @@ def test_the_page_fits_a_phone(here: Path, tmp_path: Path) -> None:
 def store(here: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """An MLflow store with a run of `evaluate` and one of a training."""
     monkeypatch.delenv("UNIVAL_TRACKING")
+    monkeypatch.setattr(tracker, "PATIENCE", 300.0)  # what ends is looked at
     monkeypatch.setenv("DVC_ROOT", str(tmp_path))
     monkeypatch.chdir(here / "other")
     archive.pack(tmp_path / "study.zip", Path(), Path("data/processed/world"))

@@ -1,3 +1,5 @@
+import signal
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -53,3 +55,23 @@ def world_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def beside(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder beside `tmp_path`, where that is read: nothing is written below what is read."""
     return tmp_path_factory.mktemp("beside")
+
+
+class EndlessError(BaseException):
+    """Not what a reader would take for a damaged file."""
+
+
+@pytest.fixture
+def soon() -> Iterator[None]:
+    """The test takes no more than 20 seconds of processor time, and waits for nothing that never comes."""
+
+    def stop(*_: object) -> None:
+        raise EndlessError
+
+    for number in (signal.SIGPROF, signal.SIGALRM):
+        signal.signal(number, stop)
+    signal.setitimer(signal.ITIMER_PROF, 20)
+    signal.alarm(600)  # other processes may have the machine
+    yield
+    signal.setitimer(signal.ITIMER_PROF, 0)
+    signal.alarm(0)

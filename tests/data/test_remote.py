@@ -61,7 +61,7 @@ def test_ranks_of_a_node_copy_a_file_once(tmp_path, store, monkeypatch):
     for process in ranks:
         process.start()
     for process in ranks:
-        process.join(60)
+        process.join(300)
     assert [process.exitcode for process in ranks] == [0] * 4
     requests = count.read_text().split()
     assert len(requests) == len(set(requests)) == 3, "two shards and the index"

@@ -6,11 +6,11 @@ Processes come from a fork server that has imported everything once: a run then 
 import contextlib
 import dataclasses
 import faulthandler
+import itertools
 import multiprocessing
 import os
 import resource
 import signal
-import socket
 import sys
 import time
 
@@ -18,6 +18,7 @@ import torch
 from torch.distributed import _functional_collectives as funcol
 
 from unival.engine import checkpoint, train
+from unival.engine.machine import launch
 from unival.engine.machine.runtime import Runtime
 from unival.engine.settings import OptimizerConfig, SelectionConfig
 
@@ -31,6 +32,10 @@ os.environ["PYTHONPATH"] = os.pathsep.join(path for path in sys.path if path)
 PLACES = ("_update", "_validate", "_save")
 """Of `Trainer`: a step, an evaluation, the write of a checkpoint."""
 WIDTH = max(map(len, PLACES))
+RESERVED = contextlib.ExitStack()
+"""Ports of the ranks, until all tests have ended."""
+PATIENCE = 300
+"""Seconds for the end of a run, on however loaded a machine."""
 
 
 def start(folder, options, ranks=1, slow=0.0, fail_at=None, die_in=None):
@@ -43,9 +48,7 @@ def start(folder, options, ranks=1, slow=0.0, fail_at=None, die_in=None):
     for rank in range(ranks):
         (folder / f"place-{rank}").unlink(missing_ok=True)
     if ranks > 1:
-        with socket.socket() as probe:
-            probe.bind(("127.0.0.1", 0))
-            port = str(probe.getsockname()[1])
+        port = str(RESERVED.enter_context(launch.reserved_port()))
         environment = {"WORLD_SIZE": str(ranks), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
     if fail_at is not None:
         environment[train.FAIL_AT] = str(fail_at)
@@ -60,13 +63,13 @@ def start(folder, options, ranks=1, slow=0.0, fail_at=None, die_in=None):
     return processes
 
 
-def finish(processes, folder, seconds=300):
+def finish(processes, folder):
     """Wait for the end; returns (largest absolute exit status, what the ranks told)."""
     for process in processes:
-        process.join(seconds)
+        process.join(PATIENCE)
         if process.is_alive():
             process.kill()
-            raise TimeoutError(f"still running after {seconds} s:\n{told(folder)}")
+            raise TimeoutError(f"still running after {PATIENCE} s:\n{told(folder)}")
     return max((process.exitcode for process in processes), key=abs), told(folder)
 
 
@@ -193,12 +196,12 @@ def _spoil(step):
 
 
 def _note_places(path):
-    """Keep in a file in which part of the loop the rank is, for `place`."""
-    descriptor = os.open(path, os.O_RDWR | os.O_CREAT)
+    """Keep in a file in which part of the loop the rank is, and in how many it has been."""
+    descriptor, number = os.open(path, os.O_RDWR | os.O_CREAT), itertools.count(1)
 
     def noted(name, method):
         def call(self, *arguments):
-            os.pwrite(descriptor, name.ljust(WIDTH).encode(), 0)
+            os.pwrite(descriptor, f"{name:{WIDTH}}{next(number)}".encode(), 0)
             method(self, *arguments)
             os.pwrite(descriptor, b" " * WIDTH, 0)
 
@@ -208,17 +211,17 @@ def _note_places(path):
         setattr(train.Trainer, name, noted(name, getattr(train.Trainer, name)))
 
 
-def wait_for_steps(folder, rank, process):
-    """Wait until a rank is in its first step, or has ended."""
+def wait_for_place(folder, rank, process, number):
+    """Wait until a rank has come to so many of PLACES, or has ended."""
     path = folder / f"place-{rank}"
-    while process.is_alive() and not (path.exists() and path.stat().st_size):
+    while process.is_alive() and not (path.exists() and int(path.read_text()[WIDTH:] or 0) >= number):
         time.sleep(0.005)
 
 
 def place(folder, rank):
     """In which of PLACES a killed rank was; empty: between them, or before the first step."""
     path = folder / f"place-{rank}"
-    return path.read_text().strip() if path.exists() else ""
+    return path.read_text()[:WIDTH].strip() if path.exists() else ""
 
 
 def _forbid_functional_collectives():

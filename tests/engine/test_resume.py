@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from .program import PLACES, finish, place, start, told, wait_for_steps
+from .program import PLACES, finish, place, start, told, wait_for_place
 from .test_checkpoint import flip
 
 OPTIONS = {"steps": 30, "checkpoint_every": 4, "select": True, "ema": 0.9, "log_every": 5}
@@ -66,9 +66,11 @@ def test_killed_at_20_random_moments(tmp_path, undisturbed, ranks, background):
     for _ in range(120):
         processes = start(tmp_path, {**OPTIONS, "background": background}, ranks, slow=0.03)
         rank = chance.randrange(ranks)
-        if chance.random() < 0.8:  # else it may hit the start of the process, too
-            wait_for_steps(tmp_path, rank, processes[rank])
-        processes[rank].join(chance.uniform(0.0, 1.2))
+        seconds = 1.2  # of the start of the process
+        if chance.random() < 0.8:
+            wait_for_place(tmp_path, rank, processes[rank], chance.randint(1, 15))
+            seconds = 0.1
+        processes[rank].join(chance.uniform(0.0, seconds))
         killed = processes[rank].is_alive()
         for process in (processes[rank], *processes):  # torchrun ends the others when one dies
             process.kill()
@@ -98,7 +100,7 @@ def test_killed_in_a_checkpoint_write(tmp_path, undisturbed, file):
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 @pytest.mark.parametrize("workers", [0, 2])
 def test_a_signal_saves_and_leaves(tmp_path, undisturbed, workers, number):
-    (process,) = start(tmp_path, {**OPTIONS, "workers": workers}, slow=0.05)
+    (process,) = start(tmp_path, {**OPTIONS, "workers": workers}, slow=0.1)
     while not checkpoints(tmp_path):
         assert process.is_alive(), told(tmp_path)
         time.sleep(0.01)
@@ -171,7 +173,7 @@ def test_another_architecture_does_not_go_on(tmp_path, sharding, other):
     options = {**OPTIONS, "sharding": sharding}
     finish(start(tmp_path, options, ranks=2, fail_at=5), tmp_path)
     processes = start(tmp_path, {**options, **other}, ranks=2)
-    _, error = finish(processes, tmp_path, 60)
+    _, error = finish(processes, tmp_path)
     assert [process.exitcode for process in processes] == [1, 1]
     assert "step-00000004: a checkpoint of other initial weights or another architecture: delete" in error
     assert "checkpoints to start over" in error
@@ -195,7 +197,7 @@ def test_full_disk_stops_all_ranks_and_keeps_the_last_checkpoint(tmp_path, shard
     full.mkdir()
     complete(whole, options, ranks=2)
     processes = start(full, {**options, "full_on": rank}, ranks=2)
-    _, error = finish(processes, full, 60)
+    _, error = finish(processes, full)
     assert [process.exitcode for process in processes] == [1, 1]
     assert "step-00000008: " in error and "cannot write: " in error and "File too large" in error
     assert "fix that and run again: training resumes from the last checkpoint" in error

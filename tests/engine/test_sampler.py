@@ -25,7 +25,7 @@ def samplers(draw):
     return Sampler(Mixture(mixture, sizes), seed=draw(st.integers(0, 2**32)))
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(samplers(), st.integers(0, 500))
 def test_pure_function_of_the_step(sampler, step):
     rows = sampler.global_rows(step)
@@ -37,7 +37,7 @@ def test_pure_function_of_the_step(sampler, step):
     assert [ref.rng(3).random() for ref in again.global_rows(step)] == [ref.rng(3).random() for ref in rows]
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(samplers(), st.integers(0, 50))
 def test_same_global_batch_for_any_ranks_and_accumulation(sampler, step):
     expected = Counter(sampler.global_rows(step))
@@ -50,7 +50,7 @@ def test_same_global_batch_for_any_ranks_and_accumulation(sampler, step):
             assert dealt == expected
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(samplers())
 def test_no_row_repeats_before_all_were_seen(sampler):
     drawn = {}

@@ -7,7 +7,6 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -241,7 +240,7 @@ def run(script, *arguments, **fields):
     source = str(Path(__file__).parents[2] / "src")
     environment = {**os.environ, "PYTHONPATH": source, "OMP_NUM_THREADS": "1"}
     command = [sys.executable, "-c", script, *arguments]
-    return subprocess.run(command, capture_output=True, text=True, env=environment, timeout=120, **fields)
+    return subprocess.run(command, capture_output=True, text=True, env=environment, timeout=600, **fields)
 
 
 def test_killed_in_the_middle_leaves_nothing_that_looks_finished(pair, tmp_path):
@@ -251,7 +250,7 @@ from unival.merging import merge, Recipe
 from unival.merging import elementwise
 def slow(*arguments):
     print("working", flush=True)
-    time.sleep(60)
+    time.sleep(1000)
 elementwise.linear = slow
 merge(Recipe("average", ("a", "b")), {"a": sys.argv[1], "b": sys.argv[2]}, None, sys.argv[3])
 """
@@ -263,7 +262,6 @@ merge(Recipe("average", ("a", "b")), {"a": sys.argv[1], "b": sys.argv[2]}, None,
         process.send_signal(signal.SIGKILL)
     assert not (tmp_path / "out").exists()
     assert len(list(tmp_path.glob(".out.*.part"))) == 1
-    time.sleep(0.1)
     merge(Recipe("average", ("a", "b")), pair, None, tmp_path / "out")
     assert not list(tmp_path.glob(".out.*.part"))  # what the killed process left is cleared
 

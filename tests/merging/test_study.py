@@ -77,7 +77,7 @@ def test_barrier_is_the_largest_excess_over_the_chord():
             curves.barrier(wrong, np.zeros(len(wrong)))
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(st.lists(st.tuples(*[st.integers(-2, 5)] * 2), min_size=1, max_size=7))
 def test_dominated_area_counts_unit_squares(points):
     squares = {(x, y) for p in points for x in range(p[0]) for y in range(p[1])}
@@ -247,7 +247,7 @@ def test_a_point_with_nan_is_on_no_front():
 # --- selection -------------------------------------------------------------------------------------
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(
     st.lists(st.sampled_from([0.0, 0.0, 0.0, 0.5, 1.0, 1.5, 2.0, 7.0]), min_size=1, max_size=400),
     st.integers(0, 400),

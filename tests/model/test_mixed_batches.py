@@ -99,7 +99,7 @@ def loss_gradients(model: UnivalForConditionalGeneration, logits: Tensor) -> dic
 
 
 @pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float64, 1e-9), (torch.float32, 1e-4)], ids=str)
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 @given(batch=batches())
 def test_a_batch_equals_its_rows(dtype: torch.dtype, tolerance: float, batch: dict[str, Any]) -> None:
     model = tiny_model(dtype=dtype)

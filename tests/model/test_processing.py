@@ -203,7 +203,7 @@ def test_image_of_the_right_size_is_only_normalised() -> None:
     assert processor().image(noise(9, 30)).shape == (3, 16, 16)
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(st.data())
 def test_boxes_come_back_within_half_a_bin(data: st.DataObject) -> None:
     width, height = data.draw(st.integers(1, 900)), data.draw(st.integers(1, 900))

@@ -120,7 +120,7 @@ def test_too_small_a_vocabulary_is_refused() -> None:
         UnivalTokenizer.train(CORPUS, 260)
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(st.text())
 def test_any_text_survives(text: str) -> None:
     tokenizer = tiny()

@@ -33,13 +33,14 @@ def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("DVC_ROOT", str(tmp_path))
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(tracker, "PATIENCE", 300.0)  # what ends is looked at
     started: list[Any] = []
     start = tracker.Sender.start
     monkeypatch.setattr(tracker.Sender, "start", lambda self: started.append(self) or start(self))
     yield tmp_path
     for sender in started:
         sender.stop()
-        sender.join(30)
+        sender.join(300)
 
 
 @pytest.fixture

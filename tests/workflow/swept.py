@@ -15,6 +15,7 @@ from omegaconf import OmegaConf
 from unival import cli, compose, config, files
 from unival.engine.machine import launch
 from unival.stages import base
+from unival.tracking import tracker
 
 TREE: dict[str, Any] = {
     "stage_name": None, "item": None, "seed": 0, "hydra": {"job": {"chdir": False}},
@@ -63,6 +64,7 @@ if __name__ == "__main__":
     compose.resolve = resolve
     base.read = lambda stage, path: (config.load(path), config.load(path))
     base.module = lambda stage: Toy()
+    tracker.PATIENCE = 300.0  # what ends is looked at
     os.chdir(sys.argv[1])
     if sys.argv[2] == "run":
         options = dict(zip(sys.argv[4::2], sys.argv[5::2], strict=True))

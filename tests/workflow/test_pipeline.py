@@ -7,6 +7,7 @@ import shutil
 import signal
 import sqlite3
 import subprocess
+import sys
 import time
 from pathlib import Path
 
@@ -34,9 +35,16 @@ def digest(path: Path) -> str:
     return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
+def stored(clone: Path) -> sqlite3.Connection:
+    """MLflow's store, once it has all that the runs have logged: their ends do not wait long for it."""
+    command = [sys.executable, "-m", "unival", "sync"]
+    subprocess.run(command, cwd=clone, env=environment(PYTHONPATH="src"), check=True)
+    return sqlite3.connect(clone / "mlflow.db")
+
+
 def runs(clone: Path) -> list[tuple[str, str, str]]:
     """(experiment, run, status)"""
-    with sqlite3.connect(clone / "mlflow.db") as store:
+    with stored(clone) as store:
         return sorted(
             store.execute(
                 "select e.name, r.name, r.status from runs r join experiments e using (experiment_id)"
@@ -180,7 +188,7 @@ def test_a_queued_experiment_imports_the_code_beside_it(clone, run) -> None:
     source.write_text(source.read_text().replace('"yes"', '"no"'))  # after queueing: must not be seen
     run("dvc", "queue", "start")
     run("dvc", "queue", "logs", "beside", "-f", check=False)
-    with sqlite3.connect(clone / "mlflow.db") as store:
+    with stored(clone) as store:
         values = store.execute("select value from tags where key = 'beside'").fetchall()
     assert values == [("yes",)], "in the main repository's store, written by the queued copy of the code"
 
@@ -219,7 +227,7 @@ def test_experiments_side_by_side_are_those_one_after_another(clone, run, pair: 
 
 def points(clone: Path, experiment: str) -> list[tuple[str, int, float]]:
     """Run, step and value of each training loss that MLflow has of an experiment."""
-    with sqlite3.connect(clone / "mlflow.db") as store:
+    with stored(clone) as store:
         return store.execute(
             "select replace(runs.name, tags.value, ''), metrics.step, metrics.value from metrics "
             "join tags using (run_uuid) join runs using (run_uuid) where tags.key = 'dvc.exp' and "
@@ -245,7 +253,7 @@ def test_a_sweep_has_one_parent_and_all_children(clone, run) -> None:
     )
     (clone / "mlflow.db").unlink()
     run(*command.split(), PYTHONPATH="src")
-    with sqlite3.connect(clone / "mlflow.db") as store:
+    with stored(clone) as store:
         parents = store.execute("select value from tags where key = 'mlflow.parentRunId'").fetchall()
         total = store.execute("select count(*) from runs where status = 'FINISHED'").fetchone()[0]
     assert len(parents) == 4 and len(set(parents)) == 1 and total == 5
@@ -270,11 +278,11 @@ def test_a_sweep_that_is_ended_ends_its_jobs_and_runs(clone, run, launcher: str,
         assert sweep.poll() is None and time.monotonic() < limit, sweep.communicate()
         time.sleep(0.5)
     sweep.send_signal(ended)
-    sweep.communicate(timeout=120)
+    sweep.communicate(timeout=600)
     assert sweep.returncode == 128 + ended
     left = subprocess.run(["pgrep", "-f", str(next(clone.glob("multirun/*")).name)], capture_output=True)
     assert not left.stdout, "a job goes on"
-    with sqlite3.connect(clone / "mlflow.db") as store:
+    with stored(clone) as store:
         statuses = store.execute("select status from runs").fetchall()
     assert statuses == [("KILLED",)] * (1 + jobs)
     assert all("run again" in path.read_text() for path in clone.glob("multirun/*/*/log.txt"))

@@ -70,7 +70,7 @@ folder, outs, told = (Path(word) for word in sys.argv[1:4])
 with scratch.exclusive(folder, outs, "toy"):
     if "fork" in sys.argv and os.fork():
         (told / "parent").touch()
-        time.sleep(60)
+        time.sleep(1000)
     (told / f"in-{sys.argv[4]}").touch()
     while not (told / f"leave-{sys.argv[4]}").exists():
         time.sleep(0.02)
@@ -99,7 +99,7 @@ def start(root: Path) -> Iterator[Any]:
 
 
 def wait_for(path: Path) -> None:
-    limit = time.monotonic() + 30
+    limit = time.monotonic() + 300
     while not path.exists():
         assert time.monotonic() < limit, path
         time.sleep(0.02)
@@ -121,7 +121,7 @@ def test_a_second_process_says_so_and_waits(root: Path, start: Any, shared: str)
     assert "toy: another process works in" in wait_for_line(second)
     assert not (root / "in-second").exists()
     (root / "leave-first").touch()
-    assert first.wait(30) == 0
+    assert first.wait(300) == 0
     wait_for(root / "in-second")
 
 

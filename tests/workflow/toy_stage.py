@@ -23,10 +23,12 @@ from mlflow import MlflowClient  # noqa: F401
 
 from unival import files, tracking
 from unival.stages import base
+from unival.tracking import tracker
 
 SIGNALS = (signal.SIGKILL, signal.SIGTERM, signal.SIGINT)
 TOUCH = ("open", "os.rename", "os.remove", "sqlite3.connect")
 CONFIG: dict[str, Any] = {"stage": "toy", "item": None, "steps": 4}
+tracker.PATIENCE = 300.0  # what ends is looked at
 
 
 class Toy:
