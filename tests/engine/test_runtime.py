@@ -190,6 +190,35 @@ def test_nobody_else_is_given_the_port_of_the_ranks():
         assert torch.distributed.TCPStore("127.0.0.1", port, 1, True).port == port  # as rank 0 does
 
 
+LISTENING = """
+import json, os, sys
+from pathlib import Path
+import psutil, torch
+from unival.engine.machine import launch
+from unival.engine.machine.distributed import world
+
+def work():
+    with world(torch.device("cpu")) as ranks:
+        ranks.barrier()
+        found = psutil.Process().net_connections("inet")
+        listens = [one.laddr.ip for one in found if one.status == psutil.CONN_LISTEN]
+        Path("listens" + os.environ["RANK"]).write_text(json.dumps(listens))
+        ranks.barrier()
+
+sys.exit(launch.fork(2, work))
+"""
+
+
+@pytest.mark.distributed
+def test_ranks_of_one_machine_listen_to_no_other(tmp_path):
+    source = Path(runtime.__file__).parents[3]
+    environment = {**os.environ, "PYTHONPATH": str(source)}
+    command = [sys.executable, "-c", LISTENING]
+    subprocess.run(command, cwd=tmp_path, env=environment, timeout=PATIENCE, check=True)
+    first, second = (json.loads((tmp_path / f"listens{rank}").read_text()) for rank in "01")
+    assert first and {*first, *second} <= {"127.0.0.1", "::1"}
+
+
 MEETING = """
 import os, sys, time
 from pathlib import Path

@@ -23,6 +23,8 @@ PATIENCE = timedelta(minutes=5)
 """For all ranks to have imported what they need."""
 MEETINGS = count()
 """How often this process joined others: torchrun's store outlives a meeting."""
+LOOPBACK = ("127.0.0.1", "localhost")
+"""Addresses of a meeting of which no other machine is to hear."""
 
 
 @dataclass(frozen=True)
@@ -82,6 +84,8 @@ def world(device: torch.device) -> Iterator[World]:
     started_here = not dist.is_initialized()
     if started_here:
         rank = int(os.environ["RANK"])
+        if os.environ["MASTER_ADDR"] in LOOPBACK:  # else Gloo listens where the host's name leads
+            os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo")
         backend = "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo"
         dist.init_process_group(
             backend, store=_meeting(rank, size), rank=rank, world_size=size, timeout=TIMEOUT
@@ -124,9 +128,15 @@ def _meeting(rank: int, size: int) -> dist.Store:
     while time.monotonic() < deadline:
         try:
             if store is None:
+                listens = None
                 if not serves:  # PyTorch's own attempts fail loudly
                     socket.create_connection((host, port), timeout=1).close()
-                store = dist.TCPStore(host, port, size, serves, timedelta(seconds=1), wait_for_workers=False)
+                elif host in LOOPBACK:  # its own socket listens on every network, whatever the address
+                    listens = socket.create_server((host, port)).detach()
+                store = dist.TCPStore(
+                    host, port, size, serves, timedelta(seconds=1), wait_for_workers=False,
+                    master_listen_fd=listens,
+                )  # fmt: skip
                 store.add(key, 1)
             if store.add(key, 0) == size:
                 store.set_timeout(TIMEOUT)
