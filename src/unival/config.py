@@ -19,7 +19,7 @@ import yaml
 
 from unival import limits
 from unival.errors import UserError, nearest
-from unival.files import larger
+from unival.files import larger, regular
 
 T = TypeVar("T")
 
@@ -80,11 +80,11 @@ def load(path: Path | str) -> dict[str, Any]:
     """Read a YAML mapping.
 
     Raises:
-        UserError: the file is missing, unreadable, not YAML or not a mapping.
+        UserError: the file is missing, unreadable, no regular file, not YAML or not a mapping.
     """
     path = Path(path)
     try:
-        if path.stat().st_size > limits.YAML_BYTES:
+        if regular(path).st_size > limits.YAML_BYTES:
             raise UserError(f"{path}: more than {limits.YAML_BYTES} bytes")
         content = parse(path.read_text(encoding="utf-8"), str(path))
     except OSError as error:

@@ -152,10 +152,10 @@ def read_json(path: Path | str) -> Any:
     """A JSON file.
 
     Raises:
-        UserError: it is missing, cannot be read, or is not JSON.
+        UserError: it is missing, cannot be read, is no regular file, or is not JSON.
     """
     try:
-        if Path(path).stat().st_size > limits.JSON_BYTES:
+        if regular(Path(path)).st_size > limits.JSON_BYTES:
             raise UserError(f"{path}: more than {limits.JSON_BYTES} bytes")
         return json.loads(Path(path).read_text(encoding="utf-8"))
     except OSError as error:

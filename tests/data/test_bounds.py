@@ -131,6 +131,13 @@ def test_a_pipe_is_no_file(name: str, tmp_path: Path) -> None:
     assert description["rejected"] == (2 if name.endswith(".jpg") else 0)
 
 
+@pytest.mark.parametrize("read", [read_json, config.load])
+def test_a_pipe_is_no_text(read: Callable[[Path], object], tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "x")
+    with pytest.raises(UserError, match="x: not a regular file"):
+        read(tmp_path / "x")
+
+
 def doubled(levels: int) -> str:
     """YAML whose last list holds 2 ** levels values."""
     return "a0: &a0 [x, x]\n" + "".join(
