@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from unival.metrics.bootstrap import difference, interval, resampled_means, statistic
-from unival.metrics.classification import brier, expected_calibration_error
+from unival.metrics.calibration import brier, expected_calibration_error
 
 
 def test_intervals_cover_the_truth_at_their_level():

@@ -20,7 +20,7 @@ from unival import cli, compose, config
 from unival.merging import Recipe
 from unival.merging.options import OPTIONS
 from unival.merging.recipe_digest import canonical_form
-from unival.study.fitting import Search
+from unival.study.merge_settings import Search
 from unival.sweep import start
 
 ROOT = Path(__file__).parents[2]

@@ -18,7 +18,7 @@ from unival.metrics.bootstrap import interval
 from unival.stages import evaluate
 from unival.study import leaderboard
 from unival.study.cells import CellSpec, Result
-from unival.study.fitting import Refinetuning
+from unival.study.merge_settings import Refinetuning
 from unival.study.merges import Workshop
 from unival.tracking import Tracker
 

@@ -115,10 +115,8 @@ def _run(options: argparse.Namespace) -> None:
 def _verify(options: argparse.Namespace) -> None:
     from unival.merging import verify
 
-    models, statistics = (
-        named_paths(options.model, "--model"),
-        named_paths(options.statistics, "--statistics"),
-    )
+    models = named_paths(options.model, "--model")
+    statistics = named_paths(options.statistics, "--statistics")
     verify(options.folder, models, options.base, statistics)
     print(f"{options.folder}: inputs and output are the recorded ones, and the merge repeats byte for byte")
 

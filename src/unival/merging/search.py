@@ -1,8 +1,7 @@
 """Search for merge coefficients on a selection split, by number of evaluations, with a memory.
 
 `Objective` evaluates coefficients (names to numbers) once each and counts; results are kept in a JSON file
-under the digest of what was evaluated, so a search that is started again does not repeat work. The reporting
-split is a different object: `report_once` refuses the selection split and a second reading.
+under the digest of what was evaluated, so a search that is started again does not repeat work.
 """
 
 import contextlib

@@ -17,7 +17,7 @@ from unival.merging import AlignRule, Recipe
 from unival.merging.recipe_digest import canonical_form
 from unival.stages.base import Laid, StageIO
 from unival.study import tables
-from unival.study.fitting import STATISTICS, Refinetuning, Search
+from unival.study.merge_settings import STATISTICS, Refinetuning, Search
 from unival.study.tables import Angle
 from unival.tasks import TaskConfig
 

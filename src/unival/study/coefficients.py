@@ -18,7 +18,7 @@ from unival.merging.adamerging import adamerging, entropy
 from unival.merging.live import merge_into
 from unival.merging.recipe_digest import recipe_digest
 from unival.record import Record
-from unival.study.fitting import Search
+from unival.study.merge_settings import Search
 from unival.tasks import TaskConfig
 from unival.tracking import Tracker
 

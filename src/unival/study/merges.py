@@ -19,7 +19,7 @@ from unival.merging.merge_json import equal_inputs, read_record
 from unival.model.folder import learned
 from unival.study import card
 from unival.study.coefficients import Fit
-from unival.study.fitting import STATISTICS, Refinetuning, Search
+from unival.study.merge_settings import STATISTICS, Refinetuning, Search
 
 
 @dataclass
@@ -86,7 +86,7 @@ class Workshop:
     def _note(self, model: str, folder: Path) -> dict[str, Any]:
         """Tasks and updates of an expert, or of a model under `refinetune`."""
         if model in self.refinetune:
-            return dict(files.read_json(folder / card.NOTE))
+            return files.read_json(folder / card.NOTE)
         steps = _training(folder)["steps"]
         return {"tasks": [model], "updates": {f"finetune/{model}": steps}}
 

@@ -20,7 +20,7 @@ from unival.errors import UserError, nearest
 from unival.metrics import boxes, caption, java, vqa
 from unival.metrics.bootstrap import Interval, interval, statistic
 from unival.metrics.chair import chair, instance, mentioned
-from unival.metrics.classification import brier, expected_calibration_error
+from unival.metrics.calibration import brier, expected_calibration_error
 from unival.record import LABELS, Answer, Record
 from unival.tasks import TaskConfig, build
 from unival.tasks.base import likeliest

@@ -121,11 +121,9 @@ class Breadcrumbs(Method):
         dropped = int(self.options.top * job.count)
         last = min(dropped + kept_count(self.options.density, job.count), job.count)
         ranks = [(i, rank) for i in range(len(job.models)) for rank in (last, dropped + 1)]
-        bounds = thresholds([job], job.models, [job.count] * len(job.models), ranks, self._deltas)
+        totals = [job.count] * len(job.models)
+        bounds = thresholds([job], job.models, totals, ranks, lambda _, __, *given: deltas_of(*given))
         return list(zip(bounds[::2], bounds[1::2], strict=True))
-
-    def _deltas(self, job: Job, start: int, models: Sequence[Tensor], base: Tensor) -> list[Tensor]:
-        return deltas_of(models, base)
 
     def block(self, job: Job, state: Any, start: int, models: list[Tensor], base: Tensor) -> Tensor:
         out = base.clone()
