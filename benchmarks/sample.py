@@ -7,6 +7,7 @@ left out, since the package has them. The card gains what made the model, by the
 it answers about the demo's examples.
 """
 
+import json
 import shutil
 import subprocess
 import sys
@@ -67,7 +68,7 @@ def made(published: Path) -> str:
 def answers(folder: Path) -> list[str]:
     """A line for each example of the demo whose task the model was trained on."""
     predictor, lines = Predictor.load(folder), []
-    for row in files.read_json(EXAMPLES / "examples.json"):
+    for row in json.loads((EXAMPLES / "examples.json").read_text(encoding="utf-8")):
         if row["task"] in carried(folder):
             found = predictor(EXAMPLES / row["file"], row["text"], row["task"]).value
             answer = found if isinstance(found, str) else f"box {[round(edge) for edge in found]}"

@@ -148,20 +148,23 @@ def write_json(path: Path | str, value: Any) -> None:
     write_text(path, json.dumps(value, indent=2, sort_keys=True, allow_nan=False) + "\n")
 
 
-def read_json(path: Path | str) -> Any:
-    """A JSON file.
+def read_json(path: Path | str) -> dict[str, Any]:
+    """A JSON file of one object.
 
     Raises:
-        UserError: it is missing, cannot be read, is no regular file, or is not JSON.
+        UserError: it is missing, cannot be read, is no regular file, or is not JSON or no object.
     """
     try:
         if regular(Path(path)).st_size > limits.JSON_BYTES:
             raise UserError(f"{path}: more than {limits.JSON_BYTES} bytes")
-        return json.loads(Path(path).read_text(encoding="utf-8"))
+        content = json.loads(Path(path).read_text(encoding="utf-8"))
     except OSError as error:
         raise UserError(f"{path}: cannot read: {error.strerror}") from error
     except (ValueError, RecursionError) as error:
         raise UserError(f"{path}: not JSON: {error}: it is damaged: make it again") from error
+    if not isinstance(content, dict):
+        raise UserError(f"{path}: expected an object, found {type(content).__name__}: make it again")
+    return content
 
 
 def write_sealed(path: Path | str, content: dict[str, Any]) -> None:

@@ -16,6 +16,7 @@ from tokenizers import AddedToken, Tokenizer, decoders, pre_tokenizers, processo
 from tokenizers.models import BPE
 from transformers import PreTrainedTokenizerFast
 
+from unival import files
 from unival.errors import UserError
 
 BOS, PAD, EOS, UNK, MASK = "<s>", "<pad>", "</s>", "<unk>", "<mask>"
@@ -101,7 +102,7 @@ class UnivalTokenizer(PreTrainedTokenizerFast):
         """
         path = Path(folder) / TOKENIZER_FILES[0]
         for name in TOKENIZER_FILES:
-            _read_json(path.with_name(name))
+            files.read_json(path.with_name(name))
         try:
             tokenizer = cls.from_pretrained(folder)
         except Exception as error:  # tokenizers raises this very class
@@ -122,7 +123,7 @@ class UnivalTokenizer(PreTrainedTokenizerFast):
         Lines of `dict.txt` are GPT-2 ids; their order is the order of our ids after the four specials.
         """
         folder = Path(folder)
-        gpt2 = {str(index): token for token, index in _read_json(folder / "encoder.json").items()}
+        gpt2 = {str(index): token for token, index in files.read_json(folder / "encoder.json").items()}
         text = [
             gpt2.get(line.split(" ")[0], line.split(" ")[0])
             for line in _read(folder / "dict.txt").splitlines()
@@ -139,10 +140,10 @@ class UnivalTokenizer(PreTrainedTokenizerFast):
         """
         folder = Path(folder)
         if (folder / "vocab.json").exists():
-            vocab = _read_json(folder / "vocab.json")
+            vocab = files.read_json(folder / "vocab.json")
             merges = _read_merges(folder / "merges.txt")
         else:
-            model = _read_json(folder / "tokenizer.json").get("model", {})
+            model = files.read_json(folder / "tokenizer.json").get("model", {})
             vocab = model.get("vocab", {})
             merges = [
                 tuple(merge.split(" ") if isinstance(merge, str) else merge)
@@ -225,16 +226,6 @@ def _read(path: Path) -> str:
         return path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(f"{path}: cannot read the vocabulary file: {error}") from error
-
-
-def _read_json(path: Path) -> dict[str, Any]:
-    try:
-        content = json.loads(_read(path))
-    except (ValueError, RecursionError) as error:
-        raise UserError(f"{path}: not a JSON file: {error}") from error
-    if not isinstance(content, dict):
-        raise UserError(f"{path}: expected a JSON object, found {type(content).__name__}")
-    return content
 
 
 def _read_merges(path: Path) -> list[tuple[str, str]]:

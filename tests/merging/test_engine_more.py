@@ -157,7 +157,7 @@ def test_a_merge_carries_the_tasks_of_all_its_models(tmp_path):
     merge(Recipe("average", ("a", "b")), paths, base, tmp_path / "out")
     assert json.loads((tmp_path / "out/tasks.json").read_text()) == {"one": 1, "two": 2, "three": 0}
     (paths["a"] / "tasks.json").write_text("[]")
-    with pytest.raises(UserError, match=r"a/tasks.json: expected tasks by name, found list"):
+    with pytest.raises(UserError, match=r"a/tasks.json: expected an object, found list"):
         merge(Recipe("average", ("a", "b")), paths, base, tmp_path / "again")
 
 

@@ -37,7 +37,7 @@ class Toy:
     def run(self, config: Any, io: base.StageIO) -> None:
         """A loss and a score of four steps, and the folder of a model."""
         kept, train = io.scratch / "step.json", config["train"]
-        for step in range(files.read_json(kept) if kept.exists() else 1, train["steps"] + 1):
+        for step in range(int(kept.read_text()) if kept.exists() else 1, train["steps"] + 1):
             io.tracker.metrics({"train/loss": train["lr"] / step}, step)
             files.write_json(kept, step)
             time.sleep(PAUSE)

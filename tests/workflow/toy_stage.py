@@ -44,7 +44,7 @@ class Toy:
         """All that a tracker can do."""
         kept, log = io.scratch / "step.json", io.tracker
         log.dataset("toy-train", "0123456789abcdef" * 4, "data/toy/train", "train")
-        for step in range(files.read_json(kept) if kept.exists() else 1, CONFIG["steps"] + 1):
+        for step in range(int(kept.read_text()) if kept.exists() else 1, CONFIG["steps"] + 1):
             log.metrics({"train/loss": 1 / step, "perf/seconds": step}, step)
             log.flush()
             files.write_json(kept, step)

@@ -93,9 +93,6 @@ def read_record(folder: Path) -> MergeRecord:
     """
     path = folder / RECORD
     try:
-        content = files.read_json(path)
-        if not isinstance(content, dict):
-            raise UserError(f"{path}: expected an object, found {type(content).__name__}")
-        return config.build(MergeRecord, content, str(path))
+        return config.build(MergeRecord, files.read_json(path), str(path))
     except UserError as error:
         raise UserError(f"{folder} is not a merge: {error}") from error

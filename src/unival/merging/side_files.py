@@ -26,8 +26,8 @@ def read_configs(folders: Mapping[str, Path]) -> dict[str, dict[str, Any]]:
         file = path / "config.json"
         if file.is_file():
             content = files.read_json(file)
-            if not isinstance(content, dict) or not isinstance(content.get("model_type", ""), str):
-                raise UserError(f"{file}: no object with a model_type: it is damaged: copy it again")
+            if not isinstance(content.get("model_type", ""), str):
+                raise UserError(f"{file}: its model_type is no text: it is damaged: copy it again")
             configs[name or "(base)"] = content
     return configs
 
@@ -91,9 +91,6 @@ def gather_tasks(folder: Path, sources: Mapping[str, Path]) -> None:
     for name in sorted(sources, key=lambda name: name == ""):
         path = sources[name] / TASKS
         if path.is_file():
-            content = files.read_json(path)
-            if not isinstance(content, dict):
-                raise UserError(f"{path}: expected tasks by name, found {type(content).__name__}")
-            tasks = content | tasks
+            tasks = files.read_json(path) | tasks
     if tasks:
         files.write_json(folder / TASKS, tasks)

@@ -19,7 +19,7 @@ from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 from starlette.responses import FileResponse, JSONResponse, Response
 
-from unival import files, limits
+from unival import limits
 from unival.data import media
 from unival.engine.inference.attention_maps import Look
 from unival.engine.inference.predictor import Query
@@ -152,7 +152,7 @@ class Service:
                 }
                 for name, tasks in self.models.tasks.items()
             },
-            "examples": files.read_json(EXAMPLES / "examples.json"),
+            "examples": json.loads((EXAMPLES / "examples.json").read_text(encoding="utf-8")),
             "limits": {"bytes": limits.REQUEST_BYTES, "seconds": limits.REQUEST_SECONDS},
         }
 

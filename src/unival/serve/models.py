@@ -128,12 +128,9 @@ def check_alike(folder: Path, first: Path) -> None:
         raise UserError(f"{folder}: has other tensors than {first}: serve it by itself")
 
 
-def _settings(path: Path) -> Any:
+def _settings(path: Path) -> dict[str, Any]:
     """What a file of settings says of the model."""
-    content = files.read_json(path)
-    if not isinstance(content, dict):
-        return content
-    return {key: value for key, value in content.items() if key not in DESCRIBED}
+    return {key: value for key, value in files.read_json(path).items() if key not in DESCRIBED}
 
 
 def found_in(folders: Sequence[Path]) -> tuple[list[Path], list[str]]:

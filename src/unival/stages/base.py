@@ -197,7 +197,7 @@ def _began(scratch: Path) -> dict[str, str]:
     path = scratch / BEGAN
     if not path.exists():
         files.write_json(path, provenance.commit())
-    return dict(files.read_json(path))
+    return files.read_json(path)
 
 
 def _choices() -> dict[str, str]:

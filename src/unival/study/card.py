@@ -176,9 +176,6 @@ def text(folder: Path, scores: Scores | None = None) -> str:
     records = {
         name: files.read_json(folder / name) for name in (TRAINING, RECORD, NOTE) if (folder / name).is_file()
     }
-    for record, content in records.items():
-        if not isinstance(content, dict):
-            raise UserError(f"{folder / record}: no record of this kind: make the folder again")
     name = folder.resolve().name
     try:
         merged, trained = records.get(RECORD), records.get(TRAINING)

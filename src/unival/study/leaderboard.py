@@ -174,7 +174,7 @@ def _updates(task: str) -> int:
 def made(model: str) -> dict[str, Any]:
     """The note of the stage merge about a model below models/ (tasks, updates); empty for other models."""
     note = Path("models") / model / "made.json"
-    return dict(files.read_json(note)) if note.is_file() else {}
+    return files.read_json(note) if note.is_file() else {}
 
 
 def _cost(model: str) -> int:

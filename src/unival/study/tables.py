@@ -351,10 +351,7 @@ def read_entries(path: Path, cls: type[Row]) -> dict[str, Row]:
     Raises:
         UserError: as `read_json`.
     """
-    content = files.read_json(path)
-    if not isinstance(content, dict):
-        raise UserError(f"{path}: expected an object, found {type(content).__name__}: {FIX}")
-    return {name: _built(cls, entry, f"{path}: {name}") for name, entry in content.items()}
+    return {name: _built(cls, entry, f"{path}: {name}") for name, entry in files.read_json(path).items()}
 
 
 def _built(cls: type[Row], content: Any, where: str) -> Row:

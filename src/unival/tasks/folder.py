@@ -32,10 +32,10 @@ def carried(folder: Path) -> dict[str, TaskConfig]:
     path = folder / TASKS
     if not path.is_file():
         return {}
-    found = files.read_json(path)
-    if not isinstance(found, dict):
-        raise UserError(f"{path}: expected tasks by name, found {type(found).__name__}")
-    return {name: config.convert(TaskConfig, task, f"{path}: {name}") for name, task in found.items()}
+    return {
+        name: config.convert(TaskConfig, task, f"{path}: {name}")
+        for name, task in files.read_json(path).items()
+    }
 
 
 def foreign(tasks: Iterable[str], folders: Iterable[Path]) -> list[str]:
