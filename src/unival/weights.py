@@ -113,8 +113,7 @@ def weight_files(path: Path) -> list[Path]:
 
 def _weight_map(index: Path) -> dict[str, str]:
     """Tensor -> file of an index."""
-    content = files.read_json(index)
-    table = content.get("weight_map") if isinstance(content, dict) else None
+    table = files.read_json(index).get("weight_map")
     if not isinstance(table, dict):
         raise UserError(f"{index}: has no 'weight_map' from tensors to files: write it again")
     for name, file in table.items():
@@ -232,6 +231,21 @@ def save(tensors: Mapping[str, Tensor], path: Path, metadata: dict[str, str] | N
     with system_errors():
         save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, path, metadata)
     files.share(path)
+
+
+def load(path: Path | str) -> dict[str, Tensor]:
+    """The tensors of a safetensors file.
+
+    Raises:
+        UserError: it is not there or damaged.
+    """
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    try:
+        return load_file(path)
+    except (OSError, SafetensorError) as error:
+        raise UserError(f"{path}: not a readable weights file: {error}") from error
 
 
 def save_archive(state: Mapping[str, Any], path: Path) -> None:

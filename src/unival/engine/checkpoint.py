@@ -22,8 +22,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from unival import files, weights
@@ -114,10 +112,7 @@ def load_weights(model: nn.Module, path: Path) -> None:
     Raises:
         UserError: unreadable file, or weights of another architecture.
     """
-    try:
-        stored = load_file(path)
-    except (OSError, SafetensorError) as error:
-        raise UserError(f"{path}: not a readable weights file: {error}") from error
+    stored = weights.load(path)
     own = unique_tensors(model)
     for name, tensor in own.items():
         if name not in stored:

@@ -86,11 +86,6 @@ def build_audio_encoder(spec: Mapping[str, Any]) -> Backbone:
     return CnnEncoder(read_spec(spec, types, "audio_encoder"))
 
 
-def hann_window(n_fft: int, device: torch.device | str = "cpu") -> Tensor:
-    """The periodic Hann window of the STFT."""
-    return torch.hann_window(n_fft, dtype=torch.float32, device=device)
-
-
 @cache
 def mel_filters(spec: Cnn14Spec) -> Tensor:
     """Triangular filters of equal area on Slaney's mel scale (n_fft / 2 + 1, mels), float32.
@@ -122,7 +117,7 @@ def log_mel(samples_MS: Tensor, spec: Cnn14Spec) -> Tensor:
             samples_MS.float(),
             spec.n_fft,
             spec.hop,
-            window=hann_window(spec.n_fft, device),
+            window=torch.hann_window(spec.n_fft, dtype=torch.float32, device=device),
             center=True,
             pad_mode="reflect",
             return_complex=True,

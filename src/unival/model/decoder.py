@@ -98,10 +98,8 @@ class UnivalDecoder(nn.Module):
         self.embed_norm, self.code_embed_norm = LayerNorm(width, eps=eps), LayerNorm(width, eps=eps)
         self.positions = Table(config.max_target_positions + 2, width)
         self.code_positions = Table(config.image_bucket_size**2 + 1, width)
-        self.position_norm, self.code_position_norm = (
-            LayerNorm(width, eps=eps),
-            LayerNorm(width, eps=eps),
-        )
+        self.position_norm = LayerNorm(width, eps=eps)
+        self.code_position_norm = LayerNorm(width, eps=eps)
         self.self_bias = AbsoluteBias(width, heads, attention_scale(config, heads))
         self.cross_bias = AbsoluteBias(width, heads, attention_scale(config, heads))
         self.relative_bias = RelativeTables(config, config.decoder_layers, heads)

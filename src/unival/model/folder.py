@@ -9,8 +9,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file
 from torch import Tensor
 from transformers.utils import logging
 
@@ -19,7 +17,7 @@ from unival.errors import UserError
 from unival.model.configuration import UnivalConfig
 from unival.model.modeling import UnivalForConditionalGeneration
 from unival.model.processing import UnivalProcessor
-from unival.weights import TensorSpec, read_specs, system_errors
+from unival.weights import TensorSpec, load, read_specs, system_errors
 
 logging.disable_progress_bar()  # of transformers: a bar per small file says nothing
 AGAIN = "make or copy it again"
@@ -56,10 +54,7 @@ def read_model(folder: Path | str) -> UnivalForConditionalGeneration:
     places = _places(folder, config, specs)
     stored: dict[str, Tensor] = {}
     for file in weight_files:
-        try:
-            stored |= load_file(file)
-        except (OSError, SafetensorError) as error:
-            raise UserError(f"{file}: cannot read the weights: {error}") from error
+        stored |= load(file)
     state: dict[str, Tensor] = {}
     for name, value in stored.items():
         tensor = value.float() if value.is_floating_point() else value  # float8 has no `isfinite`
@@ -101,8 +96,7 @@ def read_config(folder: Path) -> UnivalConfig:
     if not path.is_file():
         raise UserError(f"{folder}: no model there: give a folder that holds config.json")
     content = files.read_json(path)
-    kind = content.get("model_type") if isinstance(content, dict) else None
-    if kind != UnivalConfig.model_type:
+    if (kind := content.get("model_type")) != UnivalConfig.model_type:
         raise UserError(f"{path}: not a model of this kind: its model_type is {kind!r}")
     known = {name: content[name] for name in UnivalConfig.__annotations__ if name in content}
     vocab_size = known.pop("vocab_size", UnivalConfig.vocab_size)

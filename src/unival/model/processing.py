@@ -84,8 +84,16 @@ class ProcessorSettings:
         rate = self.sampling_rate
         if rate > limits.SOUND_SAMPLES or rate * self.audio_seconds > limits.SOUND_SAMPLES:
             raise ValueError(f"sampling_rate and audio_seconds give more than {limits.SOUND_SAMPLES} samples")
-        if round(self.sampling_rate * self.audio_seconds) < 1:
+        if self.shape("audio")[0] < 1:
             raise ValueError("audio_seconds must be positive")
+
+    def shape(self, modality: str) -> tuple[int, ...]:
+        """Of one medium's values, as the model gets them."""
+        if modality == "image":
+            return 3, self.image_size, self.image_size
+        if modality == "video":
+            return 3, self.video_frames, self.video_size, self.video_size
+        return (round(self.sampling_rate * self.audio_seconds),)
 
 
 class UnivalProcessor(ProcessorMixin):
@@ -106,7 +114,7 @@ class UnivalProcessor(ProcessorMixin):
         self.video_frames = self.settings.video_frames
         self.video_size = self.settings.video_size
         self.sampling_rate = self.settings.sampling_rate
-        self.audio_samples = round(self.settings.sampling_rate * self.settings.audio_seconds)
+        self.audio_samples = self.settings.shape("audio")[0]
         self.bin_scale = self.settings.bin_scale or self.settings.image_size
         mean, std = (np.asarray(v, np.float32) for v in (self.settings.image_mean, self.settings.image_std))
         self._factor_C, self._shift_C = np.float32(1.0) / (np.float32(255.0) * std), -mean / std
@@ -242,11 +250,8 @@ class UnivalProcessor(ProcessorMixin):
 
     def text(self, texts: Sequence[str]) -> dict[str, Tensor]:
         """Encoder texts to `input_ids` (B, L) = BOS + tokens + EOS, padded, and `attention_mask` (B, L)."""
-        begin, end, pad = (
-            self.tokenizer.bos_token_id,
-            self.tokenizer.eos_token_id,
-            self.tokenizer.pad_token_id,
-        )
+        own = self.tokenizer
+        begin, end, pad = own.bos_token_id, own.eos_token_id, own.pad_token_id
         rows = [[begin, *self.tokenizer.encode_text(text), end] for text in texts]
         ids_BL = np.full((len(rows), max(map(len, rows), default=0)), pad, np.int64)
         for number, row in enumerate(rows):
@@ -366,8 +371,6 @@ class UnivalProcessor(ProcessorMixin):
         if not path.is_file():
             raise UserError(f"{folder}: no processor there: it has no {path.name}")
         saved = files.read_json(path)
-        if not isinstance(saved, dict):
-            raise UserError(f"{path}: expected settings by name, found {type(saved).__name__}")
         names = {field.name for field in fields(ProcessorSettings)}
         settings = {
             name: value

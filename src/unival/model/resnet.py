@@ -6,7 +6,6 @@ with three stages is OFA's (stride 16, 1024 channels), and with small widths the
 M images, C channels, H, W pixels.
 """
 
-from collections import OrderedDict
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -98,18 +97,15 @@ class ResNet(Backbone):
         self.relu = nn.ReLU(inplace=True)
         self.maxpool = nn.MaxPool2d(3, 2, 1) if spec.stem_stride == 4 else nn.Identity()
         channels = spec.width
-        stages = OrderedDict()
-        for index, depth in enumerate(spec.depths):
+        self.stages = [f"layer{index + 1}" for index in range(len(spec.depths))]
+        for index, (name, depth) in enumerate(zip(self.stages, spec.depths, strict=True)):
             inner = spec.width * 2**index
             blocks = []
             for block in range(depth):
                 stride = 2 if index > 0 and block == 0 else 1
                 blocks.append(Bottleneck(channels, inner, inner * spec.expansion, stride))
                 channels = inner * spec.expansion
-            stages[f"layer{index + 1}"] = nn.Sequential(*blocks)
-        self.stages = list(stages)
-        for name, stage in stages.items():
-            self.add_module(name, stage)
+            self.add_module(name, nn.Sequential(*blocks))
         self.out_channels = channels
         self.finish()
 

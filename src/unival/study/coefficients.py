@@ -12,7 +12,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, cast
 
-from unival import code, files
+from unival import code, files, weights
 from unival.merging import ModuleRule, Recipe, collect, search
 from unival.merging.adamerging import adamerging, entropy
 from unival.merging.live import merge_into
@@ -172,8 +172,6 @@ class Fit:
 
     def _by_entropy(self, recipe: Recipe, folders: Mapping[str, Path], settings: Search) -> Recipe:
         """AdaMerging on the entropy of the tokens that the starting merge decodes for validation inputs."""
-        from safetensors.torch import load_file
-
         model, processor = self._live
         merge_into(model, recipe, folders, self.base)
         sources = {task: self._decoded(task, settings.rows) for task in recipe.models}
@@ -181,17 +179,17 @@ class Fit:
             task: _batches(sources, model, processor, task, settings.rows, BATCH, endless=True)
             for task in sources
         }
-        states = {name: load_file(folder / "model.safetensors") for name, folder in folders.items()}
+        states = {name: weights.load(folder / weights.WEIGHTS) for name, folder in folders.items()}
         turns = itertools.islice(itertools.cycle(streams.values()), settings.budget)
         table = adamerging(
             model.eval(),
-            _moved(load_file(self.base / "model.safetensors"), model.device),
+            _moved(weights.load(self.base / weights.WEIGHTS), model.device),
             {name: _moved(state, model.device) for name, state in states.items()},
             (next(stream) for stream in turns),
             lambda call, batch: entropy(*logits_and_mask(call, batch)),
             start=recipe.options.get("scale", 0.3),
         )
-        rules = tuple(ModuleRule(f"^{re.escape(name)}$", weights=weights) for name, weights in table.items())
+        rules = tuple(ModuleRule(f"^{re.escape(name)}$", weights=own) for name, own in table.items())
         return replace(recipe, options={**recipe.options, "scale": 1.0}, modules=rules)
 
     def _decoded(self, task: str, rows: int) -> "Rows":

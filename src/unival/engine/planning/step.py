@@ -55,15 +55,6 @@ class Training:
         """Examples of a row."""
         return 2 if self.train.examples == "pretraining" else 1
 
-    def shape(self, medium: Modality) -> tuple[int, ...]:
-        """Of one medium, as the model gets it."""
-        settings = self.processor
-        if medium == "image":
-            return 3, settings.image_size, settings.image_size
-        if medium == "video":
-            return 3, settings.video_frames, settings.video_size, settings.video_size
-        return (round(settings.sampling_rate * settings.audio_seconds),)
-
 
 def micro_batch(job: Training, media: Mapping[Modality, int], together: bool = False) -> Batch:
     """A batch of so many rows of each medium, all with texts of the same length.
@@ -73,7 +64,7 @@ def micro_batch(job: Training, media: Mapping[Modality, int], together: bool = F
     examples = {medium: rows * job.examples for medium, rows in media.items()}
     groups = [examples] if together else [{medium: count} for medium, count in examples.items()]
     return Batch(
-        {VALUES[medium]: torch.zeros(rows, *job.shape(medium)) for medium, rows in media.items()},
+        {VALUES[medium]: torch.zeros(rows, *job.processor.shape(medium)) for medium, rows in media.items()},
         [_group(job, group, media) for group in groups],
         sum(examples.values()),
         [],

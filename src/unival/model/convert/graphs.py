@@ -74,16 +74,10 @@ class Step(nn.Module):
 
 def example(processor: UnivalProcessor, shapes: Shapes) -> tuple[Tensor, Tensor, Tensor]:
     """Arguments of `Encoder` of these shapes: empty prompts, blank media."""
-    size, frames = processor.image_size, processor.video_frames
-    media = {
-        "image": (3, size, size),
-        "video": (3, frames, processor.video_size, processor.video_size),
-        "audio": (processor.audio_samples,),
-    }[shapes.modality]
     ids_BS = torch.full((shapes.rows, shapes.source), processor.tokenizer.pad_token_id)
     ids_BS[:, 0], ids_BS[:, 1] = processor.tokenizer.bos_token_id, processor.tokenizer.eos_token_id
     mask_BS = (ids_BS != processor.tokenizer.pad_token_id).long()
-    return ids_BS, mask_BS, torch.zeros(shapes.rows, *media)
+    return ids_BS, mask_BS, torch.zeros(shapes.rows, *processor.settings.shape(shapes.modality))
 
 
 @torch.no_grad()

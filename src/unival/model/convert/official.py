@@ -301,10 +301,8 @@ def to_official(model: UnivalForConditionalGeneration) -> dict[str, Tensor]:
         if name not in tied
     }
     state |= dict.fromkeys(official_names.TIED, state["encoder.embed_tokens.weight"])
-    distances, places = (
-        torch.arange(config.token_bucket_max_distance),
-        torch.arange(config.image_bucket_size**2 + 1),
-    )
+    distances = torch.arange(config.token_bucket_max_distance)
+    places = torch.arange(config.image_bucket_size**2 + 1)
     tokens = token_bucket(
         distances[:, None] - distances, config.token_bucket_size, config.token_bucket_max_distance
     )

@@ -12,6 +12,7 @@ from unival.errors import UserError
 from unival.model import official_names
 from unival.model.convert.reader import Checkpoint
 from unival.model.modeling import UnivalForConditionalGeneration
+from unival.weights import load
 
 HEADS = ("fc.", "fc1.", "fc_audioset.", "spectrogram_extractor.", "logmel_extractor.", "avgpool.")
 
@@ -24,13 +25,7 @@ def read_weights(path: Path | str) -> Mapping[str, Tensor]:
         UserError: unreadable or refused content.
     """
     if Path(path).suffix == ".safetensors":
-        from safetensors import SafetensorError
-        from safetensors.torch import load_file
-
-        try:
-            return load_file(path)
-        except (OSError, SafetensorError) as error:
-            raise UserError(f"{path}: not a readable safetensors file: {error}") from error
+        return load(path)
     checkpoint = Checkpoint(path)
     content: Any = checkpoint.tree
     for key in ("model", "state_dict"):
