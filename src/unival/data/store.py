@@ -15,14 +15,13 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import IO, Any
 
-import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
-from PIL import Image
 
 from unival.data import media, remote
 from unival.data.disk_map import DiskMap
 from unival.data.journal import Note, Stamp, remove_notes, shard_path, taken_over, write_notes
+from unival.data.media.decoded import DecodedMedia
 from unival.data.source import MediaItem
 from unival.data.table import FileWriter, TableWriter
 from unival.errors import UserError, nearest
@@ -197,7 +196,7 @@ class Unstored(ShardWriter):
         return 0, 0
 
 
-class MediaStore:
+class MediaStore(DecodedMedia):
     """Random access to the media of one split.
 
     Raises:
@@ -205,6 +204,7 @@ class MediaStore:
     """
 
     def __init__(self, split_dir: Path | str) -> None:
+        super().__init__()
         self.split_dir = Path(split_dir)
         path = self.split_dir / INDEX
         if not path.is_file():
@@ -228,7 +228,6 @@ class MediaStore:
             if start is not None
         }
         self._handles: dict[int, int] = {}
-        self._image_sizes: dict[str, tuple[int, int]] = {}
 
     def __len__(self) -> int:
         return len(self._rows)
@@ -258,37 +257,16 @@ class MediaStore:
         size = int(self._size[row])
         data = os.pread(self._descriptor(int(self._shard[row])), size, int(self._offset[row]))
         if len(data) != size:
-            raise UserError(f"{self._name(key)}: the shard is cut short: run prepare again")
+            raise UserError(f"{self.name(key)}: the shard is cut short: run prepare again")
         if hashlib.sha256(data).hexdigest() != self._sha256[row].as_py():
             raise UserError(
-                f"{self._name(key)}: the shard has changed since it was written: run prepare again"
+                f"{self.name(key)}: the shard has changed since it was written: run prepare again"
             )
         return data
 
-    def picture(self, key: str) -> Image.Image:
-        """The image as Pillow holds it, RGB: what is to be resized is faster so."""
-        return media.open_image(self.bytes(key), self._name(key))
-
-    def image(self, key: str) -> np.ndarray:
-        """Pixels, uint8 HWC RGB."""
-        return media.decode_image(self.bytes(key), self._name(key))
-
-    def image_size(self, key: str) -> tuple[int, int]:
-        """(width, height) in pixels, as `image` gives them, from the header alone; remembered."""
-        if key not in self._image_sizes:
-            self._image_sizes[key] = media.image_size(self.bytes(key), self._name(key))
-        return self._image_sizes[key]
-
-    def video(
-        self, key: str, num_frames: int | None = None, rng: np.random.Generator | None = None
-    ) -> np.ndarray:
-        """Frames, uint8 THWC RGB: one per equal segment (its middle, or a random one by `rng`)."""
-        part = self._parts.get(self._row(key))
-        return media.decode_video(self.bytes(key), self._name(key), num_frames, rng, part)
-
-    def audio(self, key: str, sampling_rate: int | None = None) -> np.ndarray:
-        """Mono samples, float32 (S,), at `sampling_rate` Hz."""
-        return media.decode_audio(self.bytes(key), self._name(key), sampling_rate)
+    def part(self, key: str) -> media.Part | None:
+        """Start and end of a part of a clip, in seconds."""
+        return self._parts.get(self._row(key))
 
     def _row(self, key: str) -> int:
         row = self._rows.get(key)
@@ -297,7 +275,8 @@ class MediaStore:
             raise UserError(f"{self.split_dir / INDEX}: unknown media key '{key}': {hint[:200]}")
         return row
 
-    def _name(self, key: str) -> str:
+    def name(self, key: str) -> str:
+        """Shard and key."""
         return f"{shard_path(self.split_dir, int(self._shard[self._rows[key]]))}: key '{key}'"
 
     def _descriptor(self, shard: int) -> int:

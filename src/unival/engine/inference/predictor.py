@@ -12,13 +12,13 @@ import json
 import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
-import numpy as np
 import torch
 
 from unival import files
 from unival.data import media
+from unival.data.media.decoded import DecodedMedia
 from unival.engine.batches.protocols import MediaReader
 from unival.engine.batches.rows import Rows
 from unival.engine.inference.predict import Prediction, predict
@@ -30,9 +30,6 @@ from unival.record import LABELS, Answer, Modality, Record, is_unicode
 from unival.tasks import Task, TaskConfig, build
 from unival.tasks.folder import foreign, tasks_of
 
-if TYPE_CHECKING:
-    from PIL import Image
-
 DEFAULTS: dict[Modality, tuple[str, str]] = {
     "image": ("caption", "vqa"),
     "video": ("video_caption", "video_qa"),
@@ -41,43 +38,12 @@ DEFAULTS: dict[Modality, tuple[str, str]] = {
 """The task without and with a question."""
 
 
-class Files:
+class Files(DecodedMedia):
     """A media store whose keys are paths."""
-
-    def __init__(self) -> None:
-        self._sizes: dict[str, tuple[int, int]] = {}
-
-    def encoded_size(self, key: str) -> int:
-        """Length of the file."""
-        return len(self.bytes(key))
 
     def bytes(self, key: str) -> bytes:
         """The file."""
         return files.read_bytes(Path(key))
-
-    def picture(self, key: str) -> "Image.Image":
-        """The image as Pillow holds it."""
-        return media.open_image(self.bytes(key), key)
-
-    def image(self, key: str) -> np.ndarray:
-        """Pixels, uint8 HWC."""
-        return media.decode_image(self.bytes(key), key)
-
-    def image_size(self, key: str) -> tuple[int, int]:
-        """(width, height)."""
-        if key not in self._sizes:
-            self._sizes[key] = media.image_size(self.bytes(key), key)
-        return self._sizes[key]
-
-    def video(
-        self, key: str, num_frames: int | None = None, rng: np.random.Generator | None = None
-    ) -> np.ndarray:
-        """Frames, uint8 THWC."""
-        return media.decode_video(self.bytes(key), key, num_frames, rng)
-
-    def audio(self, key: str, sampling_rate: int | None = None) -> np.ndarray:
-        """Mono samples, float32."""
-        return media.decode_audio(self.bytes(key), key, sampling_rate)
 
 
 class Query(NamedTuple):
