@@ -86,11 +86,6 @@ class Intake:
         self.items = 0
 
     @property
-    def rejected_share(self) -> float:
-        """Share of the items that were bad, 0 without any item."""
-        return self.bad_items / max(self.items, 1)
-
-    @property
     def kept(self) -> int:
         """Media that an interrupted run had written."""
         return sum(shard.kept for shard in self.shards.values())
@@ -260,8 +255,15 @@ class Intake:
             self.shards[split] = self.writers.enter_context(writer)
         return self.shards[split]
 
-    def failure(self, table: Path, limit: float) -> str:
-        """The message for too many bad items, with the most frequent reasons."""
+    def require_few_rejected(self, limit: float, table: Path) -> None:
+        """Check the share of bad items; where it is larger, their table is moved to `table`.
+
+        Raises:
+            UserError: more than `limit`, with the most frequent reasons.
+        """
+        share = self.bad_items / max(self.items, 1)
+        if share <= limit:
+            return
         first: dict[tuple[str, str], tuple[str, str]] = {}
         counts: Counter[tuple[str, str]] = Counter()
         for batch in pq.ParquetFile(self.folder / REJECTED).iter_batches():
@@ -273,8 +275,9 @@ class Intake:
             f"\n  {count} x {kind[0]}: {first[kind][0]} (first: {first[kind][1]})"
             for kind, count in counts.most_common(5)
         )
-        return (
-            f"{table}: {self.bad_items} of {self.items} rows and media are bad ({self.rejected_share:.1%}, "
+        (self.folder / REJECTED).replace(table)
+        raise UserError(
+            f"{table}: {self.bad_items} of {self.items} rows and media are bad ({share:.1%}, "
             f"accepted {limit:.1%}): fix them (the table lists file, row, field and reason) or raise "
             f"max_rejected{worst}"
         )

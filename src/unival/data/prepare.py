@@ -97,11 +97,7 @@ def prepare(
             writer.consume(source, progress)
             stopped = False
             (part / RUN).unlink()
-            if writer.rejected_share > config.max_rejected:
-                table = out.with_name(f"{out.name}.{REJECTED}")
-                reason = writer.failure(table, config.max_rejected)
-                (part / REJECTED).replace(table)
-                raise UserError(reason)
+            writer.require_few_rejected(config.max_rejected, out.with_name(f"{out.name}.{REJECTED}"))
             if config.tokenizer is not None:
                 _refuse_overlap(part)
                 _train_tokenizer(config.tokenizer, writer.texts, part / "tokenizer")

@@ -26,7 +26,8 @@ class Shift:
     """A corruption of one modality and its strength at each severity."""
 
     modality: Modality
-    strengths: tuple[float, float, float, float, float]
+    strengths: tuple[float, ...]
+    """One for each of SEVERITIES."""
     corrupt: Corruption
 
 
@@ -35,8 +36,7 @@ SHIFTS: Registry[Shift] = Registry("shift")
 
 def _register(name: str, modality: Modality, *strengths: float) -> Callable[[Corruption], Corruption]:
     def enter(function: Corruption) -> Corruption:
-        first, second, third, fourth, fifth = strengths
-        SHIFTS.register(name)(Shift(modality, (first, second, third, fourth, fifth), function))
+        SHIFTS.register(name)(Shift(modality, strengths, function))
         return function
 
     return enter

@@ -203,9 +203,7 @@ def read_fsdd(root: Path) -> Iterator[Item]:
             continue
         key, split = item.path.stem, "test" if item.index < TEST_INDICES else "train"
         yield MediaItem(split, key, item.path)
-        row, word = (
-            rows_about(split, "audio", key, str(item.path), extra={"speaker": item.speaker}),
-            item.word,
-        )
+        row = rows_about(split, "audio", key, str(item.path), extra={"speaker": item.speaker})
+        word = item.word
         yield row("audio_caption", references=spoken_captions(word), objects=(word,))
         yield row("audio_qa", text="which digit is said?", answers=(Answer(word),), form="digit")

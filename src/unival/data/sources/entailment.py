@@ -49,10 +49,8 @@ def _snli_ve(row: Any, file: File) -> Iterator[Item]:
 @rows("nlvr", "train.json", "dev.json", "test.json", load=jsonl_rows, beside=True)
 def _nlvr(row: Any, file: File) -> Iterator[Item]:
     """One row per sentence and picture (the box orders that are there): true is yes, false is no."""
-    stem, answers = (
-        f"{file.path.stem}-{value(row, 'identifier')}",
-        label(value(row, "label"), {"true": "yes", "false": "no"}),
-    )
+    stem = f"{file.path.stem}-{value(row, 'identifier')}"
+    answers = label(value(row, "label"), {"true": "yes", "false": "no"})
     names = [f"{stem}-{order}" for order in range(6)]
     for name in [name for name in names if file.media.has("image", f"{name}.png")] or names[:1]:
         text = value(row, "sentence").strip()
