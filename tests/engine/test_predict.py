@@ -8,7 +8,6 @@ import torch
 
 from tests.tasks import world
 from unival.engine.batches.rows import Rows
-from unival.engine.inference import evaluate
 from unival.engine.inference.evaluate import (
     blind_baselines,
     evaluate_cell,
@@ -17,6 +16,7 @@ from unival.engine.inference.evaluate import (
     swapped_baseline,
 )
 from unival.engine.inference.predict import predict
+from unival.engine.inference.predictions import write_predictions
 from unival.errors import UserError
 
 STORE = world.Store()
@@ -33,8 +33,9 @@ def test_every_task_is_evaluated_end_to_end(name, tmp_path):
     task = world.task(name)
     rows = Rows(task, world.records(name), STORE)
     cell = evaluate_cell(world.model(), world.processor(), rows, batch_size=7, resamples=200)
-    assert cell.n == len(rows.records) and cell.value.low <= cell.value.value <= cell.value.high
-    assert cell.value.value == pytest.approx(cell.scores[cell.primary].mean())
+    value = cell.metrics[cell.primary]
+    assert cell.n == len(rows.records) and value.low <= value.value <= value.high
+    assert value.value == pytest.approx(cell.scores[cell.primary].mean())
     for prediction in cell.predictions:
         if task.config.constraint == "answers":
             assert prediction.value in task.answers() and 0 < prediction.score <= 1 + 1e-5
@@ -42,14 +43,13 @@ def test_every_task_is_evaluated_end_to_end(name, tmp_path):
             x0, y0, x1, y1 = prediction.value
             assert 0 <= x0 <= x1 <= 32.1 and 0 <= y0 <= y1 <= 32.1
     path = tmp_path / "predictions.jsonl"
-    evaluate.write_predictions(path, cell, rows.records)
+    write_predictions(path, rows.records, cell.predictions, cell.scores)
     lines = [json.loads(line) for line in path.read_text().splitlines()]
     assert [line["id"] for line in lines] == cell.ids
     assert cell.primary in lines[0]["scores"]
     baselines = blind_baselines(rows, 100)
     baselines["swapped"] = swapped_baseline(world.model(), world.processor(), rows, resamples=100)
-    for name, baseline in baselines.items():
-        interval = baseline.metrics[cell.primary]
+    for name, interval in baselines.items():
         assert interval.low <= interval.value <= interval.high, name
 
 

@@ -32,7 +32,12 @@ def computed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[int]:
         value = Interval(0.5, 0.25, 0.75)
         scores = {"accuracy": np.array([0.0, 1.0])}
         return SimpleNamespace(
-            primary="accuracy", n=2, metrics={"accuracy": value}, scores=scores, ids=["1", "2"]
+            primary="accuracy",
+            n=2,
+            metrics={"accuracy": value},
+            scores=scores,
+            ids=["1", "2"],
+            predictions=[],
         )
 
     monkeypatch.setattr(cells, "evaluate_cell", evaluate)

@@ -154,7 +154,7 @@ def run(config: Config, io: StageIO) -> None:
     results = [result for part in plan for result in of_model(cells, *part)]
     points = [point for pair in pairs for point in _of_pair(config, cells, *pair)]
     averages = {experts: job() for experts, job in _of_subsets(config, cells).items()}
-    _write(config, results, points, averages, io)
+    _write(config, benchmark, results, points, averages, io)
 
 
 def cells_of(config: Config, benchmark: "Benchmark", folder: Path) -> "Cells":
@@ -295,6 +295,7 @@ def _of_subsets(config: Config, cells: "Cells") -> dict[subsets.Experts, Callabl
 
 def _write(
     config: Config,
+    benchmark: "Benchmark",
     results: Sequence["Result"],
     points: Sequence[tuple[str, str, float, "Result"]],
     averages: Mapping[subsets.Experts, Sequence["Result"]],
@@ -326,7 +327,7 @@ def _write(
     _write_predictions(results, io)
     archive.pack(io.scratch / "study.zip", io.out_root, local(config.data))
     io.tracker.artifact(io.scratch / "study.zip", STUDY)
-    _log(scores, results, config, io)
+    _log(scores, results, benchmark, io)
     silent.say("evaluate", silent.evaluated(study_results.read(io.out_root, local(config.data), "")))
 
 
@@ -341,13 +342,13 @@ def _write_predictions(results: Sequence["Result"], io: StageIO) -> None:
     io.publish(folder, "reports/predictions")
 
 
-def _log(scores: Mapping[str, TaskScore], results: Sequence["Result"], config: Config, io: StageIO) -> None:
+def _log(
+    scores: Mapping[str, TaskScore], results: Sequence["Result"], benchmark: "Benchmark", io: StageIO
+) -> None:
     """A row per model, so that selecting two compares an expert with its merge; examples per task."""
-    from unival.study.benchmark import Benchmark
-
     io.tracker.metrics({f"summary/{task}": score.value for task, score in scores.items()})
     io.tracker.metrics({f"blind/{task}": score.blind for task, score in scores.items()})
-    model_rows.log(results, Benchmark(config.data, config.tasks), io.tracker)
+    model_rows.log(results, benchmark, io.tracker)
     for result in results:
         if result.baselines:
             io.tracker.table(model_rows.examples(result, EXAMPLES), f"examples/{result.spec.task}")

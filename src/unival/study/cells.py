@@ -15,14 +15,14 @@ from typing import Any
 import numpy as np
 
 from unival import code, files
-from unival.engine.batches.rows import Rows
+from unival.engine.batches.rows import Rows, as_list
 from unival.engine.inference.evaluate import (
     blind_baselines,
     evaluate_cell,
     media_of,
     swapped_baseline,
-    write_predictions,
 )
+from unival.engine.inference.predictions import write_predictions
 from unival.metrics.bootstrap import Interval, difference
 from unival.model.modeling import UnivalForConditionalGeneration
 from unival.model.processing import UnivalProcessor
@@ -136,7 +136,7 @@ class Cells:
         cell = evaluate_cell(
             model, processor, rows, batch_size=self.batch_size, corrupt=corrupt, resamples=self.resamples
         )
-        write_predictions(path.with_suffix(".jsonl"), cell, rows.records)
+        write_predictions(path.with_suffix(".jsonl"), as_list(rows.records), cell.predictions, cell.scores)
         content: dict[str, Any] = {
             "primary": cell.primary,
             "n": cell.n,
@@ -153,11 +153,10 @@ class Cells:
     def _blind(
         self, rows: Rows, model: UnivalForConditionalGeneration, processor: UnivalProcessor
     ) -> dict[str, Interval]:
-        baselines = blind_baselines(rows, self.resamples)
-        baselines["swapped"] = swapped_baseline(
+        swapped = swapped_baseline(
             model, processor, rows, batch_size=self.batch_size, resamples=self.resamples
         )
-        return {name: baseline.metrics[rows.task.primary] for name, baseline in baselines.items()}
+        return {**blind_baselines(rows, self.resamples), "swapped": swapped}
 
 
 def _stored(path: Path) -> dict[str, Any] | None:

@@ -7,15 +7,12 @@ that two cells on the same rows can be compared in pairs (`unival.metrics.bootst
 import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 
 import numpy as np
 
-from unival import files
-from unival.engine.batches.rows import Rows, as_list
+from unival.engine.batches.rows import Rows
 from unival.engine.batches.views import Change
 from unival.engine.inference.predict import Prediction, predict
-from unival.engine.inference.predictions import PredictedRow
 from unival.errors import UserError
 from unival.metrics.bootstrap import RESAMPLES, Interval, interval, statistic
 from unival.model.modeling import UnivalForConditionalGeneration
@@ -45,11 +42,6 @@ class Evaluation:
     def n(self) -> int:
         """Rows."""
         return len(self.ids)
-
-    @property
-    def value(self) -> Interval:
-        """The primary metric."""
-        return self.metrics[self.primary]
 
 
 def evaluate_cell(
@@ -108,16 +100,8 @@ def validation_score(
     return {**means, "score": means[rows.task.primary]}
 
 
-@dataclass(frozen=True)
-class Baseline:
-    """What can be had without looking."""
-
-    metrics: dict[str, Interval]
-    scores: dict[str, np.ndarray]
-
-
-def blind_baselines(rows: Rows, resamples: int = RESAMPLES) -> dict[str, Baseline]:
-    """Baselines that need no model.
+def blind_baselines(rows: Rows, resamples: int = RESAMPLES) -> dict[str, Interval]:
+    """The primary metric of what needs no model.
 
     `constant`: the best prediction on the training rows per question form (for grounding: the best box);
     `majority`: the best for all rows, where the task has one; `random`, for grounding: a training row's box.
@@ -139,8 +123,8 @@ def swapped_baseline(
     *,
     batch_size: int = 128,
     resamples: int = RESAMPLES,
-) -> Baseline:
-    """The model itself on media of other rows: what it has from the text alone."""
+) -> Interval:
+    """The primary metric of the model itself on media of other rows: what it has from the text alone."""
     task, rows = rows.task, rows.listed()
     predictions = predict(model, processor, swap_media(rows), batch_size=batch_size)
     values = [task.parse(p.text, record) for p, record in zip(predictions, rows.records, strict=True)]
@@ -168,33 +152,6 @@ def swap_media(rows: Rows) -> Rows:
     )
 
 
-def prediction_rows(cell: Evaluation, records: Sequence[Record]) -> list[PredictedRow]:
-    """Of each row what it is compared with, what was predicted, and its scores."""
-    return [
-        PredictedRow(
-            id=record.id,
-            media=dict(record.media()),
-            text=record.text,
-            form=record.form,
-            references=list(record.references),
-            answers={answer.text: answer.weight for answer in record.answers},
-            box=record.box,
-            objects=list(record.objects),
-            extra=dict(record.extra),
-            output=prediction.text,
-            prediction=prediction.value,
-            probability=round(prediction.score, 6),
-            scores={name: round(float(score_N[place]), 6) for name, score_N in cell.scores.items()},
-        )
-        for place, (record, prediction) in enumerate(zip(as_list(records), cell.predictions, strict=True))
-    ]
-
-
-def write_predictions(path: Path | str, cell: Evaluation, records: Sequence[Record]) -> None:
-    """Write `prediction_rows` as JSONL."""
-    files.write_text(path, "".join(row.to_json() + "\n" for row in prediction_rows(cell, records)))
-
-
 def _labelled(rows: Rows) -> Rows:
     rows = rows.listed()
     unlabelled = next((record.id for record in rows.records if not record.labelled), None)
@@ -206,7 +163,6 @@ def _labelled(rows: Rows) -> Rows:
     return rows
 
 
-def _baseline(task: Task, records: Sequence[Record], values: Sequence[Value], resamples: int) -> Baseline:
-    scores, groups = task.scores(values, records), media_of(records)
-    metrics = {name: interval(score_N, SEED, resamples, groups=groups) for name, score_N in scores.items()}
-    return Baseline(metrics, scores)
+def _baseline(task: Task, records: Sequence[Record], values: Sequence[Value], resamples: int) -> Interval:
+    score_N = task.scores(values, records)[task.primary]
+    return interval(score_N, SEED, resamples, groups=media_of(records))

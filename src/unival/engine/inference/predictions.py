@@ -1,14 +1,16 @@
-"""Predictions from a file: every row is checked where it is read, so that metrics meet no surprise.
+"""Predictions in a file: every row is checked where it is read, so that metrics meet no surprise.
 
-A row is an object with `id`, `prediction` and what it is compared with (`evaluate.write_predictions`),
+A row is an object with `id`, `prediction` and what it is compared with (`PredictedRow`),
 or an entry of a results file for a server (`submission.FORMS`). Rows stand one a line, or in one JSON list.
 """
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
 
 from unival import config, files
 from unival.data.manifest import check_number, check_row, check_text
@@ -17,6 +19,9 @@ from unival.errors import UserError
 from unival.metrics import vqa
 from unival.record import MODALITIES, Record
 from unival.tasks import Value
+
+if TYPE_CHECKING:
+    from unival.engine.inference.predict import Prediction
 
 Kind = Literal["answers", "captions", "boxes", "nothing"]
 """What predictions are compared with; `nothing`: rows of a test split whose answers are not published."""
@@ -100,6 +105,34 @@ class PredictedRow:
         given = ("id", "media", "text", "output", "prediction", "probability", "scores")
         row = {name: value for name, value in asdict(self).items() if name in given or value not in _ABSENT}
         return json.dumps(row, ensure_ascii=False, allow_nan=False)
+
+
+def write_predictions(
+    path: Path | str,
+    records: Iterable[Record],
+    predictions: Iterable["Prediction"],
+    scores: Mapping[str, np.ndarray],
+) -> None:
+    """Write a line for each row; `scores`: name -> score of every row, (n,)."""
+    lines = [
+        PredictedRow(
+            id=record.id,
+            media=dict(record.media()),
+            text=record.text,
+            form=record.form,
+            references=list(record.references),
+            answers={answer.text: answer.weight for answer in record.answers},
+            box=record.box,
+            objects=list(record.objects),
+            extra=dict(record.extra),
+            output=prediction.text,
+            prediction=prediction.value,
+            probability=round(prediction.score, 6),
+            scores={name: round(float(score_N[place]), 6) for name, score_N in scores.items()},
+        ).to_json()
+        for place, (record, prediction) in enumerate(zip(records, predictions, strict=True))
+    ]
+    files.write_text(path, "".join(line + "\n" for line in lines))
 
 
 def read_written(path: Path) -> list[PredictedRow]:

@@ -11,16 +11,16 @@ from unival.data.manifest import manifest_path, read_records
 from unival.data.store import MediaStore
 from unival.engine.batches.rows import Rows, as_list
 from unival.engine.inference import submission
-from unival.engine.inference.evaluate import Evaluation, evaluate_cell, media_of, write_predictions
+from unival.engine.inference.evaluate import evaluate_cell, media_of
 from unival.engine.inference.predict import predict
-from unival.engine.inference.predictions import Predicted
+from unival.engine.inference.predictions import Predicted, write_predictions
 from unival.engine.inference.predictor import Predictor
 from unival.engine.machine import runtime
 from unival.errors import UserError, nearest
 from unival.metrics import boxes, caption, java, vqa
 from unival.metrics.bootstrap import Interval, interval, statistic
-from unival.metrics.chair import chair, instance, mentioned
 from unival.metrics.calibration import brier, expected_calibration_error
+from unival.metrics.chair import chair, instance, mentioned
 from unival.record import LABELS, Answer, Record
 from unival.tasks import TaskConfig, build
 from unival.tasks.base import likeliest
@@ -188,7 +188,6 @@ def make(path: Path, model: Path, split: Path, name: str, edition: str) -> None:
     rows = Rows(task, records, store)
     if all(record.labelled for record in records):
         cell = evaluate_cell(predictor.model, predictor.processor, rows)
-    else:  # to be submitted: written without scores
-        made = predict(predictor.model, predictor.processor, rows)
-        cell = Evaluation(task.name, task.primary, {}, {}, [record.id for record in records], made)
-    write_predictions(path, cell, records)
+        write_predictions(path, records, cell.predictions, cell.scores)
+    else:  # to be submitted
+        write_predictions(path, records, predict(predictor.model, predictor.processor, rows), {})
