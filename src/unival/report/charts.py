@@ -54,7 +54,8 @@ def panel(
     figures.append(Figure(f"{name}.png", alt))
 
 
-def _style(number: int) -> dict[str, Any]:
+def style(number: int) -> dict[str, Any]:
+    """Colour and marker of a line."""
     return {"color": COLORS[number % len(COLORS)], "marker": MARKERS[number % len(MARKERS)]}
 
 
@@ -133,7 +134,7 @@ def _line(axes: Axes, rows: Curve, key: str, label: str, number: int) -> None:
     points = [(row["step"], row[key]) for row in rows if row.get(key) is not None]
     if points:
         every = max(len(points) // 8, 1)
-        axes.plot(*zip(*points, strict=True), label=label, markevery=every, **_style(number))
+        axes.plot(*zip(*points, strict=True), label=label, markevery=every, **style(number))
 
 
 def interpolation(study: Results, folder: Path) -> list[Figure]:
@@ -154,7 +155,7 @@ def interpolation(study: Results, folder: Path) -> list[Figure]:
                     alphas, *band, color=COLORS[number], alpha=0.18, lw=0, label="95 % interval"
                 )
                 axes.plot([0, 1], [values[0], values[-1]], color=GREY, ls="--", lw=1.2, label="chord")
-                axes.plot(alphas, values, label=f"{words.task(task)}", **_style(number))
+                axes.plot(alphas, values, label=f"{words.task(task)}", **style(number))
                 metric = words.metric(rows[0].metric)
                 axes.set(title=title, ylabel=f"{words.task(task)}: {metric}")
                 axes.set(xlabel=f"weight of the {words.task(second)} expert", xlim=(-0.03, 1.03))
@@ -184,11 +185,9 @@ def severity(study: Results, folder: Path) -> list[Figure]:
         with panel(folder, f"shift-{task}", alt, figures, (WIDTH, 3.7)) as axes:
             for number, shift in enumerate(shifts):
                 rows = sorted((row for row in cells if row.shift == shift), key=lambda row: row.severity or 0)
-                x, y = (
-                    [0, *(row.severity or 0 for row in rows)],
-                    [inside.value, *(row.value for row in rows)],
-                )
-                axes.plot(x, y, label=words.task(shift), **_style(number))
+                levels = [0, *(row.severity or 0 for row in rows)]
+                values = [inside.value, *(row.value for row in rows)]
+                axes.plot(levels, values, label=words.task(shift), **style(number))
             baselines = study.tasks.get(task)
             if baselines is not None:
                 axes.axhline(baselines.blind, color=GREY, ls=":", lw=1.2, label="blind baseline")
@@ -258,18 +257,18 @@ def _point(study: Results, inside: CellScore) -> _Point | None:
 def _arrows(axes: Axes, points: Sequence[_Point], number: int) -> None:
     """A task's expert, and an arrow from it to each merged model."""
     expert = next((point for point in points if point.inside.kind == "finetuned"), None)
-    style = _style(number)
+    own = style(number)
     for point in points:
         filled = point.inside.kind == "finetuned"
-        face = style["color"] if filled else "white"
+        face = own["color"] if filled else "white"
         label = words.task(point.inside.task) if filled or expert is None else None
-        axes.plot(*point.place, ls="", mfc=face, label=label, ms=7, **style)
+        axes.plot(*point.place, ls="", mfc=face, label=label, ms=7, **own)
         if expert and not filled:
             axes.annotate(
                 "",
                 point.place,
                 expert.place,
-                arrowprops={"arrowstyle": "->", "color": style["color"], "lw": 1},
+                arrowprops={"arrowstyle": "->", "color": own["color"], "lw": 1},
             )
 
 
@@ -283,10 +282,8 @@ def merges(study: Results, folder: Path) -> list[Figure]:
             kinds = {"finetuned": 0, "merged": 1, "pretrained": 2}
             for place, row in enumerate(reversed(rows)):
                 spread = whiskers(row.value, row.low, row.high)
-                style = _style(kinds[row.kind])
-                axes.errorbar(
-                    row.value, place, xerr=spread, fmt=style["marker"], color=style["color"], capsize=3
-                )
+                own = style(kinds[row.kind])
+                axes.errorbar(row.value, place, xerr=spread, fmt=own["marker"], color=own["color"], capsize=3)
             axes.set_yticks(range(len(rows)), [model(row) for row in reversed(rows)])
             if task in study.tasks:
                 blind = study.tasks[task].blind

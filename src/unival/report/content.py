@@ -35,13 +35,14 @@ def document(
         "medium drawn together; comparisons are paired row by row. Except in the claims, they are for one "
         "training seed: they cover the choice of test rows, not that of the seed."
     )
-    sections = [
+    first = [
         _section("Result", [Points(list(headline.sentences(study, claims)))]),
         *([_section("Read this first", [Points(list(faults))])] if faults else []),
         _section("Tasks", _tasks(study)),
         _section("Claims", claims_table(claims)),
         _section("Variance", spread.blocks(study, variances, compared)),
-        _section("What did not work, and what is missing", []),
+    ]
+    later = [
         _section("Learning curves", _figures(charts.learning_curves(study, figures))),
         _section("Interpolation of experts", _interpolation(study, figures)),
         _section("Merged models", _merges(study, figures)),
@@ -52,12 +53,9 @@ def document(
         _section("What ran", [Figures(dag.draw(study, figures))]),
         _section("Runs and configurations", _runs(study, provenance)),
     ]
-    # last, as what is missing is found where it is drawn
-    negative = "What did not work, and what is missing"
-    sections = [
-        _section(negative, _negative(study, claims)) if one.title == negative else one for one in sections
-    ]
-    return Document("UnIVAL in small: a study", lead, sections)
+    # made last, as what is missing is found where it is drawn
+    negative = _section("What did not work, and what is missing", _negative(study, claims))
+    return Document("UnIVAL in small: a study", lead, [*first, negative, *later])
 
 
 def _section(title: str, blocks: Sequence[Block]) -> Section:

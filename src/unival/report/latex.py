@@ -5,7 +5,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from unival import files
-from unival.report.page import Block, DataTable, Document, Fold, TonedCell, markdown
+from unival.report.page import Block, DataTable, Document, Fold, markdown, plain
 
 SPECIAL = {
     "\\": r"\textbackslash{}", "{": r"\{", "}": r"\}", "$": r"\$", "&": r"\&", "#": r"\#", "%": r"\%",
@@ -28,7 +28,7 @@ def write_tables(document: Document, folder: Path) -> None:
 def latex(table: DataTable) -> str:
     """A table as a `tabular` of booktabs; `code` and **bold** stay what they are."""
     kinds = "l" + ("r" if table.numbers else "l") * (len(table.columns) - 1)
-    rows = [[cell.text if isinstance(cell, TonedCell) else cell for cell in row] for row in table.rows]
+    rows = [[plain(cell) for cell in row] for row in table.rows]
     lines = [_line(table.columns), r"\midrule", *map(_line, rows)]
     return "\n".join(
         [rf"\begin{{tabular}}{{{kinds}}}", r"\toprule", *lines, r"\bottomrule", r"\end{tabular}", ""]

@@ -143,9 +143,8 @@ def _table(table: DataTable) -> str:
 
 def _td(cell: str | TonedCell, column: str) -> str:
     """A cell that knows its column: a phone shows rows of words as cards."""
-    text, tone = (cell.text, cell.tone) if isinstance(cell, TonedCell) else (cell, "")
-    kind = f' class="{tone}"' if tone else ""
-    return f'<td{kind} data-column="{html.escape(column)}">{_inline(text)}</td>'
+    kind = f' class="{cell.tone}"' if isinstance(cell, TonedCell) and cell.tone else ""
+    return f'<td{kind} data-column="{html.escape(column)}">{_inline(plain(cell))}</td>'
 
 
 def _figure(figure: Figure, folder: Path) -> str:
@@ -179,7 +178,7 @@ def markdown(block: Block, figures: str) -> str:
         return "\n".join(f"- {_escaped(item)}" for item in block.items)
     if isinstance(block, DataTable):
         rule = ["---", *(["---:" if block.numbers else "---"] * (len(block.columns) - 1))]
-        lines = [block.columns, rule, *([_plain(cell) for cell in row] for row in block.rows)]
+        lines = [block.columns, rule, *([plain(cell) for cell in row] for row in block.rows)]
         return "\n".join(
             "| " + " | ".join(_escaped(c).replace("|", "\\|") for c in line) + " |" for line in lines
         )
@@ -194,7 +193,8 @@ def _picture(figure: Figure, folder: str) -> str:
     return f"![{alt}]({folder}/{figure.file}){caption}"
 
 
-def _plain(cell: str | TonedCell) -> str:
+def plain(cell: str | TonedCell) -> str:
+    """The text of a cell."""
     return cell.text if isinstance(cell, TonedCell) else cell
 
 

@@ -1,6 +1,5 @@
 """What of a finished study stands beside its written report: tables, figures over seeds, a page of them."""
 
-import itertools
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -187,15 +186,8 @@ def experts(study: Results, scores: Sequence[SeedScore], folder: Path, figures: 
                 (("pretrained", study.pretrained), ("expert", f"finetune/{task}"))
             ):
                 values = [value / unit for value in _of(scores, model, task)]
-                style: Any = {
-                    "color": charts.COLORS[number],
-                    "marker": charts.MARKERS[number],
-                    "ls": "",
-                    "alpha": 0.7,
-                }
-                axes.plot(
-                    [place + 0.2 * number - 0.1] * len(values), values, label="" if place else name, **style
-                )
+                places, label = [place + 0.2 * number - 0.1] * len(values), "" if place else name
+                axes.plot(places, values, label=label, ls="", alpha=0.7, **charts.style(number))
             blind = study.tasks[task].baseline / unit
             axes.plot([place - 0.3, place + 0.3], [blind] * 2, color=charts.GREY, ls=":")
         axes.set_xticks(range(len(tasks)), [words.task(task) for task in tasks], rotation=20, ha="right")
@@ -212,14 +204,9 @@ def audio(scores: Sequence[SeedScore], folder: Path, figures: list[Figure]) -> N
     with charts.panel(folder, "audio-rows", "Audio captioning by rows of sound and start", figures) as axes:
         for number, start in enumerate(STARTS):
             values = [_of(rows, f"audio_rows/{start}_{share}", "audio_caption") for share in shares]
-            means, spreads = (
-                [np.mean(of_share) for of_share in values],
-                [np.std(of_share) for of_share in values],
-            )
-            axes.errorbar(
-                shares, means, yerr=spreads, label=words.task(start), color=charts.COLORS[number],
-                marker=charts.MARKERS[number],
-            )  # fmt: skip
+            means = [np.mean(of_share) for of_share in values]
+            spreads = [np.std(of_share) for of_share in values]
+            axes.errorbar(shares, means, yerr=spreads, label=words.task(start), **charts.style(number))
         axes.set(
             xscale="log", xlabel="rows of sound, %", ylabel="CIDEr", title="bar: standard deviation of seeds"
         )
@@ -252,13 +239,9 @@ def rates(scores: Sequence[SeedScore], folder: Path, figures: list[Figure]) -> N
                 [np.mean(won) for (of, at, _), won in wins.items() if (of, at) == (name, size)]
                 for size in sizes
             ]
-            style: Any = {"color": charts.COLORS[number], "marker": charts.MARKERS[number]}
+            style = charts.style(number)
             axes.plot(sizes, [np.mean(of_seeds) for of_seeds in by_size], label=f"above {name}", **style)
-            points = list(
-                itertools.chain(
-                    *([(size, one) for one in of] for size, of in zip(sizes, by_size, strict=True))
-                )
-            )
+            points = [(size, one) for size, of in zip(sizes, by_size, strict=True) for one in of]
             axes.plot(*zip(*points, strict=True), ls="", alpha=0.35, **style)
         axes.set(
             title="faint: a seed each", xlabel="experts in the average", ylabel="share of comparisons won"

@@ -114,9 +114,8 @@ def _evidence(claim: Claim, parts: Sequence[Contrast]) -> str:
         return "no such comparison in this run"
     counted = [(part, effect([part.paired], -claim.margin)) for part in parts if part.learned]
     if len(counted) > 6:
-        gains, losses = (
-            sum(one.low > one.null for _, one in counted), sum(one.high < one.null for _, one in counted)
-        )  # fmt: skip
+        gains = sum(one.low > one.null for _, one in counted)
+        losses = sum(one.high < one.null for _, one in counted)
         text = f"{len(counted)} comparisons: clear gain {gains}, clear loss {losses}"
     else:
         text = "; ".join(f"{words.task(part.task)} {words.percent(one)}" for part, one in counted)
