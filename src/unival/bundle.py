@@ -59,12 +59,9 @@ def write(out: Path, models: bool) -> int:
     outs = {path: one for one in processes.values() for path in one.writes if _wanted(path, models)}
     for path, one in outs.items():
         _check(Path(path), one.writes[path], one.name)
-    made_by = report.note.get("code", {})
-    commit = made_by.get("uncommitted") or made_by.get("commit")
-    if not commit or not provenance.git("cat-file", "-t", commit):
-        raise UserError(
-            f"{commit or 'reports/runs/report.json'}: the code of the report is no longer there: dvc repro"
-        )
+    commit = provenance.made_by(report.note.get("code", {}))
+    if not commit:
+        raise UserError("reports/runs/report.json: the code of the report is no longer there: dvc repro")
     with folders.new_folder(out, RECORD, [*SHOWN, *outs]) as part:
         for place in [*SHOWN, *map(Path, outs)]:
             if place.is_dir():

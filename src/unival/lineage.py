@@ -63,7 +63,7 @@ class Process:
     def note(self) -> dict[str, Any]:
         """What its last run has noted; nothing where that is gone."""
         path = NOTES / f"{self.name.replace('@', '-')}.json"
-        return dict(files.read_json(path)) if path.is_file() else {}
+        return files.read_json(path) if path.is_file() else {}
 
     def resolved(self) -> dict[str, Any]:
         """Its resolved configuration; none where what is here is no more the run's."""
@@ -278,8 +278,7 @@ def check(one: Process) -> str:
     Raises:
         UserError: it cannot be made again, or is not what was recorded.
     """
-    made_by = one.note.get("code", {})
-    commit = made_by.get("uncommitted") or made_by.get("commit")
+    commit = provenance.made_by(one.note.get("code", {}))
     if not commit or not one.resolved():
         raise UserError(f"{one.name}: its code or configuration is not known any more: dvc repro {one.name}")
     folder = provenance.root() / "scratch" / "check" / f"{one.name}-{commit[:12]}"
@@ -290,10 +289,9 @@ def check(one: Process) -> str:
     for path in one.reads:
         if not (folder / path).exists() and Path(path).exists():
             _link(Path(path), folder / path)
-    kept = {key: value for key, value in os.environ.items() if not key.startswith(("DVC_", "MLFLOW_"))}
-    kept |= {"UNIVAL_TRACKING": "off", "DVC_ROOT": str(folder), "PYTHONPATH": str(folder / "src")}
+    environment = provenance.alone(DVC_ROOT=str(folder), PYTHONPATH=str(folder / "src"))
     command = [sys.executable, "-m", "unival", "run", one.stage, "--config", str(resolved)]
-    if subprocess.run(command, cwd=folder, env=kept, check=False).returncode:
+    if subprocess.run(command, cwd=folder, env=environment, check=False).returncode:
         raise UserError(f"{one.name}: it failed in {folder}")
     said = _compared(one, folder)
     shutil.rmtree(folder, ignore_errors=True)
@@ -361,7 +359,7 @@ def _reached(start: str, following: Any) -> list[str]:
 
 
 def _scores() -> dict[str, Any]:
-    return dict(files.read_json(SCORES)) if SCORES.is_file() else {}
+    return files.read_json(SCORES) if SCORES.is_file() else {}
 
 
 def _splits(folder: Path) -> dict[str, str]:

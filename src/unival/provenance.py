@@ -8,6 +8,7 @@ import subprocess
 import sys
 import tarfile
 import tempfile
+from collections.abc import Mapping
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -58,6 +59,18 @@ def uncommitted_work() -> str:
     if made:
         git("push", "--quiet", "--no-verify", str(root()), f"{made}:refs/unival/{made}")
     return made
+
+
+def made_by(code: Mapping[str, str]) -> str:
+    """The commit that the note of a result gives as its `code`; empty where it is not here any more."""
+    commit = code.get("uncommitted") or code.get("commit") or ""
+    return commit if commit and git("cat-file", "-t", commit) else ""
+
+
+def alone(**more: str) -> dict[str, str]:
+    """The environment of a process that is no part of what this one belongs to, and tracks nothing."""
+    kept = {name: value for name, value in os.environ.items() if not name.startswith(("DVC_", "MLFLOW_"))}
+    return {**kept, "UNIVAL_TRACKING": "off", **more}
 
 
 def check_out(commit: str, folder: Path) -> None:

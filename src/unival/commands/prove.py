@@ -74,9 +74,8 @@ def _changed(chosen: Sequence[str]) -> dict[str, list[str]]:
 
 def _made_by(run: str) -> str:
     path = Path(NOTES) / f"{run}.json"
-    code = files.read_json(path).get("code") or {}
-    commit: str = code.get("uncommitted") or code.get("commit") or ""
-    if not commit or not provenance.git("cat-file", "-t", commit):
+    commit = provenance.made_by(files.read_json(path).get("code") or {})
+    if not commit:
         raise UserError(f"{path}: the commit that made it is not here: dvc repro")
     return commit
 
@@ -107,11 +106,10 @@ def dvc(folder: Path, *words: str) -> str:
     Raises:
         UserError: it failed, with its last words.
     """
-    kept = {key: value for key, value in os.environ.items() if not key.startswith(("DVC_", "MLFLOW_"))}
-    path = f"{Path(sys.executable).parent}{os.pathsep}{kept.get('PATH', '')}"
+    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', '')}"
     done = subprocess.run(
         [sys.executable, "-m", "dvc", *words], cwd=folder, capture_output=True, text=True, check=False,
-        env={**kept, "UNIVAL_TRACKING": "off", "PATH": path},
+        env=provenance.alone(PATH=path),
     )  # fmt: skip
     if done.returncode:
         last = (done.stderr.strip() or done.stdout.strip()).splitlines()[-1:]
