@@ -60,7 +60,6 @@ class Interpolation:
                 for item in self.assignments
                 if item.copy_from is not None
             }
-        self.before = {name: tensor.clone() for name, tensor in self.targets.items()}
 
     @torch.no_grad()
     def move(self, t: float) -> nn.Module:
@@ -78,17 +77,14 @@ class Interpolation:
         for t in ts:
             yield t, self.move(t)
 
-    @torch.no_grad()
-    def restore(self) -> None:
-        """Put back the weights that the model had."""
-        for name, values in self.before.items():
-            self.targets[name].copy_(values)
-
     def __enter__(self) -> "Interpolation":
+        self._found = {name: tensor.clone() for name, tensor in self.targets.items()}
         return self
 
+    @torch.no_grad()
     def __exit__(self, *_: object) -> None:
-        self.restore()
+        for name, values in self._found.items():
+            self.targets[name].copy_(values)
 
 
 @torch.no_grad()
