@@ -61,6 +61,10 @@ def test_a_failed_writer_leaves_no_file(tmp_path: Path) -> None:
 def test_missing_and_broken_manifests_are_named(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"vqa\.parquet: no rows of task 'vqa'.*prepare"):
         read_records(tmp_path, "vqa")
+    (tmp_path / "test").mkdir()
+    manifest_path(tmp_path / "test", "vqa").touch()
+    with pytest.raises(UserError, match="no rows of task 'vqa': give one of its splits: test"):
+        read_records(tmp_path, "vqa")
     manifest_path(tmp_path, "vqa").write_bytes(b"PAR1 no")
     with pytest.raises(UserError, match=r"vqa\.parquet: not a readable"):
         read_records(tmp_path, "vqa")

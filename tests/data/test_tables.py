@@ -55,6 +55,11 @@ def test_the_split_of_a_plain_table_may_be_given(tmp_path: Path) -> None:
     assert len(rows({}, tmp_path, "vqa", "test", split="test")) == 2
 
 
+def test_a_file_that_is_no_table_is_named(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"a\.png: no table: give a file of \.csv, \.jsonl, \.parquet"):
+        import_dataset("table", write(tmp_path / "a.png", PNG), tmp_path / "out")
+
+
 ANSWERS = {
     "one": ("red", RED),
     "a list": ('"[""red""]"', RED),

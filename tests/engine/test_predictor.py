@@ -135,6 +135,8 @@ def test_the_command(photos, tmp_path, monkeypatch, capsys):
     with pytest.raises(SystemExit):
         main(["predict", str(tmp_path), str(photos / "1.png")])
     assert "no model there" in capsys.readouterr().err
+    main(["predict", str(photos / "1.png"), ""])  # as without a text: the packaged model's caption
+    assert len(capsys.readouterr().out.splitlines()) == 4
     (tmp_path / "none.txt").write_text("\n \n")
     with pytest.raises(SystemExit):
         main(["predict", str(folder), str(photos / "1.png"), "red?", "--answers", str(tmp_path / "none.txt")])

@@ -141,9 +141,13 @@ def test_the_commands(rows: Sequence[Record], tmp_path: Path, capsys: pytest.Cap
     assert shown[0].endswith("n=3") and shown[-1].split()[1:4] == ["1.000", "[1.000,", "1.000]"]
     main(["retrieve", sample, "--split", str(tmp_path / "mine/test"), "--by", "matching"])
     assert capsys.readouterr().out.splitlines()[-1] == shown[-1]
-    with pytest.raises(SystemExit):
-        main(["retrieve", sample, "--split", "mine", "--by", "matching", "--modality", "audio"])
-    assert "no task matches sounds with texts" in capsys.readouterr().err
+    for words, why in (
+        (("--by", "matching", "--modality", "audio"), "no task matches sounds with texts"),
+        (("--rows", "0"), "give numbers from 1"),
+    ):
+        with pytest.raises(SystemExit):
+            main(["retrieve", sample, "--split", "mine", *words])
+        assert why in capsys.readouterr().err
     with pytest.raises(SystemExit):
         main(["retrieve", sample, "--split", str(tmp_path / "mine/test"), "--folds", "2"])
     assert "--folds 2: 3 media make no parts of one size" in capsys.readouterr().err
@@ -153,7 +157,7 @@ def test_the_commands(rows: Sequence[Record], tmp_path: Path, capsys: pytest.Cap
     assert found["vectors"].shape == (4, 96)
     with pytest.raises(SystemExit):
         main(["embed", sample])
-    assert "nothing is given" in capsys.readouterr().err
+    assert "give a model folder, then files, folders or a --text" in capsys.readouterr().err
 
 
 def test_commands_say_that_a_model_never_learned_a_medium(

@@ -3,7 +3,7 @@
     unival embed models/merged/unival photos/ clip.mp4 --text "a red circle" --out vectors.npz
 
 `names` are the paths and texts, `vectors` (N, width) float32: their products are cosines. They compare media
-with media and texts with texts; of a text and a picture ask `unival retrieve`, or the task `matching`.
+with media and texts with texts; `unival retrieve` compares a text with a picture.
 """
 
 import argparse
@@ -30,7 +30,7 @@ def main(arguments: list[str]) -> None:
     parser.add_argument("--out", type=Path, default=Path("embeddings.npz"), metavar="<file>")
     options = parser.parse_args(arguments)
     if not options.paths and not options.text:
-        raise UserError("embed: nothing is given: name files, folders or a --text")
+        raise UserError(f"embed {options.model}: give a model folder, then files, folders or a --text")
     import numpy as np
 
     from unival import files

@@ -56,7 +56,9 @@ def _words(words: list[str]) -> tuple[Path, Path, str]:
     Raises:
         UserError: too few or too many words.
     """
-    named = len(words) > 1 and ((Path(words[0]) / "config.json").is_file() or Path(words[1]).exists())
+    named = len(words) > 1 and (
+        (Path(words[0]) / "config.json").is_file() or (words[1] != "" and Path(words[1]).exists())
+    )
     if named and Path(words[0]).is_file():
         raise UserError(f"predict: {words[0]} and {words[1]}: give one file, or a folder of them")
     model, *rest = words if named else [str(sample.FOLDER), *words]

@@ -56,7 +56,7 @@ def main(arguments: list[str]) -> None:
         help="number of parts to search separately (default 1)",
     )
     options = parser.parse_args(arguments)
-    if min(options.texts, options.folds, options.rows or 1) < 1:
+    if min(options.texts, options.folds, 1 if options.rows is None else options.rows) < 1:
         raise UserError("--rows, --texts and --folds: give numbers from 1")
     if options.by == "matching" and options.modality == "audio":
         raise UserError("--by matching: no task matches sounds with texts: leave it out")

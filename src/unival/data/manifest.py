@@ -240,8 +240,10 @@ def read_records(split_dir: Path | str, task: str) -> Records:
     """
     path = manifest_path(split_dir, task)
     if not path.is_file():
-        there = sorted(item.stem for item in path.parent.glob("*.parquet") if item.stem != "media")
-        hint = f"tasks there: {', '.join(there)}" if there else "run `unival run prepare` first"
+        splits = sorted(item.parent.name for item in path.parent.glob(f"*/{path.name}"))
+        tasks = sorted(item.stem for item in path.parent.glob("*.parquet") if item.stem != "media")
+        hint = f"tasks there: {', '.join(tasks)}" if tasks else "run `unival run prepare` first"
+        hint = f"give one of its splits: {', '.join(splits)}" if splits else hint
         raise UserError(f"{path}: no rows of task '{task}': {hint}")
     try:
         table = pq.read_table(path, memory_map=True)

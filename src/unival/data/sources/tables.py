@@ -48,6 +48,8 @@ def _place(path: Path) -> tuple[str, str]:
 
 def _load(path: Path) -> Iterable[Row]:
     """The file's rows; of plain captions one per medium."""
+    if path.suffix not in LOADERS:
+        raise UserError(f"{path}: no table: give a file of {', '.join(LOADERS)}, or a folder of them")
     load: Load = LOADERS[path.suffix]
     first = next((item[1] for item in load(path) if not isinstance(item, BadItem)), None)
     if not isinstance(first, dict) or "caption" not in first or "id" in first:
