@@ -44,6 +44,14 @@ def test_load_model(folder, tmp_path):
     assert found[2][0]["alternatives"] == []
 
 
+def test_what_the_model_never_learned_is_said_once(tmp_path, capsys):
+    folder = made.folder(tmp_path / "model")
+    (folder / "training.json").write_text('{"media": ["audio"]}')
+    mlflow.pyfunc.load_model(str(folder)).predict(pd.DataFrame([*ROWS, *ROWS]))
+    notes = [line for line in capsys.readouterr().err.splitlines() if line.startswith("note: ")]
+    assert [line.split("trained on ")[1] for line in notes] == ["image: it guesses", "video: it guesses"]
+
+
 @pytest.mark.fault
 def test_a_wrong_row_is_named(folder):
     model = mlflow.pyfunc.load_model(str(folder))

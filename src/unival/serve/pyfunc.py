@@ -15,7 +15,7 @@ class Answering:
     """What MLflow calls."""
 
     def __init__(self, folder: Path) -> None:
-        self.models = Models([folder])
+        self.folder, self.models = folder, Models([folder])
 
     def predict(self, model_input: Any, params: dict[str, Any] | None = None) -> list[list[dict[str, Any]]]:
         """The answers to each row of a table; its columns are the fields of a JSON request to `unival serve`.
@@ -26,7 +26,18 @@ class Answering:
         rows = model_input.to_dict("records") if hasattr(model_input, "to_dict") else model_input
         # a table has NaN, which is not itself, where a row has no value
         given = [{name: v for name, v in row.items() if v is not None and v == v} for row in rows]
-        return [self._answers(of_json(row)) for row in given]
+        asked = [of_json(row) for row in given]
+        self._note_guesses(asked)
+        return [self._answers(one) for one in asked]
+
+    def _note_guesses(self, asked: list[Asked]) -> None:
+        predictor, modalities = self.models.predictor(self.models.choice()), {one.modality for one in asked}
+        tasks = {
+            task or predictor.usual_task(one.modality, bool(text))
+            for one in asked
+            for text, task in one.questions
+        }
+        predictor.note_guesses(self.folder, modalities, tasks)
 
     def _answers(self, asked: Asked) -> list[dict[str, Any]]:
         choice = self.models.choice(asked.model, asked.second, asked.t)
