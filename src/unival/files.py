@@ -50,7 +50,7 @@ def atomic(path: Path | str) -> Iterator[Path]:
 
 
 @contextmanager
-def locked(path: Path | str, waiting: str = "", wait: bool = True) -> Iterator[bool]:
+def locked(path: Path | str, waiting: str = "", wait: bool = True, shared: bool = False) -> Iterator[bool]:
     """Hold the lock of a file, which is made; yields whether another process had to be waited for.
 
     Forked processes hold it too, until this one leaves it or all have ended.
@@ -58,11 +58,13 @@ def locked(path: Path | str, waiting: str = "", wait: bool = True) -> Iterator[b
     Args:
         waiting: what a person is told when another process holds it.
         wait: false: raise BlockingIOError then.
+        shared: hold it beside others who do so, too.
 
     Raises:
         UserError: the file cannot be made.
     """
     path, waited = Path(path), False
+    kind = fcntl.LOCK_SH if shared else fcntl.LOCK_EX
     while True:
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
@@ -71,14 +73,14 @@ def locked(path: Path | str, waiting: str = "", wait: bool = True) -> Iterator[b
             raise UserError(f"{path.parent}: cannot write here: {error.strerror}") from error
         with handle:
             try:
-                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                fcntl.flock(handle, kind | fcntl.LOCK_NB)
             except BlockingIOError:
                 if not wait:
                     raise
                 if waiting and not waited:
                     print(waiting, file=sys.stderr, flush=True)
                 waited = True
-                fcntl.flock(handle, fcntl.LOCK_EX)
+                fcntl.flock(handle, kind)
             if not _is(handle, path):  # removed by the one that held it
                 continue
             try:

@@ -84,10 +84,7 @@ def test_the_whole_study(clone, run) -> None:
 def test_figures_follow_the_code(clone, run) -> None:
     """There and back, by `dvc repro` alone; a remark is no change, and a proof spares the rerun."""
     path = clone / "params.yaml"
-    params = yaml.safe_load(path.read_text())
-    params["tasks"] = ["caption", "video_caption", "video_qa"]
-    merges = ["average_video"]
-    params["set"] |= {"merge": {"merges": merges}, "evaluate": {"merges": merges, "shifted_merges": merges}}
+    params = yaml.safe_load(path.read_text()) | SETTINGS | {"tasks": [*SETTINGS["tasks"], "video_qa"]}
     path.write_text(yaml.safe_dump(params, sort_keys=False))
     run("dvc", "repro", "evaluate")
     scores, metric = clone / "reports/metrics/tasks.json", clone / "src/unival/tasks/question_answering.py"

@@ -9,6 +9,7 @@ import shutil
 import sqlite3
 import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -25,8 +26,9 @@ from unival.tracking.spool import Spool
 
 @pytest.fixture
 def by_hand(place: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Nothing is sent but by the test."""
-    monkeypatch.setattr(tracker.Sender, "start", lambda self: None)
+    """Nothing is sent or logged but by the test."""
+    for thread in (tracker.Sender, tracker.MachineLoad):
+        monkeypatch.setattr(thread, "start", lambda self: None)
     return place
 
 
@@ -205,6 +207,39 @@ def test_a_run_whose_process_was_killed_is_closed_as_such(by_hand: Path) -> None
     list(tracking.send_all())
     assert stored()["run"].info.status == "RUNNING"
     again.end("FINISHED")
+
+
+def test_the_next_run_sends_what_others_left(by_hand: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One that the store was too slow for, and one that was killed; not one whose process goes on."""
+    begin(by_hand, "ended").end("FINISHED")
+    begin(by_hand, "killed")._alive.close()
+    going_on = begin(by_hand, "going on")
+    assert stored() == {}
+    run = begin(by_hand)
+    sender = run._sender
+    rounds: list[float] = []
+
+    def wait(period: float) -> None:
+        rounds.append(period)
+        sender._stopped = len(rounds) == 4
+
+    monkeypatch.setattr(sender._woken, "wait", wait)
+    sender.run()
+    statuses = {name: one.info.status for name, one in stored().items()}
+    assert statuses == {"run": "RUNNING", "ended": "FINISHED", "killed": "KILLED"}
+    assert going_on._spool.waiting() and not run._spool.close()
+
+
+@pytest.mark.resume
+def test_a_run_that_goes_on_while_it_is_closed_is_not_closed_again(by_hand: Path) -> None:
+    begin(by_hand)._alive.close()
+    (left,) = spool.spools()
+    with ThreadPoolExecutor() as pool:
+        with files.locked(left.folder / "alive"):
+            again = pool.submit(begin, by_hand)
+            time.sleep(0.5)
+            assert not again.done()
+        assert not again.result()._spool.close()
 
 
 @pytest.mark.fault

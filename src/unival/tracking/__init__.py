@@ -4,7 +4,8 @@ Reading order: `tracker.py` (what a stage logs), `spool.py` (where it is kept), 
 `mlflow_store.py` (how it is sent).
 Whatever is logged is written to a spool on disk first and sent from there, in order and once, by a thread of
 its own: a store that is locked, slow, full or gone neither ends a run nor holds it up. What is left at the
-end stays in `mlspool/` for `unival sync`. No stage reads a result back; `past.py` does, to compare runs.
+end stays in `mlspool/` for the next run or `unival sync`. No stage reads a result back; `past.py` does, to
+compare runs.
 """
 
 from unival.tracking.copying import copy_all

@@ -349,10 +349,13 @@ class Delivery:
             self.client.set_tag(run_id, tag, json.dumps([*shown, entry]))
 
 
-def send_all() -> Iterator[tuple[Spool, int]]:
+def send_all(running: bool = True) -> Iterator[tuple[Spool, int]]:
     """Send the spools of all runs, and find the artifacts of a store that was moved.
 
     Yields each spool that had something to send, and how much.
+
+    Args:
+        running: those of processes that go on, too.
 
     Raises:
         UserError: the store cannot be used or failed; or a run waits for another store.
@@ -366,7 +369,8 @@ def send_all() -> Iterator[tuple[Spool, int]]:
         if state and state.run_id and state.store != store_name():
             others |= {state.store} if spool.waiting() else set()
             continue
-        spool.close()
+        if not spool.close() and not running:
+            continue
         sent = Delivery(spool).send()
         if spool.finished():
             spool.remove()

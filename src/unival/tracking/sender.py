@@ -4,9 +4,10 @@ import sys
 import threading
 import time
 from collections.abc import Callable
+from contextlib import suppress
 
 from unival.errors import UserError
-from unival.tracking.mlflow_store import Delivery
+from unival.tracking.mlflow_store import Delivery, send_all
 from unival.tracking.spool import Spool
 
 PERIOD = 5.0
@@ -18,7 +19,7 @@ to tell before it is ended."""
 
 
 class Sender(threading.Thread):
-    """Sends a spool in the background until it is stopped."""
+    """Sends a spool in the background until it is stopped, and what runs that have ended left of theirs."""
 
     def __init__(self, spool: Spool) -> None:
         super().__init__(daemon=True, name="mlflow")
@@ -28,11 +29,13 @@ class Sender(threading.Thread):
 
     def run(self) -> None:
         """Send until `stop`, less often while the store fails."""
-        period = PERIOD
+        period, left = PERIOD, send_all(running=False)
         while not self._stopped:
             try:
                 self.delivery.send()
                 period = PERIOD
+                with suppress(UserError, OSError):  # it costs this run nothing
+                    next(left, None)
             except (UserError, OSError) as error:
                 if not self._failed:
                     place = self._spool.folder

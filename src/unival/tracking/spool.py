@@ -56,19 +56,20 @@ class Spool:
     def alive(self) -> ExitStack:
         """Say that the run goes on, until this is closed or its last process has ended."""
         held = ExitStack()
-        with suppress(BlockingIOError):  # another process says so
-            held.enter_context(files.locked(self.folder / "alive", wait=False))
+        held.enter_context(files.locked(self.folder / "alive", shared=True))
         return held
 
-    def close(self) -> None:
-        """Note that the run was killed, where no process goes on with it and none could say so."""
-        last = next(iter([item for _, _, item in self.read()][-1:]), {})
-        if last.get("do") == "status" and last.get("status") != "RUNNING":
-            return
-        with suppress(BlockingIOError), files.locked(self.folder / "alive", wait=False):
-            self.mend()
-            time = last.get("time", 0)
-            self.append({"do": "status", "time": time, "status": "KILLED"})
+    def close(self) -> bool:
+        """Whether no process goes on with the run; where none could say how it ended, it was killed."""
+        try:
+            with files.locked(self.folder / "alive", wait=False):
+                last = next(iter([item for _, _, item in self.read()][-1:]), {})
+                if last.get("do") != "status" or last.get("status") == "RUNNING":
+                    self.mend()
+                    self.append({"do": "status", "time": last.get("time", 0), "status": "KILLED"})
+        except BlockingIOError:
+            return False
+        return True
 
     def append(self, item: Item) -> None:
         """Add an item. What does not fit the disk now is written with the next one."""
