@@ -36,7 +36,7 @@ def swept(folder: Path, ended: int | None = None, after: float = 0.0) -> list[di
         status = sweep.wait(600)
     sync = [*command[:3], "sync"]  # what a slow store has not taken
     # a sweep that was faster is not begun anew
-    for words in (command, sync) if status else (sync,):
+    for words in (command, sync) if status != 0 else (sync,):
         done = subprocess.run(words, env=told, capture_output=True, text=True, timeout=600)
         assert done.returncode == 0, done.stderr[-4000:]
     (folder / "fetched").mkdir()
