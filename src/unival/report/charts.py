@@ -42,7 +42,11 @@ WIDTH = 4.4
 def panel(
     folder: Path, name: str, alt: str, figures: list[Figure], size: tuple[float, float] = (WIDTH, 3.2)
 ) -> Iterator[Axes]:
-    """Axes that are saved as `<name>.png`, as `<name>.svg` for papers, and noted in `found`."""
+    """Axes that are saved as `<name>.png`, as `<name>.svg` for papers, and noted in `figures`.
+
+    Args:
+        size: inches. Wider ones than a panel get more room on the page, for their letters to stay readable.
+    """
     with mpl.rc_context(SETTINGS):
         figure, axes = plt.subplots(figsize=size, layout="constrained")
         try:
@@ -51,7 +55,7 @@ def panel(
             figure.savefig(folder / f"{name}.svg", metadata={"Date": None, "Creator": None})
         finally:
             plt.close(figure)
-    figures.append(Figure(f"{name}.png", alt))
+    figures.append(Figure(f"{name}.png", alt, kind="wide" if size[0] > 1.1 * WIDTH else "chart"))
 
 
 def style(number: int) -> dict[str, Any]:

@@ -36,7 +36,7 @@ def draw(study: Results, folder: Path) -> list[Figure]:
             _box(axes, place, title, note)
         _chain(axes, places)
         _branches(axes, study, places[-1])
-    return [Figure(figures[0].file, figures[0].alt, kind="wide")]
+    return figures
 
 
 def _branches(axes: Axes, study: Results, above: Place) -> None:

@@ -1,5 +1,6 @@
 """What merging bought, on the page: plane and front of ID against OOD, pairwise matrix, task vectors."""
 
+import textwrap
 from pathlib import Path
 from typing import Any
 
@@ -51,8 +52,8 @@ def plane(study: Results, folder: Path) -> list[Figure]:
             if len(ends) == 2:
                 line = [inside.value for inside, _, _ in ends], [outside.value for _, outside, _ in ends]
                 axes.plot(*line, color=charts.GREY, ls="--", lw=1)
-            axes.set(title=" + ".join(map(words.task, tasks.split())), xlabel="share, in distribution")
-            axes.set(ylabel="share, out of distribution")
+            axes.set_title(textwrap.fill(" + ".join(map(words.task, tasks.split())), 44))
+            axes.set(xlabel="share, in distribution", ylabel="share, out of distribution")
             axes.legend(loc="upper center", bbox_to_anchor=(0.5, -0.18), ncols=2, fontsize=7.5)
     return figures
 
