@@ -172,7 +172,8 @@ def test_a_file_that_changed_and_has_its_old_size_and_time_is_hashed_anew(tmp_pa
 )
 def test_a_damaged_tokenizer_is_one_line(tmp_path, content):
     (tmp_path / "tokenizer.json").write_text(json.dumps(content))
-    with pytest.raises(UserError, match=r"tokenizer\.json: .*rows cannot be matched by token"):
+    why = ".*rows cannot be matched by token" if isinstance(content, dict) else "expected an object, found"
+    with pytest.raises(UserError, match=rf"tokenizer\.json: {why}"):
         read_tokens(tmp_path)
 
 
