@@ -6,6 +6,7 @@ import re
 import shutil
 import sqlite3
 import subprocess
+from dataclasses import replace
 from pathlib import Path
 
 import pandas
@@ -16,7 +17,7 @@ from tests.report import made
 from tests.report.test_report import Page
 from unival import config, tracking
 from unival.commands import compare as command
-from unival.comparison import differences, sides
+from unival.comparison import differences, page, sides
 from unival.errors import UserError
 from unival.study import archive, row_scores
 from unival.tracking import tracker
@@ -87,6 +88,14 @@ def test_what_differs_is_shown_and_nothing_else(here: Path) -> None:
     assert [(process, key) for process, key, _ in found.curves] == [("finetune-vqa", "train/loss")]
     assert "no clear difference in 9 of 9" in found.verdicts[0] and "One seed each" in found.verdicts[0]
     assert found.left_out == []
+
+
+def test_pictures_are_of_the_rows_that_flip_most(here: Path) -> None:
+    """Where half of the seeds flip, the answers of the first one may be equal."""
+    (_, clear, _) = compared(here, "base", "other").flips
+    half = [replace(clear, id=str(number), score_before=0.4, score_after=0.6) for number in range(9)]
+    alike = replace(clear, before=clear.after)
+    assert next(page._chosen([alike, *half, clear])) == clear
 
 
 @pytest.mark.parametrize("name", ["other/reports", "other/models/finetune/vqa"], ids=["reports", "model"])

@@ -103,7 +103,7 @@ def _lines(found: SideBySide) -> list[str]:
         rows = [
             [
                 place((one.model, one.task, "")), one.metric, words.number(one.before),
-                words.number(one.after), words.change(one.difference), words.number(one.p_holm), str(one.n),
+                words.number(one.after), words.change(one.difference), words.chance(one.p_holm), str(one.n),
                 str(one.seeds), one.side,
             ]
             for one in primary

@@ -93,7 +93,7 @@ def _table(lines: Sequence[Difference], before: str, after: str) -> DataTable:
         [
             place((one.model, one.task, one.split)),
             TonedCell(words.change(one.difference), _tone(one)),
-            words.number(one.p if one.p_holm is None else one.p_holm),
+            words.chance(one.p if one.p_holm is None else one.p_holm),
             words.number(one.before),
             words.number(one.after),
             words.metric(one.metric),
@@ -123,7 +123,8 @@ def _flips(compared: SideBySide, figures: Path) -> Iterator[Block]:
     ]
     yield Text(
         f"A row is answered from a score of {RIGHT:g} on (of captions: where all facts are right). All rows "
-        "that went from unanswered to answered, or back, are in `flips.csv`."
+        "that went from unanswered to answered, or back, are in `flips.csv`. Of several seeds the score is "
+        "the mean, the answers are those of the first."
     )
     yield DataTable(["cell", "in", "won", "lost"], rows)
     pictures: list[Figure] = []
@@ -139,10 +140,16 @@ def _flips(compared: SideBySide, figures: Path) -> Iterator[Block]:
 
 
 def _chosen(flips: Sequence[Flip]) -> Iterator[Flip]:
-    """The first few of every cell, won and lost; those of experts and single models come first."""
+    """The clearest few of every cell, won and lost; those of experts and single models come first.
+
+    Of several seeds these are rows that most of them flip, with two answers of the first one.
+    """
     counts: Counter[tuple[str, str, str, bool]] = Counter()
     chosen = []
-    for flip in flips:
+    clearest = sorted(
+        flips, key=lambda flip: (flip.before == flip.after, -abs(flip.score_after - flip.score_before))
+    )
+    for flip in clearest:
         key = (flip.side, flip.model, flip.task, flip.won)
         counts[key] += 1
         if counts[key] <= SHOWN:
@@ -160,11 +167,10 @@ def _example(sides: Sequence[Side], flip: Flip, name: str, figures: Path) -> Fig
     with atomic(figures / name) as part:
         gallery.picture(lines, MediaStore(folder / split)).save(part, "PNG", optimize=True)
     marks = ["✓" if score >= RIGHT else "✗" for score in (flip.score_before, flip.score_after)]
+    model = flip.model.removeprefix(f"finetune/{flip.task}")
     boxes = ["true box thick green, first answer orange, second blue"] if "iou" in lines[0].scores else []
     caption = [
-        f"{words.task(flip.task)} {flip.model.removeprefix(f'finetune/{flip.task}')}: {flip.asked}".rstrip(
-            ": "
-        ),
+        f"{' '.join(filter(None, (words.task(flip.task), model)))}: {flip.asked}".rstrip(": "),
         f"{marks[0]} {flip.against}: **{flip.before}**",
         f"{marks[1]} {flip.side}: **{flip.after}**",
         f"expected: {flip.expected}",

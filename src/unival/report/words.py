@@ -36,6 +36,11 @@ def number(value: Any, digits: int = 3) -> str:
     return "–" if value is None else f"{value:.{digits}f}"
 
 
+def chance(p: float | None) -> str:
+    """A p-value, below a thousandth as such; or a dash."""
+    return "<0.001" if p is not None and p < 0.001 else number(p)
+
+
 def signed(value: float) -> str:
     """A difference, its sign always written."""
     return f"{round(value, 3) + 0.0:+.3f}".replace("-", "−")  # + 0.0: no negative zero
