@@ -68,7 +68,7 @@ def locked(path: Path | str, waiting: str = "", wait: bool = True, shared: bool 
     while True:
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
-            handle = path.open("a")
+            handle = path.open("a+")  # NFS takes a shared lock of a file that can be read alone
         except OSError as error:
             raise UserError(f"{path.parent}: cannot write here: {error.strerror}") from error
         with handle:

@@ -1,10 +1,12 @@
 """The MLflow store and the way there: nothing is lost, nothing is stored twice, nothing holds a run up."""
 
+import errno
 import fcntl
 import json
 import math
 import multiprocessing
 import os
+import platform
 import shutil
 import sqlite3
 import threading
@@ -125,6 +127,25 @@ def test_a_lock_keeps_others_out_until_it_is_left(tmp_path: Path) -> None:
         fcntl.flock(other, fcntl.LOCK_EX | fcntl.LOCK_NB)
 
 
+@pytest.mark.parametrize("shared", [False, True])
+def test_a_lock_is_taken_as_nfs_wants_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, shared: bool
+) -> None:
+    """flock(2): NFS makes it one of bytes, for which the file must be open for reading or for writing."""
+    taken = []
+
+    def flock(handle: Any, kind: int) -> None:
+        mode = fcntl.fcntl(handle, fcntl.F_GETFL) & os.O_ACCMODE
+        lacking = {fcntl.LOCK_SH: os.O_WRONLY, fcntl.LOCK_EX: os.O_RDONLY}.get(kind & ~fcntl.LOCK_NB)
+        if mode == lacking:
+            raise OSError(errno.EBADF, os.strerror(errno.EBADF))
+        taken.append(kind)
+
+    monkeypatch.setattr(fcntl, "flock", flock)
+    with files.locked(tmp_path / "lock", shared=shared):
+        assert len(taken) == 1
+
+
 def test_a_run_holds_what_was_logged_beside_the_repository(place: Path) -> None:
     run = begin(place)
     log_everything(run)
@@ -210,7 +231,11 @@ def test_a_run_whose_process_was_killed_is_closed_as_such(by_hand: Path) -> None
 
 
 def test_the_next_run_sends_what_others_left(by_hand: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """One that the store was too slow for, and one that was killed; not one whose process goes on."""
+    """One that the store was too slow for, and one that was killed; not one whose process goes on, nor one
+    of another machine, whose locks may not be seen here."""
+    with monkeypatch.context() as elsewhere:
+        elsewhere.setattr(platform, "node", lambda: "another")
+        begin(by_hand, "of another machine")._alive.close()
     begin(by_hand, "ended").end("FINISHED")
     begin(by_hand, "killed")._alive.close()
     going_on = begin(by_hand, "going on")
@@ -228,6 +253,8 @@ def test_the_next_run_sends_what_others_left(by_hand: Path, monkeypatch: pytest.
     statuses = {name: one.info.status for name, one in stored().items()}
     assert statuses == {"run": "RUNNING", "ended": "FINISHED", "killed": "KILLED"}
     assert going_on._spool.waiting() and not run._spool.close()
+    list(tracking.send_all())  # a person decides
+    assert stored()["of another machine"].info.status == "KILLED"
 
 
 @pytest.mark.resume
@@ -553,6 +580,7 @@ def test_the_load_of_the_machine_goes_on_where_a_killed_run_was(
     monkeypatch.setattr(machine_load, "PERIOD", 0.05)
     for status, number in (("KILLED", 2), ("FINISHED", 5)):
         run = begin(by_hand)
+        threading.Thread.start(run._load)
         while run._steps.get(tracker.LOAD, -1) < number:
             time.sleep(0.01)
         run.end(status)

@@ -7,6 +7,7 @@ while the schema is made breaks it for good: so it is made under a lock, as anot
 
 import json
 import os
+import platform
 import sqlite3
 import sys
 import threading
@@ -40,6 +41,7 @@ PLACES = {
 }
 """Table -> column with the absolute place of artifacts."""
 SETTINGS = {
+    "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
     "MLFLOW_ENABLE_ASYNC_LOGGING": "false",
     "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1",  # the spool is there to try again
     "MLFLOW_HTTP_REQUEST_TIMEOUT": "20",
@@ -349,13 +351,14 @@ class Delivery:
             self.client.set_tag(run_id, tag, json.dumps([*shown, entry]))
 
 
-def send_all(running: bool = True) -> Iterator[tuple[Spool, int]]:
+def send_all(everywhere: bool = True) -> Iterator[tuple[Spool, int]]:
     """Send the spools of all runs, and find the artifacts of a store that was moved.
 
     Yields each spool that had something to send, and how much.
 
     Args:
-        running: those of processes that go on, too.
+        everywhere: those of processes that go on, and of other machines, too: where these share the working
+            folder but no locks, whether a process goes on is known on its machine alone.
 
     Raises:
         UserError: the store cannot be used or failed; or a run waits for another store.
@@ -369,7 +372,9 @@ def send_all(running: bool = True) -> Iterator[tuple[Spool, int]]:
         if state and state.run_id and state.store != store_name():
             others |= {state.store} if spool.waiting() else set()
             continue
-        if not spool.close() and not running:
+        if not everywhere and spool.machine() != platform.node():
+            continue
+        if not spool.close() and not everywhere:
             continue
         sent = Delivery(spool).send()
         if spool.finished():

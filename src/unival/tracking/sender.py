@@ -19,7 +19,7 @@ to tell before it is ended."""
 
 
 class Sender(threading.Thread):
-    """Sends a spool in the background until it is stopped, and what runs that have ended left of theirs."""
+    """Sends a spool in the background until it is stopped, and what ended runs of this machine have left."""
 
     def __init__(self, spool: Spool) -> None:
         super().__init__(daemon=True, name="mlflow")
@@ -29,7 +29,7 @@ class Sender(threading.Thread):
 
     def run(self) -> None:
         """Send until `stop`, less often while the store fails."""
-        period, left = PERIOD, send_all(running=False)
+        period, left = PERIOD, send_all(everywhere=False)
         while not self._stopped:
             try:
                 self.delivery.send()

@@ -8,6 +8,7 @@ knows what it has logged, and can be sent anew to another store.
 
 import json
 import os
+import platform
 import uuid
 from collections.abc import Iterator
 from contextlib import ExitStack, suppress
@@ -42,6 +43,7 @@ class Spool:
         self.folder = root() / (name or uuid.uuid4().hex[:16])
         self.items = self.folder / "items.jsonl"
         self.lock = self.folder / "lock"
+        self._alive = self.folder / "alive"
         self._kept = -1, b""
         """Size of the items and what is yet to be written, in one: a signal may break in anywhere."""
 
@@ -56,13 +58,19 @@ class Spool:
     def alive(self) -> ExitStack:
         """Say that the run goes on, until this is closed or its last process has ended."""
         held = ExitStack()
-        held.enter_context(files.locked(self.folder / "alive", shared=True))
+        held.enter_context(files.locked(self._alive, shared=True))
+        with suppress(OSError):
+            self._alive.write_text(platform.node())
         return held
+
+    def machine(self) -> str:
+        """Name of the one whose process said so last; empty: not known."""
+        return self._alive.read_text() if self._alive.is_file() else ""
 
     def close(self) -> bool:
         """Whether no process goes on with the run; where none could say how it ended, it was killed."""
         try:
-            with files.locked(self.folder / "alive", wait=False):
+            with files.locked(self._alive, wait=False):
                 last = next(iter([item for _, _, item in self.read()][-1:]), {})
                 if last.get("do") != "status" or last.get("status") == "RUNNING":
                     self.mend()
