@@ -49,7 +49,7 @@ OFFICIAL = {
 BEFORE = (
     ("prepare", "prepare"), ("pretrain", "pretrain/image_text"), ("pretrain", "pretrain/video_text"),
     ("finetune", "finetune/caption"), ("finetune", "finetune/vqa"), ("merge", "merge"),
-    ("evaluate", "evaluate"), ("ablate", "ablate"), ("seeds", "seeds"), ("report", "report"),
+    ("evaluate", "evaluate"), ("ablate", "ablate"), ("seeds", "seeds"),
 )  # fmt: skip
 DATA, BASE, MERGED = "data/processed/world", "models/pretrain/video_text", "models/merged"
 
@@ -155,7 +155,7 @@ COMMANDS |= {
 
 
 def make(study: Path, logs: Path) -> None:
-    """The study from nothing, undisturbed, and what else commands read.
+    """The study from nothing, undisturbed, up to the report, and what else commands read.
 
     Raises:
         RuntimeError: a stage failed.
