@@ -7,8 +7,10 @@ from html.parser import HTMLParser
 from pathlib import Path
 
 import pytest
+import yaml
 
 from tests.report import made
+from unival.cli import main
 from unival.errors import UserError
 from unival.report import content, latex, page, silent, summary, words
 from unival.report.verdicts import Verdict
@@ -249,6 +251,26 @@ def test_what_an_earlier_choice_left_is_not_shown(folder, tmp_path) -> None:
     assert (root / "reports/runs/finetune-audio_caption.json").is_file()
     assert "finetune-vqa" in found.curves and "finetune-vqa" in found.runs
     assert "finetune-audio_caption" not in {*found.curves, *found.runs}
+
+
+def test_a_report_made_again_is_the_same(folder, tmp_path, monkeypatch) -> None:
+    """Also where the record of the first lies on disk, as where no DVC took it away."""
+    root = tmp_path / "again"
+    shutil.copytree(folder, root)
+    monkeypatch.chdir(root)
+    monkeypatch.setenv("UNIVAL_TRACKING", "off")
+    monkeypatch.setenv("DVC_ROOT", str(root))
+    resolved = {"stage": "report", "item": None, "data": "data/tiny", "edition": "quick"}
+    resolved |= {"seed": 0, "seeds": [], "claims": {}}
+    path = Path("build/config/report.yaml")
+    path.write_text(yaml.safe_dump(resolved))
+
+    def made_files():
+        main(["run", "report", "--config", str(path)])
+        there = (file for file in Path("reports").rglob("*") if file.is_file())
+        return {file: file.read_bytes() for file in there if file.name != "report.json"}  # it has the time
+
+    assert made_files() == made_files()
 
 
 @pytest.mark.fault

@@ -33,8 +33,10 @@ class Config:
 
 def inputs(config: Config) -> list[Path]:
     """What the stage reads."""
-    reports = ("curves", "metrics", "predictions", "ablations", "seeds", "kernels", "runs")
-    return [local(config.data), *(Path("reports") / name for name in reports)]
+    reports = ("curves", "metrics", "predictions", "ablations", "seeds", "kernels")
+    # its own record, of an earlier time, is no input: the report made again is the same
+    records = (path for path in sorted(Path("reports/runs").glob("*.json")) if path.stem != "report")
+    return [local(config.data), *(Path("reports") / name for name in reports), *records]
 
 
 def evidence_of(config: Config) -> "Evidence":
@@ -50,6 +52,7 @@ def run(config: Config, io: StageIO) -> None:
     from unival.study import results, study_run, variance
 
     study = results.read(".", config.data, config.edition)
+    study.runs.pop("report", None)  # of an earlier time
     seeds = evidence_of(config)
     claims, variances = verdicts.check(config.claims, seeds), list(variance.table(seeds))
     compared = spread.kernels(config.claims, seeds)
