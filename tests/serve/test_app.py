@@ -4,6 +4,7 @@ import base64
 import contextlib
 import json
 import random
+import shutil
 import socket
 import struct
 import threading
@@ -19,7 +20,7 @@ from tests.serve import made
 from tests.tasks import world
 from unival import limits
 from unival.engine.inference.predictor import Predictor, as_row
-from unival.serve.models import Choice
+from unival.serve.models import Choice, Models
 from unival.tasks.folder import write_tasks
 
 
@@ -153,17 +154,23 @@ def test_weights_move_from_one_model_to_the_other(server, models):
 
 
 def test_a_task_that_no_model_of_the_choice_names_is_said(tmp_path):
-    """On the way of the slider the tasks of both count."""
-    models = made.pair(tmp_path)
+    """On the way of the slider the tasks of both count; it is the same once the folders are gone."""
+    folders = [made.folder(tmp_path / "first", 0), made.folder(tmp_path / "second", 1)]
+    for folder, task in zip(folders, ("caption", "matching"), strict=True):
+        write_tasks({task: world.task_config(task)}, folder)
+    (folders[0] / "training.json").write_text('{"media": ["image"]}')
+    models = Models(folders)
     first, second = models.folders
-    for name, task in ((first, "caption"), (second, "matching")):
-        write_tasks({task: world.task_config(task)}, models.folders[name])
+    shutil.rmtree(tmp_path)
     for t, foreign in ((0, ["matching", "vqa"]), (0.5, ["vqa"])):
         assert models.foreign(models.choice(first, second, t), ["vqa", "caption", "matching"]) == foreign
     with made.running(models) as server:
         asked = server.ask("a.png", made.picture(), task="matching", text="red", model=first).json()
         assert asked["note"] == f"matching: not among the tasks of {first}: it guesses"
         assert "note" not in server.ask("a.png", made.picture(), task="caption", model=first).json()
+        asked = server.ask("a.wav", made.medium("audio")[1], model=first).json()
+        assert asked["note"] == f"{first} was never trained on audio: it guesses"
+        assert server.get("/models").json()["models"][first]["own"] == ["caption"]
 
 
 @pytest.mark.parametrize("modality", made.FILES)

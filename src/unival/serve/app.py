@@ -29,7 +29,6 @@ from unival.serve.batcher import Answered, Batcher
 from unival.serve.guard import ASK, Guard, said
 from unival.serve.metrics import CONTENT_TYPE
 from unival.serve.models import Choice, Models
-from unival.tasks.folder import carried
 
 PAGE = Path(__file__).parent / "page"
 EXAMPLES = PAGE / "examples"
@@ -148,7 +147,7 @@ class Service:
                         for task, config in tasks.items()
                         if not any(field in config.prompt for field in UNASKABLE)
                     },
-                    "own": list(carried(self.models.folders[name])),
+                    "own": self.models.own[name],
                 }
                 for name, tasks in self.models.tasks.items()
             },

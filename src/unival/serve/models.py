@@ -17,7 +17,7 @@ from unival.model.processing import SETTINGS_FILE
 from unival.record import Modality
 from unival.serve.uploads import Uploads
 from unival.tasks import TaskConfig
-from unival.tasks.folder import foreign, tasks_of
+from unival.tasks.folder import carried, foreign, tasks_of
 from unival.vocab import TOKENIZER_FILES
 from unival.weights import read_specs
 
@@ -51,7 +51,10 @@ class Models:
             self.folders[str(folder) if short in self.folders else short] = folder
         self.default = next(iter(self.folders))
         self.network, self.processor = model_folder.read(folders[0])
+        # all that is said of a model is read once: its folder may go while its weights are served
         self.tasks = {name: tasks_of(folder) for name, folder in self.folders.items()}
+        self.own = {name: list(carried(folder)) for name, folder in self.folders.items()}
+        self._learned = {name: model_folder.learned(folder) for name, folder in self.folders.items()}
         for folder in folders[1:]:
             check_alike(folder, folders[0])
         self.network.to(torch.device(device)).eval()  # type: ignore[arg-type]
@@ -75,12 +78,12 @@ class Models:
 
     def learned(self, choice: Choice, modality: Modality) -> bool:
         """Whether a model of the choice was trained on such media; True where that is not known."""
-        known = [model_folder.learned(self.folders[name]) for name in _named(choice)]
+        known = [self._learned[name] for name in _named(choice)]
         return any(modalities is None or modality in modalities for modalities in known)
 
     def foreign(self, choice: Choice, tasks: Iterable[str]) -> list[str]:
         """Tasks that are those of no model of the choice."""
-        return foreign(tasks, [self.folders[name] for name in _named(choice)])
+        return foreign(tasks, [self.own[name] for name in _named(choice)])
 
     def move(self, choice: Choice) -> None:
         """Give the network these weights. Of one thread, the one that predicts.

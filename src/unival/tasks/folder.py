@@ -1,6 +1,6 @@
 """The tasks that a model folder carries: prompts, decoding and metric that it was trained with."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 
@@ -38,13 +38,8 @@ def carried(folder: Path) -> dict[str, TaskConfig]:
     }
 
 
-def foreign(tasks: Iterable[str], folders: Iterable[Path]) -> list[str]:
-    """Tasks that none of these model folders carries; none where a folder does not tell its tasks.
-
-    Raises:
-        UserError: the tasks of a folder are damaged.
-    """
-    known = [carried(folder) for folder in folders]
+def foreign(tasks: Iterable[str], known: Sequence[Collection[str]]) -> list[str]:
+    """Tasks that none of these models carries; none where a model does not tell its tasks."""
     return sorted(set(tasks).difference(*known)) if all(known) else []
 
 

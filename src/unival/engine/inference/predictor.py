@@ -28,7 +28,7 @@ from unival.model.modeling import UnivalForConditionalGeneration
 from unival.model.processing import UnivalProcessor
 from unival.record import LABELS, Answer, Modality, Record, is_unicode
 from unival.tasks import Task, TaskConfig, build
-from unival.tasks.folder import foreign, tasks_of
+from unival.tasks.folder import carried, foreign, tasks_of
 
 DEFAULTS: dict[Modality, tuple[str, str]] = {
     "image": ("caption", "vqa"),
@@ -195,7 +195,7 @@ class Predictor:
         learned = self.model.learned
         for modality in sorted(set(modalities).difference(learned)) if learned is not None else ():
             print(f"note: {folder} was never trained on {modality}: it guesses", file=sys.stderr)
-        for task in foreign(set(tasks) & self.configs.keys(), [folder]):
+        for task in foreign(set(tasks) & self.configs.keys(), [carried(folder)]):
             print(f"note: {task}: not among the tasks of {folder}: it guesses", file=sys.stderr)
 
     def draw(self, path: Path | str, prediction: Prediction, out: Path | str) -> None:
