@@ -253,10 +253,13 @@ def test_what_an_earlier_choice_left_is_not_shown(folder, tmp_path) -> None:
     assert "finetune-audio_caption" not in {*found.curves, *found.runs}
 
 
-def test_a_report_made_again_is_the_same(folder, tmp_path, monkeypatch) -> None:
-    """Also where the record of the first lies on disk, as where no DVC took it away."""
+@pytest.mark.parametrize("others", [True, False])
+def test_a_report_made_again_is_the_same(folder, tmp_path, monkeypatch, others: bool) -> None:
+    """Its own record, which is there the second time, is no process that it tells of."""
     root = tmp_path / "again"
     shutil.copytree(folder, root)
+    if not others:
+        shutil.rmtree(root / "reports/runs")
     monkeypatch.chdir(root)
     monkeypatch.setenv("UNIVAL_TRACKING", "off")
     monkeypatch.setenv("DVC_ROOT", str(root))

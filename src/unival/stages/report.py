@@ -52,7 +52,6 @@ def run(config: Config, io: StageIO) -> None:
     from unival.study import results, study_run, variance
 
     study = results.read(".", config.data, config.edition)
-    study.runs.pop("report", None)  # of an earlier time
     seeds = evidence_of(config)
     claims, variances = verdicts.check(config.claims, seeds), list(variance.table(seeds))
     compared = spread.kernels(config.claims, seeds)

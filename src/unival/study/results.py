@@ -53,7 +53,7 @@ class Results:
     curves: dict[str, Curve]
     """`pretrain-<phase>` or `finetune-<task>` -> lines of its curve, then those of its validations."""
     runs: dict[str, Run]
-    """Process -> its last run."""
+    """Process -> its last run; without the report, which is made of them."""
     configs: dict[str, dict[str, Any]]
     """Process -> resolved configuration."""
     leaderboard: list[Standing]
@@ -167,7 +167,7 @@ def read(root: Path | str, data: Path | str, edition: str) -> Results:
         runs={
             name: tables.read_json(path, Run)
             for name in configs
-            if (path := reports / f"runs/{name}.json").is_file()
+            if name != "report" and (path := reports / f"runs/{name}.json").is_file()
         },
         configs=configs,
         missing=missing,
