@@ -227,6 +227,7 @@ def work_on(part: list[tuple[str, int]], study: Path, work: Path, results: Path)
     for name, count in part:
         if sum(command == name for command, *_ in done) >= count:
             continue
+        Disk.unmount(work / "disk")
         shutil.rmtree(work, ignore_errors=True)
         work.mkdir(parents=True)
         bench = serving.Bench(study, work) if name == "serve" else Bench(name, COMMANDS[name], study, work)

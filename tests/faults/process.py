@@ -228,4 +228,9 @@ class Disk:
     def close(self) -> None:
         """Unmount it."""
         if self.real:
-            ctypes.CDLL(None).umount2(os.fsencode(self.folder), 2)
+            self.unmount(self.folder)
+
+    @staticmethod
+    def unmount(folder: Path) -> None:
+        """What is mounted there, if anything: a process that was killed leaves its disk."""
+        ctypes.CDLL(None).umount2(os.fsencode(folder), 2)
