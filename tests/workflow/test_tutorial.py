@@ -17,7 +17,7 @@ def test_the_tutorial_works_as_written(clone: Path, run: Run) -> None:
     said = run("bash", "-euxc", "".join(commands)).stdout
     print(said)  # with -s: the figures of the page
     assert "read: 336 rows and media; nothing is written" in said
-    assert re.search(r"^wrote multirun/\S+/0/models/finetune/caption$", said, re.M)
+    assert re.search(r"^best: multirun/\S+/0/models/finetune/caption$", said, re.M)
     scores = [float(value) for value in re.findall(r"^cider +([\d.]+)  \[", said, re.M)]
     start, expert, again, from_results, merged = scores
     assert start < merged < expert == again == from_results
