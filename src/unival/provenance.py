@@ -137,6 +137,15 @@ def machine() -> dict[str, Any]:
     return facts
 
 
+def kernels() -> dict[str, str]:
+    """What decides how sums are rounded here: a result is kept for later runs on the same ones alone."""
+    import torch  # noqa: F401  # `machine` tells of PyTorch where it is loaded
+
+    facts = machine()
+    return {key: facts[key] for key in ("processor", "instructions", "torch")}
+
+
+@cache
 def _processor() -> str:
     """The name of the CPU."""
     try:

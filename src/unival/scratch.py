@@ -32,8 +32,9 @@ def folder_of(stage: str, resolved: Mapping[str, Any], inputs: Iterable[Path], c
     if "RANK" in os.environ and FOLDER_VARIABLE in os.environ:
         return Path(os.environ[FOLDER_VARIABLE])
     name = files.digest([resolved, {str(path): _content(path) for path in inputs}, code])
-    # equal jobs of two sweeps, or of a sweep and the pipeline, are runs of their own
-    name = "-".join([name, *filter(None, [os.environ.get("UNIVAL_SWEEP")])])
+    # equal jobs of two sweeps, of a sweep and the pipeline, or on restricted kernels are runs of their own
+    own = ("UNIVAL_SWEEP", "ATEN_CPU_CAPABILITY")
+    name = "-".join([name, *filter(None, map(os.environ.get, own))])
     return provenance.root() / "scratch" / stage / name
 
 

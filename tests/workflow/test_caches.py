@@ -15,6 +15,7 @@ from unival import code, files
 from unival.merging import collect, search
 from unival.metrics.bootstrap import Interval
 from unival.study import cells, coefficients, models
+from unival.study.variants import Laboratory, Study, Variant
 from unival.tasks import TaskConfig
 from unival.tracking import Tracker
 
@@ -96,6 +97,29 @@ def test_a_cell_of_other_code_is_another_cell(
         assert len(computed) == 2
     result(tmp_path)
     assert len(computed) == 2, "what the code before had computed is there"
+
+
+def test_what_other_kernels_computed_is_not_taken_over(
+    tmp_path: Path, computed: list[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Or `unival kernels` would compare variants with themselves."""
+
+    def keys() -> list[Any]:
+        study = Study("?", [], "a", {"a": Variant([{}])})
+        lab: Any = SimpleNamespace(
+            definitions={"study": study}, _phases=lambda *_: [], split="test", tasks={}, train={}, model={},
+            processor={}, benchmark=SimpleNamespace(facts={"splits": {}}),
+        )  # fmt: skip
+        return [Laboratory.key(lab, "study", "a", 0), coefficients._made_by()]
+
+    result(tmp_path)
+    before = keys()
+    with monkeypatch.context() as patch:
+        patch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: "AVX")
+        assert all(here != there for here, there in zip(before, keys(), strict=True))
+        result(tmp_path)
+        assert len(computed) == 2
+    assert keys() == before
 
 
 @pytest.fixture

@@ -25,7 +25,7 @@ CONFIG = {"stage": "toy", "item": None}
 
 @pytest.fixture
 def root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    for name in ("DVC_ROOT", "RANK", scratch.FOLDER_VARIABLE, "UNIVAL_SWEEP"):
+    for name in ("DVC_ROOT", "RANK", scratch.FOLDER_VARIABLE, "UNIVAL_SWEEP", "ATEN_CPU_CAPABILITY"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("UNIVAL_TRACKING", "off")
     monkeypatch.chdir(tmp_path)
@@ -55,11 +55,15 @@ def test_the_folder_follows_configuration_inputs_and_code(root: Path) -> None:
     assert len({first, *others}) == 7
 
 
-def test_equal_jobs_of_two_sweeps_are_runs_of_their_own(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("UNIVAL_SWEEP", "first")
+@pytest.mark.parametrize("variable", ["UNIVAL_SWEEP", "ATEN_CPU_CAPABILITY"])
+def test_equal_jobs_of_two_sweeps_or_kernels_are_runs_of_their_own(
+    root: Path, monkeypatch: pytest.MonkeyPatch, variable: str
+) -> None:
+    pipeline = place()
+    monkeypatch.setenv(variable, "first")
     first = place()
-    monkeypatch.setenv("UNIVAL_SWEEP", "second")
-    assert place() != first
+    monkeypatch.setenv(variable, "second")
+    assert len({pipeline, first, place()}) == 3
 
 
 WORKER = """

@@ -1,9 +1,10 @@
 """Cells of the results table: model x task x split x shift, each computed once.
 
-A cell is kept in the scratch folder under the digest of all it depends on (weights, task, data, rows, shift,
-the code that computes it), so a killed evaluation goes on where it was, a new expert makes only its own cells
-run again, and a changed metric all that have it. A cell that is damaged there is computed again. `Cells.run`
-takes the cells of one model after the other: a model is loaded once, and decoded media are shared.
+A cell is kept in the scratch folder under the digest of all it depends on (weights, task, data, rows,
+shift, code and kernels), so a killed evaluation goes on where it was, a new expert makes only its own cells
+run again, and a changed metric all that have it. A cell that is damaged there is computed again.
+`Cells.run` takes the cells of one model after the other: a model is loaded once, and decoded media are
+shared.
 """
 
 from collections.abc import Callable, Iterable
@@ -14,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from unival import code, files
+from unival import code, files, provenance
 from unival.engine.batches.rows import Rows, as_list
 from unival.engine.inference.evaluate import (
     blind_baselines,
@@ -125,7 +126,7 @@ class Cells:
         data = [self.benchmark.digest(spec.split), self.benchmark.digest("train")]
         what = [spec.rows, spec.shift, spec.severity, spec.blind, self.resamples]
         task = asdict(self.tasks[spec.task])
-        made_by = code.digest("unival.study.cells", "unival.study.models")
+        made_by = [code.digest("unival.study.cells", "unival.study.models"), provenance.kernels()]
         return files.digest([made_by, weights, spec.task, task, spec.split, data, what])
 
     def _compute(

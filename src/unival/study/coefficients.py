@@ -12,7 +12,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, cast
 
-from unival import code, files, weights
+from unival import code, files, provenance, weights
 from unival.merging import ModuleRule, Recipe, collect, search
 from unival.merging.adamerging import adamerging, entropy
 from unival.merging.live import merge_into
@@ -89,7 +89,7 @@ class Fit:
             "models": [_weights_digest(folder) for folder in (self.base, *folders.values())],
             "tasks": {task: asdict(self.tasks[task]) for task in recipe.models},
             "statistics": {model: files.file_digest(path) for model, path in statistics.items()},
-            "code": _code(),
+            "made_by": _made_by(),
         }  # fmt: skip
         objective = search.Objective(score, "val", context, settings.budget, self.folder / "searches.json")
         point, best = _run(objective, recipe, settings)
@@ -128,7 +128,7 @@ class Fit:
         from unival.study.models import load_model
 
         weights, data = _weights_digest(folder), self.benchmark.digest(TRAIN)
-        known = [weights, data, asdict(self.tasks[task]), rows, _code()]
+        known = [weights, data, asdict(self.tasks[task]), rows, _made_by()]
         out = self.folder / "statistics" / f"{kind}-{task}-{files.digest(known)}.safetensors"
         seal = out.with_suffix(".json")
         whole = files.read_sealed(seal)
@@ -293,9 +293,9 @@ def _moved(state: Mapping[str, "Tensor"], device: "torch.device") -> "dict[str, 
     return {name: value.to(device) for name, value in state.items()}
 
 
-def _code() -> str:
-    """Digest of what is behind a search and behind statistics."""
-    return code.digest("unival.study.coefficients")
+def _made_by() -> list[Any]:
+    """What is behind a search and behind statistics, besides data and models."""
+    return [code.digest("unival.study.coefficients"), provenance.kernels()]
 
 
 def _weights_digest(folder: Path) -> str:

@@ -11,7 +11,7 @@ from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from unival import code, files
+from unival import code, files, provenance
 from unival import config as configuration
 from unival.engine.settings import TrainConfig
 from unival.errors import UserError, nearest
@@ -120,8 +120,9 @@ class Laboratory:
             self.benchmark.digest(split) for split in sorted(read) if split in self.benchmark.facts["splits"]
         ]
         tasks = {task: asdict(config) for task, config in self.tasks.items()}
-        trained = [self.train, self.model, self.processor, code.digest("unival.study.variants")]
-        return files.digest([variant.phases, init, seed, data, *trained, tasks])
+        trained = [self.train, self.model, self.processor]
+        made_by = [code.digest("unival.study.variants"), provenance.kernels()]
+        return files.digest([variant.phases, init, seed, data, *trained, tasks, made_by])
 
     def _phases(self, study: Study, name: str, seed: int) -> list[TrainConfig]:
         """The training configuration of every phase.
