@@ -338,6 +338,34 @@ def test_every_job_is_done_once(tmp_path, processes):
     assert len(set(workers)) == min(processes, runtime.cpus())
 
 
+MEMORY = """
+from unival.engine.machine import runtime
+
+last, resident = [], []
+
+def job():
+    resident.append(next(int(line.split()[1]) for line in open("/proc/self/status") if line[:5] == "VmRSS"))
+    blocks = [bytearray(64 * 1024) for _ in range(3200)]
+    last.append(blocks.pop())
+    blocks.append(blocks)
+
+runtime.load = lambda: runtime.Runtime(device="cpu", threads=1)
+runtime.parallel([job] * 4, "jobs")
+print(max(resident) - resident[0])
+"""
+
+
+@pytest.mark.skipif(not Path("/proc/self/status").is_file(), reason="no /proc")
+def test_a_job_starts_without_the_memory_of_those_before(tmp_path):
+    """Neither what lies in a reference cycle nor what the allocator keeps below a block in use."""
+    source = Path(runtime.__file__).parents[3]
+    command = [sys.executable, "-c", MEMORY]
+    found = subprocess.run(
+        command, env={**os.environ, "PYTHONPATH": str(source)}, capture_output=True, text=True, check=True
+    )
+    assert int(found.stdout) < 50 * 1024  # of 200 MiB
+
+
 @pytest.mark.fault
 def test_a_job_that_fails_ends_all_with_its_reason(tmp_path):
     found = in_parallel(tmp_path, bad=3, processes=2)
