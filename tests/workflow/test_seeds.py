@@ -33,11 +33,19 @@ def ran(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     return names
 
 
+def note(name: str) -> dict[str, Any]:
+    """What a process writes of itself: each has kernels of its own."""
+    machine = {"threads": 9, "instructions": f"of {name}"}
+    return {"stage": name, "item": None, "config_hash": "", "run_id": None, "seconds": 1, "peak_mib": 1,
+            "machine": machine}  # fmt: skip
+
+
 def process(names: list[str], statuses: dict[str, int]) -> Callable[..., int]:
     def run(work: Path, name: str, resolved: dict[str, Any], seed: int) -> int:
         names.append(name)
         assert (work / "data/benchmark.json").is_file() and (work / "conf").is_dir()
         files.write_text(work / "reports/metrics" / f"{name}.csv", "")
+        files.write_json(work / "reports/runs" / f"{name}.json", note(name))
         files.write_text(work / "models" / name / "weights", "")
         return statuses.get(name, 0)
 
@@ -57,6 +65,14 @@ def test_tables_stay_and_models_do_not(here: Path, ran: list[str]) -> None:
     note = files.read_json(out / "seed.json")
     assert (note["seed"], note["study"], note["failed"]) == (1, "study", "")
     assert not list(here.rglob("weights"))
+
+
+def test_the_note_is_of_the_machine_that_the_processes_say(here: Path, ran: list[str]) -> None:
+    """Not of the process that started them, whose threads are others."""
+    machine = files.read_json(repeat(here) / "seed.json")["machine"]
+    assert machine == {"threads": 9, "instructions": ["of ablate", "of evaluate", "of pretrain"]}
+    one = files.read_json(repeat(here, {"pretrain": CONFIGS["pretrain"]}) / "seed.json")["machine"]
+    assert one == {"threads": 9, "instructions": "of pretrain"}
 
 
 def test_a_finished_seed_is_not_run_again(here: Path, ran: list[str]) -> None:

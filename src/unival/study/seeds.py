@@ -13,7 +13,7 @@ from unival import code, config, files, folders, provenance
 from unival.engine.machine import runtime
 from unival.errors import DIVERGED, UserError
 from unival.study import evidence, processes
-from unival.study.tables import NOTE, Repeat
+from unival.study.tables import NOTE, Repeat, Run, read_json
 
 KEPT = ("metrics", "ablations", "runs")
 """Folders of `reports/` that stay."""
@@ -66,11 +66,21 @@ def _run(
             folders.copy(work / "reports" / folder, part / folder)
     note = Repeat(
         seed=seed, study=study, data=evidence.data_digest(data), code=processes.code(),
-        commit=provenance.git("rev-parse", "HEAD") or None, machine=provenance.machine(), failed=failed,
+        commit=provenance.git("rev-parse", "HEAD") or None, machine=_machine(work / "reports/runs"),
+        failed=failed,
     )  # fmt: skip
     files.write_json(part / NOTE, asdict(note))
     part.rename(place)
     shutil.rmtree(work, ignore_errors=True)
+
+
+def _machine(runs: Path) -> dict[str, Any]:
+    """What the processes say they ran on, which is not what this one does; where they differ, each value."""
+    facts: dict[str, list[Any]] = {}
+    for path in sorted(runs.glob("*.json")):
+        for name, fact in read_json(path, Run).machine.items():
+            facts.setdefault(name, []).append(fact)
+    return {name: found[0] if len(set(found)) == 1 else sorted(set(found)) for name, found in facts.items()}
 
 
 def _link(link: Path, target: Path) -> None:

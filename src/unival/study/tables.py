@@ -283,6 +283,7 @@ class Repeat:
     """Digest of the code of all its stages."""
     commit: str | None
     machine: dict[str, Any]
+    """What its processes ran on (`Run.machine`); where they differ, each value."""
     failed: str = ""
     """The process whose training diverged; nothing after it was run."""
 
