@@ -86,7 +86,10 @@ def test_what_differs_is_shown_and_nothing_else(here: Path) -> None:
         ("vqa-5", "no", "yes", True),
     ]
     assert [(process, key) for process, key, _ in found.curves] == [("finetune-vqa", "train/loss")]
-    assert "no clear difference in 9 of 9" in found.verdicts[0] and "One seed each" in found.verdicts[0]
+    said = found.verdicts[0]
+    assert "no clear difference in 1 of 1" in said and "correction over 1:" in said
+    assert "One seed each" in said
+    assert "no row of 8 more cells has another score" in said  # what cannot differ takes no part of the 5 %
     assert found.left_out == []
 
 
@@ -110,6 +113,7 @@ def test_a_study_does_not_differ_from_itself(here: Path) -> None:
     found = compared(here, "base", "base/reports")
     assert found.differences and not any(one.difference.value for one in found.differences)
     assert not (found.flips or found.parameters or found.curves)
+    assert found.verdicts == ["**base/reports** against **base**: no row of 9 cells has another score."]
 
 
 def test_two_models_of_one_study(here: Path) -> None:
@@ -367,6 +371,38 @@ def test_runs_of_mlflow(store: Path, here: Path) -> None:
     assert past and [one.path for one in client.list_artifacts(past.run_id, "comparisons")] == [
         "comparisons/out"
     ]
+
+
+def test_runs_of_several_tasks_have_parameters_and_time_in_common(store: Path, here: Path) -> None:
+    """Their losses and scores are others: named, and not drawn into one panel."""
+    tags = {"unival.stage": "finetune", "unival.item": "caption"}
+    run = tracking.MlflowTracker("finetune", "describes", store / "caption.json", tags)
+    values = {
+        "item": "caption",
+        "train": {"optimizer": {"lr": 0.3}},
+        "tasks": {"caption": {"metric": "cider"}},
+    }
+    run.text(yaml.safe_dump(values), "config/resolved.yaml")
+    run.metrics({"train/loss": 1.0, "val/score": 2.0}, 1)
+    run.end("FINISHED")
+    run = tracking.MlflowTracker("finetune", "answers", store / "vqa.json", tags | {"unival.item": "vqa"})
+    values = {
+        "item": "vqa",
+        "train": {"optimizer": {"lr": 0.1}},
+        "tasks": {"vqa": {"metric": "vqa_accuracy"}},
+    }
+    run.text(yaml.safe_dump(values), "config/resolved.yaml")
+    run.metrics({"train/loss": 3.0, "val/score": 0.5}, 1)
+    run.end("FINISHED")
+    found = compared(store, "answers", "describes")
+    assert {one.key: (one.processes, *one.values) for one in found.parameters} == {
+        "item": ("finetune", "vqa", "caption"),
+        "train.optimizer.lr": ("finetune", "0.1", "0.3"),
+        "task.metric": ("finetune", "vqa_accuracy", "cider"),
+    }
+    assert not found.curves
+    assert found.left_out == ["learning curves, of other tasks or phases: caption, vqa"]
+    assert [[*member.runs] for side in found.sides for member in side.members] == [["finetune"]] * 2
 
 
 def test_runs_that_cannot_be_read_are_named(store: Path, here: Path) -> None:

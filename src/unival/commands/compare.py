@@ -118,7 +118,8 @@ def _lines(found: SideBySide) -> list[str]:
 
 
 def _columns(rows: Sequence[Sequence[str]]) -> str:
-    return words.columns([[cell[:48] for cell in row] for row in rows])
+    """A table; long cells end in an ellipsis."""
+    return words.columns([[cell if len(cell) <= 48 else f"{cell[:47]}…" for cell in row] for row in rows])
 
 
 def _attach(found: SideBySide, out: Path) -> None:

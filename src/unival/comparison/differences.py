@@ -50,11 +50,16 @@ class Difference:
     p: float
     """Two-sided, of no difference."""
     p_holm: float | None
-    """After Holm's correction over the primary metrics in distribution; None: not one of these."""
+    """After Holm's correction over the primary metrics in distribution; None: not one of these, or `same`."""
     n: int
     """Rows."""
     seeds: int
     """Pairs of seeds."""
+
+    @property
+    def same(self) -> bool:
+        """Whether no row has another score: that is no test, for it could not have come out otherwise."""
+        return self.difference.low == self.difference.high == 0
 
     @property
     def clear(self) -> bool:
@@ -106,7 +111,7 @@ def compare(sides: Sequence[Side]) -> SideBySide:
             differences += measured
             flips += flipped
     differences = _corrected(differences)
-    parameters, curves = _parameters(sides, left_out), _curves(sides)
+    parameters, curves = _parameters(sides, left_out), _curves(sides, left_out)
     return SideBySide(
         sides,
         parameters,
@@ -264,12 +269,12 @@ def _difference(first: Side, second: Side, key: Key, one: Measured, primary: str
 
 
 def _corrected(differences: Sequence[Difference]) -> list[Difference]:
-    """With the correction over all primary metrics in distribution, of all sides."""
-    tested = [one.p for one in differences if one.primary and one.split in TEST]
-    corrected = iter(holm(tested))
+    """With the correction over all primary metrics in distribution, of all sides, where any row differs."""
+    tested = [one.primary and one.split in TEST and not one.same for one in differences]
+    corrected = iter(holm([one.p for one, is_one in zip(differences, tested, strict=True) if is_one]))
     return [
-        replace(one, p_holm=next(corrected)) if one.primary and one.split in TEST else one
-        for one in differences
+        replace(one, p_holm=next(corrected)) if is_one else one
+        for one, is_one in zip(differences, tested, strict=True)
     ]
 
 
@@ -307,11 +312,16 @@ def _flat(side: Side) -> dict[str, dict[str, str]]:
     return {name: {key: " | ".join(texts) for key, texts in one.items()} for name, one in by_process.items()}
 
 
-def _curves(sides: Sequence[Side]) -> list[tuple[str, str, dict[str, Curve]]]:
+def _curves(sides: Sequence[Side], left_out: dict[str, list[str]]) -> list[tuple[str, str, dict[str, Curve]]]:
     """Losses and validation scores of every process that at least two have, where they are not the same."""
     differing = []
     known = [(side.name, side.members[0].curves) for side in sides]
     for process in dict.fromkeys(process for _, curves in known for process in curves):
+        configs = [side.members[0].configs.get(process, {}) for side in sides]
+        items = sorted({str(one["item"]) for one in configs if one.get("item")})
+        if len(items) > 1:
+            left_out.setdefault("learning curves, of other tasks or phases", []).extend(items)
+            continue
         for figure in ("train/loss", "val/score"):
             lines = {
                 name: [row for row in curves[process] if row.get(figure) is not None]
@@ -327,9 +337,13 @@ def _curves(sides: Sequence[Side]) -> list[tuple[str, str, dict[str, Curve]]]:
 
 def _verdict(differences: Sequence[Difference], first: Side, other: Side) -> str:
     """What can be said of one side against the baseline, and how often such words are wrong."""
-    tested = [one for one in differences if one.side == other.name and one.p_holm is not None]
+    own = [one for one in differences if one.side == other.name and one.primary and one.split in TEST]
+    tested = [one for one in own if one.p_holm is not None]
+    same = len(own) - len(tested)
     if not tested:
-        return f"**{other.name}** against **{first.name}**: no score of both can be compared."
+        why = f"no row of {same} cells has another score" if same else "no score of both can be compared"
+        return f"**{other.name}** against **{first.name}**: {why}."
+    equal = f"; no row of {same} more cells has another score" if same else ""
     better, worse = (
         [one for one in tested if one.clear and (one.difference.value > 0) == up] for up in (True, False)
     )
@@ -344,8 +358,8 @@ def _verdict(differences: Sequence[Difference], first: Side, other: Side) -> str
     return (
         f"**{other.name}** against **{first.name}**: clearly better in {_list(better)}, clearly worse in "
         f"{_list(worse)}, no clear difference in {len(tested) - len(better) - len(worse)} of {len(tested)} "
-        f"comparisons. Clear means p ≤ {ALPHA} after Holm's correction over {family}: if nothing differs, "
-        f"the chance of any false call is {100 * ALPHA:g} %, while {len(tested) / 20:.1f} of the "
+        f"comparisons{equal}. Clear means p ≤ {ALPHA} after Holm's correction over {family}: if nothing "
+        f"differs, the chance of any false call is {100 * ALPHA:g} %, while {len(tested) / 20:.1f} of the "
         f"uncorrected 95 % intervals would exclude zero. {scope}"
     )
 

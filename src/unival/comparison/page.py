@@ -6,7 +6,7 @@ from pathlib import Path
 
 from unival import config
 from unival.comparison import paired
-from unival.comparison.differences import Difference, SideBySide, place
+from unival.comparison.differences import TEST, Difference, SideBySide, place
 from unival.comparison.paired import RIGHT, Flip
 from unival.comparison.sides import Key, Side
 from unival.data.store import MediaStore
@@ -75,10 +75,13 @@ def _scores(compared: SideBySide) -> Iterator[Block]:
             yield Text(f"`{side.name}`: no cell that both have.")
             continue
         first = [one for one in own if one.p_holm is not None]
-        shifted = [one for one in own if one.primary and one.p_holm is None]
+        same = [one for one in own if one.primary and one.p_holm is None and one.split in TEST]
+        shifted = [one for one in own if one.primary and one.split not in TEST]
         rest = [one for one in own if not one.primary]
         yield Text(f"**{side.name}**, primary metrics on the test split; p after Holm's correction:")
         yield _table(first, compared.sides[0].name, side.name)
+        if same:
+            yield Text(f"No row has another score: {', '.join(_place(one) for one in same)}.")
         if shifted:
             yield Fold(
                 f"{len(shifted)} cells out of distribution",
@@ -91,7 +94,7 @@ def _scores(compared: SideBySide) -> Iterator[Block]:
 def _table(lines: Sequence[Difference], before: str, after: str) -> DataTable:
     rows: list[list[str | TonedCell]] = [
         [
-            place((one.model, one.task, one.split)),
+            _place(one),
             TonedCell(words.change(one.difference), _tone(one)),
             words.chance(one.p if one.p_holm is None else one.p_holm),
             words.number(one.before),
@@ -103,6 +106,10 @@ def _table(lines: Sequence[Difference], before: str, after: str) -> DataTable:
         for one in lines
     ]
     return DataTable(["cell", "difference", "p", before, after, "metric", "rows", "seeds"], rows)
+
+
+def _place(one: Difference) -> str:
+    return place((one.model, one.task, one.split))
 
 
 def _tone(one: Difference) -> str:

@@ -204,7 +204,7 @@ def _one_model(study: Member, model: str, path: Path) -> Member:
         study,
         model=model,
         cells=cells or _scored(path, model, "test"),
-        configs={called: settings} if settings else {},
+        configs={called: _one_task(settings)} if settings else {},
         curves={called: study.curves[process]} if process in study.curves else {},
         runs={called: run} if run else {},
         run_id=run.run_id if run else None,
@@ -336,17 +336,46 @@ def _run(past: tracking.Past) -> Run:
 
 
 def limited(sides: list[Side]) -> list[Side]:
-    """Beside one model of a study, of other studies the model of the same name.
+    """Of each side what the others have, too.
+
+    Runs of one stage are its process, whatever their items. Beside one model of a study, of other studies the
+    model of the same name is used.
 
     Raises:
         UserError: several models beside whole studies, or a study without this model.
     """
+    members = [member for side in sides for member in side.members]
+    done = [{*member.configs, *member.curves, *member.runs} for member in members]
+    stages = {process.partition("-")[0] for one in done for process in one}
+    if len(stages) == 1 and len(set().union(*done)) > 1 and all(len(one) == 1 for one in done):
+        (stage,) = stages
+        return [replace(side, members=[_called(one, stage) for one in side.members]) for side in sides]
     models = list(dict.fromkeys(side.model for side in sides if side.model))
     if not models or all(side.model for side in sides):
         return sides
     if len(models) > 1:
         raise UserError(f"{', '.join(models)}: compare models with each other, or one of them with studies")
     return [side if side.model else replace(side, members=list(_limit(side, models[0]))) for side in sides]
+
+
+def _called(member: Member, process: str) -> Member:
+    """A member of one process, by another name of that."""
+    (own,) = {*member.configs, *member.curves, *member.runs}
+    return replace(
+        member,
+        configs={process: _one_task(member.configs[own])} if member.configs else {},
+        curves={process: member.curves[own]} if member.curves else {},
+        runs={process: member.runs[own]} if member.runs else {},
+    )
+
+
+def _one_task(values: Mapping[str, Any]) -> dict[str, Any]:
+    """A configuration with the settings of its task, where that is one, under the same key for every task."""
+    tasks = values.get("tasks") or {}
+    if len(tasks) != 1:
+        return dict(values)
+    (task,) = tasks.values()
+    return {**{key: value for key, value in values.items() if key != "tasks"}, "task": task}
 
 
 def _limit(side: Side, model: str) -> Iterator[Member]:

@@ -33,7 +33,7 @@ def task(name: str) -> str:
 
 def number(value: Any, digits: int = 3) -> str:
     """A figure, or a dash."""
-    return "–" if value is None else f"{value:.{digits}f}"
+    return "–" if value is None else f"{value:.{digits}f}".replace("-", "−")
 
 
 def chance(p: float | None) -> str:
