@@ -278,7 +278,8 @@ def check(one: Process) -> str:
     Raises:
         UserError: it cannot be made again, or is not what was recorded.
     """
-    commit = provenance.made_by(one.note.get("code", {}))
+    made_by = one.note.get("code", {})
+    commit = provenance.made_by(made_by)
     if not commit or not one.resolved():
         raise UserError(f"{one.name}: its code or configuration is not known any more: dvc repro {one.name}")
     folder = provenance.root() / "scratch" / "check" / f"{one.name}-{commit[:12]}"
@@ -286,10 +287,12 @@ def check(one: Process) -> str:
     provenance.check_out(commit, folder)
     resolved = compose.file_of(one.stage, one.item)
     files.write_text(folder / resolved, resolved.read_text(encoding="utf-8"))
-    for path in one.reads:
-        if not (folder / path).exists() and Path(path).exists():
+    # the report tells how the others ran, which is no dependency: their seconds change no result
+    for path in (*one.reads, str(compose.BUILD), str(NOTES)):
+        if Path(path).exists():
             _link(Path(path), folder / path)
-    environment = provenance.alone(DVC_ROOT=str(folder), PYTHONPATH=str(folder / "src"))
+    copied = {provenance.CODE: f"{made_by['commit']}:{made_by['uncommitted']}"}
+    environment = provenance.alone(DVC_ROOT=str(folder), PYTHONPATH=str(folder / "src"), **copied)
     command = [sys.executable, "-m", "unival", "run", one.stage, "--config", str(resolved)]
     if subprocess.run(command, cwd=folder, env=environment, check=False).returncode:
         raise UserError(f"{one.name}: it failed in {folder}")
@@ -302,6 +305,8 @@ def _link(source: Path, target: Path) -> None:
     """Hard links: a merge records relative paths, and symbolic ones would lead out of the folder."""
     for path in _files_of(source):
         place = target / path.relative_to(source)
+        if place.exists():
+            continue
         place.parent.mkdir(parents=True, exist_ok=True)
         try:
             os.link(path.resolve(), place)

@@ -16,6 +16,8 @@ from typing import Any
 PACKAGES = ("torch", "transformers", "timm", "numpy", "mlflow", "dvc", "hydra-core")
 MAKE_RESULTS = ("src", "conf", "params.yaml", "dvc.yaml")
 """What a result is made by, and can be made again by."""
+CODE = "UNIVAL_CODE"
+"""Variable of a process whose code is a copy: `<commit>:<uncommitted>`, as `commit` has them."""
 
 
 def root() -> Path:
@@ -34,7 +36,12 @@ def git(*arguments: str, **environment: str) -> str:
 
 
 def commit() -> dict[str, str]:
-    """The last commit, and `uncommitted`: the commit of `uncommitted_work`, empty where all is committed."""
+    """The last commit, and `uncommitted`: the commit of `uncommitted_work`, empty where all is committed.
+
+    In a folder that `check_out` has written these are what it was written from.
+    """
+    if CODE in os.environ:
+        return dict(zip(("commit", "uncommitted"), os.environ[CODE].split(":"), strict=True))
     return {"commit": git("rev-parse", "HEAD"), "uncommitted": uncommitted_work()}
 
 

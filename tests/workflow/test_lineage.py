@@ -2,12 +2,13 @@
 
 import json
 import shutil
+import subprocess
 from pathlib import Path
 
 import pytest
 import yaml
 
-from unival import files, lineage
+from unival import compose, files, lineage, provenance
 from unival.commands import lineage as command
 from unival.errors import UserError
 
@@ -133,6 +134,35 @@ def test_inputs_of_a_check_lie_where_their_paths_lead(study: Path) -> None:
     weights = folder / "models/merged/average/weights"
     assert weights.resolve() == weights and weights.read_text() == "weights"
     assert (folder / lineage.LOCK).samefile(lineage.LOCK)
+
+
+def test_a_report_made_again_tells_of_the_same_runs_and_code(
+    study: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("DVC_ROOT", raising=False)
+    monkeypatch.setattr(lineage.provenance, "made_by", lambda code: COMMIT)
+    monkeypatch.setattr(lineage.provenance, "check_out", lambda commit, folder: folder.mkdir(parents=True))
+    monkeypatch.setattr(lineage.Process, "resolved", lambda self: {"stage": "report"})
+    files.write_text(compose.file_of("report", None), "stage: report")
+
+    def run(command: list[str], cwd: Path, env: dict[str, str], check: bool) -> object:
+        for name in ("finetune-vqa.json", "report.json"):
+            assert (cwd / lineage.NOTES / name).is_file()
+        assert env[provenance.CODE] == f"{COMMIT}:"
+        return subprocess.CompletedProcess(command, 1)
+
+    monkeypatch.setattr(lineage.subprocess, "run", run)
+    with pytest.raises(UserError, match="it failed in"):
+        lineage.check(lineage.Lineage().processes["report"])
+    monkeypatch.setenv(provenance.CODE, f"{COMMIT}:{WORK}")
+    assert provenance.commit() == {"commit": COMMIT, "uncommitted": WORK}
+
+
+def test_each_process_behind_a_number_is_made_again(study: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    made: list[str] = []
+    monkeypatch.setattr(lineage, "check", lambda one: made.append(one.name))
+    command.main(["vqa", "--check"])
+    assert made == ["evaluate", "finetune@vqa"]
 
 
 @pytest.mark.fault

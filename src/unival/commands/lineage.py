@@ -16,7 +16,8 @@ def main(arguments: list[str]) -> None:
     graph = lineage.Lineage()
     what, made_by = graph.find(options.thing)
     if options.check:
-        print(lineage.check(graph.processes[made_by[0]]))
+        for name in made_by:
+            print(lineage.check(graph.processes[name]), flush=True)
         return
     before = [*made_by, *graph.behind(what, made_by)]
     after = {other for name in made_by for other in graph.after(name)} - {*made_by}
@@ -42,6 +43,8 @@ def _parser() -> argparse.ArgumentParser:
         "thing", metavar="<thing>",
         help="a task of the report, a process, file or folder, run, digest or commit",
     )  # fmt: skip
-    parser.add_argument("--check", action="store_true", help="make it again and compare")
+    parser.add_argument(
+        "--check", action="store_true", help="make it again, each process that made it, and compare"
+    )
     parser.add_argument("--json", action="store_true", help="everything, for programs")
     return parser
