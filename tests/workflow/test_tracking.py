@@ -17,7 +17,7 @@ from typing import Any
 
 import pytest
 
-from unival import cli, files, tracking
+from unival import cli, config, files, tracking
 from unival.errors import UserError, without_password
 from unival.stages import base
 from unival.study import model_rows, study_run
@@ -34,6 +34,7 @@ def by_hand(place: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return place
 
 
+ROOT = Path(__file__).parents[2]
 SCORES = [
     tracking.ModelScore("vqa", 0.5, "test-noise-3", "e" * 64),
     tracking.ModelScore("vqa", 0.75, "test", "f" * 64),
@@ -641,3 +642,21 @@ def test_runs_have_names_and_tags_that_tell_them_apart(
     assert found == name
     wanted = {"unival.benchmark": "world", "unival.edition": "quick", "unival.seed": "3", **part}
     assert wanted.items() <= run.data.tags.items()
+
+
+@pytest.mark.parametrize(("stage", "item"), [("pretrain", "image_text"), ("finetune", "vqa")])
+def test_a_saved_view_has_columns_of_its_runs(
+    place: Path, monkeypatch: pytest.MonkeyPatch, stage: str, item: str
+) -> None:
+    monkeypatch.delenv("UNIVAL_TRACKING", raising=False)
+    resolved = config.load(ROOT / f"build/config/{stage}/{item}.yaml")
+    run = base._tracker(stage, item, place, "hash", resolved)
+    run.metrics({mlflow_store.PRIMARY[stage][0]: 0.5})
+    run.end("FINISHED")
+    ((_, found),) = stored(stage).items()
+    known = {f"params.`{name}`" for name in found.data.params}
+    known |= {f"metrics.`{name}`" for name in found.data.metrics}
+    client, experiment = mlflow_store.connect(stage)
+    view = json.loads(client.get_experiment(experiment).tags[mlflow_store.VIEW_TAG])
+    columns = json.loads(view["state"])["selectedColumns"]
+    assert len(columns) == 5 and {*columns} <= known

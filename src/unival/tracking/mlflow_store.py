@@ -29,6 +29,10 @@ KIND = "custom_model_development"
 PRIMARY = {"pretrain": ("summary/loss", "false"), "finetune": ("best/score", "true")}
 """Experiment -> the metric by which its runs are ordered, and whether more is better."""
 PRIMARY_TAG = "mlflow.experiment.primaryMetric"
+VIEW, VIEW_TAG = "Parameters and scores", "mlflow.sharedViewState.scores"
+"""A saved view of the list of runs, which has no parameter and no metric at first; its tag."""
+COLUMNS = ("item", "train.seed", "train.steps", "train.optimizer.lr")
+"""Parameters that the view shows."""
 BATCH = 1000
 """Metrics of a call: MLflow's limit. One call costs as much as a training step of the tiny model."""
 SPOOL, CHILD = "unival.spool", "unival.child"
@@ -92,9 +96,17 @@ def connect(experiment: str) -> tuple["MlflowClient", str]:
             if experiment in PRIMARY:
                 name, greater = PRIMARY[experiment]
                 tags |= {f"{PRIMARY_TAG}.name": name, f"{PRIMARY_TAG}.greaterIsBetter": greater}
+                tags[VIEW_TAG] = _view(name)
             return client, client.create_experiment(experiment, artifact_location=location, tags=tags)
     except Exception as error:  # each store has errors of its own
         raise _unusable(error) from error
+
+
+def _view(metric: str) -> str:
+    """A saved view as MLflow's page writes and reads it."""
+    columns = [*(f"params.`{name}`" for name in COLUMNS), f"metrics.`{metric}`"]
+    state = json.dumps({"selectedColumns": columns})
+    return json.dumps({"name": VIEW, "createdAt": int(time.time() * 1000), "state": state})
 
 
 def opened(other: str = "") -> "MlflowClient":
