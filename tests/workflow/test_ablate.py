@@ -11,8 +11,9 @@ from unival import files
 from unival.engine.settings import TrainConfig
 from unival.errors import UserError
 from unival.stages import ablate, base, finetune, pretrain
-from unival.study import benchmark, card, models, row_scores, train
+from unival.study import benchmark, card, cells, models, row_scores, train, variants
 from unival.study.variants import Laboratory, Study, Variant
+from unival.tasks import TaskConfig
 from unival.tracking import Tracker
 
 ROOT = Path(__file__).parents[2]
@@ -105,6 +106,63 @@ def test_all_trainings_heed_loss_and_selection(tmp_path: Path, monkeypatch: pyte
     lab = Laboratory(tmp_path / "lab", rows, tasks, {"study": study}, [0], {}, {}, values, "test", 4, 1, 1)
     lab._train(study, "one", 0, "key")
     assert asked == [("constrained", True), ("selects by", "val")] * 3
+
+
+def test_a_variant_of_another_size(tmp_path: Path) -> None:
+    """`model` is laid on the study's, strictly, before anything runs; it makes another variant."""
+    values = configuration.load(ROOT / "build/config/ablate.yaml")
+    over = {"narrow": {}, "wide": {"d_model": 32, "image_encoder": {"width": 8}}, "wrong": {"d_mdoel": 32}}
+
+    def lab(name: str) -> Laboratory:
+        phases = [{"mixture": {"rows": 2, "streams": [{"task": "caption", "rows": 2}]}}]
+        study = Study("?", [], name, {name: Variant(phases, model=over[name])})
+        rows: Any = SimpleNamespace(has=lambda *_: True, digest=str, facts={"splits": {}}, tokenizer="")
+        tasks = {"caption": configuration.build(TaskConfig, values["tasks"]["caption"], "task")}
+        model, settings = values["model"], values["train"]
+        return Laboratory(tmp_path, rows, tasks, {"study": study}, [0], model, {}, settings, "test", 4, 1, 1)
+
+    assert lab("wide")._model(lab("wide").definitions["study"], "wide") == {
+        **values["model"], "d_model": 32, "image_encoder": {**values["model"]["image_encoder"], "width": 8},
+    }  # fmt: skip
+    assert lab("wide").key("study", "wide", 0) != lab("narrow").key("study", "narrow", 0)
+    with pytest.raises(UserError, match=r"variant 'wrong': model: unknown field 'd_mdoel'.*d_model"):
+        lab("wrong")
+    with pytest.raises(ValueError, match="model is for new weights, and init names the model models/a"):
+        Variant([], "models/a", {"d_model": 32})
+
+
+def test_cosines_of_the_gradients_stand_in_one_table(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Steps go on from phase to phase; a lost file is made again by training that variant alone."""
+    trained = list[Path]()
+    line = {"module": "all", "first": "caption", "second": "vqa", "cosine": 0.5, "norm_first": 1.0}
+
+    def train_on(*values: Any) -> None:
+        trained.append(values[5])
+        found = [{"step": step, **line, "norm_second": 2.0} for step in (0, 4)]
+        files.write_json(values[5] / "training.json", {"conflict": found})
+
+    monkeypatch.setattr(train, "train_on", train_on)
+    for name in ("new_model", "load_model"):
+        monkeypatch.setattr(models, name, lambda *_: (None, None))
+    monkeypatch.setattr(cells.Cells, "run", lambda *_: [])
+    values = configuration.load(ROOT / "build/config/ablate.yaml")
+    values["train"] |= {"steps": 4, "mixture": {"rows": 2, "streams": [{"task": "caption", "rows": 2}]}}
+    study = Study("?", [], "two", {"two": Variant([{}, {}])})
+    tasks = {"caption": configuration.build(TaskConfig, values["tasks"]["caption"], "task")}
+    rows: Any = SimpleNamespace(has=lambda *_: True, digest=str, facts={"splits": {}}, tokenizer="")
+    lab = Laboratory(tmp_path, rows, tasks, {"s": study}, [0], {}, {}, values["train"], "test", 4, 1, 1)
+    for _ in range(2):
+        lab.results("s", "two", 0)
+    assert [row.step for row in lab.conflict("s", "two", 0)] == [0, 4, 4, 8] and len(trained) == 2
+    (tmp_path / lab.key("s", "two", 0) / variants.CONFLICT).unlink()
+    lab.results("s", "two", 0)
+    assert len(list(lab.conflict("s", "two", 0))) == 4 and len(trained) == 4
+
+
+def test_no_study_has_the_name_of_the_table() -> None:
+    study = Study("?", [], "a", {"a": Variant([{}])})
+    with pytest.raises(ValueError, match="'conflict' is the name of another table"):
+        ablate.Config("ablate", None, "data", {}, {}, {}, [], {"conflict": study}, {}, [0], 10)
 
 
 def test_a_split_that_is_not_there(tmp_path: Path) -> None:

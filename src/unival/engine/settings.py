@@ -92,6 +92,24 @@ class SelectionConfig:
 
 
 @dataclass(frozen=True)
+class ConflictConfig:
+    """Compare the gradients of the tasks during training, which it does not change (docs/training.md)."""
+
+    points: int = 10
+    """How often, evenly over the run: at first before the first update, at last after the last one."""
+    rows: int = 64
+    """Of each of the two batches of a task."""
+
+    def __post_init__(self) -> None:
+        if self.points < 2 or self.rows < 1:
+            raise ValueError(f"conflict: points {self.points} must be 2 or more, rows {self.rows} 1 or more")
+
+    def steps(self, steps: int) -> set[int]:
+        """After how many updates of a run of so many."""
+        return {round(number * steps / (self.points - 1)) for number in range(self.points)}
+
+
+@dataclass(frozen=True)
 class TrainConfig:
     """One phase of pretraining, or one finetuning."""
 
@@ -137,6 +155,8 @@ class TrainConfig:
     """Steps between log lines."""
     selection: SelectionConfig | None = None
     """None: the last weights are the result."""
+    conflict: ConflictConfig | None = None
+    """None: the gradients of the tasks are not compared."""
 
     def __post_init__(self) -> None:
         for name in ("steps", "accumulate", "checkpoint_every", "keep", "log_every"):

@@ -32,6 +32,7 @@ from unival.engine.batches.protocols import Processor
 from unival.engine.batches.rows import Rows
 from unival.engine.batches.sampler import Sampler
 from unival.engine.compiled import compile_parts, eager, padded_to
+from unival.engine.conflict import TaskGradients
 from unival.engine.divergence import SpikeAlarm, bad_step
 from unival.engine.flops import Flops, peak_rate
 from unival.engine.frozen import Frozen
@@ -156,6 +157,7 @@ class Trainer:
         self.best_step, self.score = 0, -float("inf")
         self.damaged = 0
         self.alarm = SpikeAlarm(config.spike)
+        self.conflict = TaskGradients(config, mixture, self.collator)
         self.window = Window()
         self.peak = peak_rate(ranks.device, config.precision)
         self.ending = Ending()
@@ -180,6 +182,8 @@ class Trainer:
         with self.ending.heard(), closing(monitor):
             self._train_mode()
             self.window = Window()
+            if not self.step:
+                self._compare(monitor)
             for micro_batches in loader:
                 for row in [row for batch in micro_batches for row in batch.damaged]:
                     monitor.warn(f"left out {row}")
@@ -220,7 +224,7 @@ class Trainer:
         """Forward, backward, clip, optimiser: one update of the weights."""
         config, device = self.config, self.ranks.device
         by_task = (self.step + 1) % config.log_every == 0
-        drop_worst = config.loss.drop_worst if self.step >= config.loss.drop_worst_after else 0.0
+        drop_worst = self._drop_worst()
         tokens = float(sum(batch.num_tokens(drop_worst) for batch in micro_batches))
         shown = [
             float(any(VALUES[modality] in batch.media for batch in micro_batches)) for modality in MODALITIES
@@ -254,6 +258,11 @@ class Trainer:
         self.step += 1
         self.window.add(micro_batches, loss_per_token, norm, sum(map(self.flops.of, micro_batches)))
 
+    def _drop_worst(self) -> float:
+        """The share of tokens that the loss leaves out at this step."""
+        loss = self.config.loss
+        return loss.drop_worst if self.step >= loss.drop_worst_after else 0.0
+
     def _check(self) -> None:
         """Stop at the first step whose loss is not finite or jumped.
 
@@ -274,6 +283,7 @@ class Trainer:
         done = step == config.steps
         log_due = step % config.log_every == 0 or done
         save_due = step % config.checkpoint_every == 0 and not done
+        self._compare(monitor)
         validation_due = config.selection is not None and (step % config.selection.every == 0 or done)
         stopped = self.ending.agreed(self.ranks, step)
         if log_due or save_due or validation_due or stopped:
@@ -333,6 +343,19 @@ class Trainer:
             self.score, self.best_step = score, self.step
         self.window.started += time.perf_counter() - started
 
+    def _compare(self, monitor: Monitor) -> None:
+        """Angles between the tasks' gradients at these weights, on rank 0, where they are due."""
+        if not self.conflict.due(self.step):
+            return
+        started = time.perf_counter()
+        with self.strategy.whole_on_device(self.model) as whole:
+            if whole is not None:
+                cosines = self.conflict.measure(self.step, whole, self.model, self._drop_worst())
+                monitor.tell(lambda callback: callback.on_log(self.step, cosines))
+                if not self.step and (silent := self.conflict.silent(whole)):
+                    monitor.say(f"not every task has a gradient in {', '.join(silent)}: no cosines there")
+        self.window.started += time.perf_counter() - started
+
     def _describe(self, folder: Path) -> None:
         self.model.config.to_json_file(folder / "config.json")  # `save_pretrained` would add the code
         write_beside(folder, self.processor, self.data)
@@ -348,6 +371,7 @@ class Trainer:
                 "score": self.score if self.best_step else None,
                 "alarm": [self.alarm.mean, self.alarm.seen],
                 "damaged": self.damaged,
+                "conflict": self.conflict.found,
                 "average": bool(self.ema),
             }
             path = self.checkpoints.save(self.step, self.model, state, meta)
@@ -380,6 +404,7 @@ class Trainer:
         self.score = meta["score"] if meta["score"] is not None else -float("inf")
         self.alarm.mean, self.alarm.seen = meta["alarm"]
         self.damaged = meta["damaged"]
+        self.conflict.found = meta["conflict"]
 
     def _publish(self, out_dir: Path, result: TrainResult, monitor: Monitor) -> None:
         """Write the model folder: the best weights after a selection, else the last (or averaged)."""
@@ -405,6 +430,7 @@ class Trainer:
                 "best_step": result.best_step,
                 "score": result.score,
                 "damaged": self.damaged,
+                **({"conflict": self.conflict.found} if self.config.conflict else {}),
             }
             publish(out_dir, model, self.processor, self.data, summary)
             self.checkpoints.clear()

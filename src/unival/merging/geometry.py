@@ -15,9 +15,7 @@ from unival.merging.checkpoint import State, opened
 from unival.merging.engine import Plan, single_threaded
 from unival.merging.job import gram_and_norm
 from unival.merging.recipe import AlignRule, Recipe
-
-MODULES = r"^(?:model\.)?((?:encoder|decoder)\.(?:media\.\w+|layers)|\w+)"
-"""The first group names the module of a tensor; one without a match is of the module "other"."""
+from unival.weights import module_of
 
 
 def geometry(models: Mapping[str, State], base: State) -> list[dict[str, Any]]:
@@ -40,9 +38,8 @@ def geometry(models: Mapping[str, State], base: State) -> list[dict[str, Any]]:
         ]
         plan = Plan(Recipe("task_arithmetic", tuple(models), align=tuple(rules)), sources, bases[""])
         for job in plan.jobs.values():
-            module_name = re.search(MODULES, job.name)
             products, norm = gram_and_norm(job)
-            for module in ("all", module_name[1] if module_name else "other"):
+            for module in ("all", module_of(job.name)):
                 before, so_far = totals.get(module, (torch.zeros_like(products), 0.0))
                 totals[module] = (before + products, so_far + norm)
     names = list(plan.models)

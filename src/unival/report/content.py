@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from unival.metrics.significance import SEEDS
-from unival.report import charts, dag, gallery, headline, merging, silent, spread, words
+from unival.report import charts, conflict, dag, gallery, headline, merging, silent, spread, words
 from unival.report.page import Block, DataTable, Document, Figures, Fold, Points, Section, Text, TonedCell
 from unival.report.verdicts import Verdict
 from unival.study.results import Results
@@ -267,7 +267,8 @@ def _synergy(study: Results, figures: Path) -> list[Block]:
         "better, orange: clearly worse, white: no clear difference. The budget is a fraction of the main "
         "run's, so these scores are low."
     )
-    return [Text(text), *([Points(points)] if points else []), Figures(charts.synergy(study, figures))]
+    drawn = Figures(charts.synergy(study, figures))
+    return [Text(text), *([Points(points)] if points else []), drawn, *conflict.blocks(study, figures)]
 
 
 def _examples(study: Results, figures: Path) -> list[Block]:

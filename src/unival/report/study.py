@@ -20,7 +20,7 @@ from unival.study.variance import Variance
 
 COPIED = ("leaderboard", "pairs", "fronts", "subsets", "geometry")
 """Tables of `reports/metrics/` that go along, of the pipeline's own seed."""
-SHOWN = ("merge-matrix", "cosines", "plane-", "line-", "shift-", "subsets-", "synergy-")
+SHOWN = ("merge-matrix", "cosines", "plane-", "line-", "shift-", "subsets-", "synergy-", "conflict-")
 """Beginnings of the names of the report's figures that go along."""
 STARTS = ("new", "images", "images_and_video")
 """Of the learning curve of sounds (conf/ablation/audio_rows.yaml)."""

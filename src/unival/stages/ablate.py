@@ -2,7 +2,8 @@
 
 A study trains variants under the same budget and compares each with the study's baseline on the same rows
 (`unival.study.variants`). Written files: reports/ablations/<study>.csv, a line per variant x seed x task
-(`unival.study.tables.Ablation`), and reports/ablations/rows.parquet, the score of every row of these.
+(`unival.study.tables.Ablation`); reports/ablations/rows.parquet, the score of every row of these; and
+reports/ablations/conflict.csv where variants compare the gradients of their tasks (`train.conflict`).
 """
 
 from collections.abc import Iterator, Mapping
@@ -16,7 +17,7 @@ from unival.data.remote import local
 from unival.errors import nearest
 from unival.stages.base import Laid, StageIO
 from unival.study import row_scores, tables
-from unival.study.tables import Ablation
+from unival.study.tables import CONFLICT, Ablation, Conflict
 from unival.study.variants import Laboratory, Study
 from unival.tasks import TaskConfig
 
@@ -53,6 +54,8 @@ class Config:
 
     def __post_init__(self) -> None:
         check_names("studies", self.definitions)
+        if CONFLICT in self.definitions:
+            raise ValueError(f"studies: '{CONFLICT}' is the name of another table: call the study otherwise")
         for study in self.definitions.values():
             check_names("variants", study.variants)
         known = {variant for study in self.definitions.values() for variant in study.variants}
@@ -98,6 +101,7 @@ def run(config: Config, io: StageIO) -> None:
     folder = io.scratch / "ablations"
     folder.mkdir(exist_ok=True)  # there may be no study
     rows: list[tuple[str, Result]] = []
+    conflict: list[Conflict] = []
     for name, study in config.definitions.items():
         results = {one: lab.results(name, *one) for one in wanted[name]}
         ablations = _ablations(name, study, results, config.resamples)
@@ -107,8 +111,14 @@ def run(config: Config, io: StageIO) -> None:
             for (variant, _), of_tasks in results.items()
             for result in of_tasks.values()
         ]
+        conflict += [line for one in wanted[name] for line in lab.conflict(name, *one)]
         _log(name, results, io)
     row_scores.write(folder / row_scores.NAME, rows)
+    if conflict:
+        tables.write(folder / f"{CONFLICT}.csv", Conflict, conflict)
+        for line in conflict:
+            place = [line.study, line.variant, line.module, line.first, line.second]
+            io.tracker.metrics({"/".join(["conflict", *place]): line.cosine}, line.step)
     io.publish(folder, "reports/ablations")
 
 

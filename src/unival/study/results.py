@@ -14,10 +14,12 @@ from unival.engine.inference.predictions import PredictedRow
 from unival.errors import UserError
 from unival.study import tables
 from unival.study.tables import (
+    CONFLICT,
     Ablation,
     Angle,
     CellScore,
     Comparison,
+    Conflict,
     Curve,
     Front,
     Kind,
@@ -50,6 +52,8 @@ class Results:
     subsets: list[Subset]
     comparisons: list[Comparison]
     ablations: list[Ablation]
+    conflict: list[Conflict]
+    """Of all seeds."""
     curves: dict[str, Curve]
     """`pretrain-<phase>` or `finetune-<task>` -> lines of its curve, then those of its validations."""
     runs: dict[str, Run]
@@ -160,7 +164,14 @@ def read(root: Path | str, data: Path | str, edition: str) -> Results:
         ablations=[
             row
             for path in sorted((reports / "ablations").glob("*.csv"))
+            if path.stem != CONFLICT
             for row in tables.read(path, Ablation)
+        ],
+        conflict=[
+            row
+            for folder in (reports, *sorted((reports / "seeds").glob("*")))
+            if (path := folder / f"ablations/{CONFLICT}.csv").is_file()
+            for row in tables.read(path, Conflict)
         ],
         # only of what is configured: what an earlier choice of tasks and phases left is on disk still
         curves={name: curve for name in configs if (curve := read_curve(reports / "curves", name))},

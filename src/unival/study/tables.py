@@ -24,6 +24,8 @@ from unival.study.typed_csv import FIX
 Kind = Literal["finetuned", "merged", "pretrained", "interpolated"]
 """Of a model; interpolated: a point between two, which has no line in `cells.csv`."""
 Row = TypeVar("Row")
+CONFLICT = "conflict"
+"""The table of `Conflict`, beside those of studies."""
 NOTE = "seed.json"
 """The file of `Repeat`."""
 
@@ -212,7 +214,7 @@ class Angle:
     """A line of `metrics/geometry.csv`: the changes that finetuning made to a module of two models."""
 
     module: str
-    """`all`, or a part of the model (`unival.merging.geometry`)."""
+    """`all`, or a part of the model (`unival.weights.module_of`)."""
     first: str
     second: str
     cosine: float | None
@@ -246,6 +248,28 @@ class Ablation:
     """Rows."""
     difference: Interval | None = None
     """Variant minus baseline of the same seed; None for the baseline itself."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Conflict:
+    """A line of `ablations/conflict.csv`: the gradients of two tasks at the weights of a variant at a step.
+
+    Where `first` is `second`, of one task on two batches: what noise leaves of a cosine of 1.
+    """
+
+    study: str
+    variant: str
+    seed: int
+    step: int
+    """Updates so far, of all phases."""
+    module: str
+    """`all`, or a part of the model (`unival.weights.module_of`)."""
+    first: str
+    second: str
+    cosine: float
+    norm_first: float
+    """Length of the gradient of the mean loss of a token."""
+    norm_second: float
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -5,8 +5,8 @@ different studies are trained once. Results lie under a digest of all they depen
 """
 
 import shutil
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -15,11 +15,16 @@ from unival import code, files, provenance
 from unival import config as configuration
 from unival.engine.settings import TrainConfig
 from unival.errors import UserError, nearest
+from unival.study.tables import Conflict
 from unival.tasks import TaskConfig
 
 if TYPE_CHECKING:
     from unival.study.benchmark import Benchmark
     from unival.study.cells import Result
+
+
+CONFLICT = "conflict.json"
+"""Beside a variant's results: lines of `unival.engine.conflict`, none where its phases ask for none."""
 
 
 @dataclass(frozen=True)
@@ -30,8 +35,12 @@ class Variant:
     """One after the other; each holds values over `train`."""
     init: str | None = None
     """Model folder to start from, which is tested as it is where there is no phase; null: new weights."""
+    model: dict[str, Any] = field(default_factory=dict)
+    """Values over the study's model, for new weights of another size."""
 
     def __post_init__(self) -> None:
+        if self.model and self.init is not None:
+            raise ValueError(f"model is for new weights, and init names the model {self.init}: leave one out")
         if not self.phases and self.init is None:
             raise ValueError("phases is empty and init names no model: there is nothing to test")
 
@@ -81,12 +90,16 @@ class Laboratory:
     resamples: int
 
     def __post_init__(self) -> None:
+        from unival.model.configuration import UnivalConfig
+
         self.wanted: dict[str, set[str]] = {}
         for study_name, study in self.definitions.items():
             for name in study.variants:
                 for seed in self.seeds:
                     # every configuration is checked before the first one runs
                     self._phases(study, name, seed)
+                    model, where = self._model(study, name), f"variant '{name}': model"
+                    UnivalConfig.from_settings(model, UnivalConfig.vocab_size, where)
                     self.wanted.setdefault(self.key(study_name, name, seed), set()).update(self._tasks(study))
 
     def results(self, study_name: str, name: str, seed: int) -> dict[str, "Result"]:
@@ -103,9 +116,19 @@ class Laboratory:
         wanted = sorted(self.wanted[key])
         specs = [CellSpec(f"variant/{name}", "pretrained", task, self.split, self.rows) for task in wanted]
         with files.locked(self.folder / f"{key}.lock"):  # a queued experiment may train the same variant
+            if not (self.folder / key / CONFLICT).is_file():
+                load()
             scored = cells.run(specs, key, load)
             shutil.rmtree(self.folder / key / "phases", ignore_errors=True)
         return {result.spec.task: result for result in scored if result.spec.task in self._tasks(study)}
+
+    def conflict(self, study_name: str, name: str, seed: int) -> Iterator[Conflict]:
+        """Of the variant, whose results are there: how the gradients of its tasks lie to each other."""
+        for line in files.read_json(self.folder / self.key(study_name, name, seed) / CONFLICT)["lines"]:
+            yield Conflict(study=study_name, variant=name, seed=seed, **line)
+
+    def _model(self, study: Study, name: str) -> dict[str, Any]:
+        return configuration.overlay(self.model, study.variants[name].model)
 
     def _tasks(self, study: Study) -> list[str]:
         return [task for task in study.tasks if self.benchmark.has("train", task)]
@@ -120,7 +143,7 @@ class Laboratory:
             self.benchmark.digest(split) for split in sorted(read) if split in self.benchmark.facts["splits"]
         ]
         tasks = {task: asdict(config) for task, config in self.tasks.items()}
-        trained = [self.train, self.model, self.processor]
+        trained = [self.train, self._model(study, name), self.processor]
         made_by = [code.digest("unival.study.variants"), provenance.kernels()]
         return files.digest([variant.phases, init, seed, data, *trained, tasks, made_by])
 
@@ -154,19 +177,25 @@ class Laboratory:
         from unival.study.models import load_model, new_model
         from unival.study.train import train_on
 
-        variant = study.variants[name]
+        variant, conflict = study.variants[name], list[dict[str, Any]]()
         folder: Path | None = Path(variant.init) if variant.init else None
+        before = 0
         for number, phase in enumerate(self._phases(study, name, seed)):
             work = self.folder / key / "phases" / str(number)
             if not (work / "model" / "training.json").is_file():
                 if folder is None:
                     tokenizer = self.benchmark.tokenizer
-                    model, processor = new_model(self.model, self.processor, tokenizer, seed)
+                    settings = self._model(study, name)
+                    model, processor = new_model(settings, self.processor, tokenizer, seed)
                 else:
                     model, processor = load_model(folder)
                 tasks = {stream.task: self.tasks[stream.task] for stream in phase.mixture.streams}
                 title = f"{name} phase {number}"
                 train_on(model, processor, self.benchmark, tasks, phase, work / "model", work, title)
             folder = work / "model"
+            found = files.read_json(folder / "training.json").get("conflict", [])
+            conflict += [{**line, "step": before + line["step"]} for line in found]
+            before += phase.steps
+        files.write_json(self.folder / key / CONFLICT, {"lines": conflict})
         assert folder is not None
         return folder
