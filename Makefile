@@ -3,6 +3,8 @@ PYTHON ?= python3
 VENV ?= .venv
 # Versions of all packages; .ci/lowest.txt has the lowest that are allowed.
 LOCK ?= requirements.lock
+# Of MLflow's page.
+PORT ?= 5000
 BIN := $(abspath $(VENV))/bin
 # Stage commands run `python`: it must be the one of the virtual environment.
 export PATH := $(BIN):$(PATH)
@@ -51,11 +53,11 @@ lint: setup ## Style and types
 smoke: setup ## Run the whole DAG at its smallest size in a scratch clone
 	sh tests/workflow/smoke.sh
 
-ui: setup ## Open the MLflow page of all runs at http://127.0.0.1:5000
-	@page='http://127.0.0.1:5000/#/experiments?workflowType=machine_learning'; echo "Runs: $$page"; \
+ui: setup ## Open the MLflow page of all runs at http://127.0.0.1:5000 (PORT=5000)
+	@page='http://127.0.0.1:$(PORT)/#/experiments?workflowType=machine_learning'; echo "Runs: $$page"; \
 	  (sleep 15; python -m webbrowser "$$page") > /dev/null 2>&1 &
 	-python -m unival sync
-	MLFLOW_SERVER_ENABLE_JOB_EXECUTION=false mlflow ui --workers 1 --backend-store-uri sqlite:///mlflow.db
+	MLFLOW_SERVER_ENABLE_JOB_EXECUTION=false mlflow ui --workers 1 --port $(PORT) --backend-store-uri sqlite:///mlflow.db
 
 demo: setup ## Ask the models of this checkout, or the one that comes with the package, at http://127.0.0.1:8000
 	-python -m unival serve $(wildcard models/merged/unival models)

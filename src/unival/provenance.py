@@ -1,5 +1,6 @@
 """Where a result comes from: commit, code, versions, machine, and what DVC says of the run."""
 
+import getpass
 import importlib.metadata
 import os
 import platform
@@ -109,8 +110,17 @@ def tags() -> dict[str, str]:
         "hydra.overrides": os.environ.get("UNIVAL_OVERRIDES", ""),
         "repro.command": command,
         "mlflow.source.name": command,
+        "mlflow.user": _user(),
     }
     return {key: value for key, value in tags_of_run.items() if value}
+
+
+def _user() -> str:
+    """Who runs this; empty where the machine has no name for it, as in a container."""
+    try:
+        return getpass.getuser()
+    except (KeyError, OSError):
+        return ""
 
 
 def versions() -> dict[str, str]:

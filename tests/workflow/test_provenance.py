@@ -1,5 +1,6 @@
 """What is noted of the machine that computed a result."""
 
+import getpass
 import os
 import subprocess
 import sys
@@ -91,6 +92,17 @@ def test_a_run_that_goes_on_says_which_commit_began_it(repository: Path) -> None
     files.write_text(Path("src/one.py"), "one = 2\n")
     provenance.uncommitted_work.cache_clear()
     assert base._began(repository / "scratch") == first != provenance.commit()
+
+
+def test_a_run_names_who_started_it_where_that_has_a_name(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(getpass, "getuser", lambda: "ada")
+    assert provenance.tags()["mlflow.user"] == "ada"
+
+    def nobody() -> str:
+        raise KeyError("getpwuid(): uid not found: 1234")
+
+    monkeypatch.setattr(getpass, "getuser", nobody)
+    assert "mlflow.user" not in provenance.tags()
 
 
 def test_who_does_not_compute_does_not_load_pytorch() -> None:
