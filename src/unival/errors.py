@@ -6,9 +6,11 @@ import os
 import re
 import signal
 import sys
+import threading
 import time
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from typing import Any
 
 SIGNED_IN = re.compile(r"(?<=://)[^\s\"']+(?=@)")
 """Name and password, or a token, in the address of a server: any character may stand in a password."""
@@ -54,10 +56,12 @@ def told(of_many: bool = False) -> Iterator[None]:
     """
     debug = bool(os.environ.get("UNIVAL_DEBUG"))
     other = os.environ.get("RANK", "0") != "0"
+    hook, sys.unraisablehook = sys.unraisablehook, _come_again
     try:
         try:
             yield
         finally:
+            sys.unraisablehook = hook
             sys.stdout.flush()
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # for what is flushed at exit
@@ -75,13 +79,28 @@ def told(of_many: bool = False) -> Iterator[None]:
     except KeyboardInterrupt as error:
         if debug:
             raise
-        number = error.number if isinstance(error, Stopped) else signal.SIGINT
+        number = _signal_of(error)
         if of_many:
             signal.signal(number, signal.SIG_DFL)
             signal.raise_signal(number)
         if not other:
             print("unival: stopped: run the same command again to continue", file=sys.stderr)
         sys.exit(128 + number)
+
+
+def _signal_of(error: KeyboardInterrupt) -> int:
+    return error.number if isinstance(error, Stopped) else signal.SIGINT
+
+
+def _come_again(unraisable: Any) -> None:
+    """A signal that came in a finalizer or a library's callback, which no exception leaves, comes again."""
+    error = unraisable.exc_value
+    if not isinstance(error, KeyboardInterrupt):
+        sys.__unraisablehook__(unraisable)
+        return
+    later = threading.Timer(0.1, os.kill, (os.getpid(), _signal_of(error)))
+    later.daemon = True
+    later.start()
 
 
 def _fix(error: OSError) -> str | None:

@@ -10,6 +10,8 @@ from pathlib import Path
 
 import pytest
 
+from unival.engine.interruption import Ending
+
 from .program import PLACES, finish, place, start, told, wait_for_place
 from .test_checkpoint import flip
 
@@ -114,6 +116,25 @@ def test_a_signal_saves_and_leaves(tmp_path, undisturbed, workers, number):
     last = int(checkpoints(tmp_path)[-1].removeprefix("step-"))
     assert f"resumes from step {last}" in complete(tmp_path)
     assert weights(tmp_path) == undisturbed
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_that_comes_too_late_to_stop_a_training_comes_again_after_it(number):
+    """Of several trainings in a stage the next one would begin."""
+    came = []
+    before = signal.signal(number, lambda number, frame: came.append(number))
+    try:
+        with Ending().heard():
+            signal.raise_signal(number)
+            assert not came
+        assert came == [number]
+        stopped = Ending()
+        with pytest.raises(SystemExit), stopped.heard():
+            signal.raise_signal(number)
+            raise SystemExit(stopped.status)
+        assert came == [number]
+    finally:
+        signal.signal(number, before)
 
 
 def test_damaged_checkpoint_is_passed_over(tmp_path, undisturbed):

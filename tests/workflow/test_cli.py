@@ -109,6 +109,30 @@ def test_a_file_that_something_else_removed_or_forbids_is_one_line(
         main(["list", "task"])
 
 
+IN_A_FINALIZER = """
+import signal, time
+from unival.errors import told
+from unival.stages import base
+class Freed:
+    def __del__(self):
+        signal.raise_signal({number})
+base._end_on_sigterm()
+with told():
+    Freed()
+    time.sleep(60)
+"""
+"""Python prints what is raised there, and goes on."""
+
+
+@pytest.mark.fault
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_in_a_finalizer_is_not_lost(number: int) -> None:
+    command = [sys.executable, "-c", IN_A_FINALIZER.format(number=int(number))]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=50)
+    assert done.returncode == 128 + number
+    assert done.stderr == "unival: stopped: run the same command again to continue\n"
+
+
 @pytest.mark.fault
 @pytest.mark.parametrize("arguments", [["list"], ["score", "caption"], ["merge", "verify", "x"], ["sweep"]])
 def test_ctrl_c_is_one_line_in_any_command(

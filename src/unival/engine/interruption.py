@@ -27,7 +27,10 @@ class Ending:
 
     @contextmanager
     def heard(self) -> Iterator[None]:
-        """Signals that come inside are noted, a second Ctrl-C ends at once; what is ignored stays so."""
+        """Signals that come inside are noted, a second Ctrl-C ends at once; what is ignored stays so.
+
+        One that came too late to end the work inside comes again after it: others may follow.
+        """
 
         def note(number: int, frame: Any) -> None:
             if number == self.asked == signal.SIGINT:
@@ -42,6 +45,8 @@ class Ending:
         finally:
             for number, handler in previous.items():
                 signal.signal(number, handler)
+        if self.asked:
+            signal.raise_signal(self.asked)
 
     def agreed(self, ranks: World, step: int) -> bool:
         """Whether to end after this step, the same on all ranks. All call it."""

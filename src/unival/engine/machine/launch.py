@@ -138,11 +138,6 @@ def _rank(place: dict[str, str], rank: int, ranks: int, work: Callable[[], None]
     worker(rank, ranks, work)
 
 
-def _unless_told_again(unraisable: Any) -> None:
-    if not isinstance(unraisable.exc_value, Stopped):
-        sys.__unraisablehook__(unraisable)
-
-
 def worker(number: int, processes: int, work: Callable[[], None]) -> None:
     """`work` as one of so many processes of this machine."""
     with told(of_many=True):
@@ -150,6 +145,5 @@ def worker(number: int, processes: int, work: Callable[[], None]) -> None:
         signal.signal(signal.SIGTERM, signal.SIG_DFL)
         signal.signal(signal.SIGINT, signal.SIG_IGN)  # of a terminal; the parent sends SIGTERM then
         signal.pthread_sigmask(signal.SIG_UNBLOCK, ASKS)
-        sys.unraisablehook = _unless_told_again
         torch.set_num_threads(max(1, torch.get_num_threads() // processes))
         work()
