@@ -485,6 +485,18 @@ def test_artifacts_lie_beside_the_store_wherever_it_is(
     assert sorted(first.rglob("*")) == (before if how == "copied" else [])
 
 
+def test_what_is_logged_is_the_users_alone(place: Path) -> None:
+    before = os.umask(0)
+    try:
+        run = begin(place)
+        log_everything(run)
+        run.end("FINISHED")
+    finally:
+        os.umask(before)
+    modes = {name: (place / name).stat().st_mode & 0o777 for name in ("mlflow.db", "mlspool", "mlartifacts")}
+    assert modes == {"mlflow.db": 0o600, "mlspool": 0o700, "mlartifacts": 0o700}
+
+
 def test_an_exported_run_id_does_not_capture_children(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     parent = begin(place, "parent")
     monkeypatch.setenv("MLFLOW_RUN_ID", str(parent.run_id))

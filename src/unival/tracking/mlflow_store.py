@@ -90,8 +90,11 @@ def connect(experiment: str) -> tuple["MlflowClient", str]:
             found = client.get_experiment_by_name(experiment)
             if found is not None:
                 return client, found.experiment_id
-            path = store_file()
-            location = (path.resolve().parent / "mlartifacts" / experiment).as_uri() if path else None
+            location = None
+            if path := store_file():
+                folder = path.resolve().parent / "mlartifacts"
+                folder.mkdir(0o700, exist_ok=True)
+                location = (folder / experiment).as_uri()
             tags = {"mlflow.experimentKind": KIND}
             if experiment in PRIMARY:
                 name, greater = PRIMARY[experiment]
@@ -158,6 +161,7 @@ def _make(path: Path) -> None:
         left.unlink(missing_ok=True)
     part = path.with_name(f"{path.name}.{time.time_ns()}.part")  # MLflow keeps files open by their name
     event.listen(Engine, "connect", hasten)
+    part.touch(0o600)  # as its artifacts and what waits for it: examples of private data are the user's
     try:
         MlflowClient(f"{SQLITE}{part}").get_experiment_by_name("Default")
     finally:

@@ -49,7 +49,8 @@ class Spool:
 
     def mend(self) -> None:
         """Drop the half line that a kill or a full disk has left."""
-        self.folder.mkdir(parents=True, exist_ok=True)
+        self.folder.parent.mkdir(0o700, parents=True, exist_ok=True)
+        self.folder.mkdir(exist_ok=True)
         if self.items.is_file():
             whole = self.items.read_bytes().rfind(b"\n") + 1
             if whole < self.items.stat().st_size:
