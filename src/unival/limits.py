@@ -3,6 +3,9 @@
 What is beyond one of them is refused by name.
 """
 
+from collections.abc import Iterable
+from math import prod
+
 MEDIUM_BYTES = 1024**3
 """Of a file, encoded."""
 PICTURE_PIXELS = 64_000_000
@@ -55,3 +58,8 @@ SMALL_BYTES = 2**20
 QUESTIONS = 32
 """About the medium of one request."""
 QUESTION_CHARS = 10_000
+
+
+def is_shape(sizes: Iterable[int]) -> bool:
+    """Whether an array can have these sizes: libraries count its bytes in 63 bits, and on beside a 0."""
+    return prod(size for size in sizes if size) < 2**60

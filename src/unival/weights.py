@@ -18,7 +18,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from unival import files
+from unival import files, limits
 from unival.errors import UserError
 
 SAFE_TO_TORCH = {
@@ -223,7 +223,7 @@ def _spec(name: str, value: dict[str, Any], number: int, start: int) -> TensorSp
     if not isinstance(shape, list) or not all(type(n) is int and n >= 0 for n in [*shape, begin, end]):
         raise ValueError(f"'{name}': shape and offsets must be whole numbers from 0")
     spec = TensorSpec(tuple(shape), SAFE_TO_TORCH[value["dtype"]], number, start + begin)
-    if spec.nbytes != end - begin:
+    if spec.nbytes != end - begin or not limits.is_shape(shape):
         raise ValueError(f"'{name}' has {end - begin} bytes for shape {shape} of {value['dtype']}")
     return spec
 

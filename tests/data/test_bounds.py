@@ -104,6 +104,12 @@ def test_packed_archives_of_a_usual_kind_are_read(tmp_path: Path) -> None:
         import_dataset("webdataset", tmp_path / "in", tmp_path / "out", expect={"train/caption": 2})
 
 
+def test_an_array_of_nothing_with_impossible_sizes(tmp_path: Path) -> None:
+    path = write(tmp_path / "x-idx4-ubyte", struct.pack(">4B4I", 0, 0, 8, 4, 0, *[2**31] * 3))
+    with pytest.raises(UserError, match="the header says"):
+        read_idx(path)
+
+
 def test_a_sparse_member_is_not_filled(tmp_path: Path) -> None:
     """GNU's form of a file that is mostly holes: its header says how long they are."""
     member = tarfile.TarInfo("a.jpg")

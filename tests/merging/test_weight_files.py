@@ -112,6 +112,7 @@ GOOD = {"dtype": "F32", "shape": [4], "data_offsets": [0, 16]}
     [
         {**GOOD, "shape": [2**70]},
         {**GOOD, "shape": [2**32, 2**32], "data_offsets": [0, 0]},
+        {**GOOD, "shape": [0, 2**70], "data_offsets": [0, 0]},
         {**GOOD, "shape": [-4]},
         {**GOOD, "shape": [-2, -2]},
         {**GOOD, "shape": [4.0]},

@@ -36,7 +36,7 @@ def read_idx(path: Path) -> np.ndarray:
     shape = struct.unpack(f">{data[3]}I", data[4 : 4 + 4 * data[3]])
     content = data[4 + 4 * data[3] :]
     expected = int(np.prod(shape, dtype=object))
-    if len(content) != expected:
+    if len(content) != expected or not limits.is_shape(shape):
         raise UserError(f"{path}: {len(content)} bytes of data, and the header says {expected}: get it again")
     return np.frombuffer(content, np.uint8).reshape(shape)
 
