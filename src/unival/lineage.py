@@ -303,7 +303,7 @@ def check(one: Process) -> str:
 
 def _link(source: Path, target: Path) -> None:
     """Hard links: a merge records relative paths, and symbolic ones would lead out of the folder."""
-    for path in _files_of(source):
+    for path in files_of(source):
         place = target / path.relative_to(source)
         if place.exists():
             continue
@@ -320,8 +320,8 @@ def _compared(one: Process, folder: Path) -> str:
     Raises:
         UserError: bytes differ where they should not, or scores by more than their intervals.
     """
-    paths = [path for out in one.writes if not out.startswith(str(NOTES)) for path in _files_of(Path(out))]
-    differing = [str(path) for path in paths if not _equal(path, folder / path)]
+    paths = [path for out in one.writes if not out.startswith(str(NOTES)) for path in files_of(Path(out))]
+    differing = [str(path) for path in paths if not equal(path, folder / path)]
     if not differing:
         return f"{one.name}: {len(paths)} files made again, the same bytes"
     again = files.read_json(folder / NOTES / f"{one.name.replace('@', '-')}.json")["machine"]
@@ -374,9 +374,11 @@ def _splits(folder: Path) -> dict[str, str]:
     return {name: split["digest"] for name, split in splits.items()}
 
 
-def _files_of(path: Path) -> list[Path]:
+def files_of(path: Path) -> list[Path]:
+    """The files of a folder, or the file itself."""
     return sorted(one for one in path.rglob("*") if one.is_file()) if path.is_dir() else [path]
 
 
-def _equal(one: Path, other: Path) -> bool:
+def equal(one: Path, other: Path) -> bool:
+    """Whether a file has the bytes of another one, which may be missing."""
     return other.is_file() and files.file_digest(one) == files.file_digest(other)

@@ -10,6 +10,7 @@ import yaml
 
 from unival import compose, files, lineage, provenance
 from unival.commands import lineage as command
+from unival.commands import prove
 from unival.errors import UserError
 
 MACHINE = {"processor": "CPU", "instructions": "AVX2", "threads": 1, "ranks": 2, "torch": "2.13"}
@@ -163,6 +164,18 @@ def test_each_process_behind_a_number_is_made_again(study: Path, monkeypatch: py
     monkeypatch.setattr(lineage, "check", lambda one: made.append(one.name))
     command.main(["vqa", "--check"])
     assert made == ["evaluate", "finetune@vqa"]
+
+
+def test_a_proof_that_fails_names_the_files(tmp_path: Path) -> None:
+    """A model's folder holds modules of the package, which are other bytes when they are edited."""
+    for folder, left in (("old", "a"), ("new", "b")):
+        files.write_text(tmp_path / folder / "models/vqa/files.py", folder)
+        files.write_text(tmp_path / folder / "models/vqa/model.safetensors", "weights")
+        files.write_text(tmp_path / folder / "models/vqa" / left, "")
+    folders = tmp_path / "old", tmp_path / "new"
+    assert prove._differing("models/vqa", *folders) == ["models/vqa/a", "models/vqa/b", "models/vqa/files.py"]
+    assert prove._differing("models/vqa/files.py", *folders) == ["models/vqa/files.py"]
+    assert prove._differing("models/vqa/model.safetensors", *folders) == []
 
 
 @pytest.mark.fault

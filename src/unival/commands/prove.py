@@ -11,6 +11,7 @@ from pathlib import Path
 
 from unival import compose, config, files, provenance
 from unival.errors import UserError
+from unival.lineage import equal, files_of
 
 EDITION = "smoke"
 NOTES = "reports/runs/"
@@ -33,11 +34,13 @@ def main(arguments: list[str]) -> None:
         return
     now, others = provenance.commit(), []
     for before, names in changed.items():
-        old, new = (_outs(commit, names) for commit in (before, now["uncommitted"] or now["commit"]))
+        commits = before, now["uncommitted"] or now["commit"]
+        old, new = (_outs(commit, names) for commit in commits)
         for name in names:
             paths = sorted({*old[name], *new[name]})
             if differing := [path for path in paths if old[name].get(path) != new[name].get(path)]:
-                others.append(f"{name} ({', '.join(differing)})")
+                shown = [file for path in differing for file in _differing(path, *map(_folder, commits))]
+                others.append(f"{name} ({', '.join(shown[:3])}{', ...' if len(shown) > 3 else ''})")
             else:
                 dvc(Path(), "commit", "--force", "--quiet", name)
                 print(f"{name}: the same bytes in {len(paths)} outs, dvc.lock has the new code")
@@ -80,12 +83,23 @@ def _made_by(run: str) -> str:
     return commit
 
 
+def _differing(out: str, old: Path, new: Path) -> list[str]:
+    """Files of an out that are not the same in both folders."""
+    paths = {path.relative_to(folder) for folder in (old, new) for path in files_of(folder / out)}
+    same = {path for path in paths if (old / path).is_file() and equal(old / path, new / path)}
+    return sorted(map(str, paths - same))
+
+
+def _folder(commit: str) -> Path:
+    return provenance.root() / "scratch" / "prove" / commit
+
+
 def _outs(commit: str, names: Iterable[str]) -> dict[str, dict[str, str]]:
     """Stage -> out -> digest, made by the code of a commit at the smallest size.
 
     The folder stays in `scratch/`: the next proof begins with what this one ended with.
     """
-    folder = provenance.root() / "scratch" / "prove" / commit
+    folder = _folder(commit)
     if not folder.exists():
         provenance.check_out(commit, folder)
         params = config.load(folder / compose.PARAMS) | {"edition": EDITION}
