@@ -38,14 +38,15 @@ class TaskGradients:
     """
 
     def __init__(self, config: TrainConfig, mixture: Mixture, collator: Collator) -> None:
-        wanted = config.conflict if len(mixture.tasks) > 1 else None  # one task has no pair
         self.config, self.tasks = config, mixture.tasks
-        self.steps = wanted.steps(config.steps) if wanted else set()
-        self.batches = [
-            batch
-            for task in (self.tasks if wanted else ())
-            for batch in _two(config, wanted.rows, task, mixture.sizes[task], collator)
-        ]
+        self.steps, self.batches = set[int](), list[Batch]()
+        if config.conflict and len(self.tasks) > 1:  # one task has no pair
+            self.steps, rows = config.conflict.steps(config.steps), config.conflict.rows
+            self.batches = [
+                batch
+                for task in self.tasks
+                for batch in _two(config, rows, task, mixture.sizes[task], collator)
+            ]
         self.found: list[dict[str, Any]] = []
         """A line for each step, module and pair: `step`, `module`, `first` and `second` (tasks), `cosine`,
         `norm_first`, `norm_second` (of the gradient of the mean loss of a token)."""
