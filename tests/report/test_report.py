@@ -12,7 +12,7 @@ import yaml
 from tests.report import made
 from unival.cli import main
 from unival.errors import UserError
-from unival.report import content, latex, page, silent, summary, words
+from unival.report import conflict, content, latex, page, silent, summary, words
 from unival.report.verdicts import Verdict
 from unival.study import results
 from unival.study.variance import Variance
@@ -292,3 +292,29 @@ def test_broken_results_are_named(folder, tmp_path) -> None:
     (root / "reports/metrics/tasks.json").write_text("{")
     with pytest.raises(UserError, match=r"tasks\.json: not JSON"):
         results.read(root, root / "data/tiny", "quick")
+
+
+def test_gradient_conflict_over_seeds(folder):
+    """A mean over seeds, its interval, the limit by noise; a chart over steps, one over modules."""
+    study = results.read(folder, folder / "data/tiny", "quick")
+    rows = [row for row in study.conflict if row.module == "all"]
+    value, limit = conflict.spread([row for row in rows if row.step == 0], ("caption", "vqa"))
+    half = 0.05 * 12.7062  # of the t interval of -0.2 and -0.1
+    assert value == pytest.approx((-0.15, -0.15 - half, -0.15 + half), abs=1e-4)
+    assert limit == pytest.approx(((0.64 * 0.36) ** 0.5 + (0.74 * 0.46) ** 0.5) / 2)
+    assert conflict.spread(rows, ("caption", "vqa"))[0] == pytest.approx(value)
+    alone = [row for row in rows if row.seed == 0]
+    assert conflict.spread(alone, ("caption", "vqa"))[0] == pytest.approx((-0.2, -0.2, -0.2))
+    for name in ("conflict-video-images", "conflict-video-images-modules"):
+        assert (folder / f"reports/figures/{name}.png").is_file()
+        assert f"figures/{name}.png" in (folder / "reports/report.md").read_text()
+
+
+def test_conflict_of_all_seeds_is_joined(tmp_path):
+    made.write_data(tmp_path / "data")
+    made.write_results(tmp_path, tmp_path / "data")
+    own = tmp_path / "reports/ablations/conflict.csv"
+    other = tmp_path / "reports/seeds/7/ablations/conflict.csv"
+    other.parent.mkdir(parents=True)
+    other.write_text(own.read_text().replace("images,1,", "images,7,"))
+    assert {row.seed for row in results.read(tmp_path, tmp_path / "data", "quick").conflict} == {0, 1, 7}

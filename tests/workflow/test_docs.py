@@ -124,7 +124,7 @@ def test_experiments_on_the_command_line_compose(page: Path, monkeypatch: pytest
         assert name in compose.options(group)
     for name in re.findall(r"\+sweep=([a-z]\w+)", TEXTS[page]):
         assert name in compose.options("sweep")
-    for stage, words in re.findall(r"\bset\.(\w+)\.([\w.]+=[^\s'`,]+)", TEXTS[page]):
+    for stage, words in re.findall(r"\bset\.(\w+)\.([\w.]+=(?:\[[\w,]+\]|[^\s'`,]+))", TEXTS[page]):
         if "(" in words:  # several values: `test_commands_are_taken` reads them
             continue
         override = f"++set.{stage}.{words}".replace("<recipe>", "average")

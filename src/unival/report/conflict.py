@@ -1,7 +1,8 @@
-"""Gradient conflict on the page: cosines of the tasks' gradients over training, and by module at its end."""
+"""Gradient conflict on the page: cosines of the tasks' gradients over training, and by module."""
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -34,7 +35,7 @@ def blocks(study: Results, figures: Path) -> list[Block]:
 
 
 def charts_of(variant: Pair, rows: Sequence[Conflict], folder: Path) -> list[Figure]:
-    """Over the steps in all weights together, and in each module after the last step."""
+    """Over the steps in all weights together, and in each module, mean of the later half of the steps."""
     figures: list[Figure] = []
     name = f"conflict-{'-'.join(variant)}"
     seeds = len({row.seed for row in rows})
@@ -43,10 +44,11 @@ def charts_of(variant: Pair, rows: Sequence[Conflict], folder: Path) -> list[Fig
     with charts.panel(folder, name, f"{alt}: over training", figures, SIZE) as axes:
         _over_steps(axes, [row for row in rows if row.module == WHOLE])
         axes.set_title(f"all weights: {title}")
-    end = max(row.step for row in rows)
+    steps = sorted({row.step for row in rows})
+    later = steps[len(steps) // 2 :]
     with charts.panel(folder, f"{name}-modules", f"{alt}: by module", figures, SIZE) as axes:
-        _by_module(axes, [row for row in rows if row.step == end])
-        axes.set_title(f"after {end} updates: {title}")
+        _by_module(axes, [row for row in rows if row.step in later])
+        axes.set_title(f"from update {later[0]} to {later[-1]}: {title}")
     return figures
 
 
@@ -61,7 +63,7 @@ def _over_steps(axes: Axes, rows: Sequence[Conflict]) -> None:
         axes.plot(steps, [limit for _, limit in found], ls=":", mfc="white", **style)
     axes.axhline(0, color=charts.GREY, lw=0.8)
     axes.set(xlabel="updates", ylabel="cosine of gradients")
-    axes.figure.legend(loc="outside lower center", ncols=2)
+    _legend(axes)
 
 
 def _by_module(axes: Axes, rows: Sequence[Conflict]) -> None:
@@ -77,6 +79,12 @@ def _by_module(axes: Axes, rows: Sequence[Conflict]) -> None:
     axes.axvline(0, color=charts.GREY, lw=0.8)
     axes.set_yticks(range(len(modules)), ["all weights" if m == WHOLE else m for m in modules])
     axes.set(ylim=(len(modules) - 0.5, -0.5), xlabel="cosine of gradients")
+    _legend(axes)
+
+
+def _legend(axes: Axes) -> None:
+    limit: Any = {"color": charts.GREY, "marker": "o", "mfc": "white", "ls": ":"}
+    axes.plot([], [], label="the same task twice: limit by noise", **limit)
     axes.figure.legend(loc="outside lower center", ncols=2)
 
 
@@ -86,13 +94,15 @@ def pairs(rows: Sequence[Conflict]) -> list[Pair]:
 
 
 def spread(rows: Sequence[Conflict], pair: Pair) -> tuple[Interval, float]:
-    """Of a step and module, mean over seeds: the pair's cosine with its interval, and the limit of noise."""
-    by_seed: dict[int, dict[Pair, float]] = {}
+    """Of one module, mean over steps and seeds: the pair's cosine, its interval, and the limit by noise."""
+    places: dict[tuple[int, int], dict[Pair, float]] = {}
     for row in rows:
-        by_seed.setdefault(row.seed, {})[row.first, row.second] = row.cosine
-    first, second = pair
-    limits = [max(of[first, first], 0.0) * max(of[second, second], 0.0) for of in by_seed.values()]
-    return over_seeds([of[pair] for of in by_seed.values()]), float(np.sqrt(limits).mean())
+        places.setdefault((row.seed, row.step), {})[row.first, row.second] = row.cosine
+    (first, second), by_seed = pair, dict[int, list[float]]()
+    for (seed, _), of in places.items():
+        by_seed.setdefault(seed, []).append(of[pair])
+    limits = [max(of[first, first], 0.0) * max(of[second, second], 0.0) for of in places.values()]
+    return over_seeds([float(np.mean(values)) for values in by_seed.values()]), float(np.sqrt(limits).mean())
 
 
 def over_seeds(values: Sequence[float]) -> Interval:
