@@ -74,7 +74,7 @@ def told(of_many: bool = False) -> Iterator[None]:
             signal.signal(signal.SIGTERM, signal.SIG_DFL)
             time.sleep(2)
         what = without_password(str(error))
-        print(f"unival: {': '.join(filter(None, [what, fix]))}", file=sys.stderr)
+        _say(": ".join(filter(None, [what, fix])))
         sys.exit(DIVERGED if isinstance(error, DivergenceError) else 2)
     except KeyboardInterrupt as error:
         if debug:
@@ -84,8 +84,15 @@ def told(of_many: bool = False) -> Iterator[None]:
             signal.signal(number, signal.SIG_DFL)
             signal.raise_signal(number)
         if not other:
-            print("unival: stopped: run the same command again to continue", file=sys.stderr)
+            _say("stopped: run the same command again to continue")
         sys.exit(128 + number)
+
+
+def _say(line: str) -> None:
+    try:
+        print(f"unival: {line}", file=sys.stderr)
+    except OSError:  # its file is on the disk that is full: the status tells
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 2)
 
 
 def _signal_of(error: KeyboardInterrupt) -> int:

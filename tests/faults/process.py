@@ -98,8 +98,9 @@ def start(words: Sequence[str], folder: Path, logs: Path, fault: Fault) -> int:
             threading._shutdown()
         with contextlib.suppress(BaseException):
             atexit._run_exitfuncs()
-        sys.stdout.flush()
-        sys.stderr.flush()
+        with contextlib.suppress(OSError):  # these are files, too, which may be full
+            sys.stdout.flush()
+            sys.stderr.flush()
         os._exit(status)
 
 

@@ -293,6 +293,16 @@ def test_a_scratch_folder_that_cannot_be_made_is_named(
     assert "scratch/report" in (error := capsys.readouterr().err) and "cannot write here" in error
 
 
+@pytest.mark.fault
+@pytest.mark.parametrize(("error", "status"), [("UserError('x')", 2), ("KeyboardInterrupt", 130)])
+def test_an_error_that_cannot_be_written_has_its_status(error: str, status: int) -> None:
+    code = f"from unival.errors import UserError, told\nwith told(): raise {error}"
+    environment = {**os.environ, "PYTHONPATH": str(ROOT / "src")}
+    with Path("/dev/full").open("w") as full:
+        done = subprocess.run([sys.executable, "-c", code], env=environment, stderr=full, check=False)
+    assert done.returncode == status
+
+
 @pytest.mark.parametrize(
     ("error", "signal"),
     [(SystemExit(143), True), (KeyboardInterrupt(), True), (SystemExit(2), False), (UserError("x"), False)],
