@@ -1,14 +1,17 @@
 """The rows of a step are a pure function; quotas are exact; nothing repeats before all was seen."""
 
+import tracemalloc
 from collections import Counter
+from itertools import pairwise
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from unival import config
-from unival.engine.batches.mixture import Mixture, MixtureConfig, StreamConfig
+from unival.engine.batches.mixture import Mixture, MixtureConfig, StreamConfig, micro_batches
 from unival.engine.batches.sampler import Sampler, permutation
+from unival.engine.settings import OptimizerConfig, TrainConfig, described
 from unival.errors import UserError
 
 SIZES = st.dictionaries(st.sampled_from("abcd"), st.integers(1, 40), min_size=1)
@@ -21,7 +24,8 @@ def samplers(draw):
     if len(streams) > 1 and draw(st.booleans()):
         streams[-1] = StreamConfig(streams[-1].task, every=draw(st.integers(1, 8)))
     rows = sum(stream.rows for stream in streams)
-    mixture = MixtureConfig(rows, streams, balanced=draw(st.booleans()))
+    block = draw(st.sampled_from([0, 1, 3, 7]))
+    mixture = MixtureConfig(rows, streams, balanced=draw(st.booleans()), block=block)
     return Sampler(Mixture(mixture, sizes), seed=draw(st.integers(0, 2**32)))
 
 
@@ -109,6 +113,89 @@ def test_a_share_of_the_rows_is_the_first_of_them():
     assert [ref.index for ref in refs if ref.task == "b"] == [0, 0]
 
 
+BLOCK = 10
+"""Rows. A stream of 2,560 or more has 256 lanes."""
+
+
+def in_blocks(rows, **streams):
+    mixture = MixtureConfig(rows * len(streams), [StreamConfig(task, rows) for task in streams], block=BLOCK)
+    return Sampler(Mixture(mixture, streams), seed=5)
+
+
+@pytest.mark.parametrize("size", [8192, 8195])
+def test_a_rank_meets_its_own_part_of_the_blocks(size):
+    """Side by side, in all passes, but for the few rows that do not divide."""
+    sampler = in_blocks(1000, a=size, b=size // 2)
+    met = {rank: {"a": set(), "b": set()} for rank in range(4)}
+    for step in range(3 * size // 1000):
+        for rank, tasks in met.items():
+            for ref in sampler.rows(step, rank, world=4)[0]:
+                tasks[ref.task].add(ref.index)
+    for task, rows in sampler.mixture.sizes.items():
+        parts = [tasks[task] for tasks in met.values()]
+        assert set.union(*parts) == set(range(rows))
+        divided = rows - rows % 256
+        assert [{4 * row // divided for row in part if row < divided} for part in parts] == [
+            {0},
+            {2},
+            {1},
+            {3},
+        ]
+
+
+def test_a_block_is_read_to_its_end_and_shuffled():
+    sampler = in_blocks(256, a=256 * 25)  # a lane has blocks of 10, 10 and 5 rows
+    orders = set()
+    for lane in range(9):
+        rows = [sampler.rows(step, lane, 256)[0][0].index % 25 for step in range(50)]
+        for one in (rows[:25], rows[25:]):
+            assert sorted(one) == list(range(25)) != one
+            blocks = [row // BLOCK for row in one]
+            assert sum(before != after for before, after in pairwise(blocks)) == 2
+            orders.add(tuple(dict.fromkeys(blocks)))
+    assert len(orders) > 1
+
+
+def test_models_without_blocks_stay_those_of_their_settings():
+    plain, blocks = (
+        described(
+            TrainConfig(9, MixtureConfig(8, [StreamConfig("a", 8)], block=block), OptimizerConfig(1.0), 0)
+        )
+        for block in (0, BLOCK)
+    )
+    assert blocks["mixture"].pop("block") == BLOCK
+    assert plain == blocks
+
+
+def test_few_rows_are_shuffled_as_one_block():
+    sampler = in_blocks(4, a=BLOCK)
+    rows = [ref.index for step in range(5) for ref in sampler.global_rows(step)]
+    assert sorted(rows[:BLOCK]) == sorted(rows[BLOCK:]) == list(range(BLOCK))
+    assert rows[:BLOCK] != rows[BLOCK:]
+
+
+def test_memory_does_not_grow_with_the_rows():
+    """Of a rank: the order of the blocks of its lanes, and the rows of those that are open."""
+    for size in (10**6, 10**9):
+        sampler = Sampler(Mixture(MixtureConfig(256, [StreamConfig("a", 256)], block=10_000), {"a": size}), 0)
+        tracemalloc.start()
+        for step in range(0, 4000, 200):
+            sampler.rows(step, rank=3, world=64)
+        peak = tracemalloc.get_traced_memory()[1]
+        tracemalloc.stop()
+        assert peak < 4 * 2**20
+
+
+@pytest.mark.fault
+def test_each_rank_gets_rows_of_a_stream_that_is_dealt_by_itself():
+    streams = [StreamConfig("a", 3), StreamConfig("b", 5)]
+    for block, message in ((0, "8 rows a step"), (BLOCK, "5 rows of the largest stream a step")):
+        mixture = MixtureConfig(8, streams, block=block)
+        assert micro_batches(mixture, 4, 2) == 2
+        with pytest.raises(UserError, match=f"{message} cannot be dealt to 3 ranks x 3"):
+            micro_batches(mixture, 9, 3)
+
+
 @pytest.mark.fault
 @pytest.mark.parametrize(
     ("mixture", "message"),
@@ -118,6 +205,10 @@ def test_a_share_of_the_rows_is_the_first_of_them():
             "a 4 \\+ b 4 = 8, but rows is 9",
         ),
         ({"rows": 4, "streams": []}, "streams is empty"),
+        (
+            {"rows": 4, "streams": [{"task": "a", "rows": 4}], "block": -1},
+            "block is -1: it must be 0 or above",
+        ),
         ({"rows": 4, "streams": [{"task": "a", "rows": 4, "every": 2}]}, "give one of them"),
         ({"rows": 4, "streams": [{"task": "a", "rows": 4, "share": 0}]}, "above 0 and at most 1"),
         ({"rows": 0, "streams": [{"task": "a", "every": 2}]}, "first stream 'a' is the main one"),

@@ -2,7 +2,6 @@
 
 import json
 from collections.abc import Mapping
-from dataclasses import asdict
 from pathlib import Path
 
 from torch import nn
@@ -11,7 +10,7 @@ from unival import files
 from unival.engine.batches.rows import Rows
 from unival.engine.checkpoint import weights_digest
 from unival.engine.machine.distributed import World
-from unival.engine.settings import TrainConfig
+from unival.engine.settings import TrainConfig, described
 from unival.errors import UserError
 
 
@@ -26,7 +25,7 @@ def identity(config: TrainConfig, model: nn.Module, data: Mapping[str, Rows]) ->
         if stream.task in data
     }
     return {
-        "another configuration": files.digest(asdict(config)),
+        "another configuration": files.digest(described(config)),
         "other data": files.digest(rows),
         "other initial weights or another architecture": weights_digest(model),
     }

@@ -1,7 +1,7 @@
 """What a training run is: all of it changes the result, so it is part of the resolved configuration."""
 
-from dataclasses import dataclass, field
-from typing import Literal
+from dataclasses import asdict, dataclass, field
+from typing import Any, Literal
 
 from unival.engine.batches.augment import AugmentConfig
 from unival.engine.batches.mixture import MixtureConfig
@@ -166,3 +166,12 @@ class TrainConfig:
             raise ValueError(f"ema is {self.ema}: it must be at least 0 and below 1")
         if self.loss.constrained and self.examples == "pretraining":
             raise ValueError("loss.constrained: the second example of a pretraining row is not an answer")
+
+
+def described(config: TrainConfig) -> dict[str, Any]:
+    """All settings as plain values. An option that is younger than published models is among them where it is
+    used, so that those models stay the ones of their settings."""
+    values = asdict(config)
+    if not config.mixture.block:
+        del values["mixture"]["block"]
+    return values

@@ -15,7 +15,6 @@ import time
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import closing, nullcontext
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -45,7 +44,7 @@ from unival.engine.objective import LossModule
 from unival.engine.optim import Ema, build_optimizer, freeze, learning_rate, set_rate, train_only
 from unival.engine.parallel import strategy
 from unival.engine.publish import is_published, publish, write_beside
-from unival.engine.settings import TrainConfig
+from unival.engine.settings import TrainConfig, described
 from unival.errors import UserError
 from unival.model.modeling import UnivalForConditionalGeneration
 from unival.record import MODALITIES
@@ -424,7 +423,7 @@ class Trainer:
             model.eval()
             summary = {
                 "identity": self.identity,
-                "train": json.loads(json.dumps(asdict(self.config))),
+                "train": json.loads(json.dumps(described(self.config))),
                 "rows": self.sampler.mixture.sizes,
                 "steps": result.steps,
                 "best_step": result.best_step,

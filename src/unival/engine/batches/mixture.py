@@ -45,10 +45,15 @@ class MixtureConfig:
     streams: list[StreamConfig]
     balanced: bool = True
     """Quotas; otherwise rows are drawn in proportion to the sizes of the streams."""
+    block: int = 0
+    """So many consecutive rows are read together, about those of a media shard, and each rank reads shards of
+    its own (docs/cluster.md). 0: a pass is one permutation of all rows."""
 
     def __post_init__(self) -> None:
         if not self.streams:
             raise ValueError("streams is empty: name at least one task")
+        if self.block < 0:
+            raise ValueError(f"block is {self.block}: it must be 0 or above")
         names = [stream.task for stream in self.streams]
         for name in names:
             if names.count(name) > 1:
@@ -68,9 +73,12 @@ def micro_batches(config: MixtureConfig, accumulate: int, ranks: int) -> int:
         UserError: fewer rows than micro-batches.
     """
     each = -(-accumulate // ranks)
-    if config.rows < ranks * each:
+    rows, whose = config.rows, ""
+    if config.block and config.balanced:  # each stream is dealt by itself
+        rows, whose = max(stream.rows for stream in config.streams), " of the largest stream"
+    if rows < ranks * each:
         raise UserError(
-            f"mixture: {config.rows} rows a step cannot be dealt to {ranks} ranks x {each} micro-batches: "
+            f"mixture: {rows} rows{whose} a step cannot be dealt to {ranks} ranks x {each} micro-batches: "
             "raise rows"
         )
     return each

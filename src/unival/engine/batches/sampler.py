@@ -3,16 +3,19 @@
 A stream is endless: pass e over its n rows is a permutation that depends on (seed, stream, e) alone. So no
 row repeats before all were seen, resuming needs one integer, and the global batch of a step is the same for
 every number of ranks and of accumulated micro-batches. It is dealt to them in turn, so that each gets its
-share of every task.
+share of every task; rows that are read in blocks by their position, so that each always gets the same lanes
+(`lanes.py`).
 """
 
 import zlib
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import lru_cache
 
 import numpy as np
 
-from unival.engine.batches.mixture import Mixture
+from unival.engine.batches.lanes import Lanes
+from unival.engine.batches.mixture import Mixture, Span
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,20 +44,31 @@ class Sampler:
     def __init__(self, mixture: Mixture, seed: int) -> None:
         self.mixture = mixture
         self.seed = seed
+        self.lanes = Lanes(seed, mixture.config.block) if mixture.config.block else None
 
     def global_rows(self, step: int) -> list[RowRef]:
         """All rows of step `step`, stream after stream."""
-        refs = []
-        for span in self.mixture.spans(step):
-            size = self.mixture.size(span.tasks)
-            for position in range(span.start, span.stop):
-                order = permutation(self.seed, span.name, position // size, size)
-                task, index = self.mixture.locate(span.tasks, int(order[position % size]))
-                refs.append(RowRef(task, index, span.name, position))
-        return refs
+        return [self._row(span, position) for span, position in self._draws(step)]
 
     def rows(self, step: int, rank: int = 0, world: int = 1, accumulate: int = 1) -> list[list[RowRef]]:
         """The micro-batches of one rank: `accumulate` lists of rows."""
-        refs = self.global_rows(step)
-        parts = world * accumulate
-        return [refs[micro * world + rank :: parts] for micro in range(accumulate)]
+        dealt: list[list[RowRef]] = [[] for _ in range(accumulate)]
+        for number, (span, position) in enumerate(self._draws(step)):
+            part = (position if self.lanes else number) % (world * accumulate)
+            if part % world == rank:
+                dealt[part // world].append(self._row(span, position))
+        return dealt
+
+    def _draws(self, step: int) -> Iterator[tuple[Span, int]]:
+        """Stream and position of each draw of a step."""
+        for span in self.mixture.spans(step):
+            yield from ((span, position) for position in range(span.start, span.stop))
+
+    def _row(self, span: Span, position: int) -> RowRef:
+        size = self.mixture.size(span.tasks)
+        if self.lanes:
+            row = self.lanes.row(span.name, position, size)
+        else:
+            row = int(permutation(self.seed, span.name, position // size, size)[position % size])
+        task, index = self.mixture.locate(span.tasks, row)
+        return RowRef(task, index, span.name, position)
