@@ -270,6 +270,7 @@ def test_a_sweep_has_one_parent_and_all_children(clone, run) -> None:
         parents = store.execute("select value from tags where key = 'mlflow.parentRunId'").fetchall()
         total = store.execute("select count(*) from runs where status = 'FINISHED'").fetchone()[0]
     assert len(parents) == 4 and len(set(parents)) == 1 and total == 5
+    assert len([*clone.glob("mlartifacts/pretrain/*/artifacts/examples/caption.json")]) == 4
 
 
 @pytest.mark.fault

@@ -13,6 +13,7 @@ import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -558,6 +559,29 @@ def test_models_are_ranked_on_a_shift_and_equal_weights_are_one_row(place: Path)
     assert len(rows()) == 2
     stored_files = [path for path in (place / "mlartifacts").rglob("*") if path.is_file()]
     assert sum(path.stat().st_size for path in stored_files) < 5000
+
+
+@pytest.mark.parametrize(
+    ("row", "reference"),
+    [
+        ({"prediction": "two", "answers": {"two": 1.0}}, {"two": 1.0}),
+        (
+            {"prediction": "a cat", "references": ["a cat", "the cat"], "box": [1, 2, 3, 4]},
+            ["a cat", "the cat"],
+        ),
+        ({"prediction": [1, 2, 3, 5], "references": ["the cat"], "box": [1, 2, 3, 4]}, [1, 2, 3, 4]),
+        ({"prediction": None, "references": ["the cat"], "box": [1, 2, 3, 4]}, [1, 2, 3, 4]),
+        ({"prediction": "two"}, None),
+    ],
+)
+def test_an_example_stands_beside_what_is_right(tmp_path: Path, row: Any, reference: Any) -> None:
+    """Of a box that is a box, though its phrases are there too."""
+    lines = [json.dumps({"id": str(number), "text": "?", "scores": {"m": 0.5}, **row}) for number in range(3)]
+    files.write_text(tmp_path / "made.jsonl", "\n".join(lines))
+    result: Any = SimpleNamespace(predictions=tmp_path / "made.jsonl", primary="m")
+    first, second = model_rows.examples(result, 2)
+    assert (first["id"], second["id"], first["m"]) == ('"0"', '"1"', "0.5")
+    assert json.loads(first["reference"]) == reference
 
 
 def test_a_model_whose_files_changed_is_not_registered(

@@ -37,7 +37,7 @@ def inputs(config: Config) -> list[Path]:
 
 def run(config: Config, io: StageIO) -> None:
     """Write `models/finetune/<task>`."""
-    from unival.study import card
+    from unival.study import card, model_rows
     from unival.study.benchmark import TRAIN, VAL, Benchmark
     from unival.study.curve import train_with_curve
     from unival.study.models import load_model
@@ -53,3 +53,4 @@ def run(config: Config, io: StageIO) -> None:
         curve.write(table, finished, validated)
         published = io.publish(finished, f"models/finetune/{config.item}")
         card.write_trained(published, benchmark, config.init)
+        model_rows.log_examples(published, benchmark, config.tasks, io.scratch, io.tracker)

@@ -39,7 +39,7 @@ def inputs(config: Config) -> list[Path]:
 
 def run(config: Config, io: StageIO) -> None:
     """Write `models/pretrain/<phase>`."""
-    from unival.study import card
+    from unival.study import card, model_rows
     from unival.study.benchmark import Benchmark
     from unival.study.curve import train_with_curve
     from unival.study.models import load_model, new_model
@@ -58,3 +58,4 @@ def run(config: Config, io: StageIO) -> None:
         curve.write(io.out(f"reports/curves/{io.name}.csv"), finished)
         published = io.publish(finished, f"models/pretrain/{config.item}")
         card.write_trained(published, benchmark, config.init, used)
+        model_rows.log_examples(published, benchmark, config.tasks, io.scratch, io.tracker)

@@ -1,12 +1,14 @@
 """What MLflow is told of the models of a study: where each lies, what made it, its scores by data set."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from unival import config, files
 from unival.study.leaderboard import made
+from unival.tasks import TaskConfig
 from unival.tracking import DIGEST, ModelScore, Tracker
 
 if TYPE_CHECKING:
@@ -16,6 +18,8 @@ if TYPE_CHECKING:
 TEST = "test"
 READ = ("model.safetensors", "config.json", "processor_config.json")
 """Files of a model folder that its scores hang on."""
+EXAMPLES = 16
+"""Rows of a task that a training run shows."""
 ORDER = ("pretrained", "finetuned", "merged")
 
 
@@ -77,12 +81,27 @@ def _dvc_digest(folder: Path) -> str:
     return str(outs.get(str(folder)) or outs.get(str(folder.parent)) or "")
 
 
+def log_examples(
+    folder: Path, benchmark: "Benchmark", tasks: Mapping[str, TaskConfig], scratch: Path, tracker: Tracker
+) -> None:
+    """Tables of what a trained model says of validation rows: `examples/<task>`."""
+    from unival.study.cells import Cells, CellSpec
+    from unival.study.models import load_model
+
+    cells = Cells(scratch / "examples", benchmark, dict(tasks), EXAMPLES, resamples=1)
+    shown = [task for task in tasks if benchmark.has("val", task)]
+    specs = [CellSpec(folder.name, "finetuned", task, "val", EXAMPLES) for task in shown]
+    for result in cells.run(specs, digests(folder), cache(lambda: load_model(folder))):
+        tracker.table(examples(result, EXAMPLES), f"examples/{result.spec.task}")
+
+
 def examples(result: "Result", count: int) -> list[dict[str, str]]:
     """The first rows of a cell: what was asked, what is right, what was said, and its score."""
     shown = []
     for line in result.predictions.read_text(encoding="utf-8").splitlines()[:count]:
         row = json.loads(line)
-        right = next((row[name] for name in ("answers", "references", "box") if row.get(name)), None)
+        names = ["answers", "references"] if isinstance(row["prediction"], str) else ["box"]
+        right = next((row[name] for name in names if row.get(name)), None)
         values = {"question": row["text"], "reference": right, "prediction": row["prediction"]}
         cells = {"id": row["id"], **values, result.primary: row["scores"].get(result.primary)}
         shown.append({key: json.dumps(value) for key, value in cells.items()})
