@@ -107,8 +107,8 @@ def test_what_other_kernels_computed_is_not_taken_over(
     def keys() -> list[Any]:
         study = Study("?", [], "a", {"a": Variant([{}])})
         lab: Any = SimpleNamespace(
-            definitions={"study": study}, _phases=lambda *_: [], split="test", tasks={}, train={}, model={},
-            processor={}, benchmark=SimpleNamespace(facts={"splits": {}}),
+            definitions={"study": study}, _phases=lambda *_: [], _model=lambda *_: {}, split="test",
+            tasks={}, train={}, processor={}, benchmark=SimpleNamespace(facts={"splits": {}}),
         )  # fmt: skip
         return [Laboratory.key(lab, "study", "a", 0), coefficients._made_by()]
 

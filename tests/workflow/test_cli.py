@@ -117,6 +117,7 @@ class Freed:
     def __del__(self):
         signal.raise_signal({number})
 base._end_on_sigterm()
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a background job of a shell ignores it
 with told():
     Freed()
     time.sleep(60)

@@ -12,8 +12,8 @@ NUMBER = r"\d+\.\d+"
 CITATION = re.compile(
     rf"(?:\bdocs/reference\.md|\breference),?\s+((?:{NUMBER})(?:(?:,|,? and)\s+(?:{NUMBER}))*)"
 )
-PUBLIC = re.compile(r"`[\w./]+(?:\.py|\.sh|\.ipynb|/)(?::\d+|`)|scripts of \d|paper, T\d")
-"""A file of the original's repository, with its lines or without; other sections' scripts; a table."""
+PUBLIC = re.compile(r"`[\w./]+(?:\.py|\.sh|\.ipynb|/)(?::\d+|`)|scripts of \d|paper, T\d|arxiv\.org/abs/\d")
+"""A file of the original's repository, with lines or without; other sections' scripts; a table; a paper."""
 FILES = [
     path
     for folder in ("src", "conf", "tests")
