@@ -11,7 +11,7 @@ from unival import files
 from unival.engine.settings import TrainConfig
 from unival.errors import UserError
 from unival.stages import ablate, base, finetune, pretrain
-from unival.study import benchmark, card, cells, models, row_scores, train, variants
+from unival.study import benchmark, card, cells, model_rows, models, row_scores, train, variants
 from unival.study.variants import Laboratory, Study, Variant
 from unival.tasks import TaskConfig
 from unival.tracking import Tracker
@@ -80,6 +80,7 @@ def test_all_trainings_heed_loss_and_selection(tmp_path: Path, monkeypatch: pyte
     monkeypatch.setattr(train, "validation", lambda *rest: rest[-1].split)
     monkeypatch.setattr(benchmark, "Benchmark", Rows)
     monkeypatch.setattr(card, "write_trained", lambda *_: None)
+    monkeypatch.setattr(model_rows, "log_examples", lambda *_: None)
     for name in ("new_model", "load_model"):
         monkeypatch.setattr(models, name, lambda *_: (None, None))
     values = configuration.load(ROOT / "build/config/ablate.yaml")["train"]
