@@ -3,6 +3,7 @@
 import csv
 import json
 import re
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -11,8 +12,10 @@ import pytest
 from tests.report import made
 from tests.report.test_report import CLAIMS, ORIGIN, VARIANCES
 from tests.report.test_verdicts import scores
+from unival.errors import UserError
 from unival.report import study, summary
-from unival.study import results, subsets
+from unival.report.verdicts import Verdict
+from unival.study import results, subsets, tables
 from unival.study.evidence import Evidence, Seed
 
 EXPERTS = ["caption", "vqa", "grounding"]
@@ -64,7 +67,15 @@ def out(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (folder / "README.md").write_text("what it means\n")
     (folder / "figures").mkdir()
     (folder / "figures/old.png").write_bytes(b"of the study before")
-    study.write(folder, found, written, evidence(), [])
+    effects = {"multitask": (-0.3, -0.4, -0.2), "curriculum": (0.2, 0.1, 0.3)}
+    others = [
+        replace(claim, verdict="3 seeds: no verdict", seeds=3, effect=effect, low=low, high=high)
+        for claim in CLAIMS
+        for effect, low, high in [effects[claim.id]]
+    ]
+    (root / "digits/tables").mkdir(parents=True)
+    tables.write(root / "digits/tables/claims.csv", Verdict, others)
+    study.write(folder, found, written, evidence(), [], study.Beside.read(root / "digits"))
     return folder
 
 
@@ -85,6 +96,18 @@ def test_the_page_says_what_was_run_and_what_went_wrong(out: Path) -> None:
     assert re.search(
         r"\| VQA \| VQA accuracy \| 0\.\d+ \| 0\.\d+ ± 0\.0\d+ \| 0\.\d+ ± 0\.0\d+ \| – \| – \|", text
     )
+
+
+def test_the_other_benchmark_stands_beside(out: Path) -> None:
+    text = (out / "results.md").read_text(encoding="utf-8")
+    assert "on `digits`, of 3 seeds" in text
+    assert "| multitask | +10.0 % [+5.0, +15.0] | −30.0 % [−40.0, −20.0] | opposite |" in text
+    assert "| curriculum | not tested | +20.0 % [+10.0, +30.0] |  |" in text
+
+
+def test_a_folder_that_is_no_study_cannot_stand_beside(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"tables/claims\.csv"):
+        study.Beside.read(tmp_path)
 
 
 def test_tables_hold_every_seed_and_prose_is_left_alone(out: Path) -> None:

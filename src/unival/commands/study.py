@@ -8,7 +8,7 @@ def main(arguments: list[str]) -> None:
     """Write them from `reports/`.
 
     Raises:
-        UserError: no finished study.
+        UserError: no finished study here, or none in the folder beside.
     """
     parser = argparse.ArgumentParser(
         prog="unival study",
@@ -16,6 +16,12 @@ def main(arguments: list[str]) -> None:
         "its seeds. What it means is for a person to write: a README.md there stays as it is.",
     )
     parser.add_argument("--out", type=Path, default=Path("docs/study"), metavar="<folder>")
+    parser.add_argument(
+        "--beside",
+        type=Path,
+        metavar="<folder>",
+        help="what this wrote for another benchmark: its effects stand beside these",
+    )
     options = parser.parse_args(arguments)
     from unival import files
     from unival.report import spread
@@ -27,5 +33,6 @@ def main(arguments: list[str]) -> None:
     summary = files.read_json(Path("reports/summary.json"))
     evidence = report.evidence_of(config)
     study = results.read(".", config.data, config.edition)
-    written.write(options.out, study, summary, evidence, spread.kernels(config.claims, evidence))
+    beside = written.Beside.read(options.beside) if options.beside else written.Beside()
+    written.write(options.out, study, summary, evidence, spread.kernels(config.claims, evidence), beside)
     print(options.out / "results.md")

@@ -35,15 +35,19 @@ class Kernels:
     def flipped(self) -> bool:
         """Whether something clear on one kind of kernels is clearly the opposite on the other."""
         pairs = ((self.study, self.mixed), (self.here, self.there))
-        return any({_side(one), _side(other)} == {"above", "below"} for one, other in pairs)
+        return any({side(one), side(other)} == {"above", "below"} for one, other in pairs)
 
     def cells(self) -> list[str]:
         """A line of COLUMNS."""
-        effects = [words.percent(v.interval) if v.interval else v.verdict for v in (self.here, self.there)]
-        return [self.study.id, self.study.verdict, self.mixed.verdict, *effects]
+        return [self.study.id, self.study.verdict, self.mixed.verdict, *map(effect, (self.here, self.there))]
 
 
-def _side(verdict: Verdict) -> str:
+def effect(verdict: Verdict) -> str:
+    """Effect and interval, or why there is none."""
+    return words.percent(verdict.interval) if verdict.interval else verdict.verdict
+
+
+def side(verdict: Verdict) -> str:
     """Where an effect clearly is: by its verdict, of fewer seeds by its interval."""
     decided = {"supported": "above", "refuted": "below"}
     if verdict.verdict in (*decided, "undecided") or verdict.interval is None:

@@ -2,13 +2,14 @@
 
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 
 from unival import files
+from unival.metrics.significance import SEEDS
 from unival.report import charts, content, spread, words
 from unival.report.page import Block, DataTable, Document, Figure, Figures, Points, Section, Text, to_markdown
 from unival.report.verdicts import Verdict
@@ -39,12 +40,31 @@ class SeedScore:
     """Rows."""
 
 
+@dataclass(frozen=True)
+class Beside:
+    """The claims on another benchmark."""
+
+    name: str = ""
+    claims: Mapping[str, Verdict] = field(default_factory=dict)
+
+    @classmethod
+    def read(cls, folder: Path) -> Self:
+        """Of a folder that `write` wrote; its name is the benchmark's.
+
+        Raises:
+            UserError: it has no tables/claims.csv, or a wrong one.
+        """
+        claims = tables.read(folder / "tables/claims.csv", Verdict)
+        return cls(folder.resolve().name, {claim.id: claim for claim in claims})
+
+
 def write(
     out: Path,
     study: Results,
     summary: Mapping[str, Any],
     evidence: Evidence,
     compared: Sequence[spread.Kernels],
+    beside: Beside,
 ) -> None:
     """Write `summary.json`, `results.md`, `tables/` and `figures/` below `out`; all else there stays.
 
@@ -69,7 +89,7 @@ def write(
         if path.is_file():
             files.copy(path, out / "tables" / path.name)
     files.write_json(out / "summary.json", summary)
-    document = _document(study, summary, claims, variances, compared, scores, out / "figures")
+    document = _document(study, summary, claims, variances, compared, scores, beside, out / "figures")
     files.write_text(out / "results.md", to_markdown(document, "figures"))
 
 
@@ -88,11 +108,12 @@ def _document(
     variances: Sequence[Variance],
     compared: Sequence[spread.Kernels],
     scores: Sequence[SeedScore],
+    beside: Beside,
     folder: Path,
 ) -> Document:
     """The page; pictures are drawn, or copied, into `folder`."""
     of_seeds: list[Figure] = []
-    forest(claims, folder, of_seeds)
+    forest(claims, beside, folder, of_seeds)
     experts(study, scores, folder, of_seeds)
     audio(scores, folder, of_seeds)
     rates(scores, folder, of_seeds)
@@ -102,7 +123,7 @@ def _document(
         files.copy(study.root / "reports/figures" / figure.file, folder / figure.file)
     sections = [
         Section("What was run", [Points(list(_ran(study, summary)))]),
-        Section("Claims", [*content.claims_table(claims), Figures(of_seeds[:1])]),
+        Section("Claims", [*content.claims_table(claims), Figures(of_seeds[:1]), *_both(claims, beside)]),
         Section("Scores over seeds", [*_scores(study, scores), Figures(of_seeds[1:])]),
         Section("Variance", spread.blocks(study, variances, compared)),
         Section("What went wrong without an error", [Points(summary["read_first"] or ["Nothing."])]),
@@ -129,6 +150,25 @@ def _ran(study: Results, summary: Mapping[str, Any]) -> Iterator[str]:
         yield f"Seed {folder.parent.name}, on one core: {words.duration(sum(run.seconds for run in runs))}."
 
 
+def _both(claims: Sequence[Verdict], beside: Beside) -> list[Block]:
+    """Effects on both benchmarks, and where both are clear."""
+    lines = []
+    for claim in claims:
+        if other := beside.claims.get(claim.id):
+            here, there = spread.side(claim), spread.side(other)
+            clear = "" if not (here and there) else f"both {here}" if here == there else "opposite"
+            lines.append([words.task(claim.id), spread.effect(claim), spread.effect(other), clear])
+    if not lines:
+        return []
+    seeds = max(other.seeds for other in beside.claims.values())
+    text = (
+        f"Beside them the effects on `{beside.name}`, of {seeds} seeds. "
+        "**Clear**: above or below 0, or the margin, by the verdict, or where fewer than "
+        f"{SEEDS} seeds give none, by the interval."
+    )
+    return [Text(text), DataTable(("claim", "here", beside.name, "clear"), lines, numbers=False)]
+
+
 def _scores(study: Results, scores: Sequence[SeedScore]) -> list[Block]:
     """Experts, pretrained model and what needs no medium."""
     lines = []
@@ -149,8 +189,8 @@ def _of(scores: Sequence[SeedScore], model: str, task: str) -> list[float]:
     return [row.score for row in scores if (row.model, row.task, row.split) == (model, task, TEST)]
 
 
-def forest(claims: Sequence[Verdict], folder: Path, figures: list[Figure]) -> None:
-    """Effect and interval of each claim, filled where it is decided, with the paper's effect."""
+def forest(claims: Sequence[Verdict], beside: Beside, folder: Path, figures: list[Figure]) -> None:
+    """Effect and interval of each claim, filled where it is decided, and those beside it."""
     marks = {"supported": ("o", charts.COLORS[0]), "refuted": ("s", charts.COLORS[1])}
     size = (6.4, 0.34 * len(claims) + 1.2)
     with charts.panel(folder, "claims", "Effects of the claims with their intervals", figures, size) as axes:
@@ -162,6 +202,12 @@ def forest(claims: Sequence[Verdict], folder: Path, figures: list[Figure]) -> No
                     value, place, xerr=charts.whiskers(value, *ends), marker=marker, color=color, lw=1.2,
                     mfc=color if claim.verdict in marks else "white",
                 )  # fmt: skip
+            if (other := beside.claims.get(claim.id)) and other.interval:
+                value, *ends = (100 * figure for figure in other.interval)
+                axes.errorbar(
+                    value, place + 0.3, xerr=charts.whiskers(value, *ends), marker="^", ms=3, lw=1.0,
+                    color=charts.COLORS[2],
+                )  # fmt: skip
             if claim.margin:
                 axes.plot(-100 * claim.margin, place, marker="|", ms=11, color=charts.COLORS[6])
             if claim.paper_effect is not None:
@@ -169,7 +215,8 @@ def forest(claims: Sequence[Verdict], folder: Path, figures: list[Figure]) -> No
         axes.axvline(0, color=charts.GREY, lw=0.8)
         axes.set_yticks(range(len(claims)), [f"{words.task(c.id)}: {c.verdict}" for c in claims], fontsize=8)
         axes.set(ylim=(len(claims) - 0.5, -0.5), xlabel="effect, % of the better arm")
-        axes.set_title("bar: 95 %, | margin, x the paper's effect", fontsize=9)
+        also = f", triangle: {beside.name}" if beside.claims else ""
+        axes.set_title(f"bar: 95 %, | margin, x the paper's effect{also}", fontsize=9)
 
 
 def experts(study: Results, scores: Sequence[SeedScore], folder: Path, figures: list[Figure]) -> None:
