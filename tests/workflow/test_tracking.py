@@ -23,7 +23,7 @@ from unival.errors import UserError, without_password
 from unival.stages import base
 from unival.study import model_rows, study_run
 from unival.tracking import machine_load, mlflow_store, spool, tracker
-from unival.tracking.mlflow_store import Delivery
+from unival.tracking.delivery import Delivery
 from unival.tracking.spool import Spool
 
 
@@ -200,7 +200,7 @@ def test_a_kill_while_sending_repeats_and_omits_nothing(
 
     def killed(self: Spool, state: Any) -> None:
         nonlocal kills
-        if state.sent != (self.state() or mlflow_store.State("")).sent:  # not the note before a run is made
+        if state.sent != (self.state() or spool.State("")).sent:  # not the note before a run is made
             kills += 1
             if kills % 2:
                 raise KeyboardInterrupt

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from unival.errors import UserError, without_password
 from unival.tracking import models
-from unival.tracking.mlflow_store import BATCH, connect, opened, reason, store_uri
+from unival.tracking.mlflow_store import connect, log, opened, reason, store_uri
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -78,11 +78,8 @@ def _fill(there: "MlflowClient", here: "MlflowClient", run: Any, copy: str) -> N
     from mlflow.entities import Param
 
     params = [Param(key, value) for key, value in run.data.params.items()]
-    for start in range(0, len(params), 100):  # MLflow's limit of a call
-        here.log_batch(copy, params=params[start : start + 100])
     points = [point for key in run.data.metrics for point in there.get_metric_history(run.info.run_id, key)]
-    for start in range(0, len(points), BATCH):
-        here.log_batch(copy, metrics=points[start : start + BATCH])
+    log(here, copy, params, points)
     if run.inputs and run.inputs.dataset_inputs:
         here.log_inputs(copy, run.inputs.dataset_inputs)
     for path in _files(there, run.info.run_id, None):

@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from unival.errors import UserError
+from unival.tracking import mlflow_store
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -53,8 +54,7 @@ def log(client: "MlflowClient", experiment: str, run: str, item: Mapping[str, An
         )
         for score in scores
     ]  # fmt: skip
-    for start in range(0, len(metrics), 1000):  # MLflow's limit of a call
-        client.log_batch(run, metrics=metrics[start : start + 1000])
+    mlflow_store.log(client, run, metrics=metrics)
 
 
 def find(client: "MlflowClient", experiment: str, digest: str) -> "LoggedModel | None":

@@ -4,6 +4,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 from unival.errors import UserError
@@ -81,9 +82,10 @@ def _read(client: Any, run: Any) -> Past:
         if key.startswith(("train/", "val/")):
             for point in client.get_metric_history(info.run_id, key):
                 steps.setdefault(point.step, {"step": float(point.step)})[key] = point.value
-    names = [one.path for one in client.list_artifacts(info.run_id, "config")]
-    held = "config/resolved.yaml" in names
-    text = Path(client.download_artifacts(info.run_id, "config/resolved.yaml")).read_text() if held else ""
+    resolved, text = "config/resolved.yaml", ""
+    if resolved in [one.path for one in client.list_artifacts(info.run_id, "config")]:
+        with TemporaryDirectory() as folder:
+            text = Path(client.download_artifacts(info.run_id, resolved, folder)).read_text(encoding="utf-8")
     seconds = (info.end_time - info.start_time) / 1000 if info.end_time else None
     return Past(info.run_id, dict(run.data.tags), seconds, text, [steps[step] for step in sorted(steps)])
 

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from contextlib import suppress
 
 from unival.errors import UserError
-from unival.tracking.mlflow_store import Delivery, send_all
+from unival.tracking.delivery import Delivery, send_all
 from unival.tracking.spool import Spool
 
 PERIOD = 5.0
