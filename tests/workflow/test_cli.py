@@ -48,6 +48,17 @@ def test_help_and_lists_import_nothing_heavy() -> None:
     assert all(name in shown for name in COMMANDS)
 
 
+def test_outside_a_checkout_the_lists_have_what_the_package_knows(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    main(["list"])
+    assert "coco_captions" in capsys.readouterr().out
+    with pytest.raises(SystemExit, match="2"):
+        main(["list", "task"])
+    assert "no group 'task'" in capsys.readouterr().err
+
+
 def test_settings_are_composed_without_what_computes() -> None:
     """Every stage's, and every value's history: PyTorch is imported when a stage runs."""
     told(

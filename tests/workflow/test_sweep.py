@@ -113,6 +113,13 @@ def test_finished_jobs_do_not_run_again_and_failed_ones_do(stage: Stage, capsys)
     assert len(list(Path("multirun").iterdir())) == 2 and len(stage.ran) == 10
 
 
+def test_a_status_above_128_that_is_no_signal_is_a_failure_like_others(stage: Stage, capsys) -> None:
+    stage.statuses = {0: 255}
+    with pytest.raises(UserError, match="1 of 1 jobs failed"):
+        start.run([*BEGIN, "seed=0"])
+    assert "failed: unival: a cause" in capsys.readouterr().err
+
+
 def test_a_sweep_that_was_stopped_goes_on_and_other_values_are_another_sweep(stage: Stage) -> None:
     stage.statuses = {1: 128 + signal.SIGTERM}
     with pytest.raises(SystemExit, match=str(128 + signal.SIGTERM)):

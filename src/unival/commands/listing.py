@@ -15,7 +15,7 @@ def main(arguments: list[str]) -> None:
     parser = argparse.ArgumentParser(prog="unival list", description="What can be chosen.")
     parser.add_argument("group", nargs="?", metavar="<group>", help="a folder of conf/")
     options = parser.parse_args(arguments)
-    groups = sorted(path.name for path in compose.CONF.iterdir() if path.is_dir())
+    groups = sorted(path.name for path in compose.CONF.glob("*/"))
     if options.group is not None and options.group not in groups:
         raise UserError(f"{compose.CONF}: no group '{options.group}': {nearest(options.group, groups)}")
     for group in [options.group] if options.group else groups:

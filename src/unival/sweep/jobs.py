@@ -20,6 +20,7 @@ MAIN = "UNIVAL_SWEEP_PROCESS"
 """Number of the process that the sweep was started as."""
 SENT = (128 + signal.SIGINT, 128 + signal.SIGTERM)
 """How a job ends that was asked to."""
+SIGNALS = {number.value: number.name for number in signal.Signals}
 ENDED = ("FINISHED", "PRUNED")
 """Jobs of these statuses do not run again."""
 NOTE = "job.json"
@@ -165,8 +166,8 @@ class Begun:
         else:
             text = (self.folder / "log.txt").read_text(encoding="utf-8", errors="replace")
             job.status, job.said = "FAILED", "".join(text.strip().splitlines()[-1:])
-            if status > 128:  # it could say nothing itself
-                job.said = f"{signal.Signals(status - 128).name}: {job.said}"
+            if name := SIGNALS.get(status - 128):  # it could say nothing itself
+                job.said = f"{name}: {job.said}"
                 _close(job, self.stage, self.work, {}, "KILLED")
         files.write_json(self.folder / NOTE, asdict(job))
         return job
