@@ -135,6 +135,14 @@ def test_numbers_are_finite(value: float) -> None:
     assert config.convert(float, 3, "x") == 3.0 and type(config.convert(float, 3, "x")) is float
 
 
+def test_keys_of_a_mapping_have_their_type() -> None:
+    """YAML reads `1:` as a number and `no:` as false: neither is a name."""
+    for key in ("1", "no", "0.5"):
+        with pytest.raises(UserError, match=r"x: key: expected str, found"):
+            config.convert(dict[str, float], config.parse(f"{key}: 1.0", "x"), "x")
+    assert config.convert(dict[int, float], {1: 2}, "x") == {1: 2.0}
+
+
 def test_a_long_value_is_told_in_short() -> None:
     with pytest.raises(UserError) as caught:
         config.convert(int, "9" * 5000, "x")

@@ -189,7 +189,10 @@ def convert(hint: Any, value: Any, where: str) -> Any:
     if origin is dict:
         if not isinstance(value, Mapping):
             raise UserError(f"{where}: expected a mapping, found {_shown(value)}")
-        return {key: convert(arguments[1], item, f"{where}.{key}") for key, item in value.items()}
+        return {
+            convert(arguments[0], key, f"{where}: key"): convert(arguments[1], item, f"{where}.{key}")
+            for key, item in value.items()
+        }
     return _convert_scalar(hint, value, where)
 
 
