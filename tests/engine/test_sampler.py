@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from unival import config
 from unival.engine.batches.mixture import Mixture, MixtureConfig, StreamConfig, micro_batches
 from unival.engine.batches.sampler import Sampler, permutation
-from unival.engine.settings import OptimizerConfig, TrainConfig, described
+from unival.engine.settings import ConflictConfig, OptimizerConfig, TrainConfig, described
 from unival.errors import UserError
 
 SIZES = st.dictionaries(st.sampled_from("abcd"), st.integers(1, 40), min_size=1)
@@ -156,15 +156,18 @@ def test_a_block_is_read_to_its_end_and_shuffled():
     assert len(orders) > 1
 
 
-def test_models_without_blocks_stay_those_of_their_settings():
-    plain, blocks = (
+def test_models_that_are_older_than_an_option_stay_those_of_their_settings():
+    plain, used = (
         described(
-            TrainConfig(9, MixtureConfig(8, [StreamConfig("a", 8)], block=block), OptimizerConfig(1.0), 0)
+            TrainConfig(
+                9, MixtureConfig(8, [StreamConfig("a", 8)], block=block), OptimizerConfig(1.0), 0,
+                conflict=conflict,
+            )
         )
-        for block in (0, BLOCK)
-    )
-    assert blocks["mixture"].pop("block") == BLOCK
-    assert plain == blocks
+        for block, conflict in ((0, None), (BLOCK, ConflictConfig()))
+    )  # fmt: skip
+    assert used["mixture"].pop("block") == BLOCK and used.pop("conflict")["points"] > 1
+    assert plain == used
 
 
 def test_few_rows_are_shuffled_as_one_block():

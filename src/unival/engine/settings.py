@@ -169,9 +169,11 @@ class TrainConfig:
 
 
 def described(config: TrainConfig) -> dict[str, Any]:
-    """All settings as plain values. An option that is younger than published models is among them where it is
-    used, so that those models stay the ones of their settings."""
+    """All settings as plain values. Options that are younger than published models are among them where they
+    are used, so that those models stay the ones of their settings."""
     values = asdict(config)
+    if config.conflict is None:
+        del values["conflict"]
     if not config.mixture.block:
         del values["mixture"]["block"]
     return values
