@@ -43,9 +43,7 @@ def test_a_question_a_caption_and_a_box(predictor, photos, tmp_path):
 
 def test_a_folder(predictor, photos):
     paths = media_files(photos)
-    rows = [
-        json.loads(as_json(entry)) for entry in predictor.many(paths, "is it red?", "matching", batch_size=2)
-    ]
+    rows = [json.loads(as_json(entry)) for entry in predictor.many(paths, "is it red?", "matching")]
     assert [row["file"] for row in rows] == [str(path) for path in paths]
     assert all(row["answer"] in ("yes", "no") and 0 < row["score"] <= 1 for row in rows)
 

@@ -9,9 +9,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from unival.engine.batches.collate import IGNORED, Batch, ExampleGroup
+from unival.engine.batches.collate import Batch, ExampleGroup
 from unival.engine.settings import LossConfig
-from unival.model.loss import sequence_loss
+from unival.model.loss import IGNORED, sequence_loss
 from unival.model.modeling import UnivalForConditionalGeneration
 
 

@@ -12,6 +12,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+IGNORED = -100
+"""Label of a place without loss."""
 BONUS_FLOOR = 1e-5  # smallest 1 - p of the encouraging bonus
 
 
@@ -19,7 +21,7 @@ def sequence_loss(
     logits_BTV: Tensor,
     targets_BT: Tensor,
     *,
-    ignore_id: int = -100,
+    ignore_id: int = IGNORED,
     weights_B: Tensor | None = None,
     smoothing: float = 0.0,
     allowed_BTV: Tensor | None = None,

@@ -26,10 +26,9 @@ from unival.model.configuration import UnivalConfig
 from unival.model.decoder import UnivalDecoder
 from unival.model.encoder import MediaTokens, UnivalEncoder, UnivalEncoderOutput
 from unival.model.linear import Linear, linear
-from unival.model.loss import sequence_loss
+from unival.model.loss import IGNORED, sequence_loss
 from unival.model.tied import lookup
 
-IGNORED = -100  # label of a position without loss
 # transformers 5.24 renamed `past_key_values`
 CACHE = "cache" if "cache" in Seq2SeqLMOutput.__dataclass_fields__ else "past_key_values"
 
@@ -195,7 +194,7 @@ class UnivalForConditionalGeneration(PreTrainedModel, GenerationMixin):
         logits_BTV = self.lm_head(states_BTD) if head_VD is None else linear(states_BTD, head_VD)
         loss = None
         if labels is not None:
-            total, count = sequence_loss(logits_BTV, labels, ignore_id=IGNORED)
+            total, count = sequence_loss(logits_BTV, labels)
             loss = total / (count if num_items_in_batch is None else num_items_in_batch)
         kept: dict[str, Any] = {CACHE: cache}
         output = Seq2SeqLMOutput(
@@ -220,7 +219,7 @@ class UnivalForConditionalGeneration(PreTrainedModel, GenerationMixin):
         return source_BSD, *lookup(table_VD, target_BT, self.config.pad_token_id)
 
     def prepare_decoder_input_ids_from_labels(self, labels: Tensor) -> Tensor:
-        """BOS, then the labels without their last token; -100 becomes padding."""
+        """BOS, then the labels without their last token; IGNORED becomes padding."""
         shifted = labels.new_full(labels.shape, self.config.decoder_start_token_id)
         shifted[:, 1:] = labels[:, :-1]
         return shifted.masked_fill(shifted == IGNORED, self.config.pad_token_id)

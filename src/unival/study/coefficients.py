@@ -269,7 +269,7 @@ def logits_and_mask(call: Callable[..., Any], batch: "Batch") -> "tuple[Tensor, 
     """Logits at all target places of a batch (P, V), and which of them count (P,)."""
     import torch
 
-    from unival.engine.batches.collate import IGNORED
+    from unival.model.loss import IGNORED
 
     logits_PV = torch.cat([values.flatten(0, 1) for values in logits(call, batch)])
     labels = torch.cat([part.labels_BT.flatten() for part in batch.parts])
@@ -280,7 +280,7 @@ def log_likelihood(model: Callable[..., Any], batch: "Batch") -> "Tensor":
     """log p(target | input), summed over the target's tokens."""
     from torch.nn import functional as F
 
-    from unival.engine.batches.collate import IGNORED
+    from unival.model.loss import IGNORED
 
     losses = [
         F.cross_entropy(values.float().transpose(1, 2), part.labels_BT, ignore_index=IGNORED, reduction="sum")

@@ -75,7 +75,7 @@ class Captioning(Task):
         statistics = metric.bleu_statistics(
             [str(value) for value in values], [record.references for record in records]
         )
-        return {f"bleu_{order}": (statistics, metric.bleu_of(order)) for order in (1, 2, 3, 4)}
+        return {f"bleu_{order}": (statistics, metric.bleu_of(order)) for order in range(1, metric.ORDERS + 1)}
 
     def constant(self, record: Record) -> Value:
         return self.majority

@@ -48,8 +48,7 @@ class Grounding(Task):
         truth_N4 = np.array([record.box for record in records], dtype=np.float64)
         guess_N4 = np.array([value if isinstance(value, tuple) else (0.0,) * 4 for value in values])
         iou_N = metric.iou(guess_N4, truth_N4)
-        scores = {"iou": iou_N, **{f"acc@{t}": metric.accuracy(iou_N, t) for t in (0.5, 0.7, 0.9)}}
-        return scores
+        return {"iou": iou_N, **{f"acc@{t}": metric.accuracy(iou_N, t) for t in (0.5, 0.7, 0.9)}}
 
     def constant(self, record: Record) -> Value:
         return self._scaled(record, self._constant_box)

@@ -25,9 +25,9 @@ from unival.engine.batches.rows import Rows
 from unival.engine.batches.sampler import RowRef
 from unival.engine.batches.views import RandomViews
 from unival.errors import UserError
+from unival.model.loss import IGNORED
 from unival.record import MODALITIES, Record
 
-IGNORED = -100
 PART_COST = 150
 """What a further group of examples costs, in tokens."""
 
@@ -39,7 +39,7 @@ class ExampleGroup:
     inputs: dict[str, Tensor]
     """Arguments of the model's forward beside the media; the media index stays on the host."""
     labels_BT: Tensor
-    """Token to predict at each place; -100: not scored."""
+    """Token to predict at each place; IGNORED: not scored."""
     weights_B: Tensor | None
     """Confidence of each example's target; scales its loss. None: all 1."""
     task_B: Tensor

@@ -10,7 +10,7 @@ predictor.draw("photo.jpg", found, "found.png")
 import dataclasses
 import json
 import sys
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -100,27 +100,18 @@ class Predictor:
         self, path: Path | str, text: str = "", task: str | None = None, alternatives: int = 3
     ) -> Prediction:
         """The answer about one file."""
-        return next(self.many([path], text, task, alternatives))
+        return self.many([path], text, task, alternatives)[0]
 
     def many(
-        self,
-        paths: Sequence[Path | str],
-        text: str = "",
-        task: str | None = None,
-        alternatives: int = 3,
-        batch_size: int = 32,
-    ) -> Iterator[Prediction]:
-        """The same question about many files, in order; prediction ids are the paths.
+        self, paths: Sequence[Path | str], text: str = "", task: str | None = None, alternatives: int = 3
+    ) -> list[Prediction]:
+        """The same question about several files, answered together; prediction ids are the paths.
 
         Raises:
             UserError: a file of another modality than the task's, or cannot be read.
         """
-        for start in range(0, len(paths), batch_size):
-            batch = [
-                self.question(modality_of(path), str(path), text, task)
-                for path in paths[start : start + batch_size]
-            ]
-            yield from self.answer(batch, alternatives)
+        asked = [self.question(modality_of(path), str(path), text, task) for path in paths]
+        return self.answer(asked, alternatives)
 
     def question(
         self, modality: Modality, key: str, text: str = "", task: str | None = None, name: str = ""

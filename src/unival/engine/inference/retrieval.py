@@ -23,7 +23,7 @@ from unival.engine.inference.predictor import DEFAULTS, Predictor
 from unival.errors import UserError
 from unival.metrics import retrieval
 from unival.metrics.bootstrap import Interval, interval
-from unival.model.modeling import IGNORED
+from unival.model.loss import IGNORED
 from unival.record import Modality, Record
 
 DEPTHS = (1, 5, 10)

@@ -78,7 +78,7 @@ def _captions(rows: Read) -> Iterator[Score]:
     for name, score_N in caption.row_scores(candidates, references).items():
         yield name, interval(score_N, groups=media), len(rows)
     statistics_NS = caption.bleu_statistics(candidates, references)
-    for order in range(1, 5):
+    for order in range(1, caption.ORDERS + 1):
         yield f"bleu_{order}", statistic(statistics_NS, caption.bleu_of(order), groups=media), len(rows)
     if java.available():
         official = java.scores(candidates, references)
