@@ -35,7 +35,7 @@ MADE = "made.json"
 """In the folder of a merged model: tasks, and the updates of every model behind it."""
 SHORTEST = 6
 """Characters of a digest, run or commit that are enough."""
-ROUNDING = ("processor", "instructions", "threads", "ranks", "torch")
+ROUNDING = (*provenance.KERNELS, "threads", "ranks")
 """What of a machine must be equal for equal bytes."""
 
 

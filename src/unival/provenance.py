@@ -15,6 +15,8 @@ from pathlib import Path
 from typing import Any
 
 PACKAGES = ("torch", "transformers", "timm", "numpy", "mlflow", "dvc", "hydra-core")
+KERNELS = ("processor", "instructions", "torch")
+"""Of a machine, what decides how sums are rounded: facts of `machine`."""
 MAKE_RESULTS = ("src", "conf", "params.yaml", "dvc.yaml")
 """What a result is made by, and can be made again by."""
 CODE = "UNIVAL_CODE"
@@ -155,11 +157,11 @@ def machine() -> dict[str, Any]:
 
 
 def kernels() -> dict[str, str]:
-    """What decides how sums are rounded here: a result is kept for later runs on the same ones alone."""
+    """Those that this process computes with: a result is kept for later runs on the same ones alone."""
     import torch  # noqa: F401  # `machine` tells of PyTorch where it is loaded
 
     facts = machine()
-    return {key: facts[key] for key in ("processor", "instructions", "torch")}
+    return {key: facts[key] for key in KERNELS}
 
 
 @cache

@@ -3,6 +3,7 @@
 import json
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -61,17 +62,18 @@ def test_without_seeds_on_other_kernels_there_is_nothing_to_compare() -> None:
         ([3], [0, 1], "", "--seeds 3: not one of `seeds` in params.yaml: 1, 2"),
         ([2], [0, 1], "", "reports/seeds/2: not of the study as it is now"),
         ([1], [0, 1], "these", "kernels already"),
+        ([1], [0, 1], ["AVX2", "AVX512"], r"several kinds of kernels \(instructions AVX2 and AVX512\)"),
         ([1], [0, 1], "other", ""),
     ],
 )
 def test_seeds_that_cannot_be_compared_are_refused(
-    chosen: list[int], there: list[int], instructions: str, message: str, tmp_path: Path,
+    chosen: list[int], there: list[int], instructions: Any, message: str, tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:  # fmt: skip
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("UNIVAL_RUNTIME", "cpu")
     (tmp_path / "conf").symlink_to(Path(__file__).parents[2] / "conf")
-    ran = {"instructions": machine()["instructions"] if instructions == "these" else "other"}
+    ran = {"instructions": machine()["instructions"] if instructions == "these" else instructions}
     note = Repeat(seed=1, study="", data="", code="", commit=None, machine=ran)
     (tmp_path / "reports/seeds/1").mkdir(parents=True)
     (tmp_path / "reports/seeds/1/seed.json").write_text(json.dumps(vars(note)))

@@ -223,3 +223,39 @@ def test_seeds_of_another_study_are_named_and_left_out(tmp_path: Path, change: d
     found = evidence.read(tmp_path, data, 0, [1])
     assert list(found.seeds) == ([0, 1] if not why else [0])
     assert why in "".join(found.left_out) and len(found.left_out) == bool(why)
+
+
+WIDE, NARROW = {"processor": "P", "instructions": "AVX512"}, {"processor": "P", "instructions": "AVX2"}
+MIXED = {"processor": "P", "instructions": ["AVX2", "AVX512"]}
+
+
+@pytest.mark.parametrize(
+    ("here", "there", "compared", "told"),
+    [
+        (WIDE, NARROW, True, []),
+        (WIDE, WIDE, False, ["the same ones both times"]),
+        (WIDE, MIXED, False, ["it ran again on several kinds (instructions AVX2 and AVX512)"]),
+        (MIXED, NARROW, False, ["counts, but ran on **mixed kernels**: ", "it ran on several kinds (instr"]),
+        (MIXED, None, False, ["counts, but ran on **mixed kernels**: instructions AVX2 and AVX512."]),
+        (WIDE, {**NARROW, "failed": "merge"}, False, ["diverged in merge"]),
+        (WIDE, {**NARROW, "code": "other"}, False, ["another code than the study has now: `unival kernels`"]),
+        (WIDE, None, False, []),
+    ],
+)
+def test_a_seed_is_compared_where_each_run_of_it_had_kernels_of_one_kind(
+    tmp_path: Path, here: dict, there: dict | None, compared: bool, told: list[str]
+) -> None:
+    """And where not, the report says why; the seed itself counts as any other."""
+    files.write_json(tmp_path / "data/benchmark.json", {})
+    files.write_text(tmp_path / "build/config/seeds.yaml", "study: mine\n")
+    note = {"seed": 1, "study": "mine", "data": evidence.data_digest(tmp_path / "data"), "commit": None}
+    for folder, ran in (("seeds", here), ("kernels", there)):
+        if ran is not None:
+            made = {"code": processes.code(), "failed": "", **ran}
+            changed = {name: made.pop(name) for name in ("code", "failed")}
+            path = tmp_path / "reports" / folder / "1/seed.json"
+            files.write_json(path, {**note, **changed, "machine": made})
+    found = evidence.read(tmp_path, tmp_path / "data", 0, [1])
+    assert list(found.seeds) == [0, 1] and list(found.kernels) == [1] * compared
+    assert len(found.left_out) == len(told)
+    assert all(words in sentence for words, sentence in zip(told, found.left_out, strict=True))

@@ -21,7 +21,7 @@ def main(arguments: list[str]) -> None:
     """Train the seeds, print the verdicts, and leave the tables for the next report.
 
     Raises:
-        UserError: the seeds have not run, or ran with these kernels.
+        UserError: the seeds have not run, ran with these or with several kernels, or diverge with these.
         SystemExit: 1: what is clear on one kind of kernels is clearly the opposite on the other.
     """
     parser = argparse.ArgumentParser(
@@ -37,6 +37,7 @@ def main(arguments: list[str]) -> None:
     options = parser.parse_args(arguments)
     os.environ.update(RESTRICTED)  # before PyTorch is loaded
     from unival.engine.machine.runtime import parallel
+    from unival.errors import UserError
     from unival.report import spread, words
     from unival.stages import base, report
     from unival.study import seeds
@@ -55,6 +56,8 @@ def main(arguments: list[str]) -> None:
     ]  # fmt: skip
     parallel(jobs, KERNELS)
     evidence = report.evidence_of(config)
+    if set(chosen) - evidence.kernels.keys():
+        raise UserError(" ".join(evidence.left_out).replace("**", ""))
     compared = spread.kernels(
         config.claims, replace(evidence, kernels={s: evidence.kernels[s] for s in chosen})
     )
@@ -68,12 +71,12 @@ def check(chosen: Sequence[int], there: Collection[int], known: Collection[int])
     """Refuse seeds that cannot be compared.
 
     Raises:
-        UserError: one is none of the study, has not run as it is now, or ran with these kernels.
+        UserError: one is none of the study, has not run as it is now, or ran with these or several kernels.
     """
     from unival.engine.machine import runtime
     from unival.errors import UserError
     from unival.provenance import machine
-    from unival.study import tables
+    from unival.study import evidence, tables
 
     if not chosen:
         raise UserError("params.yaml: `seeds` is empty: add two, and `dvc repro`")
@@ -85,9 +88,14 @@ def check(chosen: Sequence[int], there: Collection[int], known: Collection[int])
             )
         if seed not in there:
             raise UserError(f"reports/seeds/{seed}: not of the study as it is now: dvc repro seeds")
-        ran = tables.read_json(Path("reports/seeds", str(seed), tables.NOTE), tables.Repeat).machine
-        if ran.get("instructions") == machine()["instructions"]:
+        ran = tables.read_json(Path("reports/seeds", str(seed), tables.NOTE), tables.Repeat)
+        if several := evidence.mixed(ran):
             raise UserError(
-                f"reports/seeds/{seed}: computed with {ran['instructions']} kernels already: run the study "
-                "on a processor with AVX-512"
+                f"reports/seeds/{seed}: computed with several kinds of kernels ({several}): name others with "
+                "--seeds, or `make clean && dvc repro -f seeds` on one machine"
+            )
+        if ran.machine.get("instructions") == machine()["instructions"]:
+            raise UserError(
+                f"reports/seeds/{seed}: computed with {ran.machine['instructions']} kernels already: run the "
+                "study on a processor with AVX-512"
             )

@@ -1,7 +1,8 @@
 """Scores of every row of a study, of all its seeds, and the effects that claims are about.
 
 The pipeline's own seed has its tables in `reports/`, another one in `reports/seeds/<seed>/`. A seed counts
-where it ran to its end with the same configuration, data and code as the others; who is left out is named.
+where it ran to its end with the same configuration, data and code as the others. It is compared with itself
+on other kernels where each of the two was computed on one kind of them. Who is left out is named.
 """
 
 from collections.abc import Iterable, Iterator, Sequence
@@ -11,7 +12,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
-from unival import config, files
+from unival import config, files, provenance
 from unival.metrics.significance import Effect, Paired, effect, wins
 from unival.study import processes, row_scores, tables
 from unival.study.claims import BASELINE, SHIFTED, Claim
@@ -61,7 +62,7 @@ class Evidence:
     pretrained: str
     """Name of the pretrained model in the tables."""
     left_out: list[str]
-    """A sentence for every seed that does not count."""
+    """A sentence for every seed that does not count, or is not compared with itself on other kernels."""
     kernels: dict[int, Seed] = field(default_factory=dict)
     """Some of the seeds again, on other kernels of the processor (`unival kernels`)."""
 
@@ -144,27 +145,52 @@ def read(root: Path, data: Path, seed: int, seeds: Sequence[int]) -> Evidence:
     by_seed = {seed: read_seed(reports)}
     for other in seeds:
         folder = reports / "seeds" / str(other)
-        why = _left_out(folder, data, study)
-        if why:
+        if not (folder / NOTE).is_file():
+            left_out.append(f"Seed {other} is **left out**: it has not run: `dvc repro seeds`.")
+        elif why := _stale(_note(folder), data, study, "dvc repro -f seeds"):
             left_out.append(f"Seed {other} is **left out**: {why}.")
         else:
             by_seed[other] = read_seed(folder)
-    kernels = {
-        number: read_seed(reports / KERNELS / str(number))
-        for number in by_seed
-        if seeds and not _left_out(reports / KERNELS / str(number), data, study)
-    }
+            if several := mixed(_note(folder)):
+                left_out.append(f"Seed {other} counts, but ran on **mixed kernels**: {several}.")
+    kernels = {}
+    for number in [number for number in seeds if number in by_seed]:
+        folder = reports / KERNELS / str(number)
+        if not (folder / NOTE).is_file():
+            continue
+        here, there = _note(reports / "seeds" / str(number)), _note(folder)
+        if why := _stale(there, data, study, "unival kernels") or _alike(here, there):
+            left_out.append(f"Seed {number} is **not compared** with itself on other kernels: {why}.")
+        else:
+            kernels[number] = read_seed(folder)
     cells = reports / "metrics/cells.csv"
     models = tables.read(cells, CellScore) if cells.is_file() else []
     pretrained = next((cell.model for cell in models if cell.kind == "pretrained"), "")
     return Evidence(by_seed, pretrained, left_out, kernels)
 
 
-def _left_out(folder: Path, data: Path, study: str) -> str:
-    """Why a seed does not count; empty where it does."""
-    if not (folder / NOTE).is_file():
-        return "it has not run: `dvc repro seeds`"
-    note = tables.read_json(folder / NOTE, Repeat)
+def _note(folder: Path) -> Repeat:
+    return tables.read_json(folder / NOTE, Repeat)
+
+
+def mixed(note: Repeat) -> str:
+    """In what the kernels differ that the processes of a seed ran on; empty where they are of one kind."""
+    facts = ((name, note.machine.get(name)) for name in provenance.KERNELS)
+    return ", ".join(f"{name} {' and '.join(found)}" for name, found in facts if isinstance(found, list))
+
+
+def _alike(here: Repeat, there: Repeat) -> str:
+    """Why two runs of one seed say nothing of kernels; empty where they do."""
+    if several := mixed(here):
+        return f"it ran on several kinds ({several})"
+    if several := mixed(there):
+        return f"it ran again on several kinds ({several})"
+    same = all(here.machine.get(name) == there.machine.get(name) for name in provenance.KERNELS)
+    return "it ran on the same ones both times" if same else ""
+
+
+def _stale(note: Repeat, data: Path, study: str, again: str) -> str:
+    """Why what a seed gave is not of the study as it is now, and what makes it again; empty where it is."""
     if note.failed:
         return f"training diverged in {note.failed}"
     for mine, its, what in (
@@ -173,7 +199,7 @@ def _left_out(folder: Path, data: Path, study: str) -> str:
         (processes.code(), note.code, "code"),
     ):
         if mine != its:
-            return f"it was made with another {what} than the study has now: `dvc repro -f seeds`"
+            return f"it was made with another {what} than the study has now: `{again}`"
     return ""
 
 
