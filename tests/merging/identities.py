@@ -290,6 +290,12 @@ def module_weights_and_scales_reach_their_tensors_only():
     out = merged("average", models, modules=(rule,), weights={"a": 0.5, "b": 0.5})
     assert torch.equal(out["layers.0.weight"], models["a"]["layers.0.weight"])
     close({"norm.bias": out["norm.bias"]}, {"norm.bias": mean_of(models)["norm.bias"]})
+    for weights, b in ((None, 1.0), ({"a": 0.5, "b": 0.5}, 0.5)):  # one that is not given stays the recipe's
+        part, whole = (
+            merged("average", models, modules=(ModuleRule("norm", weights=own),), weights=weights)
+            for own in ({"a": 3.0}, {"a": 3.0, "b": b})
+        )
+        assert torch.equal(part["norm.bias"], whole["norm.bias"])
     out = merged("task_arithmetic", models, base, modules=(ModuleRule("norm", scale=0.0),))
     assert torch.equal(out["norm.bias"], base["norm.bias"])
     assert not torch.equal(out["gain"], base["gain"])

@@ -116,6 +116,7 @@ def test_wrong_recipes_are_named(pair, tmp_path):
         ),
         ({"method": "average", "align": [{"pattern": "(", "rule": "owners"}]}, "not a regular expression"),
         ({"method": "average", "modules": [{"pattern": "audio"}]}, "'audio' matches no tensor"),
+        ({"method": "average", "modules": [{"pattern": "", "weights": {"c": 1.0}}]}, "'c' is not one of"),
         ({"method": "average", "depth": {"beta": 1.0}}, "'average' does not have"),
     ):
         with pytest.raises(UserError, match=match):

@@ -44,6 +44,7 @@ class ModuleRule:
 
     pattern: str
     weights: dict[str, float] | None = None
+    """Per model; one that is not named keeps its weight in the recipe, by default 1."""
     scale: float = 1.0
 
     def __post_init__(self) -> None:
@@ -107,7 +108,7 @@ class Recipe:
         if len(set(self.models)) < len(self.models):
             raise ValueError("a model is named twice")
         check_finite("weights", *(self.weights or {}).values())
-        for name in self.weights or {}:
+        for name in [name for part in (self, *self.modules) for name in part.weights or {}]:
             if name not in self.models:
                 raise ValueError(f"weights: '{name}' is not one of the models ({', '.join(self.models)})")
         if self.weights is not None and set(self.weights) != set(self.models):
@@ -154,7 +155,8 @@ def coefficients(recipe: Recipe, names: list[str]) -> dict[str, tuple[dict[str, 
         for rule in recipe.modules:
             if re.search(rule.pattern, name):
                 unused.discard(rule.pattern)
-                weights = {**(recipe.weights or {}), **rule.weights} if rule.weights else weights
+                if rule.weights:
+                    weights = {**dict.fromkeys(recipe.models, 1.0), **(weights or {}), **rule.weights}
                 scale *= rule.scale
                 break
         table[name] = (weights, scale)
