@@ -120,7 +120,7 @@ def test_all_bad_rows_are_listed_in_one_go(tmp_path: Path) -> None:
     by_file = {row["file"]: row for row in faults}
     assert by_file[str(broken)]["reason"].startswith("not a readable image")
     assert by_file[str(missing)]["reason"].startswith("cannot read")
-    assert "unknown media suffix" in by_file["file.xyz"]["reason"]
+    assert "neither image, video nor sound" in by_file["file.xyz"]["reason"]
 
 
 def entailed(label: str) -> dict[str, Any]:

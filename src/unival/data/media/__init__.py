@@ -16,7 +16,7 @@ from unival.data.media.picture import (
 )
 from unival.data.media.reading import within
 from unival.data.media.sound import decode_audio, encode_wav
-from unival.errors import UserError
+from unival.errors import UserError, nearest
 from unival.record import Modality
 
 __all__ = [
@@ -31,7 +31,7 @@ __all__ = [
     "encode_wav",
     "image_orientation",
     "image_size",
-    "kind_of",
+    "modality_of",
     "open_image",
     "plain_image",
     "segment_frames",
@@ -72,7 +72,7 @@ def modality_of(suffix: str, name: str) -> Modality:
     Raises:
         UserError: no known suffix; `name` starts the message.
     """
-    kind = SUFFIXES.get(suffix.lower())
-    if kind is None:
-        raise UserError(f"{name}: unknown media suffix '{suffix}': known: {', '.join(sorted(SUFFIXES))}")
-    return kind
+    suffix = suffix.lower()
+    if suffix not in SUFFIXES:
+        raise UserError(f"{name}: neither image, video nor sound: {nearest(suffix, SUFFIXES)}")
+    return SUFFIXES[suffix]

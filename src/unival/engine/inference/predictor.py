@@ -236,10 +236,7 @@ def modality_of(path: Path | str) -> Modality:
     Raises:
         UserError: an unknown suffix.
     """
-    suffix = Path(path).suffix.lower()
-    if suffix not in media.SUFFIXES:
-        raise UserError(f"{path}: neither image, video nor sound: {nearest(suffix, media.SUFFIXES)}")
-    return media.SUFFIXES[suffix]
+    return media.modality_of(Path(path).suffix, str(path))
 
 
 def media_files(folder: Path | str) -> list[Path]:
