@@ -20,14 +20,15 @@ WIDTH = 300
 PAD = 12
 MEDIA_HEIGHT = 170
 FRAMES = 4
+COLUMNS = 4
+WINDOW = 256
+"""Samples of a sound behind a column of its spectrogram."""
 INK, GREY, PAPER, LINE = (24, 24, 24), (105, 105, 105), (255, 255, 255), (222, 222, 222)
 BOX = (255, 0, 160)
 _Line = tuple[str, tuple[int, int, int]]
 
 
-def contact_sheet(
-    split_dir: Path | str, task: str, path: Path | str, rows: int = 12, columns: int = 4
-) -> None:
+def contact_sheet(split_dir: Path | str, task: str, path: Path | str, rows: int = 12) -> None:
     """Draw `rows` rows, spread evenly over the split, as a PNG.
 
     Raises:
@@ -37,10 +38,10 @@ def contact_sheet(
     chosen = [records[int(i)] for i in np.linspace(0, len(records) - 1, min(rows, len(records)))]
     font = ImageFont.load_default(13)
     cells = [_cell(record, store, font) for record in chosen]
-    bands = [cells[start : start + columns] for start in range(0, len(cells), columns)]
+    bands = [cells[start : start + COLUMNS] for start in range(0, len(cells), COLUMNS)]
     heights = [max(cell.height for cell in band) for band in bands]
     title = f"{Path(split_dir).name} / {task}: {len(cells)} of {len(records)} rows"
-    sheet = Image.new("RGB", (columns * WIDTH, 34 + sum(heights)), PAPER)
+    sheet = Image.new("RGB", (COLUMNS * WIDTH, 34 + sum(heights)), PAPER)
     draw = ImageDraw.Draw(sheet)
     draw.text((PAD, 9), title, INK, ImageFont.load_default(16))
     top = 34
@@ -141,11 +142,11 @@ def beside(parts: Sequence[Image.Image]) -> Image.Image:
     return joined
 
 
-def spectrogram(samples_S: np.ndarray, columns: int, window: int = 256) -> np.ndarray:
+def spectrogram(samples_S: np.ndarray, columns: int) -> np.ndarray:
     """Log power, 0 to 1 over 60 dB, (frequency, time) with high frequencies on top; about `columns` wide."""
-    samples_S = np.pad(samples_S, (0, max(0, window - len(samples_S))))
+    samples_S = np.pad(samples_S, (0, max(0, WINDOW - len(samples_S))))
     hop = max(64, len(samples_S) // columns)
-    frames_TW = np.lib.stride_tricks.sliding_window_view(samples_S, window)[::hop] * np.hanning(window)
+    frames_TW = np.lib.stride_tricks.sliding_window_view(samples_S, WINDOW)[::hop] * np.hanning(WINDOW)
     power_FT = np.abs(np.fft.rfft(frames_TW)).T[::-1] ** 2
     decibels = 10 * np.log10(power_FT + 1e-6)
     return np.asarray(np.clip((decibels - decibels.max() + 60) / 60, 0, 1))

@@ -16,6 +16,7 @@ import numpy as np
 
 RESAMPLES = 2000
 LEVEL = 0.95
+"""Share of the resamples inside an interval."""
 _CHUNK = 2_000_000
 """Counts held at once."""
 
@@ -37,14 +38,10 @@ class Interval(NamedTuple):
 
 
 def interval(
-    scores_N: np.ndarray,
-    seed: int = 0,
-    resamples: int = RESAMPLES,
-    level: float = LEVEL,
-    groups: Groups = None,
+    scores_N: np.ndarray, seed: int = 0, resamples: int = RESAMPLES, groups: Groups = None
 ) -> Interval:
     """Mean of per-row scores with its percentile interval (Efron & Tibshirani 1993)."""
-    return statistic(_counted(scores_N), _ratio, seed, resamples, level, groups)
+    return statistic(_counted(scores_N), _ratio, seed, resamples, groups)
 
 
 def statistic(
@@ -52,7 +49,6 @@ def statistic(
     reduce: Reduce,
     seed: int = 0,
     resamples: int = RESAMPLES,
-    level: float = LEVEL,
     groups: Groups = None,
 ) -> Interval:
     """A metric that is a function of sums over rows (corpus BLEU), with its interval.
@@ -62,7 +58,6 @@ def statistic(
         reduce: from sums (..., S) to the metric (...).
         seed: which resamples.
         resamples: their number.
-        level: share of the resamples inside the interval.
         groups: rows that are drawn together.
     """
     if not len(statistics_NS):
@@ -72,7 +67,7 @@ def statistic(
     values_R = np.concatenate(
         [reduce(drawn_RG @ sums_GS) for drawn_RG in _resamples(len(sums_GS), seed, resamples)]
     )
-    low, high = np.quantile(values_R, [(1 - level) / 2, (1 + level) / 2])
+    low, high = np.quantile(values_R, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
     return Interval(float(reduce(statistics_NS.sum(axis=0))), float(low), float(high))
 
 
@@ -81,13 +76,12 @@ def difference(
     second_N: np.ndarray,
     seed: int = 0,
     resamples: int = RESAMPLES,
-    level: float = LEVEL,
     groups: Groups = None,
 ) -> Interval:
     """Mean of `first_N - second_N`, scores of two models on the same rows, with its interval."""
     if first_N.shape != second_N.shape:
         raise ValueError(f"paired scores need the same rows: {first_N.shape} and {second_N.shape}")
-    return interval(np.asarray(first_N, dtype=np.float64) - second_N, seed, resamples, level, groups)
+    return interval(np.asarray(first_N, dtype=np.float64) - second_N, seed, resamples, groups)
 
 
 def resampled_means(

@@ -32,12 +32,10 @@ def accuracy(iou_N: np.ndarray, threshold: float) -> np.ndarray:
     return (iou_N >= threshold).astype(np.float64)
 
 
-def size_classes(
-    truth_N4: np.ndarray, small: float = SMALL, large: float = LARGE
-) -> Mapping[str, np.ndarray]:
-    """Three masks (N,): small (< `small` square pixels), medium, large (> `large`) boxes."""
+def size_classes(truth_N4: np.ndarray) -> Mapping[str, np.ndarray]:
+    """Three masks (N,): small (below SMALL), medium and large (above LARGE) boxes."""
     area_N = area(truth_N4)
-    is_small, is_large = area_N < small, area_N > large
+    is_small, is_large = area_N < SMALL, area_N > LARGE
     return {"small": is_small, "medium": ~is_small & ~is_large, "large": is_large}
 
 

@@ -84,7 +84,8 @@ def scores(candidates: Sequence[str], references: Sequence[Sequence[str]]) -> Of
         rows["spider_ptb"] = (rows["spice_ptb"] + rows["cider_ptb"]) / 2
     corpus = {name: float(values.mean()) for name, values in rows.items()}
     sums = caption.bleu_statistics(guesses, tokenised, str).sum(0)
-    corpus |= {f"bleu_{order}_ptb": float(caption.bleu_of(order)(sums)) for order in (1, 2, 3, 4)}
+    for order in range(1, caption.ORDERS + 1):
+        corpus[f"bleu_{order}_ptb"] = float(caption.bleu_of(order)(sums))
     corpus["meteor_ptb"], rows["meteor_ptb"] = _meteor(guesses, tokenised)
     return Official(rows, corpus)
 

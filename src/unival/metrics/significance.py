@@ -16,9 +16,11 @@ from typing import Literal, NamedTuple
 
 import numpy as np
 
-LEVEL = 0.95
+from unival.metrics.bootstrap import LEVEL
+
 SEEDS = 6
 """Below this no verdict is given: a two-sided sign-flip test of n seeds cannot go below 2 / 2^n."""
+POWER = 0.8
 Decision = Literal["supported", "refuted", "undecided"]
 
 
@@ -49,14 +51,14 @@ class Effect(NamedTuple):
     media_variance: float
     """Of the effect that chance in choosing the media leaves, however many seeds are trained."""
 
-    def decide(self, p_holm: float, level: float = LEVEL) -> Decision:
+    def decide(self, p_holm: float) -> Decision:
         """The verdict: both tests must reject, `p_holm` after the correction for looking at several."""
-        if max(p_holm, self.flip_p) > 1 - level:
+        if max(p_holm, self.flip_p) > 1 - LEVEL:
             return "undecided"
         return "supported" if self.value > self.null else "refuted"
 
 
-def effect(parts: Sequence[Paired], null: float = 0.0, level: float = LEVEL) -> Effect:
+def effect(parts: Sequence[Paired], null: float = 0.0) -> Effect:
     """The mean difference over comparisons, with interval and tests.
 
     With one seed the interval covers the choice of media alone, and `flip_p` is 1.
@@ -83,7 +85,7 @@ def effect(parts: Sequence[Paired], null: float = 0.0, level: float = LEVEL) -> 
     spread = sum((term**2 / d for term, d in zip(terms, degrees, strict=True) if d), 0.0)
     freedom = max(sum(terms) ** 2 / spread, 1.0) if spread else 1.0
     error = variance**0.5
-    half = float(stats.t.ppf((1 + level) / 2, freedom)) * error
+    half = float(stats.t.ppf((1 + LEVEL) / 2, freedom)) * error
     p = float(2 * stats.t.sf(abs(value - null) / error, freedom)) if error else float(value == null)
     return Effect(
         value, value - half, value + half, p, sign_flip(of_seed_S + value - null), null, seeds, media,
@@ -127,10 +129,8 @@ def holm(p_values: Sequence[float]) -> list[float]:
     return [float(value) for value in corrected[np.argsort(order, kind="stable")]]
 
 
-def detectable(
-    seed_variance: float, media_variance: float, seeds: int, tests: int, power: float = 0.8
-) -> float:
-    """The smallest effect that `seeds` seeds decide with probability `power`, one of `tests` under Holm.
+def detectable(seed_variance: float, media_variance: float, seeds: int, tests: int) -> float:
+    """The smallest effect that `seeds` seeds decide with probability POWER, one of `tests` under Holm.
 
     The correction is taken at its worst (the smallest of all p values), the seeds' degrees of freedom at
     seeds - 1: an effect of this size is decided at least so often.
@@ -139,7 +139,7 @@ def detectable(
 
     error = (seed_variance / seeds + media_variance) ** 0.5
     critical = stats.t.ppf(1 - (1 - LEVEL) / (2 * tests), seeds - 1)
-    return float(error * (critical + stats.t.ppf(power, seeds - 1)))
+    return float(error * (critical + stats.t.ppf(POWER, seeds - 1)))
 
 
 def _contributions(parts: Sequence[Paired]) -> tuple[np.ndarray, float]:

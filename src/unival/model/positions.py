@@ -180,6 +180,10 @@ class AbsoluteBias(nn.Module):
         return self.queries(query_positions) @ self.keys(key_positions)
 
 
+MOST_BIASES = 32
+"""That a cache remembers."""
+
+
 class BiasCache:
     """Remembers biases between evaluation calls; forgets them when a parameter they depend on has changed.
 
@@ -187,8 +191,7 @@ class BiasCache:
     assignment through `.data` does not: call `clear`). Nothing is kept while gradients are recorded.
     """
 
-    def __init__(self, size: int = 32) -> None:
-        self.size = size
+    def __init__(self) -> None:
         self.entries: OrderedDict[object, object] = OrderedDict()
         self.state: object = None
 
@@ -211,7 +214,7 @@ class BiasCache:
         if key not in self.entries:
             self.entries[key] = compute()
         self.entries.move_to_end(key)
-        while len(self.entries) > self.size:
+        while len(self.entries) > MOST_BIASES:
             self.entries.popitem(last=False)
         return self.entries[key]  # type: ignore[return-value]
 

@@ -8,8 +8,7 @@ import numpy as np
 from matplotlib.axes import Axes
 
 from unival.engine.conflict import WHOLE
-from unival.metrics.bootstrap import Interval
-from unival.metrics.significance import LEVEL
+from unival.metrics.bootstrap import LEVEL, Interval
 from unival.report import charts, words
 from unival.report.page import Block, Figure, Figures, Text
 from unival.study.results import Results

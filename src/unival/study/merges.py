@@ -127,7 +127,7 @@ class Workshop:
             return
         updates = {f"finetune/{model}": _training(folder)["steps"] for model, folder in folders.items()}
         if new.each and recipe is not None:
-            for model in set(folders) - set(new.tasks):
+            for model in [model for model in folders if model not in new.tasks]:
                 folders[model], updates[f"{name}/{model}"] = self._train(new, folders[model], name, model)
             self._write(name, recipe, folders, new.tasks, updates, self._statistics(recipe, folders))
             return

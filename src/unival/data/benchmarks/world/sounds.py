@@ -64,8 +64,8 @@ def _sine(frequency_S: np.ndarray) -> np.ndarray:
     return np.sin(2 * np.pi * np.cumsum(frequency_S) / RATE)
 
 
-def _fade(wave_S: np.ndarray, samples: int = 60) -> np.ndarray:
-    ramp = np.minimum(np.arange(len(wave_S)) / samples, 1.0)
+def _fade(wave_S: np.ndarray) -> np.ndarray:
+    ramp = np.minimum(np.arange(len(wave_S)) / 60, 1.0)
     return wave_S * ramp * ramp[::-1]
 
 
