@@ -10,6 +10,7 @@ import pytest
 
 from unival.data import media
 from unival.data.manifest import FIELDS, ManifestWriter, check_row, manifest_path, read_records
+from unival.data.remote import ORIGIN
 from unival.data.store import MediaStore, ShardWriter
 from unival.errors import UserError
 from unival.record import Answer, Record
@@ -177,6 +178,21 @@ def test_store_errors_name_shard_and_key(split: Path) -> None:
         MediaStore(split)
     with pytest.raises(UserError, match=r"no media index.*prepare"):
         MediaStore(split / "none")
+
+
+@pytest.mark.fault
+def test_a_split_says_which_shard_is_not_on_this_machine(split: Path) -> None:
+    """Before any of it is read; a mirror fetches what it lacks."""
+    store = MediaStore(split)
+    assert store.lacking() == ""
+    last = sorted(split.glob("*.tar"))[-1]
+    whole = last.read_bytes()
+    last.write_bytes(whole[:600])
+    assert store.lacking() == f"{last}: the shard is cut short"
+    last.unlink()
+    assert store.lacking() == f"{last}: no such shard"
+    (split / ORIGIN).write_text("s3://bucket/world")
+    assert store.lacking() == ""
 
 
 @pytest.mark.fault

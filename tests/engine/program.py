@@ -108,6 +108,8 @@ def main(folder, options, environment, slow, die_in):
         scratch = folder / f"scratch-{environment.get('RANK', 0)}"
     if values.pop("linger", False):
         _linger()
+    if lacking := values.pop("lacking", ""):
+        standins.Store.lacking = lambda _: lacking
     full_on, bad_step = values.pop("full_on", None), values.pop("bad_step", None)
     runtime = Runtime(
         device="cpu", threads=1, sharding=values.pop("sharding", "none"), workers=values.pop("workers", 0),

@@ -77,6 +77,9 @@ class Store:
     def encoded_size(self, key):
         return 100_000
 
+    def lacking(self):
+        return ""
+
     def audio(self, key, sampling_rate):
         colour, number = key.split("-")
         noise = np.random.default_rng(int(number)).normal(0, 0.1, sampling_rate)

@@ -372,3 +372,71 @@ def test_a_job_that_fails_ends_all_with_its_reason(tmp_path):
     assert not found.stdout
     assert "job 3: no such file" in found.stderr
     assert not (tmp_path / "job-7").exists()
+
+
+RANK = """
+import os, sys, time
+from functools import partial
+from pathlib import Path
+from unival.engine.machine import runtime
+from unival.engine.machine.distributed import world
+from unival.errors import UserError, told
+
+me, ranks = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
+
+def job(number):
+    with world(runtime.load().torch_device()) as here:
+        assert here.size == 1 and "RANK" not in os.environ
+    if (me, ranks) == (1, 4):
+        raise UserError("no such file")
+    Path(f"job-{number}").write_text(str(me))
+    while len({path.read_text() for path in Path().glob("job-*")}) < ranks:  # none does them all
+        time.sleep(0.01)
+
+runtime.load = lambda: runtime.Runtime(device="cpu", threads=1)
+with told():
+    runtime.parallel([partial(job, number) for number in range(6)], "jobs")
+    if me == 0:
+        print(len(list(Path().glob("job-*"))))
+"""
+
+
+def of_ranks(folder, ranks):
+    """Processes that are ranks of one command."""
+    with launch.reserved_port() as port:
+        place = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "WORLD_SIZE": str(ranks)}
+        place |= {"PYTHONPATH": str(Path(runtime.__file__).parents[3])}
+        return [
+            subprocess.Popen(
+                [sys.executable, "-c", RANK],
+                cwd=folder,
+                env={**os.environ, **place, "RANK": str(rank), "LOCAL_RANK": str(rank)},
+                stdout=subprocess.PIPE,
+                stderr=subprocess.PIPE,
+                text=True,
+            )
+            for rank in range(ranks)
+        ]
+
+
+@pytest.mark.distributed
+@pytest.mark.parametrize("ranks", [1, 3])
+def test_each_job_is_one_rank_s_and_the_first_waits_for_all(tmp_path, ranks):
+    """Inside a job nothing knows of the ranks: it may train a model, or start a process that does."""
+    processes = of_ranks(tmp_path, ranks)
+    said = [process.communicate(timeout=PATIENCE) for process in processes]
+    assert [process.returncode for process in processes] == [0] * ranks, said
+    assert said[0][0] == "6\n"
+    assert {(tmp_path / f"job-{number}").read_text() for number in range(6)} == set(map(str, range(ranks)))
+
+
+@pytest.mark.fault
+@pytest.mark.distributed
+def test_a_rank_whose_job_fails_says_why(tmp_path):
+    """The others are ended by what started them."""
+    processes = of_ranks(tmp_path, 4)
+    assert "no such file" in processes[1].communicate(timeout=PATIENCE)[1] and processes[1].returncode == 2
+    assert processes[0].poll() is None  # not all are done
+    for process in processes:
+        process.kill()
+        process.communicate()

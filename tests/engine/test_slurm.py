@@ -27,9 +27,12 @@ def test_a_stage_submits_its_ranks_and_inside_a_job_starts_them(monkeypatch, tmp
     commands, processes, settings, name, log = submitted[0]
     assert commands[0][0] == "srun" and commands[0][-4:] == WORDS
     assert (processes, settings, name, log) == (8, {"nodes": 2}, "unival-pretrain", tmp_path / "%j.log")
+    assert chosen.launch(["run", "merge"], lambda: None, tmp_path, single=True) == 7
+    assert {"--nodes=1", "--ntasks=1"} <= {*submitted[1][0][0]} and not {"--ntasks=1"} & {*commands[0]}
+    assert submitted[1][1:3] == (1, {"nodes": 1})
     monkeypatch.setenv(slurm.INSIDE, "12")
     assert chosen.launch(WORDS, lambda: None, tmp_path) == 5
-    assert started == [commands[0]] and len(submitted) == 1
+    assert started == [commands[0]] and len(submitted) == 2
     monkeypatch.setenv("RANK", "1")
     assert chosen.launch(WORDS, lambda: None, tmp_path) is None
 
@@ -104,14 +107,15 @@ def run_job(folder: Path, number: int, work: str) -> int:
 
 
 @pytest.mark.fault
+@pytest.mark.parametrize("said", ["resumes from step", "evaluate: stopped: at job"])
 @pytest.mark.parametrize(
     ("starts", "fix"), [("true", "raise `time`"), ("false", "srun starts nothing on its nodes")]
 )
-def test_a_job_that_comes_no_further_ends_by_itself(commands, tmp_path, starts, fix):
+def test_a_job_that_comes_no_further_ends_by_itself(commands, tmp_path, starts, fix, said):
     """Nobody need wait for it. What an earlier job has left in the log does not count."""
     commands("srun", starts)
     commands("scontrol", "echo $* >> ${0%/*}/requeued")
-    work = f"echo resumes from step 7; exit {ENDED}"
+    work = f"echo {said} 7; exit {ENDED}"
     assert [run_job(tmp_path, 1, work) for _ in range(2)] == [0, 0]
     assert [run_job(tmp_path, 2, work) for _ in range(3)] == [0, 0, 2]
     assert (tmp_path / "requeued").read_text().split("\n") == [*["requeue 1"] * 2, *["requeue 2"] * 2, ""]

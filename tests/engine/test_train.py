@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import multiprocessing
+import shutil
 import time
 
 import pytest
@@ -458,3 +459,22 @@ def test_a_loading_process_that_hangs_does_not_hold_the_run():
     assert next(batches) == []
     batches.close()
     assert not multiprocessing.active_children()
+
+
+@pytest.mark.fault
+def test_a_disk_without_room_for_the_weights_is_told_before_the_first_step(tmp_path, monkeypatch):
+    usage = shutil.disk_usage(tmp_path)
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: usage._replace(free=2**10))
+    with pytest.raises(UserError, match=r"scratch: 0 MiB are free, and a checkpoint takes \d+ MiB"):
+        run(standins.config({"image": 4}), tmp_path)
+    assert not list((tmp_path / "out-scratch").glob("*"))
+
+
+@pytest.mark.fault
+def test_a_gpu_that_is_too_small_is_told_with_what_to_do(tmp_path, monkeypatch):
+    def too_large(*_):
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
+
+    monkeypatch.setattr(Trainer, "_update", too_large)
+    with pytest.raises(UserError, match="at step 1: `unival plan` says what fits: raise `accumulate`"):
+        run(standins.config({"image": 4}), tmp_path)

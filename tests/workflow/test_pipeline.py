@@ -134,6 +134,26 @@ def ends_are_the_experts(reports: Path) -> None:
     assert compared
 
 
+@pytest.mark.distributed
+def test_ranks_evaluate_and_ablate_to_the_same_bytes(clone, run) -> None:
+    """What one process computes, those that torchrun starts share; nothing is taken from a cache."""
+    stages, ranks = ("evaluate", "ablate"), clone / "conf/runtime/ddp.yaml"
+    run("dvc", "repro", *stages, UNIVAL_RUNTIME="cpu")
+
+    def written() -> dict[Path, str]:
+        found = clone.glob("reports/*/**/*")
+        return {path: digest(path) for path in found if path.is_file() and path.parent.name != "runs"}
+
+    alone = written()
+    for number in (1, 3):
+        ranks.write_text(f"{{device: cpu, threads: 1, launcher: torchrun, processes: {number}}}")
+        for stage in stages:
+            shutil.rmtree(clone / "scratch" / stage)
+        told = run("dvc", "repro", "--force", "--single-item", *stages, UNIVAL_RUNTIME="ddp").stderr
+        assert all(f"{stage}: torchrun, {number} processes on each node" in told for stage in stages)
+        assert written() == alone and len(alone) > 20
+
+
 def test_a_high_resolution_phase_carries_its_sizes_on(clone, run) -> None:
     path = clone / "params.yaml"
     params = yaml.safe_load(with_high_resolution(path.read_text()))

@@ -11,8 +11,13 @@ from pathlib import Path
 from unival import provenance
 from unival.stages import STAGES
 
-TRAINING = ("pretrain", "finetune")
-"""Stages that may run on several ranks."""
+RANKED = {
+    **dict.fromkeys(("pretrain", "finetune"), ("none", "fork", "torchrun", "slurm")),
+    **dict.fromkeys(("evaluate", "ablate"), ("torchrun", "slurm")),
+    "merge": ("slurm",),
+}
+"""Stage -> launchers by which it starts. Ranks train one model together; or they take its jobs, which
+`runtime.parallel` gives to forked processes by itself; or there is one, on a node that has a GPU."""
 
 
 def main(arguments: list[str]) -> None:
@@ -30,7 +35,7 @@ def main(arguments: list[str]) -> None:
     module(options.stage)  # a typo is told before anything else is looked at
     if "RANK" not in os.environ or base.STARTED not in os.environ:  # a rank's is that of the command
         os.environ[base.STARTED] = started
-    launch = partial(_launch, options) if options.stage in TRAINING else None
+    launch = partial(_launch, options) if options.stage in RANKED else None
     base.run(options.stage, options.config, options.out, launch)
 
 
@@ -39,9 +44,12 @@ def _launch(options: argparse.Namespace) -> int | None:
     from unival.engine.machine import runtime
 
     machine = runtime.load()
+    if machine.launcher not in RANKED[options.stage]:
+        return None
     if machine.cores() > 1:
         importlib.import_module("unival.study.curve")  # once, for all ranks that are forked
     if "RANK" not in os.environ:
         print(f"{options.stage}: {machine.chosen()}", file=sys.stderr, flush=True)
     words = [options.stage, "--config", str(options.config), "--out", str(options.out)]
-    return machine.launch(["run", *words], lambda: main(words), provenance.root() / "scratch/slurm")
+    logs = provenance.root() / "scratch/slurm"
+    return machine.launch(["run", *words], lambda: main(words), logs, single=options.stage == "merge")

@@ -58,12 +58,15 @@ def fetch(path: Path) -> None:
     """
     import fsspec
 
-    for folder in path.parents:
-        if (folder / ORIGIN).is_file():
-            url = (folder / ORIGIN).read_text(encoding="utf-8")
-            system, root = fsspec.core.url_to_fs(f"{url}/{path.relative_to(folder).as_posix()}")
-            _copy(system, root, path)
-            return
+    if folder := origin(path):
+        url = (folder / ORIGIN).read_text(encoding="utf-8")
+        system, root = fsspec.core.url_to_fs(f"{url}/{path.relative_to(folder).as_posix()}")
+        _copy(system, root, path)
+
+
+def origin(path: Path) -> Path | None:
+    """The mirror that a place is in, if it is in one."""
+    return next((folder for folder in path.parents if (folder / ORIGIN).is_file()), None)
 
 
 def _copy(system: Any, name: str, path: Path) -> None:

@@ -15,6 +15,7 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import IO, Any
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
@@ -234,6 +235,19 @@ class MediaStore(DecodedMedia):
 
     def __contains__(self, key: str) -> bool:
         return key in self._rows
+
+    def lacking(self) -> str:
+        """A shard that is not here or cut short; of a mirror, which fetches what it is asked for, none."""
+        if remote.origin(self.split_dir / INDEX):
+            return ""
+        ends = np.zeros(max(self._shard, default=-1) + 1, np.int64)
+        np.maximum.at(ends, self._shard, self._offset + self._size)
+        for path, end in ((shard_path(self.split_dir, shard), end) for shard, end in enumerate(ends)):
+            if not path.is_file():
+                return f"{path}: no such shard"
+            if path.stat().st_size < end:
+                return f"{path}: the shard is cut short"
+        return ""
 
     def keys(self) -> list[str]:
         """All keys in the order they were written."""

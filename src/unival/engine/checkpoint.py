@@ -44,6 +44,21 @@ def told_of_disk(path: Path) -> Iterator[None]:
         raise UserError(f"{path}: cannot write: {error.strerror or error}: {FIX}") from error
 
 
+def check_room(folder: Path, model: nn.Module) -> None:
+    """Whether the weights, the least that a run keeps, find room where it is to keep them.
+
+    Raises:
+        UserError: they do not.
+    """
+    with told_of_disk(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+        free = shutil.disk_usage(folder).free
+    needed = sum(tensor.nbytes for tensor in unique_tensors(model).values())
+    if free < needed:
+        sizes = f"{free / 2**20:.0f} MiB are free, and a checkpoint takes {needed / 2**20:.0f} MiB or more"
+        raise UserError(f"{folder}: {sizes}: make room and run again")
+
+
 @contextmanager
 def atomic_folder(path: Path) -> Iterator[Path]:
     """Yield an empty folder beside `path`; on success its files are synced and it takes the place of `path`.

@@ -1,6 +1,7 @@
 """Whose checkpoints and whose result: what of a run must be equal for it to go on, or to be done."""
 
 import json
+import socket
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -36,21 +37,27 @@ def differences(one: Mapping[str, str], other: Mapping[str, str]) -> list[str]:
     return [what for what, digest in one.items() if other.get(what) != digest]
 
 
-def check_same(own: Mapping[str, str], ranks: World) -> None:
-    """Whether all ranks are about to train the same. All call it.
+def check_ranks(own: Mapping[str, str], data: Mapping[str, Rows], ranks: World) -> None:
+    """Whether all ranks are about to train the same, on media that they have. All call it.
 
     Raises:
-        UserError: ranks have another configuration, other data or other weights than rank 0; on all ranks.
+        UserError: ranks have another configuration, other data or other weights than rank 0, or lack a
+            shard; on all ranks.
     """
-    for what, digest in own.items():
-        number = float(int(digest[:12], 16))  # exact in a float
-        differs = [0.0] * ranks.size
-        differs[ranks.rank] = float(ranks.broadcast(number) != number)
-        others = [rank for rank, other in enumerate(ranks.sum(differs)) if other]
+    lacking = next(filter(None, (rows.store.lacking() for rows in data.values())), "")
+    everyone = ranks.gather((own, lacking, socket.gethostname()))
+    for what, digest in everyone[0][0].items():
+        others = [rank for rank, (its, _, _) in enumerate(everyone) if its[what] != digest]
         if others:
             raise UserError(
                 f"rank {', '.join(map(str, others))}: {what} than rank 0 has: "
                 "give all nodes the same commit, configuration and prepared data, best in one shared folder"
+            )
+    for rank, (_, lacking, host) in enumerate(everyone):
+        if lacking:
+            raise UserError(
+                f"rank {rank}: {lacking} on {host}: copy the prepared data there again, best into one folder "
+                "that all nodes share"
             )
 
 

@@ -30,12 +30,13 @@ from unival.engine.batches.mixture import Mixture, micro_batches
 from unival.engine.batches.protocols import Processor
 from unival.engine.batches.rows import Rows
 from unival.engine.batches.sampler import Sampler
+from unival.engine.checkpoint import check_room
 from unival.engine.compiled import compile_parts, eager, padded_to
 from unival.engine.conflict import TaskGradients
 from unival.engine.divergence import SpikeAlarm, bad_step
 from unival.engine.flops import Flops, peak_rate
 from unival.engine.frozen import Frozen
-from unival.engine.identity import check_same, differences, identity
+from unival.engine.identity import check_ranks, differences, identity
 from unival.engine.interruption import Ending
 from unival.engine.machine.distributed import World, world
 from unival.engine.machine.runtime import Runtime
@@ -74,18 +75,25 @@ def train(
     None, having done nothing, where `out_dir` already holds what this run would publish.
 
     Raises:
-        UserError: no data for a stream, ranks that do not train the same, a checkpoint of another run or
-            architecture, a loss that is not finite, a full disk.
+        UserError: no data for a stream, ranks that do not train the same or lack shards, a checkpoint of
+            another run or architecture, a loss that is not finite, a full disk, a GPU that is too small.
         SystemExit: SIGTERM or Ctrl-C came; the checkpoint was saved.
     """
     own = identity(config, model, data)
     with world(runtime.apply()) as ranks:
-        check_same(own, ranks)
+        check_ranks(own, data, ranks)
         if is_published(Path(out_dir), own, ranks):
             return None
+        if ranks.is_main:
+            check_room(Path(scratch_dir), model)
         trainer = Trainer(config, model, processor, data, own, Path(scratch_dir), runtime, ranks, title)
         try:
             return trainer.run(Path(out_dir), callbacks, evaluate)
+        except torch.OutOfMemoryError as error:
+            raise UserError(
+                f"{title}: the GPU is too small at step {trainer.step + 1}: `unival plan` says what fits: "
+                "raise `accumulate`, set `gradient_checkpointing`, or take a runtime with `sharding: full`"
+            ) from error
         finally:
             # DDP must go before the ranks part: were it the last to hold their process group, the group would
             # be taken down with the interpreter locked, and wait for ever for a thread that needs the lock

@@ -98,6 +98,8 @@ def run(config: Config, io: StageIO) -> None:
     }
     models = {lab.key(name, *one): (name, *one) for name, ones in wanted.items() for one in ones}
     parallel([partial(lab.results, *model) for model in models.values()], "ablate")  # kept on disk
+    if not io.main:
+        return
     folder = io.scratch / "ablations"
     folder.mkdir(exist_ok=True)  # there may be no study
     rows: list[tuple[str, Result]] = []

@@ -1,4 +1,4 @@
-"""Every model on its tasks, in and out of distribution, in one process.
+"""Every model on its tasks, in and out of distribution: in one process, or dealt to all that there are.
 
 Written files (their fields: `unival.study.tables`):
 
@@ -147,9 +147,15 @@ def run(config: Config, io: StageIO) -> None:
     # the rows and media that one model was shown are at hand for the next
     cells = cells_of(config, benchmark, io.shared_scratch / "cells")
     plan, pairs = list(_plan(config, benchmark)), _pairs(config)
-    jobs = [partial(of_model, cells, *part) for part in plan]
+    jobs = [
+        partial(of_model, cells, folder, [spec for spec in specs if spec.task == task])
+        for folder, specs in plan
+        for task in dict.fromkeys(spec.task for spec in specs)
+    ]
     between = [partial(_of_pair, config, cells, *pair) for pair in pairs]
     parallel([*jobs, *between, *_of_subsets(config, cells).values()], "evaluate")
+    if not io.main:
+        return
     # what the jobs computed is on disk: this reads it
     results = [result for part in plan for result in of_model(cells, *part)]
     points = [point for pair in pairs for point in _of_pair(config, cells, *pair)]

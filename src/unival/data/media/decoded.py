@@ -24,6 +24,10 @@ class DecodedMedia(ABC):
     def bytes(self, key: str) -> bytes:
         """The encoded medium; of a part of a clip, the whole clip."""
 
+    def lacking(self) -> str:
+        """What of it is not on this machine though it should be, in words; empty: nothing."""
+        return ""
+
     def name(self, key: str) -> str:
         """What messages call the medium."""
         return key

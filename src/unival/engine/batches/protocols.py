@@ -14,6 +14,10 @@ from torch import Tensor
 class MediaReader(Protocol):
     """Random access to decoded media by key, as `MediaStore` gives."""
 
+    def lacking(self) -> str:
+        """What of it is not on this machine though it should be, in words; empty: nothing."""
+        ...
+
     def encoded_size(self, key: str) -> int:
         """Bytes of the encoded medium."""
         ...

@@ -2,12 +2,14 @@
 
 import os
 import socket
+import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
 from itertools import count
+from typing import Any
 
 import torch
 import torch.distributed as dist
@@ -57,6 +59,13 @@ class World:
             dist.all_reduce(tensor)
         return tensor
 
+    def gather(self, value: Any) -> list[Any]:
+        """The value of every rank, on all of them; what `pickle` can write."""
+        values = [value] * self.size
+        if self.size > 1:
+            dist.all_gather_object(values, value)
+        return values
+
     def barrier(self) -> None:
         """Wait for all ranks."""
         if self.size > 1:
@@ -78,9 +87,7 @@ def world(device: torch.device) -> Iterator[World]:
     if size == 1:
         yield World(0, 1, device)
         return
-    if device.type == "cuda":
-        device = torch.device("cuda", int(os.environ["LOCAL_RANK"]))
-        torch.cuda.set_device(device)
+    device = _own(device)
     started_here = not dist.is_initialized()
     if started_here:
         rank = int(os.environ["RANK"])
@@ -91,17 +98,71 @@ def world(device: torch.device) -> Iterator[World]:
             backend, store=_meeting(rank, size), rank=rank, world_size=size, timeout=TIMEOUT
         )
     try:
-        yield World(dist.get_rank(), size, device)
+        with _others_told(dist.get_rank()):
+            yield World(dist.get_rank(), size, device)
+    finally:
+        if started_here:
+            dist.destroy_process_group()
+
+
+def deal(jobs: int, do: Callable[[int], None], title: str, device: torch.device) -> None:
+    """Call `do` with each number below `jobs` on one of the ranks that were started, as they ask for it.
+
+    Meanwhile a rank is a world of its own: a job may train. Rank 0 returns when all have no more to do, which
+    may take longer than any collective is waited for.
+
+    Raises:
+        UserError: another rank has stopped.
+    """
+    rank, size = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
+    _own(device)
+    number = 0
+    with _others_told(rank):
+        store = _meeting(rank, size)
+        try:
+            while (number := store.add("begun", 1) - 1) < jobs:
+                with _alone():
+                    do(number)
+        except KeyboardInterrupt:
+            if rank == 0:  # `slurm` counts the times without a further one
+                print(f"{title}: stopped: at job {number} of {jobs}", file=sys.stderr, flush=True)
+            raise
+        store.add("left", 1)
+        while rank == 0 and store.add("left", 0) < size:  # it may be the store's server
+            time.sleep(0.1)
+
+
+@contextmanager
+def _alone() -> Iterator[None]:
+    """Without the variables by which this process, and those that it starts, know to be a rank."""
+    place = {name: os.environ.pop(name) for name in ("RANK", "LOCAL_RANK", "WORLD_SIZE")}
+    try:
+        yield
+    finally:
+        os.environ.update(place)
+
+
+def _own(device: torch.device) -> torch.device:
+    """The device of this rank, which is the current one from now on."""
+    if device.type != "cuda":
+        return device
+    own = torch.device("cuda", int(os.environ["LOCAL_RANK"]))
+    torch.cuda.set_device(own)
+    return own
+
+
+@contextmanager
+def _others_told(rank: int) -> Iterator[None]:
+    """What a rank meets when another one is gone is a UserError."""
+    try:
+        yield
     except RuntimeError as error:
         if isinstance(error, dist.DistError) or "by peer" in str(error):
             reason = str(error).splitlines()[0]
             raise UserError(
-                f"rank {dist.get_rank()}: another rank has stopped; its own message says why: {reason}"
+                f"rank {rank}: another rank has stopped; its own message says why: {reason}"
             ) from error
         raise
-    finally:
-        if started_here:
-            dist.destroy_process_group()
 
 
 def _meeting(rank: int, size: int) -> dist.Store:

@@ -20,6 +20,7 @@ from tqdm import tqdm
 
 from unival import config
 from unival.engine.machine import slurm
+from unival.engine.machine.distributed import deal
 from unival.engine.machine.launch import fork, run_forked, torchrun, wait_for, worker
 from unival.errors import UserError, nearest
 
@@ -38,7 +39,7 @@ class Runtime:
     workers: int = 0
     """Processes that load data, per rank; 0: a thread of the training process."""
     launcher: Literal["none", "torchrun", "fork", "slurm"] = "none"
-    """How a training stage starts its ranks. torchrun: a process per GPU (or `processes`). fork: on a machine
+    """How a stage starts its ranks. torchrun: a process per GPU (or `processes`). fork: on a machine
     without GPU, a process per core (`processes` at most). slurm: a job with `processes` on each node."""
     slurm: dict[str, Any] = field(default_factory=dict)
     """What the job asks for: options of `sbatch`, by their names."""
@@ -84,9 +85,7 @@ class Runtime:
     def chosen(self) -> str:
         """What it comes to on this machine, in words."""
         if self.launcher in ("torchrun", "slurm"):
-            return (
-                f"training by {self.launcher}, {self.processes or 'as many as GPUs'} processes on each node"
-            )
+            return f"{self.launcher}, {self.processes or 'as many as GPUs'} processes on each node"
         device, ranks, threads = self.torch_device().type, self.cores(), self.threads_each()
         plural = "es" * (ranks > 1), "s" * (threads > 1)
         return f"{device}, {ranks} process{plural[0]} of {threads} thread{plural[1]}; CPUs to use: {cpus()}"
@@ -97,10 +96,16 @@ class Runtime:
             return 1
         return min(self.processes or 2, cpus())
 
-    def launch(self, arguments: Sequence[str], work: Callable[[], None], logs: Path) -> int | None:
+    def launch(
+        self, arguments: Sequence[str], work: Callable[[], None], logs: Path, single: bool = False
+    ) -> int | None:
         """Run `unival <arguments>`, which does `work`, on all ranks and wait, if there are several.
 
-        `logs`: folder of what jobs of SLURM say.
+        Args:
+            arguments: the stage second.
+            work: of a rank that is forked from this process.
+            logs: folder of what jobs of SLURM say.
+            single: a job of SLURM has one rank.
 
         Returns its exit status; None when this process is to do the work itself.
 
@@ -114,11 +119,12 @@ class Runtime:
             return fork(processes, work) if processes > 1 else None
         processes = self.processes or (torch.cuda.device_count() if self.device != "cpu" else 0) or 2
         if self.launcher == "slurm":
-            ranks = slurm.ranks([sys.executable, "-m", "unival", *arguments])
+            ranks = slurm.ranks([sys.executable, "-m", "unival", *arguments], single)
+            processes, settings = (1, {**self.slurm, "nodes": 1}) if single else (processes, self.slurm)
             if slurm.INSIDE in os.environ:
                 return wait_for(ranks)
             name = f"unival-{arguments[1]}"
-            status, nothing = slurm.submit({0: ranks}, processes, self.slurm, name, logs / "%j.log")[0]
+            status, nothing = slurm.submit({0: ranks}, processes, settings, name, logs / "%j.log")[0]
             if nothing:
                 raise UserError(
                     f"{name}: its job {nothing}; the same command goes on from the last checkpoint"
@@ -136,27 +142,36 @@ def cpus() -> int:
 
 
 def parallel(jobs: Sequence[Callable[[], Any]], title: str) -> None:
-    """Call every job, on the cores that the chosen runtime has for it; a job keeps its result on disk.
+    """Call every job, on the ranks that were started, or the cores that the chosen runtime has for it.
+
+    A job keeps its result on disk. Rank 0 returns when all are done, others may before.
 
     Raises:
+        UserError: another rank has stopped.
         SystemExit: a job in another process met bad input or was killed; it has said why, and ends all.
     """
     runtime = load()
-    runtime.apply()
+    device = runtime.apply()
+
+    def do(number: int) -> None:
+        jobs[number]()
+        _give_back()
+
+    if "RANK" in os.environ:
+        deal(len(jobs), do, title, device)
+        return
     print(f"{title}: {runtime.chosen()}", file=sys.stderr, flush=True)
     bar = tqdm(total=len(jobs), desc=title, unit="job", disable=None)
     if runtime.cores() == 1 or len(jobs) < 2:
-        for job in jobs:
-            job()
-            _give_back()
+        for number in range(len(jobs)):
+            do(number)
             bar.update()
     else:
         taken, done = multiprocessing.Value("i", 0), multiprocessing.Value("i", 0)
 
         def work() -> None:
             while (number := _next(taken)) < len(jobs):
-                jobs[number]()
-                _give_back()
+                do(number)
                 _next(done)
 
         status = run_forked(runtime.cores(), worker, work, lambda: bar.update(done.value - bar.n))

@@ -50,7 +50,7 @@ JOB = """#!/bin/bash
 again() {{
   idle=$(awk -v job="$SLURM_JOB_ID" '
     BEGIN {{ idle = 1 }}
-    match($0, /(resumes from|stopped: saved) step [0-9]+/) {{
+    match($0, /(resumes from step|stopped: saved step|stopped: at job) [0-9]+/) {{
       step = substr($0, RSTART, RLENGTH); sub(/.* /, "", step)
       if (step != last) idle = 1
       last = step
@@ -100,9 +100,10 @@ def check() -> None:
         raise UserError("runtime: launcher slurm: no command sbatch here: submit from a node that has SLURM")
 
 
-def ranks(command: Sequence[str]) -> list[str]:
-    """What runs a command on all ranks of the job that it is called in."""
-    return ["srun", "--kill-on-bad-exit=1", "sh", "-c", RANK, "rank", *command]
+def ranks(command: Sequence[str], single: bool = False) -> list[str]:
+    """What runs a command on all ranks of the job that it is called in; `single`: on one."""
+    only = ["--nodes=1", "--ntasks=1"] if single else []
+    return ["srun", "--kill-on-bad-exit=1", *only, "sh", "-c", RANK, "rank", *command]
 
 
 def options(settings: Mapping[str, Any]) -> list[str]:
