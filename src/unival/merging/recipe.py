@@ -108,15 +108,16 @@ class Recipe:
         if len(set(self.models)) < len(self.models):
             raise ValueError("a model is named twice")
         check_finite("weights", *(self.weights or {}).values())
-        for name in [name for part in (self, *self.modules) for name in part.weights or {}]:
-            if name not in self.models:
-                raise ValueError(f"weights: '{name}' is not one of the models ({', '.join(self.models)})")
+        known = ", ".join(self.models)
+        for weights in (self.weights, *(rule.weights for rule in self.modules)):
+            if unknown := [name for name in weights or {} if name not in self.models]:
+                raise ValueError(f"weights: '{unknown[0]}' is not one of the models ({known})")
         if self.weights is not None and set(self.weights) != set(self.models):
             missing = sorted(set(self.models) - set(self.weights))
             raise ValueError(f"weights: no weight for {', '.join(missing)}")
         for rule in self.align:
             if rule.model is not None and rule.model not in self.models:
-                raise ValueError(f"align: '{rule.model}' is not one of the models ({', '.join(self.models)})")
+                raise ValueError(f"align: '{rule.model}' is not one of the models ({known})")
 
 
 def check_pattern(pattern: str) -> None:

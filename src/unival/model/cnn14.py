@@ -134,9 +134,8 @@ class CnnEncoder(Backbone):
         super().__init__()
         self.spec = spec
         mel_filters(spec)  # worked out here, where no other thread makes tensors meanwhile
-        self.bn0 = nn.BatchNorm1d(
-            spec.mels
-        )  # torch's 2d one has wrong gradients for such strides in evaluation
+        # torch's 2d one has wrong gradients for such strides in evaluation
+        self.bn0 = nn.BatchNorm1d(spec.mels)
         channels = 1
         self.blocks = [f"conv_block{index + 1}" for index in range(len(spec.channels))]
         block_type = ConvBlock5x5 if isinstance(spec, Cnn6Spec) else ConvBlock

@@ -252,9 +252,8 @@ def to_model(source: OriginalCheckpoint, config: UnivalConfig) -> UnivalForCondi
         UserError: unknown, missing or misshapen tensors.
     """
     state: dict[str, Tensor] = {}
-    for name in sorted(
-        source.weights, key=official_names.TIED.__contains__
-    ):  # the encoder's embedding counts
+    # the encoder's embedding counts, so its copies come last
+    for name in sorted(source.weights, key=official_names.TIED.__contains__):
         try:
             ours = official_names.ours(name)
         except KeyError as error:
@@ -266,8 +265,9 @@ def to_model(source: OriginalCheckpoint, config: UnivalConfig) -> UnivalForCondi
     with torch.device("meta"):
         model = UnivalForConditionalGeneration(config)
     wanted = model.state_dict()
-    for ours in set(wanted) - set(state) - set(model.all_tied_weights_keys):
-        state[ours] = _spare(source.spare, ours)
+    for ours in wanted:
+        if ours not in state and ours not in model.all_tied_weights_keys:
+            state[ours] = _spare(source.spare, ours)
     for ours, tensor in state.items():
         if ours not in wanted or tensor.shape != wanted[ours].shape:
             expected = list(wanted[ours].shape) if ours in wanted else "no such tensor"

@@ -59,9 +59,9 @@ def cloth_mask(width: int, height: int) -> np.ndarray:
     return mask
 
 
-def tight(mask_HW: np.ndarray, level: float = 0.2) -> np.ndarray:
-    """Crop to the pixels above a level."""
-    above = mask_HW > level
+def tight(mask_HW: np.ndarray) -> np.ndarray:
+    """Crop to the pixels that are more than faintly covered."""
+    above = mask_HW > 0.2
     rows, columns = np.flatnonzero(above.any(1)), np.flatnonzero(above.any(0))
     return mask_HW[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1]
 
