@@ -1,10 +1,12 @@
 """The loop on a tiny model: it learns, logs, selects, and does not depend on how rows are dealt."""
 
 import dataclasses
+import gc
 import json
 import multiprocessing
 import shutil
 import time
+import weakref
 
 import pytest
 import torch
@@ -174,6 +176,22 @@ def test_twice_the_same_bytes(tmp_path):
     run(config, tmp_path, "b", model=standins.model(dropout=0.2))
     for name in ("model.safetensors", "training.json"):
         assert (tmp_path / "a" / name).read_bytes() == (tmp_path / "b" / name).read_bytes()
+
+
+def test_nothing_outlives_a_run(tmp_path):
+    # its weights, optimiser and cached media would add to the memory of the next one in the process
+    gc.collect()
+    gc.disable()
+    try:
+        data, model = standins.sources(image=24, video=9), standins.model()
+        kept = [weakref.ref(one) for one in (model, data["image"].cache, data["video"].cache)]
+        config = standins.config({"image": 8, "video": 4}, steps=2, selection=SelectionConfig(1, 4))
+        score = {"evaluate": lambda model: {"score": 1.0}}
+        train(config, model, standins.Processor(), data, tmp_path / "out", tmp_path / "scratch", CPU, **score)
+        del data, model
+        assert not [one() for one in kept if one()]
+    finally:
+        gc.enable()
 
 
 def test_workers_do_not_change_results(tmp_path):

@@ -15,6 +15,7 @@ import time
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import closing, nullcontext
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -157,8 +158,9 @@ class Trainer:
         self.optimizer = build_optimizer(config.optimizer, model)
         self.ema = Ema(model, config.ema) if config.ema else None
         folder = scratch_dir / "checkpoints"
-        # with adapters the weights are not those of a model folder
-        describe = None if config.lora else self._describe
+        # with adapters the weights are not those of a model folder; not a method of this object, which would
+        # then outlive the run, with its optimiser and cached media, until reference cycles are collected
+        describe = None if config.lora else partial(_describe, model, processor, self.data)
         self.checkpoints = self.strategy.checkpoints(folder, config.keep, describe, self.optimizer)
         self.step = 0
         self.best_step, self.score = 0, -float("inf")
@@ -363,10 +365,6 @@ class Trainer:
                     monitor.say(f"not every task has a gradient in {', '.join(silent)}: no cosines there")
         self.window.started += time.perf_counter() - started
 
-    def _describe(self, folder: Path) -> None:
-        self.model.config.to_json_file(folder / "config.json")  # `save_pretrained` would add the code
-        write_beside(folder, self.processor, self.data)
-
     def _save(self, monitor: Monitor) -> None:
         if self.strategy.saves:
             state = self.strategy.state(self.optimizer)
@@ -442,6 +440,13 @@ class Trainer:
             publish(out_dir, model, self.processor, self.data, summary)
             self.checkpoints.clear()
         self.ranks.barrier()
+
+
+def _describe(
+    model: UnivalForConditionalGeneration, processor: Processor, data: Mapping[str, Rows], folder: Path
+) -> None:
+    model.config.to_json_file(folder / "config.json")  # `save_pretrained` would add the code
+    write_beside(folder, processor, data)
 
 
 def _step_seed(seed: int, step: int, micro: int) -> int:
