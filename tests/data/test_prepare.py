@@ -8,11 +8,12 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import joblib
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
-from unival.data import media
+from unival.data import intake, media
 from unival.data.catalog import source_of
 from unival.data.intake import REJECTED
 from unival.data.manifest import read_records
@@ -53,6 +54,14 @@ def rejected(out: Path) -> list[dict[str, str]]:
 
 
 GOOD = [MediaItem("train", "k", PNG, ".png"), caption(1), caption(2)]
+
+
+def test_media_are_inspected_in_as_many_threads_as_a_container_may_use(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(joblib, "cpu_count", lambda: 1)
+    monkeypatch.setattr(intake, "ThreadPoolExecutor", None)  # one CPU needs no pool
+    assert run(tmp_path / "p", GOOD)
 
 
 def test_good_items_are_written_and_described(tmp_path: Path) -> None:

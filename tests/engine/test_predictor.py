@@ -5,6 +5,7 @@ import os
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 from tests.tasks import world
@@ -123,9 +124,12 @@ def test_the_command(photos, tmp_path, monkeypatch, capsys):
     world.model().save_pretrained(folder)
     world.processor().save_pretrained(folder)
     monkeypatch.chdir(world.CONF.parents[1])
+    monkeypatch.setenv("UNIVAL_RUNTIME", "cpu")
+    threads = []
+    monkeypatch.setattr(torch, "set_num_threads", threads.append)
     out = tmp_path / "answers.jsonl"
     main(["predict", str(folder), str(photos), "is it red?", "--task", "matching", "--out", str(out)])
-    assert len(out.read_text().splitlines()) == 3
+    assert len(out.read_text().splitlines()) == 3 and threads == [1]  # of the runtime
     box = tmp_path / "box.png"
     main(["predict", str(folder), str(photos / "1.png"), "red", "--task", "grounding", "--out", str(box)])
     assert Image.open(box).size == (60, 40)

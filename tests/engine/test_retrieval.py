@@ -126,8 +126,16 @@ def test_a_vector_does_not_depend_on_what_it_is_batched_with(
             embed_texts(predictor, [text])
 
 
-def test_the_commands(rows: Sequence[Record], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_commands(
+    rows: Sequence[Record],
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     """With the model of the package, on an imported table."""
+    monkeypatch.setenv("UNIVAL_RUNTIME", "cpu")
+    threads: list[int] = []
+    monkeypatch.setattr(torch, "set_num_threads", threads.append)
     sample = "src/unival/sample"
     lines = [f"{Path(str(row.image)).name},{caption}" for row in rows for caption in row.references]
     (tmp_path / "photos/test.csv").write_text("\n".join(["image,caption", *lines]))
@@ -155,6 +163,7 @@ def test_the_commands(rows: Sequence[Record], tmp_path: Path, capsys: pytest.Cap
     found = np.load(tmp_path / "v.npz")
     assert found["names"].tolist() == [*(str(row.image) for row in rows), "a dog"]
     assert found["vectors"].shape == (4, 96)
+    assert threads == [1] * 3  # of the runtime, for each command that had a model to run
     with pytest.raises(SystemExit):
         main(["embed", sample])
     assert "give a model folder, then files, folders or a --text" in capsys.readouterr().err

@@ -18,6 +18,7 @@ import torch
 
 from unival.engine.machine import distributed, launch, runtime
 from unival.errors import UserError
+from unival.sweep.search import SearchSettings
 
 FOLDER = Path(__file__).parents[2] / "conf/runtime"
 PATIENCE = 300
@@ -62,6 +63,7 @@ def test_processes_and_threads_are_those_that_a_container_may_use(monkeypatch, c
     free = math.ceil(quota or cores)
     assert runtime.Runtime(device="cpu").threads_each() == free
     assert runtime.Runtime(device="cpu").chosen().endswith(f"CPUs to use: {free}")
+    assert SearchSettings("tpe", 9, True, 0).at_once(1, -1) == free
     monkeypatch.setenv("OMP_NUM_THREADS", "7")
     assert runtime.Runtime(device="cpu").threads_each() == cores  # PyTorch has read it
 

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 
 from tests.tasks import world
 from unival.cli import main
@@ -161,6 +162,9 @@ def test_an_imported_split_is_predicted_and_scored(
     task: str, made_set: Callable[..., None], tmp_path: Path, capsys: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(java, "available", lambda: False)
+    monkeypatch.setenv("UNIVAL_RUNTIME", "cpu")
+    threads: list[int] = []
+    monkeypatch.setattr(torch, "set_num_threads", threads.append)
     made_set(task)
     made, record = tmp_path / "made.jsonl", tmp_path / "model" / "training.json"
     record.write_text('{"media": ["audio"]}')
@@ -170,6 +174,7 @@ def test_an_imported_split_is_predicted_and_scored(
     told = capsys.readouterr()
     assert {"caption": "cider", "grounding": "acc@0.5"}.get(task, "accuracy") in told.out
     assert "was never trained on image: it guesses" in told.err
+    assert threads == [1]  # of the runtime
     assert [json.loads(line)["id"] for line in made.read_text().splitlines()] == [
         record.id for record in world.records(task, 6)
     ]

@@ -38,7 +38,7 @@ def main(arguments: list[str]) -> None:
     from unival.engine.inference.predictor import Predictor, media_files, modality_of
     from unival.engine.machine import runtime
 
-    predictor = Predictor.load(options.model, device=runtime.load_anywhere().torch_device())
+    predictor = Predictor.load(options.model, device=runtime.load_anywhere().apply())
     paths = [file for path in options.paths for file in (media_files(path) if path.is_dir() else [path])]
     predictor.note_guesses(options.model, map(modality_of, paths))
     parts = [

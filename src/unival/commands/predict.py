@@ -29,7 +29,7 @@ def main(arguments: list[str]) -> None:
     from unival.engine.inference.predictor import Predictor, media_files, modality_of
     from unival.engine.machine import runtime
 
-    device = runtime.load_anywhere().torch_device()
+    device = runtime.load_anywhere().apply()
     predictor = Predictor.load(options.model, options.tasks, device, answers)
     asked = media_files(options.path) if options.path.is_dir() else [options.path]
     kinds = {modality_of(path) for path in asked}

@@ -72,7 +72,7 @@ def main(arguments: list[str]) -> None:
         raise UserError(f"--folds {options.folds}: {len(rows)} media make no parts of one size: see --rows")
     parts = [rows[start * size : (start + 1) * size] for start in range(options.folds)]
     galleries = [retrieval.gallery(part, options.texts) for part in parts]
-    predictor = Predictor.load(options.model, device=runtime.load_anywhere().torch_device())
+    predictor = Predictor.load(options.model, device=runtime.load_anywhere().apply())
     predictor.note_guesses(options.model, [options.modality])
     predictor.store = MediaStore(options.split)
     compare = retrieval.captioned if options.by == "captioning" else retrieval.matched

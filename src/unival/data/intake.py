@@ -4,7 +4,6 @@ Every item is looked at; memory does not grow with their number.
 """
 
 import hashlib
-import os
 import re
 from collections import Counter, deque
 from collections.abc import Callable, Generator, Iterable, Iterator
@@ -126,7 +125,9 @@ class Intake:
 
         It is None for a medium that an earlier run has written.
         """
-        cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+        from joblib import cpu_count  # here: it takes a while
+
+        cores = int(cpu_count())
         pool = ThreadPoolExecutor(cores) if cores > 1 else None
         waiting: deque[tuple[Item, Inspect | None]] = deque()
         media_waiting = 0

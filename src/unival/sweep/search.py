@@ -5,7 +5,6 @@ several values of a `seed` repeat every point. (hydra-optuna-sweeper needs Optun
 does not work with the SQLAlchemy that MLflow needs; it knows no seeds and does not go on.)
 """
 
-import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise, product
@@ -28,10 +27,12 @@ class SearchSettings:
     """Overrides of a preset, as those of Hydra's own sweeper."""
 
     def at_once(self, seeds: int, jobs: int) -> int:
-        """How many trials run at once where the launcher runs so many jobs (-1: as many as cores)."""
+        """How many trials run at once where the launcher runs so many jobs (-1: as joblib does)."""
         if self.method == "random" and not self.prune:
             return self.trials  # none depends on another
-        return max(1, (jobs if jobs > 0 else os.cpu_count() or 1) // seeds)
+        from joblib import cpu_count
+
+        return max(1, (jobs if jobs > 0 else int(cpu_count())) // seeds)
 
 
 def run(settings: SearchSettings, arguments: Sequence[str], sweeper: Any) -> None:

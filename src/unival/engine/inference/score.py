@@ -176,7 +176,7 @@ def make(path: Path, model: Path, split: Path, name: str, edition: str) -> None:
     Raises:
         UserError: no such model, split or task; a task with answers of its own and no training split.
     """
-    predictor = Predictor.load(model, device=runtime.load_anywhere().torch_device())
+    predictor = Predictor.load(model, device=runtime.load_anywhere().apply())
     chosen = settings(name, edition, model)
     kind = chosen.rows or name
     records, store = as_list(read_records(split, kind)), MediaStore(split)
