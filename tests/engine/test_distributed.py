@@ -8,7 +8,7 @@ import time
 import pytest
 from safetensors.torch import load_file
 
-from unival.engine.settings import OptimizerConfig
+from unival.engine.settings import ConflictConfig, OptimizerConfig
 
 from .program import finish, start, told
 from .test_train import same
@@ -120,6 +120,22 @@ def test_figures_are_those_of_all_ranks(tmp_path, alone):
 
     assert losses(alone[1]) == losses(weights(tmp_path / "two", UNEQUAL, 2)[1])
     assert len(losses(alone[1])) == 4
+
+
+@pytest.mark.parametrize("sharding", ["none", pytest.param("full", marks=pytest.mark.slow)])
+def test_cosines_of_gradients_are_those_of_one_rank(tmp_path, sharding):
+    """They are of the weights, which the ranks share, on the same rows: however many ranks there are."""
+    options = {**UNEQUAL, "steps": 8, "conflict": ConflictConfig(points=3, rows=4)}
+    found = []
+    for ranks in (1, 2):
+        weights(tmp_path / str(ranks), {**options, "sharding": sharding if ranks > 1 else "none"}, ranks)
+        found.append(json.loads((tmp_path / str(ranks) / "out/training.json").read_text())["conflict"])
+    assert [line["step"] for line in found[0] if line["module"] == "all"] == [0] * 3 + [4] * 3 + [8] * 3
+    words = ("step", "module", "first", "second")
+    for one, two in zip(*found, strict=True):
+        assert [one[word] for word in words] == [two[word] for word in words]
+        assert two["cosine"] == pytest.approx(one["cosine"], abs=1e-4)
+        assert two["norm_first"] == pytest.approx(one["norm_first"], rel=1e-4)
 
 
 def test_ranks_part_while_the_group_frees_its_last_tensor(tmp_path):

@@ -1,5 +1,6 @@
 """The ablations as a stage."""
 
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -12,6 +13,7 @@ from unival.engine.settings import TrainConfig
 from unival.errors import UserError
 from unival.stages import ablate, base, finetune, pretrain
 from unival.study import benchmark, card, cells, model_rows, models, row_scores, train, variants
+from unival.study.tables import Conflict
 from unival.study.variants import Laboratory, Study, Variant
 from unival.tasks import TaskConfig
 from unival.tracking import Tracker
@@ -158,6 +160,40 @@ def test_cosines_of_the_gradients_stand_in_one_table(tmp_path: Path, monkeypatch
     (tmp_path / lab.key("s", "two", 0) / variants.CONFLICT).unlink()
     lab.results("s", "two", 0)
     assert len(list(lab.conflict("s", "two", 0))) == 4 and len(trained) == 4
+
+
+class Logged(Tracker):
+    """Keeps what it is given."""
+
+    def __init__(self) -> None:
+        self.children: dict[str, Any] = {}
+        self.own: dict[str, float] = {}
+
+    def child(self, name: str, tags: Any, metrics: Any, curves: Any = None) -> None:
+        self.children[name] = (metrics, curves)
+
+    def metrics(self, values: Any, step: int = 0) -> None:
+        assert not self.own.keys() & values, "MLflow would keep the first seed's"
+        self.own |= values
+
+
+def test_each_seed_of_a_variant_has_its_scores_and_cosines() -> None:
+    """In a run of its own; the stage's run has the means."""
+
+    def of_seed(seed: int) -> tuple[Any, list[Conflict]]:
+        value = SimpleNamespace(value=seed / 2, low=0.0, high=1.0)
+        line = Conflict(study="s", variant="v", seed=seed, step=0, module="all", first="a", second="b",
+                        cosine=seed / 4, norm_first=1.0, norm_second=1.0)  # fmt: skip
+        return {"vqa": SimpleNamespace(primary="accuracy", value=value)}, [line, replace(line, step=5)]
+
+    found, tracker = {("v", seed): of_seed(seed) for seed in (0, 1)}, Logged()
+    results = {one: scores for one, (scores, _) in found.items()}
+    ablate._log("s", results, {one: lines for one, (_, lines) in found.items()}, tracker)
+    for seed in (0, 1):
+        metrics, curves = tracker.children[f"s: v (seed {seed})"]
+        assert metrics["vqa/accuracy"] == seed / 2
+        assert curves == {step: {"conflict/all/a/b": seed / 4} for step in (0, 5)}
+    assert tracker.own == {"summary/s/v/vqa": 0.25}
 
 
 def test_no_study_has_the_name_of_the_table() -> None:

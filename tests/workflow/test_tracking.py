@@ -81,7 +81,8 @@ def log_everything(run: tracking.MlflowTracker, until: int = 4) -> None:
         run.table([{"id": "a", "score": math.inf}, {"id": "b", "score": 1.0}], "predictions/vqa")
         run.table([{"id": "a"}], "predictions/caption")
         run.child("merged/average", {"unival.kind": "merged"}, {"vqa/low": 0.5})
-        run.child("merged/ties", {"unival.kind": "merged"}, {"vqa/low": 0.25})
+        curve = {2: {"cosine": -0.5}, 4: {"cosine": 0.5, "bad": math.nan}}
+        run.child("merged/ties", {"unival.kind": "merged"}, {"vqa/low": 0.25}, curve)
         run.model("finetune/vqa", "finetuned", {tracking.DIGEST: "d" * 64}, None, SCORES)
         run.tags({"skipped.soup+1": "no model"})
         files.write_text("figure.txt", "drawn")
@@ -118,7 +119,8 @@ def assert_everything() -> None:
         child = runs[name]
         assert child.data.tags["mlflow.parentRunId"] == run.info.run_id
         assert child.info.status == "FINISHED" and child.data.params == {"kind": "merged"}
-        assert child.data.metrics == {"vqa/low": value}
+        assert child.data.metrics["vqa/low"] == value and "bad" not in child.data.metrics
+    assert history(runs["merged/ties"], "cosine") == [(2, -0.5), (4, 0.5)]
 
 
 def test_a_lock_keeps_others_out_until_it_is_left(tmp_path: Path) -> None:

@@ -6,10 +6,11 @@ A study trains variants under the same budget and compares each with the study's
 reports/ablations/conflict.csv where variants compare the gradients of their tasks (`train.conflict`).
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
+from statistics import fmean
 from typing import TYPE_CHECKING, Any
 
 from unival.config import check_names, pick
@@ -23,6 +24,7 @@ from unival.tasks import TaskConfig
 
 if TYPE_CHECKING:
     from unival.study.cells import Result
+    from unival.tracking import Tracker
 
 
 @dataclass(frozen=True)
@@ -113,14 +115,12 @@ def run(config: Config, io: StageIO) -> None:
             for (variant, _), of_tasks in results.items()
             for result in of_tasks.values()
         ]
-        conflict += [line for one in wanted[name] for line in lab.conflict(name, *one)]
-        _log(name, results, io)
+        lines = {one: list(lab.conflict(name, *one)) for one in wanted[name]}
+        conflict += [line for of_one in lines.values() for line in of_one]
+        _log(name, results, lines, io.tracker)
     row_scores.write(folder / row_scores.NAME, rows)
     if conflict:
         tables.write(folder / f"{CONFLICT}.csv", Conflict, conflict)
-        for line in conflict:
-            place = [line.study, line.variant, line.module, line.first, line.second]
-            io.tracker.metrics({"/".join(["conflict", *place]): line.cosine}, line.step)
     io.publish(folder, "reports/ablations")
 
 
@@ -144,13 +144,20 @@ def _ablations(name: str, study: Study, results: Results, resamples: int) -> Ite
             yield line
 
 
-def _log(name: str, results: Results, io: StageIO) -> None:
-    """A child run per variant and seed."""
+def _log(
+    name: str, results: Results, conflict: Mapping[tuple[str, int], Sequence[Conflict]], tracker: "Tracker"
+) -> None:
+    """A child run per variant and seed with its scores and cosines; means over seeds in the run itself."""
+    scores: dict[str, list[float]] = {}
     for (variant, seed), by_task in results.items():
         metrics = {f"{task}/{result.primary}": result.value.value for task, result in by_task.items()}
         for task, result in by_task.items():
             metrics |= {f"{task}/low": result.value.low, f"{task}/high": result.value.high}
+            scores.setdefault(f"summary/{name}/{variant}/{task}", []).append(result.value.value)
         tags = {"unival.study": name, "unival.variant": variant, "unival.seed": str(seed)}
-        io.tracker.child(f"{name}: {variant} (seed {seed})", tags, metrics)
-        means = {f"summary/{name}/{variant}/{task}": result.value.value for task, result in by_task.items()}
-        io.tracker.metrics(means)
+        cosines: dict[int, dict[str, float]] = {}
+        for line in conflict[variant, seed]:
+            metric = "/".join(("conflict", line.module, line.first, line.second))  # as a training names it
+            cosines.setdefault(line.step, {})[metric] = line.cosine
+        tracker.child(f"{name}: {variant} (seed {seed})", tags, metrics, cosines)
+    tracker.metrics({metric: fmean(of_seeds) for metric, of_seeds in scores.items()})

@@ -162,7 +162,11 @@ class Delivery:
         run_id = self._made(state, begin, CHILD, f"{self.spool.folder.name}/{item['id']}", nested)
         # parameters too: the UI compares runs and groups them by these
         params = [Param(key.split(".")[-1], value) for key, value in item["tags"].items()]
-        metrics = [Metric(key, value, item["time"], 0) for key, value in item["values"].items()]
+        metrics = [
+            Metric(key, value, item["time"], step)
+            for step, values in ((0, item["values"]), *item.get("curves", ()))
+            for key, value in values.items()
+        ]
         log(self.client, run_id, params, metrics)
         self.client.set_terminated(run_id, end_time=item["time"])
         return run_id

@@ -27,6 +27,9 @@ LOAD = "system/cpu_utilization_percentage"
 """A metric that every measurement of the machine's load has."""
 MAX_PARAM_CHARACTERS = 500
 TABLE_ROWS = 200
+Curves = Mapping[int, Mapping[str, float]]
+"""Step -> metrics."""
+NO_CURVES: Curves = {}
 
 
 class Tracker:
@@ -52,7 +55,9 @@ class Tracker:
     def table(self, rows: Sequence[Mapping[str, Any]], name: str) -> None:
         """Rows with equal keys."""
 
-    def child(self, name: str, tags: Mapping[str, str], metrics: Mapping[str, float]) -> None:
+    def child(
+        self, name: str, tags: Mapping[str, str], metrics: Mapping[str, float], curves: Curves = NO_CURVES
+    ) -> None:
         """A run of its own below this one."""
 
     def model(
@@ -138,7 +143,7 @@ class MlflowTracker(Tracker):
 
     def metrics(self, values: Mapping[str, float], step: int = 0) -> None:
         """Numbers of a step. NaN and infinity would hide the last good value in the UI's tables."""
-        finite = {_name(key): float(value) for key, value in values.items() if math.isfinite(value)}
+        finite = _finite(values)
         if len(finite) < len(values):
             finite["nan_count"] = float(len(values) - len(finite))
         new = {key: value for key, value in finite.items() if step > self._steps.get(key, -1)}
@@ -167,12 +172,14 @@ class MlflowTracker(Tracker):
             cells = [[_cell(row.get(column)) for column in columns] for row in rows[:TABLE_ROWS]]
             self._add("table", name=name, columns=columns, rows=cells)
 
-    def child(self, name: str, tags: Mapping[str, str], metrics: Mapping[str, float]) -> None:
+    def child(
+        self, name: str, tags: Mapping[str, str], metrics: Mapping[str, float], curves: Curves = NO_CURVES
+    ) -> None:
         """A finished run below this one: one model of an evaluation, one variant of an ablation."""
         number = files.digest([name, dict(tags)])
         if number not in self._children:
-            values = {_name(key): float(value) for key, value in metrics.items() if math.isfinite(value)}
-            self._add("child", id=number, name=name, tags=dict(tags), values=values)
+            points = [[step, _finite(values)] for step, values in curves.items()]
+            self._add("child", id=number, name=name, tags=dict(tags), values=_finite(metrics), curves=points)
 
     def model(
         self, name: str, kind: str, tags: Mapping[str, str], source: str | None, scores: Sequence[ModelScore]
@@ -230,6 +237,11 @@ def unsent(state: Path) -> bool:
 def _name(key: str) -> str:
     """The key in characters that MLflow takes in names."""
     return re.sub(r"[^\w./ -]", "_", key.replace("@", "_at_"))
+
+
+def _finite(values: Mapping[str, float]) -> dict[str, float]:
+    """Those that are, under names that MLflow takes."""
+    return {_name(key): float(value) for key, value in values.items() if math.isfinite(value)}
 
 
 def _cell(value: Any) -> Any:
