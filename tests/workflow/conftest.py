@@ -39,8 +39,7 @@ def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     monkeypatch.setattr(tracker.Sender, "start", lambda self: started.append(self) or start(self))
     yield tmp_path
     for sender in started:
-        sender.stop()
-        sender.join(300)
+        sender.stop(300)
 
 
 @pytest.fixture

@@ -488,6 +488,30 @@ def test_artifacts_lie_beside_the_store_wherever_it_is(
     assert sorted(first.rglob("*")) == (before if how == "copied" else [])
 
 
+def test_nothing_touches_the_folder_of_a_run_that_has_ended(
+    place: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """However late its threads come to know of the end."""
+    send, wait = Delivery.send, tracker.Sender.wait
+
+    def slow(self: Delivery) -> int:
+        sent = send(self)
+        time.sleep(0.3)
+        return sent + send(self)
+
+    def measured(self: tracker.Sender, *values: Any) -> None:
+        run.metrics({tracker.LOAD: 1.0}, 5)
+        wait(self, *values)
+
+    monkeypatch.setattr(Delivery, "send", slow)
+    run = begin(place)
+    monkeypatch.setattr(tracker.Sender, "wait", measured)
+    run.end("FINISHED")
+    assert not run._sender.is_alive() and list((place / "mlspool").iterdir()) == []
+    (found,) = stored().values()
+    assert found.info.status == "FINISHED" and found.data.metrics == {}
+
+
 def test_what_is_logged_is_the_users_alone(place: Path) -> None:
     before = os.umask(0)
     try:

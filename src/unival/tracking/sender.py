@@ -58,7 +58,9 @@ class Sender(threading.Thread):
         while not reached() and time.monotonic() < limit and self._failed == failed and self.is_alive():
             time.sleep(0.02)
 
-    def stop(self) -> None:
-        """Try no more."""
+    def stop(self, seconds: float) -> None:
+        """Try no more; what it is about ends, or goes on after some seconds."""
         self._stopped = True
         self.wake()
+        if self.is_alive():
+            self.join(seconds)

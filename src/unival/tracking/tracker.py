@@ -95,6 +95,7 @@ class MlflowTracker(Tracker):
         self._spool.mend()
         self._alive = self._spool.alive()
         self._writing = threading.Lock()  # the load of the machine comes from a thread
+        self._ended = False
         self._steps: dict[str, int] = {}
         """Metric -> last step that has been logged."""
         self._params: set[str] = set()
@@ -126,8 +127,11 @@ class MlflowTracker(Tracker):
     def _add(self, kind: str, **values: Any) -> None:
         item = {"do": kind, "time": int(time.time() * 1000), **values}
         with self._writing:
+            if self._ended:  # the load of the machine, measured meanwhile
+                return
             self._note(item)
             self._spool.append(item)
+            self._ended = item.get("status", "RUNNING") != "RUNNING"
 
     @property
     def run_id(self) -> str | None:
@@ -211,7 +215,8 @@ class MlflowTracker(Tracker):
         self._add("status", status=status)
         patience = PATIENCE if status == "FINISHED" else SHORT_PATIENCE
         self._sender.wait(lambda: not self._spool.waiting(), patience)
-        self._sender.stop()
+        # one that has nothing left to send soon is done; else a spool that is gone would be made anew
+        self._sender.stop(0.0 if self._spool.waiting() else patience)
         self._alive.close()
         self._run_id = self._run_id or self._stored_id()
         if self._spool.finished():
