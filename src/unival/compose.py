@@ -1,8 +1,7 @@
 """From `params.yaml` and `conf/` to one resolved file per stage and item in `build/config/`.
 
 Reading order: `write_all` (the DVC stage `compose`) -> `resolve` (one file) -> `compose` (Hydra); beside it
-`write_code`, by which stages know their code. Which file
-set a value, and over which others: `unival.explain`.
+`write_code`, by which stages know their code. Which file set a value, and over which: `unival.explain`.
 
 `conf/stage/<stage>.yaml` is the shape of the resolved file: it takes its parts from the groups (model, task,
 phase, ...) by interpolation. Overlays follow: the edition's budgets (`conf/edition/`), what the benchmark

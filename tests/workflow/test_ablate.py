@@ -157,7 +157,7 @@ def test_cosines_of_the_gradients_stand_in_one_table(tmp_path: Path, monkeypatch
     for _ in range(2):
         lab.results("s", "two", 0)
     assert [row.step for row in lab.conflict("s", "two", 0)] == [0, 4, 4, 8] and len(trained) == 2
-    (tmp_path / lab.key("s", "two", 0) / variants.CONFLICT).unlink()
+    (tmp_path / lab.key("s", "two", 0) / variants.COSINES).unlink()
     lab.results("s", "two", 0)
     assert len(list(lab.conflict("s", "two", 0))) == 4 and len(trained) == 4
 

@@ -6,15 +6,16 @@ from typing import Any
 
 
 def _parser() -> argparse.ArgumentParser:
-    """The command line; options are named as the arguments of those functions."""
+    """The command line; options are named as the arguments of the functions in `unival.model.convert`."""
     parser = argparse.ArgumentParser(prog="unival convert", description=__doc__.splitlines()[0])
-    actions = parser.add_subparsers(required=True, metavar="ACTION")
+    actions = parser.add_subparsers(required=True, metavar="<action>")
 
     command = actions.add_parser("official", help="a .pt of UnIVAL or OFA -> a model folder")
     command.set_defaults(act=_official)
-    command.add_argument("source", type=Path)
-    command.add_argument("out", type=Path)
-    command.add_argument("--weights", choices=("model", "ema"), default="model")
+    command.add_argument("source", type=Path, metavar="<file>")
+    command.add_argument("out", type=Path, metavar="<folder>", help="new or empty")
+    help_ = "the raw weights (default) or their moving average"
+    command.add_argument("--weights", choices=("model", "ema"), default="model", help=help_)
     command.add_argument("--image-size", type=int, help="pixels (default: as trained, else 384)")
     help_ = "samples between frames (default: as trained, else 200)"
     command.add_argument("--audio-hop", type=int, help=help_)
@@ -28,25 +29,26 @@ def _parser() -> argparse.ArgumentParser:
 
     command = actions.add_parser("init", help="a fresh model that starts from BART and public encoders")
     command.set_defaults(act=_init)
-    command.add_argument("settings", type=Path, metavar="model", help="conf/model/<name>.yaml")
-    command.add_argument("out", type=Path)
-    command.add_argument("--bart", type=Path)
+    command.add_argument("settings", type=Path, metavar="<model.yaml>", help="conf/model/<name>.yaml")
+    command.add_argument("out", type=Path, metavar="<folder>", help="new or empty")
+    command.add_argument("--bart", type=Path, help="weights of BART, fairseq's or the public ones")
     for modality in ("image", "video", "audio"):
         command.add_argument(f"--{modality}", type=Path, help=f"weights of the {modality} encoder")
-    command.add_argument("--seed", type=int, default=0)
+    command.add_argument("--seed", type=int, default=0, help="of what is drawn (default 0)")
     _add_vocabulary(command, required=True)
 
     command = actions.add_parser("export", help="a model folder -> the original's names")
     command.set_defaults(act=_export)
-    command.add_argument("folder", type=Path)
-    command.add_argument("out", type=Path, help=".pt or .safetensors")
+    command.add_argument("folder", type=Path, metavar="<model>", help="a model folder")
+    command.add_argument("out", type=Path, metavar="<file>", help=".pt or .safetensors")
     command.add_argument("--half", action="store_true", help="float16")
 
     command = actions.add_parser("onnx", help="a model folder -> graphs for ONNX and torch.export")
     command.set_defaults(act=_onnx)
-    command.add_argument("folder", type=Path)
-    command.add_argument("out", type=Path)
-    command.add_argument("--modality", choices=("image", "video", "audio"), default="image")
+    command.add_argument("folder", type=Path, metavar="<model>", help="a model folder")
+    command.add_argument("out", type=Path, metavar="<folder>", help="new or empty")
+    help_ = "of the medium that an example shows (default image)"
+    command.add_argument("--modality", choices=("image", "video", "audio"), default="image", help=help_)
     command.add_argument("--rows", type=int, default=1, help="examples of a batch (default 1)")
     command.add_argument("--source", type=int, default=32, help="tokens of a prompt, padded (default 32)")
     command.add_argument("--target", type=int, default=24, help="most tokens of an answer (default 24)")
@@ -60,8 +62,10 @@ def _scale(text: str) -> int | str:
 
 def _add_vocabulary(command: argparse.ArgumentParser, required: bool) -> None:
     command.add_argument("--vocab", type=Path, required=required, help="folder of the vocabulary files")
-    command.add_argument("--codes", type=int, default=8192, dest="num_codes")
-    command.add_argument("--bins", type=int, default=1000, dest="num_bins")
+    help_ = "image codes of the vocabulary (default 8192)"
+    command.add_argument("--codes", type=int, default=8192, dest="num_codes", help=help_)
+    help_ = "location bins of the vocabulary (default 1000)"
+    command.add_argument("--bins", type=int, default=1000, dest="num_bins", help=help_)
 
 
 def _official(source: Path, out: Path, **options: Any) -> None:

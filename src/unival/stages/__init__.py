@@ -1,10 +1,9 @@
 """The stages of the pipeline, a file each.
 
 A file has a `Config` dataclass and one `run(config, io)`: read, call, write; where its resolved file holds a
-part of the tree only, `keep(values, laid)` too; where
-it holds resolved files of other stages, `repeat(values, resolved)`. A stage has one name everywhere:
-the DVC stage, the argument of `unival run`, the file here, the file in `conf/stage/` and the MLflow
-experiment.
+part of the tree only, `keep(values, laid)` too; where it holds resolved files of other stages,
+`repeat(values, resolved)`. A stage has one name everywhere: the DVC stage, the argument of `unival run`, the
+file here, the file in `conf/stage/` and the MLflow experiment.
 """
 
 import importlib

@@ -25,8 +25,6 @@ PARTS = {"pretrain": "phase", "finetune": "task"}
 """Stage -> what its items are."""
 STARTED = "UNIVAL_STARTED"
 """When the command began (seconds since the epoch): imports and the start of ranks are part of its time."""
-
-
 BEGAN = "began.json"
 """In the scratch folder: the commit of the process that began there."""
 Laid = Callable[[str], dict[str, Any]]

@@ -135,7 +135,7 @@ def scores_of(folder: Path) -> Scores | None:
         UserError: a damaged table.
     """
     folder = folder.resolve()
-    metrics = folder.parents[min(2, len(folder.parents) - 1)] / "reports/metrics"
+    metrics = _checkout(folder) / "reports/metrics"
     if not (metrics / "cells.csv").is_file():
         return None
     name = "/".join(folder.parts[-2:])
@@ -162,8 +162,13 @@ def runs_behind(folder: Path) -> dict[str, Run]:
     for model in filter(None, behind):
         runs |= runs_behind(folder.parents[1] / model)
     process = "merge" if kind == "merged" else f"{kind}-{name}"
-    record = folder.parents[min(2, len(folder.parents) - 1)] / f"reports/runs/{process}.json"
+    record = _checkout(folder) / f"reports/runs/{process}.json"
     return runs | ({process: tables.read_json(record, Run)} if record.is_file() else {})
+
+
+def _checkout(folder: Path) -> Path:
+    """Where `models/<kind>/<name>` lies; of a place higher up the root, which has no reports."""
+    return folder.parents[min(2, len(folder.parents) - 1)]
 
 
 def text(folder: Path, scores: Scores | None = None) -> str:

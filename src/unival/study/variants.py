@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from unival.study.cells import Result
 
 
-CONFLICT = "conflict.json"
+COSINES = "conflict.json"
 """Beside a variant's results: lines of `unival.engine.conflict`, none where its phases ask for none."""
 
 
@@ -116,7 +116,7 @@ class Laboratory:
         wanted = sorted(self.wanted[key])
         specs = [CellSpec(f"variant/{name}", "pretrained", task, self.split, self.rows) for task in wanted]
         with files.locked(self.folder / f"{key}.lock"):  # a queued experiment may train the same variant
-            if not (self.folder / key / CONFLICT).is_file():
+            if not (self.folder / key / COSINES).is_file():
                 load()
             scored = cells.run(specs, key, load)
             shutil.rmtree(self.folder / key / "phases", ignore_errors=True)
@@ -124,7 +124,7 @@ class Laboratory:
 
     def conflict(self, study_name: str, name: str, seed: int) -> Iterator[Conflict]:
         """Of the variant, whose results are there: how the gradients of its tasks lie to each other."""
-        for line in files.read_json(self.folder / self.key(study_name, name, seed) / CONFLICT)["lines"]:
+        for line in files.read_json(self.folder / self.key(study_name, name, seed) / COSINES)["lines"]:
             yield Conflict(study=study_name, variant=name, seed=seed, **line)
 
     def _model(self, study: Study, name: str) -> dict[str, Any]:
@@ -196,6 +196,6 @@ class Laboratory:
             found = files.read_json(folder / "training.json").get("conflict", [])
             conflict += [{**line, "step": before + line["step"]} for line in found]
             before += phase.steps
-        files.write_json(self.folder / key / CONFLICT, {"lines": conflict})
+        files.write_json(self.folder / key / COSINES, {"lines": conflict})
         assert folder is not None
         return folder

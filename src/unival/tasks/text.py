@@ -13,18 +13,13 @@ def normalise(text: str, max_words: int) -> str:
     Questions, expressions, hypotheses, and captions in pretraining. A single tab stays, as in the original.
     """
     text = text.lower().lstrip(_LEADING).replace("-", " ").replace("/", " ")
-    return _first_words(text, max_words)
+    text = re.sub(r"\s{2,}", " ", text).rstrip("\n").strip(" ")
+    return " ".join(text.split(" ")[:max_words])
 
 
 def normalise_caption(text: str, max_words: int) -> str:
     """`normalise` with CC3M's `<person>` read as a word."""
-    text = text.lower().lstrip(_LEADING).replace("-", " ").replace("/", " ").replace("<person>", "person")
-    return _first_words(text, max_words)
-
-
-def _first_words(text: str, max_words: int) -> str:
-    text = re.sub(r"\s{2,}", " ", text).rstrip("\n").strip(" ")
-    return " ".join(text.split(" ")[:max_words])
+    return normalise(text.lower().replace("<person>", "person"), max_words)
 
 
 def strip_punctuation(text: str, max_words: int | None = None) -> str:

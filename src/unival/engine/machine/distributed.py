@@ -16,11 +16,8 @@ import torch.distributed as dist
 
 from unival.errors import UserError
 
-TIMEOUT = timedelta(
-    minutes=30
-)  # others wait in a collective while rank 0 evaluates; torchrun ends them if it dies
-
-
+TIMEOUT = timedelta(minutes=30)
+"""Others wait in a collective while rank 0 evaluates; torchrun ends them if it dies."""
 PATIENCE = timedelta(minutes=5)
 """For all ranks to have imported what they need."""
 MEETINGS = count()
