@@ -3,6 +3,7 @@
 import json
 import signal
 from collections.abc import Callable
+from itertools import pairwise
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -15,7 +16,7 @@ from unival import compose, config, files
 from unival.engine.machine import launch
 from unival.errors import UserError
 from unival.stages import base
-from unival.sweep import jobs, overrides, start, summary
+from unival.sweep import jobs, overrides, parallel, start, summary
 from unival.sweep.jobs import JobState
 
 RATE = "set.finetune.train.optimizer.lr"
@@ -280,6 +281,24 @@ def test_what_mattered_is_found() -> None:
         ]
     )
     assert summary.importance(found)["lr"] > 0.95
+
+
+@pytest.mark.parametrize(
+    ("values", "shown"),
+    [
+        ([0.7, 0.8512, 0.8534, 0.8531], ["0.7", "0.8534"]),
+        ([0.8534, 0.8533], ["0.8533", "0.8534"]),
+        ([1e-4, 3e-4, 1e-3, 1e-2], ["0.0001", "0.0003", "0.001", "0.01"]),
+        (["muon", "adamw", "sgd"], ["muon", "adamw", "sgd"]),
+        (list(range(9)), ["0", "8"]),
+        ([3, 3], ["3"]),
+    ],
+)
+def test_labels_of_an_axis_do_not_lie_over_each_other(values: list[Any], shown: list[str]) -> None:
+    """Its ends have theirs."""
+    ticks = dict(sorted(parallel._on_axis(values)[1]))
+    assert list(ticks.values()) == shown
+    assert all(later - one >= parallel.APART for one, later in pairwise(ticks))
 
 
 def test_without_scores_there_is_a_page_and_no_best(tmp_path: Path) -> None:

@@ -10,6 +10,11 @@ import matplotlib as mpl
 from unival.report.charts import GREY, WIDTH, panel
 from unival.report.page import Figure
 
+LEGIBLE: Any = {"facecolor": "white", "edgecolor": "none", "alpha": 0.85, "pad": 1}
+"""Behind a label, where lines pass."""
+APART = 0.07
+"""Of two labels on an axis of length 1: nearer ones would lie over each other."""
+
 
 def parallel(points: Sequence[tuple[Mapping[str, Any], float]], folder: Path) -> list[Figure]:
     """Points of a sweep across an axis for each parameter and one for the score, the best ones on top."""
@@ -26,7 +31,9 @@ def parallel(points: Sequence[tuple[Mapping[str, Any], float]], folder: Path) ->
         for x, (_, ticks) in enumerate(places):
             axes.axvline(x, color=GREY, linewidth=0.8)
             for y, text in ticks:
-                axes.annotate(text, (x, y), (4, 0), "data", "offset points", fontsize=8, va="center")
+                axes.annotate(
+                    text, (x, y), (5, 0), "data", "offset points", fontsize=9, va="center", bbox=LEGIBLE
+                )
         axes.set_xticks(range(len(places)), [*names, "score"])
         axes.set_xlim(-0.15, len(places) - 0.55)
         axes.set_yticks([])
@@ -46,6 +53,10 @@ def _on_axis(values: Sequence[Any]) -> tuple[list[float], list[tuple[float, str]
         kinds = list(dict.fromkeys(map(str, values)))
         values = list(map(str, values))
         known = {kind: number / max(1, len(kinds) - 1) for number, kind in enumerate(kinds)}
-    shown = list(known) if len(known) <= 6 else [min(values), max(values)]
-    ticks = [(known[one], f"{one:.4g}" if isinstance(one, float) else str(one)) for one in shown]
+    ends = [min(known, key=known.__getitem__), max(known, key=known.__getitem__)]
+    shown: dict[Any, float] = {}
+    for one in [*ends, *known] if len(known) <= 6 else ends:
+        if all(abs(known[one] - place) >= APART for place in shown.values()):
+            shown[one] = known[one]
+    ticks = [(y, f"{one:.4g}" if isinstance(one, float) else str(one)) for one, y in shown.items()]
     return [known[value] for value in values], ticks
