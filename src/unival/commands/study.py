@@ -32,7 +32,7 @@ def main(arguments: list[str]) -> None:
     config = base.read("report", Path("build/config/report.yaml"))[1]
     summary = files.read_json(Path("reports/summary.json"))
     evidence = report.evidence_of(config)
-    study = results.read(".", config.data, config.edition)
+    study = results.read(".", config.data, config.edition, evidence.seeds.keys() - {config.seed})
     beside = written.Beside.read(options.beside) if options.beside else written.Beside()
     written.write(options.out, study, summary, evidence, spread.kernels(config.claims, evidence), beside)
     print(options.out / "results.md")

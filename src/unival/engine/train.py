@@ -385,12 +385,11 @@ class Trainer:
 
     def _resume(self) -> None:
         latest = self.checkpoints.latest()
-        step = float(latest[1]["step"]) if latest else 0.0
-        total, squares = self.ranks.sum([step, step**2])
-        if total**2 != squares * self.ranks.size:  # not all the same
+        steps = self.ranks.gather(latest[1]["step"] if latest else 0)
+        if len(set(steps)) > 1:
             raise UserError(
-                f"{self.checkpoints.folder}: rank {self.ranks.rank} finds the checkpoint of step {step:.0f}, "
-                "other ranks another one: all nodes must share the folder"
+                f"{self.checkpoints.folder}: the newest checkpoints of the ranks are of the steps "
+                f"{', '.join(map(str, steps))}: all nodes must share the folder"
             )
         if latest is None:
             return

@@ -1,7 +1,7 @@
 """What of a finished study stands beside its written report: tables, figures over seeds, a page of them."""
 
 import shutil
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Self
@@ -122,7 +122,7 @@ def _document(
     for figure in own:
         files.copy(study.root / "reports/figures" / figure.file, folder / figure.file)
     sections = [
-        Section("What was run", [Points(list(_ran(study, summary)))]),
+        Section("What was run", [Points(list(_ran(study, summary, {row.seed for row in scores})))]),
         Section("Claims", [*content.claims_table(claims), Figures(of_seeds[:1]), *_both(claims, beside)]),
         Section("Scores over seeds", [*_scores(study, scores), Figures(of_seeds[1:])]),
         Section("Variance", spread.blocks(study, variances, compared)),
@@ -133,8 +133,8 @@ def _document(
     return Document("Results of the study", lead, sections)
 
 
-def _ran(study: Results, summary: Mapping[str, Any]) -> Iterator[str]:
-    """Command, commit, machine and cost."""
+def _ran(study: Results, summary: Mapping[str, Any], seeds: Set[int]) -> Iterator[str]:
+    """Command, commit, machine and cost of the seeds that count."""
     origin, report = summary["provenance"], study.configs["report"]
     yield (
         f"`dvc exp run -S benchmark={origin['benchmark']} -S edition={origin['edition']} "
@@ -145,9 +145,10 @@ def _ran(study: Results, summary: Mapping[str, Any]) -> Iterator[str]:
     versions = ", ".join(f"{name} {version}" for name, version in origin["versions"].items())
     yield f"{machine.get('processor')}, {machine.get('cpus')} CPUs; {versions}."
     yield f"The first seed: {words.duration(sum(run.seconds for run in study.runs.values()))}."
-    for folder in sorted((study.root / "reports/seeds").glob("*/runs")):
+    for seed in sorted(seeds - {report["seed"]}):
+        folder = study.root / f"reports/seeds/{seed}/runs"
         runs = [tables.read_json(path, Run) for path in folder.glob("*.json")]
-        yield f"Seed {folder.parent.name}, on one core: {words.duration(sum(run.seconds for run in runs))}."
+        yield f"Seed {seed}, on one core: {words.duration(sum(run.seconds for run in runs))}."
 
 
 def _both(claims: Sequence[Verdict], beside: Beside) -> list[Block]:

@@ -51,8 +51,8 @@ def run(config: Config, io: StageIO) -> None:
     from unival.report import content, headline, latex, page, silent, spread, summary, verdicts
     from unival.study import results, study_run, variance
 
-    study = results.read(".", config.data, config.edition)
     seeds = evidence_of(config)
+    study = results.read(".", config.data, config.edition, seeds.seeds.keys() - {config.seed})
     claims, variances = verdicts.check(config.claims, seeds), list(variance.table(seeds))
     compared = spread.kernels(config.claims, seeds)
     origin = provenance.describe()

@@ -4,6 +4,7 @@ A file that is not there gives an empty table and a note in `Results.missing`: a
 shifts, and a report that says so is better than none.
 """
 
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
@@ -120,8 +121,8 @@ class Results:
         return str(template).replace("{text}", row.text).replace("{box}", f" ({box})").strip()
 
 
-def read(root: Path | str, data: Path | str, edition: str) -> Results:
-    """Read what there is.
+def read(root: Path | str, data: Path | str, edition: str, seeds: Iterable[int] = ()) -> Results:
+    """Read what there is. `seeds`: further ones, whose gradients are compared too.
 
     Raises:
         UserError: no result at all, or a file that is not what its name says.
@@ -142,17 +143,15 @@ def read(root: Path | str, data: Path | str, edition: str) -> Results:
         return []
 
     cells = table("cells", CellScore)
-    order = list(dict.fromkeys(cell.task for cell in cells))
+    order = {task: place for place, task in enumerate(dict.fromkeys(cell.task for cell in cells))}
     configs = read_configs(root / "build/config")
-    facts = data / "benchmark.json"
+    facts, cosines = data / "benchmark.json", f"ablations/{CONFLICT}.csv"
     results = Results(
         root=root,
         data=data,
         edition=edition,
         facts=files.read_json(facts) if facts.is_file() else {},
-        tasks=dict(
-            sorted(tasks.items(), key=lambda entry: order.index(entry[0]) if entry[0] in order else 99)
-        ),
+        tasks=dict(sorted(tasks.items(), key=lambda entry: order.get(entry[0], len(order)))),
         cells=cells,
         points=table("interpolation", PointScore),
         subsets=table("subsets", Subset),
@@ -161,18 +160,10 @@ def read(root: Path | str, data: Path | str, edition: str) -> Results:
         pairs=table("pairs", PairScore),
         fronts=table("fronts", Front),
         angles=table("geometry", Angle),
-        ablations=[
-            row
-            for path in sorted((reports / "ablations").glob("*.csv"))
-            if path.stem != CONFLICT
-            for row in tables.read(path, Ablation)
-        ],
-        conflict=[
-            row
-            for folder in (reports, *sorted((reports / "seeds").glob("*")))
-            if (path := folder / f"ablations/{CONFLICT}.csv").is_file()
-            for row in tables.read(path, Conflict)
-        ],
+        ablations=_rows(set((reports / "ablations").glob("*.csv")) - {reports / cosines}, Ablation),
+        conflict=_rows(
+            [reports / cosines, *(reports / f"seeds/{seed}" / cosines for seed in seeds)], Conflict
+        ),
         # only of what is configured: what an earlier choice of tasks and phases left is on disk still
         curves={name: curve for name in configs if (curve := read_curve(reports / "curves", name))},
         runs={
@@ -192,6 +183,10 @@ def read(root: Path | str, data: Path | str, edition: str) -> Results:
         if not part:
             missing.append(what)
     return results
+
+
+def _rows(paths: Iterable[Path], cls: type[Row]) -> list[Row]:
+    return [row for path in sorted(paths) if path.is_file() for row in tables.read(path, cls)]
 
 
 def read_curve(folder: Path, name: str) -> Curve:
