@@ -94,6 +94,11 @@ def effect(parts: Sequence[Paired], null: float = 0.0) -> Effect:
     )  # fmt: skip
 
 
+def over_seeds(values_S: Sequence[float] | np.ndarray) -> Effect:
+    """The mean of a value of each seed, with Student's interval; of one seed the value alone."""
+    return effect([Paired(np.asarray(values_S)[:, None], ["all"])])
+
+
 def wins(parts: Sequence[Paired]) -> Effect:
     """The share of comparisons whose mean is above 0, a tie counting half, minus 1/2: over seeds alone.
 
@@ -103,7 +108,7 @@ def wins(parts: Sequence[Paired]) -> Effect:
         ValueError: no parts, or other seeds in one part than in another.
     """
     signs_SC = np.sign([part.differences_SN.mean(axis=1) for part in parts]).T
-    counted = effect([Paired(signs_SC.mean(axis=1, keepdims=True) / 2, ["all"])])
+    counted = over_seeds(signs_SC.mean(axis=1) / 2)
     low, high = (counted.low, counted.high) if counted.seeds > 1 else (-0.5, 0.5)
     media = len({key for part in parts for key in part.media})
     return counted._replace(low=max(low, -0.5), high=min(high, 0.5), media=media)

@@ -8,7 +8,8 @@ import numpy as np
 from matplotlib.axes import Axes
 
 from unival.engine.conflict import WHOLE
-from unival.metrics.bootstrap import LEVEL, Interval
+from unival.metrics.bootstrap import Interval
+from unival.metrics.significance import over_seeds
 from unival.report import charts, words
 from unival.report.page import Block, Figure, Figures, Text
 from unival.study.results import Results
@@ -101,17 +102,8 @@ def spread(rows: Sequence[Conflict], pair: Pair) -> tuple[Interval, float]:
     for (seed, _), of in places.items():
         by_seed.setdefault(seed, []).append(of[pair])
     limits = [max(of[first, first], 0.0) * max(of[second, second], 0.0) for of in places.values()]
-    return over_seeds([float(np.mean(values)) for values in by_seed.values()]), float(np.sqrt(limits).mean())
-
-
-def over_seeds(values: Sequence[float]) -> Interval:
-    """The mean and its t interval; of one seed the value alone."""
-    from scipy import stats
-
-    mean, half = float(np.mean(values)), 0.0
-    if len(values) > 1:
-        half = float(stats.sem(values) * stats.t.ppf((1 + LEVEL) / 2, len(values) - 1))
-    return Interval(mean, mean - half, mean + half)
+    found = over_seeds([float(np.mean(values)) for values in by_seed.values()])
+    return Interval(found.value, found.low, found.high), float(np.sqrt(limits).mean())
 
 
 def _label(pair: Pair) -> str:

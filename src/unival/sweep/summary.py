@@ -6,10 +6,8 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-import numpy as np
-
 from unival import config, files
-from unival.metrics.significance import Effect, Paired, effect
+from unival.metrics.significance import Effect, over_seeds
 from unival.report import words
 from unival.report.page import Block, DataTable, Document, Figures, Points, Section, Text, TonedCell, to_html
 from unival.sweep.jobs import JobState, shortened
@@ -44,12 +42,7 @@ class Point:
 
     def spread(self) -> Effect | None:
         """The mean with its interval; None with one seed."""
-        return _over_seeds(list(self.scores.values()))
-
-
-def _over_seeds(values: Sequence[float]) -> Effect | None:
-    """Their mean with Student's interval."""
-    return effect([Paired(np.array(values)[:, None], ["all"])]) if len(values) > 1 else None
+        return over_seeds(list(self.scores.values())) if len(self.scores) > 1 else None
 
 
 def _values(job: JobState) -> dict[str, str]:
@@ -120,10 +113,10 @@ def verdict(found: Sequence[Point]) -> list[str]:
     said = [f"**Best: {best.label}**, {score} on validation rows."]
     for second in scored[1:2]:
         both = [seed for seed in best.scores if seed in second.scores]
-        ahead = _over_seeds([best.scores[seed] - second.scores[seed] for seed in both])
-        if ahead is None:
+        if len(both) < 2:
             said.append("One seed a point: whether it is ahead by chance cannot be told; add `seed=0,1,2`.")
         else:
+            ahead = over_seeds([best.scores[seed] - second.scores[seed] for seed in both])
             clear = "is clear" if ahead.low > 0 else "may be chance"
             said.append(
                 f"Its lead over {second.label}, {words.change((ahead.value, ahead.low, ahead.high))} over "
