@@ -166,6 +166,21 @@ def test_each_process_behind_a_number_is_made_again(study: Path, monkeypatch: py
     assert made == ["evaluate", "finetune@vqa"]
 
 
+@pytest.mark.fault
+def test_one_that_does_not_come_out_again_hides_no_other(
+    study: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def check(one: lineage.Process) -> str:
+        if one.name == "evaluate":
+            raise UserError("evaluate: other bytes")
+        return f"{one.name}: the same bytes"
+
+    monkeypatch.setattr(lineage, "check", check)
+    with pytest.raises(UserError, match=r"^evaluate: other bytes$"):
+        command.main(["vqa", "--check"])
+    assert capsys.readouterr().out == "finetune@vqa: the same bytes\n"
+
+
 def test_a_proof_that_fails_names_the_files(tmp_path: Path) -> None:
     """A model's folder holds modules of the package, which are other bytes when they are edited."""
     for folder, left in (("old", "a"), ("new", "b")):

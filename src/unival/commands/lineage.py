@@ -2,8 +2,10 @@
 
 import argparse
 import json
+from collections.abc import Sequence
 
 from unival import lineage
+from unival.errors import UserError
 
 
 def main(arguments: list[str]) -> None:
@@ -16,8 +18,7 @@ def main(arguments: list[str]) -> None:
     graph = lineage.Lineage()
     what, made_by = graph.find(options.thing)
     if options.check:
-        for name in made_by:
-            print(lineage.check(graph.processes[name]), flush=True)
+        _check([graph.processes[name] for name in made_by])
         return
     before = [*made_by, *graph.behind(what, made_by)]
     after = {other for name in made_by for other in graph.after(name)} - {*made_by}
@@ -31,6 +32,18 @@ def main(arguments: list[str]) -> None:
         print(f"{'made by' if name in made_by else 'from'} {name}")
         print("\n".join(lineage.lines(process, what)))
     print(f"used by {', '.join(sorted(after)) or 'nothing here'}")
+
+
+def _check(processes: Sequence[lineage.Process]) -> None:
+    """Make each again, the others too where one does not come out."""
+    faults = []
+    for process in processes:
+        try:
+            print(lineage.check(process), flush=True)
+        except UserError as error:
+            faults.append(str(error))
+    if faults:
+        raise UserError("; ".join(faults))
 
 
 def _parser() -> argparse.ArgumentParser:

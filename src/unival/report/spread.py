@@ -87,10 +87,9 @@ def blocks(study: Results, variances: Sequence[Variance], compared: Sequence[Ker
     if compared:
         flipped = [words.task(one.study.id) for one in compared if one.flipped]
         verdict = f"**Flipped**: {', '.join(flipped)}." if flipped else "No claim turns into its opposite."
+        again = "1 seed" if compared[0].here.seeds == 1 else f"{compared[0].here.seeds} seeds"
         made += [
-            Text(
-                f"{compared[0].here.seeds} seeds, trained again on other kernels of the processor. {verdict}"
-            ),
+            Text(f"{again}, trained again on other kernels of the processor. {verdict}"),
             DataTable(COLUMNS, [one.cells() for one in compared], numbers=False),
         ]
     return made
