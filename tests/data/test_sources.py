@@ -16,11 +16,14 @@ import pyarrow.parquet as pq
 import pytest
 from official import BOXES, JPG, PIXELS, PNG, REFS, archive, make, write
 
+from unival import config
 from unival.data import media
+from unival.data.benchmarks.photos import source as photos
 from unival.data.catalog import load_sources, source_of
 from unival.data.importing import import_dataset
 from unival.data.manifest import read_records
 from unival.data.prepare import PrepareConfig
+from unival.data.source import SOURCES, RowItem
 from unival.data.sources import safe_pickle
 from unival.data.sources.ofa_tsv import write_tsv
 from unival.data.sources.reader import READERS, data_folder
@@ -668,3 +671,19 @@ def test_captions_of_parts_of_a_video_are_about_these(tmp_path: Path) -> None:
     assert sum(path.stat().st_size for path in out.glob("*.tar")) < 2 * len(clip) + 4096
     reasons = [reason for _, _, reason in faults(tmp_path / "out")]
     assert sum("is not a part of its 3.00 s" in reason for reason in reasons) == 2
+
+
+def test_the_benchmark_of_photos_has_no_rows_to_predict_only(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """COCO's own folder also lists the photos of its test split, whose captions nobody has."""
+    make("coco_captions", tmp_path / "coco")
+    unseen = {"id": 3, "file_name": "000000000003.jpg", "width": 32, "height": 24}
+    write(tmp_path / "coco" / "annotations" / "image_info_test2014.json", {"images": [unseen]})
+    write(tmp_path / "coco" / "photos" / "000000000003.jpg", JPG)
+    monkeypatch.setattr(photos, "PARTS", (("coco", "coco_captions"),))
+    options = config.load(Path(__file__).parents[2] / "conf/benchmark/photos.yaml")["options"]
+    load_sources()
+    items = list(SOURCES["photos"](options | {"root": str(tmp_path)}, "here").items)
+    rows = [item for item in items if isinstance(item, RowItem)]
+    assert {row.row.media()[0][1] for row in rows} == {"coco-1", "coco-2"}

@@ -117,9 +117,11 @@ class Meter(TorchDispatchMode):
                         tensor.register_hook(lambda _: setattr(self, "part", name))
 
             hooks += [module.register_forward_pre_hook(enter), module.register_forward_hook(leave)]
-        yield
-        for hook in hooks:
-            hook.remove()
+        try:
+            yield
+        finally:
+            for hook in hooks:
+                hook.remove()
 
     def label(self, kind: str, tensors: Iterable[Tensor]) -> None:
         """Count these tensors as of a kind from now on."""

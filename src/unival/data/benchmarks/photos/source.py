@@ -168,6 +168,8 @@ class _State:
         split = self.splits.get(key)
         if split is None:  # the medium is damaged, which is reported, or its split is full
             return
+        if not record.labelled:  # of an official test split
+            return
         if record.box is not None:
             try:
                 box = self.views[key].box(record.box, item.size)
