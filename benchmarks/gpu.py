@@ -235,7 +235,9 @@ class Bench:
     def memory(self) -> Iterator[Line]:
         """Of an update in eager mode; a CPU does not say what it had."""
         media = {"image": self.options.rows}
-        planned = sum(measure(self.job, media, accumulates=False)[0].peak.values()) / devices.GIB
+        wanted = (self.job.train.gradient_checkpointing,)
+        ((once, _),) = measure(self.job, media, accumulates=False, checkpointing=wanted)
+        planned = sum(once.peak.values()) / devices.GIB
         measured = None
         if self.device.type == "cuda":
             steps = self.steps()

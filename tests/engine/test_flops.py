@@ -37,7 +37,7 @@ def counted(compiled: bool, checkpointing: bool = False) -> tuple[float, float]:
     ("compiled", "checkpointing"), [(False, False), (True, False), (False, True), (True, True)]
 )
 def test_a_run_counts_what_a_plan_counts(compiled: bool, checkpointing: bool) -> None:
-    planned = sum(measure(job(media=MEDIA), MEDIA, accumulates=False)[0].flops.values())
+    planned = sum(measure(job(media=MEDIA), MEDIA, accumulates=False)[0][0].flops.values())
     once, twice = counted(compiled, checkpointing)
     assert once == pytest.approx(planned, rel=1e-9)
     assert twice == pytest.approx(2 * planned, rel=1e-9)
@@ -51,7 +51,7 @@ def test_media_seen_later_are_counted_then() -> None:
         with flops.counting(batch):
             module(batch, False, 0.0)[0].backward()
     assert flops.medium.keys() == MEDIA.keys()
-    planned = sum(measure(made, MEDIA, accumulates=False)[0].flops.values())
+    planned = sum(measure(made, MEDIA, accumulates=False)[0][0].flops.values())
     assert flops.of(all_) == pytest.approx(planned)
 
 

@@ -70,7 +70,7 @@ def allocated(made: Training, media: dict, trace: Path) -> tuple[int, int, int]:
 def test_memory_is_what_the_small_model_allocates(tmp_path, checkpointing: bool) -> None:
     made = job("small", {"image": 4, "video": 2}, gradient_checkpointing=checkpointing)
     media = {"image": 4, "video": 2}
-    planned = measure(made, media, accumulates=False)[0].peak
+    planned = measure(made, media, accumulates=False, checkpointing=(checkpointing,))[0][0].peak
     # a process of its own: after a run on fake tensors the profiler reads less than half, why is not known
     with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as process:
         grown, parameters, states = process.submit(allocated, made, media, tmp_path / "trace.json").result()
@@ -95,7 +95,7 @@ def test_flops_are_those_of_pytorchs_counter() -> None:
     update = Update(made, Meter())
     with FlopCounterMode(display=False) as counter:
         update.forward_backward(micro_batch(made, media))
-    planned = measure(made, media, accumulates=False)[0].flops
+    planned = measure(made, media, accumulates=False)[0][0].flops
     assert sum(planned.values()) == counter.get_total_flops()
 
 
@@ -123,12 +123,12 @@ def by_hand(model: UnivalConfig, images: int, rows: int, prompt: int, steps: int
 @pytest.mark.parametrize(("images", "words"), [(1, 1000), (3, 3000)], ids=["small", "by oneDNN"])
 def test_flops_are_those_by_hand(images: int, words: int) -> None:
     made = job(words=words)
-    planned = measure(made, {"image": images}, accumulates=False)[0].flops
+    planned = measure(made, {"image": images}, accumulates=False)[0][0].flops
     assert planned == by_hand(made.model, images, 2 * images, 12, 7)
 
 
 def test_two_micro_batches_of_one_size_cost_twice_one() -> None:
-    once, twice = measure(job(), {"image": 4}, accumulates=True)
+    ((once, twice),) = measure(job(), {"image": 4}, accumulates=True)
     assert twice.flops["image"] == 2 * once.flops["image"]
 
 
@@ -143,7 +143,7 @@ def test_shards_and_what_is_sent_by_hand(ranks: int, accumulates: bool) -> None:
     the others once; gradients go out once."""
     media = {"image": 2, "video": 2, "audio": 2}
     made = job(media=media)
-    part = measure(made, media, accumulates, ranks)[0]
+    part = measure(made, media, accumulates, ranks)[0][0]
     model = UnivalForConditionalGeneration(made.model)
     LossModule(model, made.train.loss, 3)(micro_batch(made, media, True), False, 0.0)[0].backward()
     everything = list(model.parameters())
@@ -182,7 +182,7 @@ def test_the_largest_micro_batch_is_found_to_a_row() -> None:
     memory = 64 * 2**20
     way = plan(made, site(f"{memory / devices.GIB},1")).ways[0]
     for rows, fits in ((way.largest - 1, True), (way.largest + 2, False)):
-        peak = sum(measure(made, {"image": rows}, accumulates=False)[0].peak.values())
+        peak = sum(measure(made, {"image": rows}, accumulates=False)[0][0].peak.values())
         assert (peak <= memory * devices.USABLE) == fits
 
 
@@ -202,6 +202,23 @@ def test_what_is_said_to_fit_fits() -> None:
     accumulate = int(re.search(r"does not fit. Would fit: .*accumulate=(\d)", text)[1])
     made = dataclasses.replace(made, train=dataclasses.replace(made.train, accumulate=accumulate))
     assert plan(made, site(f"{room},1")).way.fits
+
+
+def test_larger_micro_batches_that_fit_are_named() -> None:
+    made = job(accumulate=4)
+    assert "; so would larger micro-batches, down to train.accumulate=1" in "\n".join(
+        lines(plan(made, site()), made, site())
+    )
+    made = job(accumulate=1)
+    assert "larger micro-batches" not in "\n".join(lines(plan(made, site()), made, site()))
+
+
+def test_settings_that_are_measured_together_are_those_measured_alone() -> None:
+    """And what a larger micro-batch shows comes on top of nothing that an earlier one has left."""
+    together = measure(job(), {"image": 2}, accumulates=True, checkpointing=(False, True))
+    assert together[1:] == measure(job(), {"image": 2}, accumulates=True, checkpointing=(True,))
+    for once, twice in together:
+        assert 0 < twice.peak["inputs"] == 2 * once.peak["inputs"]
 
 
 def test_a_device_for_no_row_is_told_with_one_that_will_do() -> None:

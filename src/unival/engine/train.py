@@ -112,11 +112,15 @@ def trainable(config: TrainConfig, model: UnivalForConditionalGeneration) -> lis
         lora.add(model, config.lora)
     train_only(model, config.train_only)
     frozen_norms = freeze(model, config.freeze, config.freeze_batch_norm)
-    if config.gradient_checkpointing:
-        # the successor is newer than the oldest transformers that will do
-        warnings.filterwarnings("ignore", "`gradient_checkpointing_enable` is deprecated")
-        model.gradient_checkpointing_enable()
+    checkpoint_gradients(model, config.gradient_checkpointing)
     return frozen_norms
+
+
+def checkpoint_gradients(model: UnivalForConditionalGeneration, wanted: bool) -> None:
+    """Whether the backward pass computes activations again instead of having kept them."""
+    # the successor is newer than the oldest transformers that will do
+    warnings.filterwarnings("ignore", "`gradient_checkpointing_(en|dis)able` is deprecated")
+    (model.gradient_checkpointing_enable if wanted else model.gradient_checkpointing_disable)()
 
 
 class Trainer:

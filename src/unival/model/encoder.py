@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -389,13 +390,12 @@ def plan_media(
                 if medium >= 0:
                     layout.append((name, grid))
                     start = base + medium * sizes[name]
-                    tokens.append(torch.arange(start, start + sizes[name]))
+                    tokens.append(np.arange(start, start + sizes[name]))
             base += counts[name] * sizes[name]
         row_layout.append(layouts.setdefault(tuple(layout), len(layouts)))
-        row_tokens.append(torch.cat(tokens) if tokens else torch.empty(0, dtype=torch.long))
-    lengths = [len(tokens) for tokens in row_tokens]
-    length = max(lengths)
-    mask_BL = None if min(lengths) == length else torch.arange(length) < torch.tensor(lengths)[:, None]
-    return MediaPlan(
-        list(layouts), row_layout, nn.utils.rnn.pad_sequence(row_tokens, batch_first=True), mask_BL, length
-    )
+        row_tokens.append(np.concatenate(tokens) if tokens else np.empty(0, np.int64))
+    mask_BL = np.arange(max(map(len, row_tokens))) < np.array([*map(len, row_tokens)])[:, None]
+    tokens_BL = np.zeros(mask_BL.shape, np.int64)
+    tokens_BL[mask_BL] = np.concatenate(row_tokens)
+    mask = None if mask_BL.all() else torch.from_numpy(mask_BL)
+    return MediaPlan(list(layouts), row_layout, torch.from_numpy(tokens_BL), mask, mask_BL.shape[1])

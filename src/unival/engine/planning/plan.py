@@ -4,7 +4,7 @@ The updates themselves are run on fake tensors (`step.py`). Memory is linear in 
 that two sizes tell all others. Communication is added to the time of computation: no overlap is assumed.
 """
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from unival.engine.batches.mixture import micro_batches
 from unival.engine.planning.devices import Device
@@ -120,9 +120,9 @@ def plan(job: Training, site: Site) -> TrainingPlan:
     scale |= {medium: exact[medium] / media[medium] for medium in exact}
     ways, seen = [], []
     for sharded in (False,) if site.ranks == 1 or train.optimizer.name == "muon" else (False, True):
-        for checkpointing in (True,) if train.gradient_checkpointing else (False, True):
-            variant = replace(job, train=replace(train, gradient_checkpointing=checkpointing))
-            pair = measure(variant, media, each > 1, site.ranks if sharded else 1)
+        settings = (True,) if train.gradient_checkpointing else (False, True)
+        pairs = measure(job, media, each > 1, site.ranks if sharded else 1, settings)
+        for checkpointing, pair in zip(settings, pairs, strict=True):
             seen.append(pair[0])
             flops = {part: each * pair[0].flops.get(part, 0) * scale[part] for part in PARTS}
             work = sum(flops.values()) + each * pair[0].recomputed

@@ -3,9 +3,10 @@
 B examples, T target tokens, V vocabulary.
 """
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 import torch.distributed as dist
@@ -24,7 +25,7 @@ from unival.engine.optim import Ema, build_optimizer
 from unival.engine.parallel import Sharded, Single
 from unival.engine.planning.meter import ACTIVATIONS, OPENING, Meter, without_values
 from unival.engine.settings import TrainConfig
-from unival.engine.train import trainable
+from unival.engine.train import checkpoint_gradients, trainable
 from unival.model.configuration import UnivalConfig
 from unival.model.encoder import build_backbone
 from unival.model.modeling import UnivalForConditionalGeneration
@@ -193,8 +194,12 @@ class Footprint:
 
 
 def measure(
-    job: Training, media: Mapping[Modality, int], accumulates: bool, ranks: int = 1
-) -> tuple[Footprint, Footprint]:
+    job: Training,
+    media: Mapping[Modality, int],
+    accumulates: bool,
+    ranks: int = 1,
+    checkpointing: Sequence[bool] = (False,),
+) -> list[tuple[Footprint, Footprint]]:
     """A micro-batch of so many rows of each medium, and one of twice as many, on fake tensors.
 
     Args:
@@ -202,36 +207,43 @@ def measure(
         media: rows of each medium.
         accumulates: gradients of an earlier micro-batch are there.
         ranks: deal the weights out among so many (FSDP2).
+        checkpointing: a pair for each setting, whatever the recipe's.
     """
-    footprints = []
+    pairs = []
     _work_out(job.model)
     mode = FakeTensorMode(allow_non_fake_inputs=True)
     with _ranks(ranks) as mesh, without_values(mode), Meter() as meter:
         update = Update(job, meter, mesh)
-        once, twice = (_outside(job, media, factor, mesh is not None) for factor in (1, 2))
-        update.forward_backward(once)
+        batch = partial(_outside, job, media, mesh is not None)
+        update.forward_backward(batch(1))
         update.follow_gathered()
         update.finish()  # the optimiser has its state from here on
-        for batch in (once, twice):
-            if accumulates:
-                update.earlier(once)
-            meter.restart()
-            with meter.following(update.parts()):
-                update.forward_backward(batch)
-            update.finish()
-            sent = {
-                kind: sum(size for name, size in meter.sent.items() if name.replace("_", "").startswith(kind))
-                for kind in ("allgather", "reducescatter")
-            }
-            counts = [
-                sum(p.numel() for p in tensors) for tensors in (update.model.parameters(), update.parameters)
-            ]
-            done = dict(meter.flops), meter.recomputed, dict(meter.peak)
-            footprints.append(Footprint(*done, sent["allgather"], sent["reducescatter"], *counts))
-    return footprints[0], footprints[1]
+        for wanted in checkpointing:
+            checkpoint_gradients(update.model, wanted)
+            first, second = (_footprint(update, batch, factor, accumulates) for factor in (1, 2))
+            pairs.append((first, second))
+    return pairs
 
 
-def _outside(job: Training, media: Mapping[Modality, int], factor: int, together: bool) -> Batch:
+def _footprint(update: Update, batch: Callable[[int], Batch], factor: int, accumulates: bool) -> Footprint:
+    """Of an update that ends with a micro-batch of `factor` times the rows."""
+    meter = update.meter
+    if accumulates:
+        update.earlier(batch(1))
+    meter.restart()
+    with meter.following(update.parts()):
+        update.forward_backward(batch(factor))
+    update.finish()
+    sent = {
+        kind: sum(size for name, size in meter.sent.items() if name.replace("_", "").startswith(kind))
+        for kind in ("allgather", "reducescatter")
+    }
+    counts = [sum(p.numel() for p in tensors) for tensors in (update.model.parameters(), update.parameters)]
+    done = dict(meter.flops), meter.recomputed, dict(meter.peak)
+    return Footprint(*done, sent["allgather"], sent["reducescatter"], *counts)
+
+
+def _outside(job: Training, media: Mapping[Modality, int], together: bool, factor: int) -> Batch:
     """A real batch, of which the host may read the indices; its memory is never touched."""
     with _disable_current_modes():
         return micro_batch(job, {medium: factor * rows for medium, rows in media.items()}, together)

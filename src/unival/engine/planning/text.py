@@ -56,17 +56,24 @@ def _verdict(made: TrainingPlan, site: Site) -> str:
     """Whether the recipe fits, else what would."""
     way = made.way
     if way.fits:
-        return f"fits with {_named(way)}, which the rest assumes"
+        fewer = _accumulate(made, way, site)
+        larger = fewer < made.micro_batches * site.ranks
+        text = f"fits with {_named(way)}, which the rest assumes"
+        return f"{text}; so would larger micro-batches, down to train.accumulate={fewer}" if larger else text
     best = max(made.ways, key=lambda other: other.largest)
     if best.largest:
-        per_rank = -(-made.rows // (site.ranks * best.largest))
         return (
             f"does not fit. Would fit: micro-batches of {best.largest} rows with {_named(best)} "
-            f"(train.accumulate={per_rank * site.ranks:g})"
+            f"(train.accumulate={_accumulate(made, best, site)})"
         )
     least = min(other.needed for other in made.ways)
     gib = math.ceil(least / devices.USABLE / devices.GIB)
     return f"does not fit, not even with micro-batches of one row: take devices of {gib} GiB or more"
+
+
+def _accumulate(made: TrainingPlan, way: Way, site: Site) -> int:
+    """Micro-batches of a step over all ranks, each the largest that fits."""
+    return site.ranks * math.ceil(made.rows / (site.ranks * way.largest))
 
 
 def _run(made: TrainingPlan, job: Training, site: Site) -> list[str]:
