@@ -389,6 +389,17 @@ def test_ofa_tsv_both_ways(tmp_path: Path) -> None:
         assert (tmp_path / name).read_text() == "\t".join(columns) + "\n"
 
 
+@pytest.mark.parametrize("task", ["caption", "vqa", "entailment"])
+def test_rows_to_predict_only_have_no_tsv_form(task: str, tmp_path: Path) -> None:
+    """Nobody could read them back, and a label that is not there has no name."""
+    write(tmp_path / "in" / "dog.jpg", JPG)
+    write(tmp_path / "in" / f"test_{task}.jsonl", json.dumps({"id": "1", "image": "dog.jpg", "text": "it?"}))
+    import_dataset("table", tmp_path / "in", tmp_path / "out")
+    with pytest.raises(UserError, match=f"test: row '1' of '{task}' has no answers"):
+        write_tsv(tmp_path / "out" / "test", task, tmp_path / "test.tsv")
+    assert not (tmp_path / "test.tsv").exists()
+
+
 def test_ofa_pretraining_tsv(tmp_path: Path, beside: Path) -> None:
     write(tmp_path / "img" / "x.jpg", JPG)
     rows = [

@@ -166,13 +166,18 @@ def write_tsv(split_dir: Path | str, task: str, path: Path | str) -> int:
     and deep grey ones, become PNG as shown: the original heeds neither, and boxes are of what is shown.
 
     Raises:
-        UserError: the task has no such form, or `path` cannot be written.
+        UserError: the task has no such form, a row has no answers, or `path` cannot be written.
     """
     if task not in WRITERS:
         raise UserError(f"task '{task}' has no TSV form: {nearest(task, WRITERS)}")
     records, store = read_records(split_dir, task), MediaStore(split_dir)
     with atomic(path) as part, part.open("w", encoding="utf-8", newline="\n") as handle:
         for record in records:
+            if not record.labelled:
+                raise UserError(
+                    f"{split_dir}: row '{record.id}' of '{task}' has no answers, and the form no place for "
+                    "such rows: give a split that has them"
+                )
             key = record.media()[0][1]
             image = base64.urlsafe_b64encode(plain_image(store.bytes(key), key)).decode()
             columns = WRITERS[task](record, key, image)
