@@ -244,6 +244,14 @@ def test_rows_with_and_without_an_official_id_are_not_one_results_file(tmp_path:
         scoring.submitted(predictions.read(path))
 
 
+def test_a_row_is_known_by_its_own_id_whatever_else_is_called_so(tmp_path: Path) -> None:
+    known = [Record(name, references=(name,), extra={"id": other}) for name, other in ("ab", "ba")]
+    path = tmp_path / "made.jsonl"
+    path.write_text("\n".join(json.dumps({"id": name, "prediction": name}) for name in "ab"))
+    rows = predictions.read(path, known)
+    assert [(row.value, row.record.references) for row in rows] == [("a", ("a",)), ("b", ("b",))]
+
+
 def test_ids_of_a_file_are_all_numbers_or_none(tmp_path: Path, capsys: Any) -> None:
     rows = [{"id": name, "answers": {"a": 1.0}, "prediction": "a"} for name in ("12", "012")]
     assert [row["question_id"] for row in submitted(tmp_path, capsys, rows)[0]] == ["12", "012"]

@@ -208,15 +208,15 @@ def _no_number(name: str) -> float:
 
 
 def _row(entry: Any, place: str) -> tuple[Predicted, str]:
-    """The row, and the name that its id has in `extra`.
+    """The row, and the name that its id has in `extra`; empty where it is that of the row itself.
 
     Raises:
         TypeError, ValueError: it has another form, and why.
     """
     if not isinstance(entry, dict):
         raise TypeError(f"expected an object with id and prediction, found {type(entry).__name__}")
-    key = "id"
-    if key not in entry:
+    key = ""
+    if "id" not in entry:
         form = next((form for form in FORMS if {form.row, form.text} <= set(entry)), None)
         if form is not None:
             key, entry = form.row, {"id": entry[form.row], "prediction": entry[form.text]}
