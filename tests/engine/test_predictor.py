@@ -49,6 +49,14 @@ def test_a_folder(predictor, photos):
     assert all(row["answer"] in ("yes", "no") and 0 < row["score"] <= 1 for row in rows)
 
 
+def test_hidden_files_are_not_asked_about(tmp_path):
+    """What a Mac or a file manager leaves beside pictures has their suffix, and is none."""
+    for name in ("in/a.png", "in/._a.png", "in/.thumbnails/a.png", "in/b.jpg/c.PNG"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).touch()
+    assert media_files(tmp_path / "in") == [tmp_path / "in/a.png", tmp_path / "in/b.jpg/c.PNG"]
+
+
 def test_mistakes_are_named(predictor, photos):
     for arguments, message in (
         ((photos / "0.txt",), "neither image, video nor sound"),

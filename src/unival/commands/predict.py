@@ -36,7 +36,7 @@ def main(arguments: list[str]) -> None:
     tasks = {options.task or predictor.usual_task(kind, bool(options.text)) for kind in kinds}
     predictor.note_guesses(options.model, kinds, tasks)
     if options.path.is_dir():
-        _folder(predictor, options)
+        _folder(predictor, asked, options)
         return
     prediction = predictor(options.path, options.text, options.task)
     if isinstance(prediction.value, tuple):
@@ -67,14 +67,13 @@ def _words(words: list[str]) -> tuple[Path, Path, str]:
     return Path(model), Path(rest[0]), rest[1] if rest[1:] else ""
 
 
-def _folder(predictor: "Predictor", options: argparse.Namespace) -> None:
+def _folder(predictor: "Predictor", paths: list[Path], options: argparse.Namespace) -> None:
     """A line of JSON for each file; of one that cannot be read, why."""
     from tqdm import tqdm
 
     from unival import files
-    from unival.engine.inference.predictor import as_json, media_files
+    from unival.engine.inference.predictor import as_json
 
-    paths = media_files(options.path)
     lines: list[str] = []
     faults: list[UserError] = []
     with tqdm(total=len(paths), unit="file", disable=None) as bar:

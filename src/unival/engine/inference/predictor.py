@@ -240,12 +240,18 @@ def modality_of(path: Path | str) -> Modality:
 
 
 def media_files(folder: Path | str) -> list[Path]:
-    """Media below a folder, sorted.
+    """Media below a folder, sorted. Hidden files and folders are passed over, as in an import.
 
     Raises:
         UserError: none there.
     """
-    paths = sorted(path for path in Path(folder).rglob("*") if path.suffix.lower() in media.SUFFIXES)
+    paths = sorted(
+        path
+        for path in Path(folder).rglob("*")
+        if path.suffix.lower() in media.SUFFIXES
+        and path.is_file()
+        and not any(part.startswith(".") for part in path.relative_to(folder).parts)
+    )
     if not paths:
         raise UserError(f"{folder}: no images, videos or sounds there")
     return paths
