@@ -25,13 +25,15 @@ def check_output(out: Path, record: str, inputs: Iterable[Path | str] = ()) -> N
 
     Raises:
         UserError: `out` is no folder, holds something that no earlier run of the command wrote, contains an
-            input or lies in one.
+            input or lies in one, or the command runs in it.
     """
-    place = out.resolve()
+    place, here = out.resolve(), Path.cwd()
     for path in map(Path, inputs):
         given = path.resolve()
         if place == given or place in given.parents or given in place.parents:
             raise UserError(f"{out}: {path} is read, and one of the two is in the other: give another folder")
+    if place in (here, *here.parents):
+        raise UserError(f"{out}: the command runs in it: give the name of a folder of its own")
     _recover(out)
     if not out.exists():
         return

@@ -65,6 +65,18 @@ def test_an_empty_folder_may_be_filled_and_a_file_is_none(tmp_path: Path) -> Non
         write(tmp_path / "file", "a")
 
 
+@pytest.mark.parametrize("out", [".", "..", "/", "../here"])
+def test_the_folder_that_a_command_runs_in_is_no_output(
+    out: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Replacing it would leave whoever typed the command in a folder that is gone."""
+    (tmp_path / "here").mkdir()
+    monkeypatch.chdir(tmp_path / "here")
+    with pytest.raises(UserError, match=r": the command runs in it: give the name of a folder of its own"):
+        write(Path(out), "a")
+    assert [path.name for path in tmp_path.rglob("*")] == ["here"]
+
+
 @pytest.mark.parametrize("out", ["in", ".", "in/out", "in/photos", "link", "link/out"])
 def test_inputs_and_outputs_are_apart(out: str, tmp_path: Path) -> None:
     (tmp_path / "in" / "photos").mkdir(parents=True)
