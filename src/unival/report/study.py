@@ -130,7 +130,7 @@ def _document(
         Section("Figures of the first seed", [Figures(own)]),
     ]
     lead = "Written by `unival study` from a finished run; what it means is in README.md beside it."
-    return Document("Results of the study", lead, sections)
+    return Document(f"Results of the study: {summary['provenance']['benchmark']}", lead, sections)
 
 
 def _ran(study: Results, summary: Mapping[str, Any], seeds: Set[int]) -> Iterator[str]:
