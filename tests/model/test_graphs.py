@@ -88,3 +88,20 @@ def test_what_does_not_fit_is_named(tmp_path: Path, capsys: pytest.CaptureFixtur
         with pytest.raises(SystemExit):
             main(["convert", "onnx", str(sample.FOLDER), str(tmp_path / "out"), *option])
         assert message in capsys.readouterr().err and not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("option", ["--rows 0", "--source 1", "--target 0", "--rows -3", "--source many"])
+def test_sizes_that_no_graph_has_are_named(
+    option: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A prompt holds at least its begin and its end."""
+    with pytest.raises(SystemExit) as stopped:
+        main(["convert", "onnx", str(sample.FOLDER), str(tmp_path / "out"), *option.split()])
+    assert stopped.value.code == 2 and f"argument {option.split()[0]}: " in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("option", ["image-size", "audio-hop", "mel-filters", "grounding-scale"])
+def test_nothing_is_not_the_default(option: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        main(["convert", "official", str(tmp_path / "a.pt"), str(tmp_path / "out"), f"--{option}", "0"])
+    assert f"argument --{option}: 0 is less than 1" in capsys.readouterr().err

@@ -1,6 +1,7 @@
 """From checkpoints of the original, BART and public encoders to a model folder, and back; graphs of one."""
 
 import argparse
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -16,11 +17,11 @@ def _parser() -> argparse.ArgumentParser:
     command.add_argument("out", type=Path, metavar="<folder>", help="new or empty")
     help_ = "the raw weights (default) or their moving average"
     command.add_argument("--weights", choices=("model", "ema"), default="model", help=help_)
-    command.add_argument("--image-size", type=int, help="pixels (default: as trained, else 384)")
+    command.add_argument("--image-size", type=_from(1), help="pixels (default: as trained, else 384)")
     help_ = "samples between frames (default: as trained, else 200)"
-    command.add_argument("--audio-hop", type=int, help=help_)
+    command.add_argument("--audio-hop", type=_from(1), help=help_)
     help_ = "rate in Hz of the mel filters (default: those in the file, else 32000)"
-    command.add_argument("--mel-filters", type=int, help=help_)
+    command.add_argument("--mel-filters", type=_from(1), help=help_)
     help_ = "what prompts of audio tasks name"
     command.add_argument("--audio-prompt", choices=("audio", "video"), default="video", help=help_)
     help_ = "pixels of the last bin, or 'image' (default: as trained, else 512)"
@@ -49,23 +50,34 @@ def _parser() -> argparse.ArgumentParser:
     command.add_argument("out", type=Path, metavar="<folder>", help="new or empty")
     help_ = "of the medium that an example shows (default image)"
     command.add_argument("--modality", choices=("image", "video", "audio"), default="image", help=help_)
-    command.add_argument("--rows", type=int, default=1, help="examples of a batch (default 1)")
-    command.add_argument("--source", type=int, default=32, help="tokens of a prompt, padded (default 32)")
-    command.add_argument("--target", type=int, default=24, help="most tokens of an answer (default 24)")
+    command.add_argument("--rows", type=_from(1), default=1, help="examples of a batch (default 1)")
+    command.add_argument("--source", type=_from(2), default=32, help="tokens of a padded prompt (default 32)")
+    command.add_argument("--target", type=_from(1), default=24, help="most tokens of an answer (default 24)")
 
     return parser
 
 
+def _from(least: int) -> Callable[[str], int]:
+    """The type of an option that is a whole number, and none below `least`."""
+
+    def number(text: str) -> int:
+        if (value := int(text)) < least:
+            raise argparse.ArgumentTypeError(f"{value} is less than {least}")
+        return value
+
+    return number
+
+
 def _scale(text: str) -> int | str:
-    return "image" if text == "image" else int(text)
+    return "image" if text == "image" else _from(1)(text)
 
 
 def _add_vocabulary(command: argparse.ArgumentParser, required: bool) -> None:
     command.add_argument("--vocab", type=Path, required=required, help="folder of the vocabulary files")
     help_ = "image codes of the vocabulary (default 8192)"
-    command.add_argument("--codes", type=int, default=8192, dest="num_codes", help=help_)
+    command.add_argument("--codes", type=_from(0), default=8192, dest="num_codes", help=help_)
     help_ = "location bins of the vocabulary (default 1000)"
-    command.add_argument("--bins", type=int, default=1000, dest="num_bins", help=help_)
+    command.add_argument("--bins", type=_from(0), default=1000, dest="num_bins", help=help_)
 
 
 def _official(source: Path, out: Path, **options: Any) -> None:
