@@ -49,8 +49,9 @@ def main(arguments: list[str] | None = None) -> None:
     if arguments is None:
         try:
             return main(sys.argv[1:])
-        finally:  # the work is done, and Ctrl-C would only bring tracebacks of what Python tidies up
-            signal.signal(signal.SIGINT, signal.SIG_DFL)
+        finally:  # the work is done, and these would only bring tracebacks of what Python tidies up
+            for number in (signal.SIGINT, signal.SIGTERM):  # SLURM sends it more than once
+                signal.signal(number, signal.SIG_DFL)
     os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")  # its warnings bring a stack of C++ frames each
     gc.set_threshold(50_000)  # what libraries make at import stays: seldom look through it
     with told():

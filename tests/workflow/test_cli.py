@@ -165,15 +165,18 @@ def test_ctrl_c_is_one_line_in_any_command(
 
 @pytest.mark.fault
 @pytest.mark.parametrize("words", [["list"], ["no such command"]])
-def test_ctrl_c_after_the_work_is_no_traceback(words: list[str]) -> None:
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_after_the_work_is_no_traceback(words: list[str], number: int) -> None:
+    """SIGTERM has a handler in stages, which raises."""
     code = (
-        "import atexit, os, signal, sys; atexit.register(os.kill, os.getpid(), signal.SIGINT)\n"
+        f"import atexit, os, sys; atexit.register(os.kill, os.getpid(), {int(number)})\n"
+        "from unival.stages import base; base._end_on_sigterm()\n"
         f"sys.argv = ['unival', *{words}]; from unival.cli import main; main()"
     )
     done = subprocess.run(
         [sys.executable, "-c", code], cwd=ROOT, env={"PYTHONPATH": "src"}, text=True, capture_output=True
     )
-    assert done.returncode == -signal.SIGINT and "Traceback" not in done.stderr
+    assert done.returncode == -number and "Traceback" not in done.stderr
 
 
 @pytest.mark.fault

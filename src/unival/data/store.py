@@ -17,6 +17,7 @@ from typing import IO, Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from unival.data import media, remote
@@ -221,12 +222,11 @@ class MediaStore(DecodedMedia):
             index.column(name).to_numpy() for name in ("shard", "offset", "size")
         )
         self._sha256 = index.column("sha256").combine_chunks()
-        self._modality = index.column("kind").to_pylist()
-        starts, ends = (index.column(name).to_pylist() for name in ("start", "end"))
+        self._modality = index.column("kind").combine_chunks().dictionary_encode()
+        starts, ends = index.column("start"), index.column("end")
         self._parts = {
-            row: (start, end)
-            for row, (start, end) in enumerate(zip(starts, ends, strict=True))
-            if start is not None
+            row: (starts[row].as_py(), ends[row].as_py())
+            for row in pc.indices_nonzero(starts.is_valid()).to_pylist()
         }
         self._handles: dict[int, int] = {}
 
@@ -255,7 +255,7 @@ class MediaStore(DecodedMedia):
 
     def modality(self, key: str) -> Modality:
         """image, video or audio."""
-        return self._modality[self._row(key)]
+        return self._modality[self._row(key)].as_py()
 
     def encoded_size(self, key: str) -> int:
         """Length of `bytes`, from the index."""
