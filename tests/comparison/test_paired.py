@@ -161,6 +161,13 @@ def test_a_caption_is_answered_where_all_facts_are_right():
     assert [flip[0] for flip in paired.cell([first], [second]).flips("cider")] == ["r0", "r1"]
 
 
+def test_what_ends_a_line_elsewhere_is_part_of_a_text(tmp_path: Path):
+    """Captions of the web hold Unicode's line and paragraph separators, which JSON leaves as they are."""
+    path, said = tmp_path / "test.jsonl", "a dog\u2028a cat\u2029one\x85two"
+    path.write_text("".join(json.dumps(row(n, prediction=said), ensure_ascii=False) + "\n" for n in range(2)))
+    assert [one["prediction"] for one in paired.read(path).values()] == [said, said]
+
+
 @pytest.mark.parametrize("line", ["{", "[]", '{"id": "a"}', '"text"'])
 def test_a_damaged_line_is_named(tmp_path: Path, line: str):
     path = tmp_path / "test.jsonl"

@@ -598,11 +598,15 @@ def test_models_are_ranked_on_a_shift_and_equal_weights_are_one_row(place: Path)
         ({"prediction": [1, 2, 3, 5], "references": ["the cat"], "box": [1, 2, 3, 4]}, [1, 2, 3, 4]),
         ({"prediction": None, "references": ["the cat"], "box": [1, 2, 3, 4]}, [1, 2, 3, 4]),
         ({"prediction": "two"}, None),
+        ({"prediction": "two", "references": ["one\u2028two\x85"]}, ["one\u2028two\x85"]),
     ],
 )
 def test_an_example_stands_beside_what_is_right(tmp_path: Path, row: Any, reference: Any) -> None:
     """Of a box that is a box, though its phrases are there too."""
-    lines = [json.dumps({"id": str(number), "text": "?", "scores": {"m": 0.5}, **row}) for number in range(3)]
+    lines = [
+        json.dumps({"id": str(number), "text": "?", "scores": {"m": 0.5}, **row}, ensure_ascii=False)
+        for number in range(3)
+    ]
     files.write_text(tmp_path / "made.jsonl", "\n".join(lines))
     result: Any = SimpleNamespace(predictions=tmp_path / "made.jsonl", primary="m")
     first, second = model_rows.examples(result, 2)

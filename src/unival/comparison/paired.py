@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 
+from unival.engine.inference.predictions import entries
 from unival.errors import UserError
 from unival.metrics import caption
 from unival.metrics.significance import Effect, Paired, effect
@@ -214,12 +215,10 @@ def read(path: Path) -> Rows:
         UserError: a line is no such row.
     """
     rows: dict[str, Any] = {}
-    number = 0
-    try:
-        for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):  # noqa: B007
-            row = json.loads(line)
+    for place, row in entries(path):
+        try:
             rows[row["id"]] = row
             row["scores"], row["media"], row["prediction"]
-    except (OSError, ValueError, LookupError, TypeError) as error:
-        raise UserError(f"{path}: line {number}: no row of a prediction: {error}: {FIX}") from error
+        except (LookupError, TypeError) as error:
+            raise UserError(f"{place}: no row of a prediction: {error}: {FIX}") from error
     return rows

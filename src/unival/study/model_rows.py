@@ -3,10 +3,12 @@
 import json
 from collections.abc import Mapping, Sequence
 from functools import cache
+from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from unival import config, files
+from unival.engine.inference.predictions import entries
 from unival.study.leaderboard import made
 from unival.tasks import TaskConfig
 from unival.tracking import DIGEST, ModelScore, Tracker
@@ -98,8 +100,7 @@ def log_examples(
 def examples(result: "Result", count: int) -> list[dict[str, str]]:
     """The first rows of a cell: what was asked, what is right, what was said, and its score."""
     shown = []
-    for line in result.predictions.read_text(encoding="utf-8").splitlines()[:count]:
-        row = json.loads(line)
+    for _, row in islice(entries(result.predictions), count):
         names = ["answers", "references"] if isinstance(row["prediction"], str) else ["box"]
         right = next((row[name] for name in names if row.get(name)), None)
         values = {"question": row["text"], "reference": right, "prediction": row["prediction"]}

@@ -141,7 +141,7 @@ def read_written(path: Path) -> list[PredictedRow]:
     Raises:
         UserError: a line is no such row; the message names file and line.
     """
-    return [config.convert(PredictedRow, entry, place) for place, entry in _entries(path)]
+    return [config.convert(PredictedRow, entry, place) for place, entry in entries(path)]
 
 
 def read(path: Path, known: Sequence[Record] | None = None) -> list[Predicted]:
@@ -156,7 +156,7 @@ def read(path: Path, known: Sequence[Record] | None = None) -> list[Predicted]:
     """
     rows: dict[str, Predicted] = {}
     index: dict[str, Mapping[str, Record]] = {}
-    for place, entry in _entries(path):
+    for place, entry in entries(path):
         try:
             row, key = _row(entry, place)
         except (TypeError, ValueError) as error:
@@ -184,12 +184,16 @@ def read(path: Path, known: Sequence[Record] | None = None) -> list[Predicted]:
     return predictions
 
 
-def _entries(path: Path) -> Iterator[tuple[str, Any]]:
-    """(place, value) of every line of JSON that is not blank, or of every entry of one JSON list."""
+def entries(path: Path) -> Iterator[tuple[str, Any]]:
+    """(place, value) of every line of JSON that is not blank, or of every entry of one JSON list.
+
+    Raises:
+        UserError: it cannot be read, or is no JSON.
+    """
     data = files.read_bytes(path)
     if data.lstrip().startswith(b"["):
-        entries = _parsed(data, str(path))
-        yield from ((f"{path}: entry {number}", entry) for number, entry in enumerate(entries, 1))
+        listed = _parsed(data, str(path))
+        yield from ((f"{path}: entry {number}", entry) for number, entry in enumerate(listed, 1))
         return
     for number, line in enumerate(data.split(b"\n"), 1):
         if line.strip():
