@@ -10,7 +10,8 @@ from PIL import Image
 
 from tests.tasks import world
 from unival.cli import main
-from unival.engine.inference.predictor import Predictor, as_json, media_files
+from unival.engine.inference.predictor import Predictor, as_json, media_files, read_answers
+from unival.engine.inference.score import read_objects
 from unival.errors import UserError
 from unival.tasks import folder as task_files
 
@@ -47,6 +48,13 @@ def test_a_folder(predictor, photos):
     rows = [json.loads(as_json(entry)) for entry in predictor.many(paths, "is it red?", "matching")]
     assert [row["file"] for row in rows] == [str(path) for path in paths]
     assert all(row["answer"] in ("yes", "no") and 0 < row["score"] <= 1 for row in rows)
+
+
+def test_lists_that_an_editor_of_windows_wrote(tmp_path):
+    """They begin with a byte order mark, which is no part of the first word."""
+    (tmp_path / "list.txt").write_bytes(b"\xef\xbb\xbfyes, yeah\r\n\r\nno\r\nno\r\n")
+    assert read_answers(tmp_path / "list.txt") == ["yes, yeah", "no"]
+    assert read_objects(tmp_path / "list.txt") == {"yes": "yes", "yeah": "yes", "no": "no"}
 
 
 def test_hidden_files_are_not_asked_about(tmp_path):

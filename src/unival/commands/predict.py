@@ -25,10 +25,10 @@ def main(arguments: list[str]) -> None:
     options.model, options.path, options.text = _words(options.words)
     if not options.path.exists():
         raise UserError(f"{options.path}: no such file or folder")
-    answers = _answers(options.answers) if options.answers else None
-    from unival.engine.inference.predictor import Predictor, media_files, modality_of
+    from unival.engine.inference.predictor import Predictor, media_files, modality_of, read_answers
     from unival.engine.machine import runtime
 
+    answers = read_answers(options.answers) if options.answers else None
     device = runtime.load_anywhere().apply()
     predictor = Predictor.load(options.model, options.tasks, device, answers)
     asked = media_files(options.path) if options.path.is_dir() else [options.path]
@@ -96,17 +96,6 @@ def _folder(predictor: "Predictor", paths: list[Path], options: argparse.Namespa
     print(f"{len(lines) - len(faults)} answers in {out}")
     if faults:
         raise UserError(f"{len(faults)} of {len(paths)} files got no answer; the first: {faults[0]}")
-
-
-def _answers(path: Path) -> list[str]:
-    try:
-        lines = path.read_text(encoding="utf-8").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"{path}: cannot read the answers: {error}") from error
-    answers = list(dict.fromkeys(line.strip() for line in lines if line.strip()))
-    if not answers:
-        raise UserError(f"{path}: no answers: write one a line")
-    return answers
 
 
 def _parser() -> argparse.ArgumentParser:

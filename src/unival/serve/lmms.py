@@ -17,7 +17,7 @@ from PIL import Image
 
 from unival import files
 from unival.engine.batches.protocols import MediaReader
-from unival.engine.inference.predictor import Predictor, Query, modality_of
+from unival.engine.inference.predictor import Predictor, Query, modality_of, read_answers
 from unival.errors import UserError
 from unival.record import Modality
 from unival.serve.uploads import Uploads
@@ -46,7 +46,7 @@ class Unival(lmms):  # type: ignore[misc]
         **_: Any,
     ) -> None:
         super().__init__()
-        allowed = Path(answers).read_text(encoding="utf-8").splitlines() if answers else None
+        allowed = read_answers(answers) if answers else None
         self.predictor = Predictor.load(pretrained, device=device or "cpu", answers=allowed)
         self.uploads = Uploads(self.predictor.processor)
         self.predictor.store = cast(MediaReader, self.uploads)

@@ -257,6 +257,22 @@ def media_files(folder: Path | str) -> list[Path]:
     return paths
 
 
+def read_answers(path: Path | str) -> list[str]:
+    """Different answers of a text file, one a line.
+
+    Raises:
+        UserError: it cannot be read, or holds none.
+    """
+    try:
+        lines = Path(path).read_text(encoding="utf-8-sig").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"{path}: cannot read the answers: {error}") from error
+    answers = list(dict.fromkeys(line.strip() for line in lines if line.strip()))
+    if not answers:
+        raise UserError(f"{path}: no answers: write one a line")
+    return answers
+
+
 def as_row(prediction: Prediction) -> dict[str, Any]:
     """A prediction as JSON has it."""
     row: dict[str, Any] = {"file": prediction.id, "answer": prediction.text, "score": prediction.score}

@@ -139,7 +139,7 @@ def read_objects(path: Path) -> dict[str, str]:
         UserError: the file cannot be read.
     """
     try:
-        lines = path.read_text(encoding="utf-8").lower().splitlines()
+        lines = path.read_text(encoding="utf-8-sig").lower().splitlines()
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(f"{path}: cannot read the objects: {error}") from error
     words = [[word.strip() for word in line.split(",") if word.strip()] for line in lines]
