@@ -112,11 +112,14 @@ def test_bad_input_ends_the_seed_with_its_name(here: Path, monkeypatch: pytest.M
         repeat(here)
 
 
-def test_a_run_of_another_seed_is_found_by_its_tags(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_run_of_another_seed_is_found_by_its_name_and_tags(
+    here: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     files.write_text(here / "params.yaml", "edition: quick\nseed: 0\n")
-    found = []
+    found, names = [], []
 
     def run(command: list[str], cwd: Path, env: dict[str, str], check: bool) -> Any:
+        names.append(env["UNIVAL_RUN_NAME"])
         with monkeypatch.context() as there:
             there.chdir(cwd)
             there.setenv("UNIVAL_OVERRIDES", env["UNIVAL_OVERRIDES"])
@@ -126,7 +129,10 @@ def test_a_run_of_another_seed_is_found_by_its_tags(here: Path, monkeypatch: pyt
     monkeypatch.setattr(seeds, "subprocess", SimpleNamespace(run=run))
     monkeypatch.setattr(seeds.runtime, "load", lambda name="": SimpleNamespace(torch_device=lambda: "cpu"))
     repeat(here, {"evaluate": {"stage": "evaluate"}})
-    assert found == [{"unival.edition": "quick", "unival.seed": "1"}]
+    assert found == [{"unival.edition": "quick", "unival.seed": "1"}] and names == ["seed 1: evaluate"]
+    monkeypatch.setenv("ATEN_CPU_CAPABILITY", "avx2")  # `unival kernels`
+    seeds.repeat(here / "kernels", here / "out/kernels", "data", "study", 1, {"merge": {"stage": "merge"}})
+    assert names[1:] == ["seed 1 on avx2: merge"]
 
 
 def test_every_process_of_the_pipeline_that_has_a_seed_is_repeated() -> None:

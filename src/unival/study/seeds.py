@@ -97,9 +97,11 @@ def _process(work: Path, name: str, resolved: Mapping[str, Any], seed: int) -> i
     here, one = runtime.load(), runtime.load("cpu")
     # one core for each of several seeds: nothing waits, and no figure depends on how many run at once
     chosen = {runtime.VARIABLE: "cpu"} if here.torch_device() == one.torch_device() else {}
+    kernels = os.environ.get("ATEN_CPU_CAPABILITY")  # of `unival kernels`: else both runs have one name
     environment = {
         **os.environ, **chosen, "DVC_ROOT": str(provenance.root()), "PYTHONPATH": str(code.SOURCE.parent),
-        "UNIVAL_RUN_NAME": f"seed {seed}: {name}", "UNIVAL_OVERRIDES": f"seed={seed}",
+        "UNIVAL_RUN_NAME": f"seed {seed}{f' on {kernels}' if kernels else ''}: {name}",
+        "UNIVAL_OVERRIDES": f"seed={seed}",
     }  # fmt: skip
     command = [sys.executable, "-m", "unival", "run", str(resolved["stage"]), "--config", str(path.resolve())]
     status = subprocess.run(command, cwd=work, env=environment, check=False).returncode
