@@ -17,6 +17,8 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from sqlalchemy.exc import OperationalError
+from sqlalchemy.orm import Session
 
 from unival import cli, config, files, tracking
 from unival.errors import UserError, without_password
@@ -386,6 +388,25 @@ def test_a_store_that_fails_costs_a_line_and_nothing_is_lost(
     cli.main(["sync"])
     assert "nothing to send" in capfd.readouterr().out
     assert_everything()
+
+
+@pytest.mark.fault
+def test_a_store_that_stays_locked_is_told_in_a_line(
+    place: Path, monkeypatch: pytest.MonkeyPatch, capfd: Any
+) -> None:
+    """MLflow raises after 20 seconds, and adds nothing of its own."""
+    tracking.connect("finetune")
+    capfd.readouterr()
+
+    def locked(_: Session) -> None:
+        raise OperationalError("commit", None, sqlite3.OperationalError("database is locked"))
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Session, "commit", locked)
+        run = begin(place)
+        run.end("FAILED")
+    told = capfd.readouterr().err.splitlines()
+    assert len(told) == 2 and "database is locked" in told[0] and "`unival sync`" in told[1]
 
 
 @pytest.mark.fault

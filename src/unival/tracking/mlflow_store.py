@@ -6,6 +6,7 @@ while the schema is made breaks it for good: so it is made under a lock, as anot
 """
 
 import json
+import logging
 import os
 import sqlite3
 import sys
@@ -120,6 +121,8 @@ def opened(other: str = "") -> "MlflowClient":
         os.environ.setdefault(name, value)
     from mlflow import MlflowClient
 
+    # it writes a traceback of 40 lines to stderr beside an error that a line of ours tells
+    logging.getLogger("mlflow.store.db.utils").setLevel(logging.CRITICAL)
     try:
         with CONNECTING, files.locked(lock()):
             path = store_file(other)
