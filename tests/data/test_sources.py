@@ -317,10 +317,11 @@ def test_media_are_read_from_zips(tmp_path: Path, beside: Path) -> None:
 
 
 def test_webdataset(tmp_path: Path, beside: Path) -> None:
-    members = {"1.jpg": JPG, "1.txt": b"a dog", "2.txt": b"alone", "3.jpg": JPG, "3.txt": b"b"}
+    members = {"1.jpg": JPG, "1.txt": b"\xef\xbb\xbfa dog", "2.txt": b"alone", "3.jpg": JPG, "3.txt": b"b"}
     write(tmp_path / "cc-train-0.tar", archive(**members))
     import_dataset("webdataset", tmp_path, beside / "out", max_rejected=0.5)
-    assert len(read_records(beside / "out" / "train", "caption")) == 2
+    captions = [record.references for record in read_records(beside / "out" / "train", "caption")]
+    assert captions == [("a dog",), ("b",)]  # without the byte order mark of some editors
     assert faults(beside / "out")[0][1] == "2"
     (tmp_path / "val").mkdir()
     (tmp_path / "cc-train-0.tar").rename(tmp_path / "val" / "00000.tar")  # the folder tells the split

@@ -66,7 +66,7 @@ def _sample(path: Path, split: str, stem: str, parts: dict[str, bytes]) -> Itera
         yield BadItem(str(path), stem, "sample", f"needs a medium and a .txt, has {', '.join(sorted(parts))}")
         return
     try:
-        caption = parts[".txt"].decode("utf-8").strip()
+        caption = parts[".txt"].decode("utf-8-sig").strip()
     except UnicodeDecodeError:
         yield BadItem(str(path), stem, "txt", "not UTF-8 text")
         return
