@@ -129,7 +129,7 @@ def _document(
         Section("What went wrong without an error", [Points(summary["read_first"] or ["Nothing."])]),
         Section("Figures of the first seed", [Figures(own)]),
     ]
-    lead = "Written by `unival study` from a finished run; what it means is in README.md beside it."
+    lead = "Written by `unival study` from a finished run."
     return Document(f"Results of the study: {summary['provenance']['benchmark']}", lead, sections)
 
 
