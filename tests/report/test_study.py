@@ -13,7 +13,7 @@ from tests.report import made
 from tests.report.test_report import CLAIMS, ORIGIN, VARIANCES
 from tests.report.test_verdicts import scores
 from unival.errors import UserError
-from unival.report import study, summary
+from unival.report import study, summary, words
 from unival.report.verdicts import Verdict
 from unival.study import results, subsets, tables
 from unival.study.evidence import Evidence, Seed
@@ -120,3 +120,8 @@ def test_tables_hold_every_seed_and_prose_is_left_alone(out: Path) -> None:
         p.name for p in (out / "tables").iterdir()
     }
     assert json.loads((out / "summary.json").read_text())["claims"][0]["id"] == "multitask"
+
+
+def test_a_limit_that_rounds_to_0_keeps_its_side() -> None:
+    assert words.percent((-0.025, -0.049, -0.0004)) == "−2.5 % [−4.9, −0.0]"
+    assert words.percent((-0.0, 0.0, 0.0001)) == "+0.0 % [+0.0, +0.0]"

@@ -53,7 +53,8 @@ def interval(low: Any, high: Any) -> str:
 
 def percent(values: Sequence[float]) -> str:
     """A share with its interval, in percent: +3.2 % [+1.0, +5.4]."""
-    value, low, high = (f"{round(100 * value, 1) + 0.0:+.1f}".replace("-", "−") for value in values[:3])
+    # the sign of a limit that rounds to 0 says on which side of it the interval ends
+    value, low, high = (f"{100 * value + 0.0:+.1f}".replace("-", "−") for value in values[:3])
     return f"{value} % [{low}, {high}]"
 
 
