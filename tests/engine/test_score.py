@@ -1,7 +1,10 @@
 """`unival score`: official metrics of a predictions file, submission files."""
 
 import json
+import os
 import re
+import subprocess
+import sys
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -18,10 +21,13 @@ from unival.data.manifest import ManifestWriter
 from unival.data.store import ShardWriter
 from unival.engine.inference import predictions
 from unival.engine.inference import score as scoring
+from unival.engine.machine.launch import torchrun
 from unival.errors import UserError
 from unival.metrics import java
 from unival.record import Record
 from unival.tasks.folder import write_tasks
+
+ROOT = Path(__file__).parents[2]
 
 
 def score(tmp_path: Path, capsys: Any, rows: list[dict[str, Any]], *options: str) -> dict[str, list[str]]:
@@ -120,10 +126,10 @@ def test_captions_with_java(tmp_path: Path, capsys: Any) -> None:
 def made_set(tmp_path: Path) -> Callable[..., None]:
     """Makes a model, and a prepared set whose test rows a function may change."""
 
-    def make(task: str, change: Callable[[Record], Record] = lambda record: record) -> None:
+    def make(task: str, change: Callable[[Record], Record] = lambda record: record, count: int = 6) -> None:
         rows_of = task.removesuffix("_premise")
         for split, start in (("train", 100), ("test", 0)):
-            folder, records = tmp_path / "set" / split, world.records(task, 6, start)
+            folder, records = tmp_path / "set" / split, world.records(task, count, start)
             with ShardWriter(folder) as shards, ManifestWriter(folder, rows_of) as rows:
                 for record in records:
                     rows.add(change(record) if split == "test" else record)
@@ -155,6 +161,24 @@ def test_rows_without_answers_are_submitted_and_not_scored(
     with pytest.raises(SystemExit):
         main(["score", str(made)])
     assert "write the --submission" in capsys.readouterr().err
+
+
+@pytest.mark.distributed
+def test_ranks_that_share_the_rows_write_what_one_process_does(
+    made_set: Callable[..., None], tmp_path: Path
+) -> None:
+    """Three batches on one, two and three ranks."""
+    made_set("vqa", count=300)
+    place = ["--model", str(tmp_path / "model"), "--split", str(tmp_path / "set" / "test"), "--task", "vqa"]
+    environment = {**os.environ, "UNIVAL_RUNTIME": "cpu", "PYTHONPATH": str(ROOT / "src")}
+    written, said = set(), set()
+    for ranks in (1, 2, 3):
+        command = [*torchrun(ranks), "--standalone"] if ranks > 1 else [sys.executable]
+        command += ["-m", "unival", "score", str(tmp_path / f"{ranks}.jsonl"), *place]
+        done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=True)
+        written.add((tmp_path / f"{ranks}.jsonl").read_bytes())
+        said.add(done.stdout)
+    assert len(written) == len(said) == 1 and len(written.pop().splitlines()) == 300
 
 
 @pytest.mark.parametrize("task", ["caption", "vqa", "grounding", "entailment_premise"])

@@ -4,8 +4,9 @@
     unival score made.jsonl --model models/base --split data/processed/coco/test --task caption
     unival score results.json --split data/processed/coco/test --task caption
 
-With a model, its predictions for an imported split are written first. With a split alone, predictions are
-compared with its rows, since a results file (of COCO's form, say) has no references.
+With a model, its predictions for an imported split are written first; ranks of torchrun share the rows. With
+a split alone, predictions are compared with its rows, since a results file (of COCO's form, say) has no
+references.
 
 Captions get the official tokeniser's metrics and METEOR where there is a Java (names with `_ptb`), and CHAIR
 with a list of objects; questions the official VQA accuracy and the calibration of the answers' probabilities;
@@ -58,8 +59,10 @@ def main(arguments: list[str]) -> None:
     from unival.engine.inference import predictions, score
     from unival.metrics import java
 
-    if options.model:
-        score.make(options.predictions, options.model, options.split, options.task, options.edition)
+    if options.model and not score.make(
+        options.predictions, options.model, options.split, options.task, options.edition
+    ):
+        return
     known = None
     if options.split:
         known = read_records(

@@ -7,6 +7,7 @@ depend on the batch size beyond rounding.
 import zlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import chain, zip_longest
 from typing import Any
 
 import numpy as np
@@ -17,6 +18,7 @@ from unival.engine.batches.builder import INDEX, BatchBuilder, BatchMedia, pad_r
 from unival.engine.batches.rows import Rows
 from unival.engine.batches.views import Change, FixedViews
 from unival.engine.inference.candidates import Candidates
+from unival.engine.machine.distributed import World
 from unival.model.constraints import Constraint, Locations, Trie
 from unival.model.generation import SearchOptions, beam_search
 from unival.model.modeling import UnivalForConditionalGeneration
@@ -49,6 +51,7 @@ def predict(
     batch_size: int = 128,
     corrupt: Change | None = None,
     alternatives: int = 0,
+    ranks: World | None = None,
 ) -> list[Prediction]:
     """Predict every row, in order.
 
@@ -56,6 +59,8 @@ def predict(
         model: runs where its weights are; set to evaluation mode meanwhile.
         corrupt: a shift to apply to the decoded media.
         alternatives: how many next best texts to keep (of the beams, or of the candidates).
+        ranks: share the batches, which are those of one process, so that the predictions are, too; all call
+            it, and get all.
     """
     was_training = model.training
     model.eval()
@@ -63,16 +68,21 @@ def predict(
         task, count = rows.task, len(rows.records)
         decoder = Decoder(model, processor, task, alternatives)
         builder, view = BatchBuilder(processor), FixedViews(processor, corrupt)
-        predictions: list[Prediction] = []
-        for start in range(0, count, batch_size):
+        rank, size = (ranks.rank, ranks.size) if ranks else (0, 1)
+        batches: list[list[Prediction]] = []
+        for start in range(rank * batch_size, count, size * batch_size):
             records = [rows.records[index] for index in range(start, min(start + batch_size, count))]
             inputs, prefix_BP = encoder_inputs(builder, view, rows, records, model.device)
             decoded = decoder(inputs, prefix_BP, [record.id for record in records])
+            predictions = []
             for record, texts in zip(records, decoded, strict=True):
                 text, score = texts[0]
                 value = task.parse(text, record)
                 predictions.append(Prediction(record.id, text, value, score, tuple(texts[1:])))
-        return predictions
+            batches.append(predictions)
+        dealt = ranks.gather(batches) if ranks else [batches]
+        in_order = (batch for turn in zip_longest(*dealt, fillvalue=[]) for batch in turn)
+        return list(chain.from_iterable(in_order))
     finally:
         model.train(was_training)
 

@@ -11,11 +11,12 @@ from unival.data.manifest import manifest_path, read_records
 from unival.data.store import MediaStore
 from unival.engine.batches.rows import Rows, as_list
 from unival.engine.inference import submission
-from unival.engine.inference.evaluate import evaluate_cell, media_of
-from unival.engine.inference.predict import predict
+from unival.engine.inference.evaluate import media_of, score_cell
+from unival.engine.inference.predict import Prediction, predict
 from unival.engine.inference.predictions import Predicted, write_predictions
 from unival.engine.inference.predictor import Predictor
 from unival.engine.machine import runtime
+from unival.engine.machine.distributed import World, world
 from unival.errors import UserError, nearest
 from unival.metrics import boxes, caption, java, vqa
 from unival.metrics.bootstrap import Interval, interval, statistic
@@ -168,26 +169,40 @@ def settings(name: str, edition: str, model: Path | None = None) -> TaskConfig:
     return config.build(TaskConfig, values, str(place))
 
 
-def make(path: Path, model: Path, split: Path, name: str, edition: str) -> None:
-    """Write a model's predictions for the rows of a task in a prepared split.
+def make(path: Path, model: Path, split: Path, name: str, edition: str) -> bool:
+    """Write a model's predictions for the rows of a task in a prepared split; ranks of torchrun share them.
 
     The answers that decoding may yield are those of the folder's training split, where it has one.
+
+    Returns whether this process is the one that wrote them.
 
     Raises:
         UserError: no such model, split or task; a task with answers of its own and no training split.
     """
-    predictor = Predictor.load(model, device=runtime.load_anywhere().apply())
+    with world(runtime.load_anywhere().apply()) as ranks:
+        rows, predictions = _predicted(model, split, name, edition, ranks)
+        if ranks.is_main:
+            records = as_list(rows.records)
+            labelled = all(record.labelled for record in records)  # others are to be submitted
+            write_predictions(
+                path, records, predictions, score_cell(rows, predictions).scores if labelled else {}
+            )
+        return ranks.is_main
+
+
+def _predicted(
+    model: Path, split: Path, name: str, edition: str, ranks: World
+) -> tuple[Rows, list[Prediction]]:
+    predictor = Predictor.load(model, device=ranks.device)
     chosen = settings(name, edition, model)
     kind = chosen.rows or name
     records, store = as_list(read_records(split, kind)), MediaStore(split)
-    predictor.note_guesses(model, {modality for record in records for modality, _ in record.media()}, [name])
+    if ranks.is_main:
+        shown = {modality for record in records for modality, _ in record.media()}
+        predictor.note_guesses(model, shown, [name])
     known: Sequence[Record] = [Record(label, answers=(Answer(label),)) for label in LABELS.get(kind, ())]
     if not known and manifest_path(split.parent / "train", kind).is_file():
         known = read_records(split.parent / "train", kind)
     task = build(name, chosen, predictor.processor, store, known)
     rows = Rows(task, records, store)
-    if all(record.labelled for record in records):
-        cell = evaluate_cell(predictor.model, predictor.processor, rows)
-        write_predictions(path, records, cell.predictions, cell.scores)
-    else:  # to be submitted
-        write_predictions(path, records, predict(predictor.model, predictor.processor, rows), {})
+    return rows, predict(predictor.model, predictor.processor, rows, ranks=ranks)
