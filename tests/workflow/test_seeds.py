@@ -112,6 +112,25 @@ def test_bad_input_ends_the_seed_with_its_name(here: Path, monkeypatch: pytest.M
         repeat(here)
 
 
+@pytest.mark.parametrize("own", [None, "glibc.malloc.check=3"])
+def test_processes_keep_freed_memory_unless_told_otherwise(
+    here: Path, monkeypatch: pytest.MonkeyPatch, own: str | None
+) -> None:
+    monkeypatch.delenv("GLIBC_TUNABLES", raising=False)
+    if own:
+        monkeypatch.setenv("GLIBC_TUNABLES", own)
+    found = []
+
+    def run(command: list[str], cwd: Path, env: dict[str, str], check: bool) -> Any:
+        found.append(env["GLIBC_TUNABLES"])
+        return SimpleNamespace(returncode=0)
+
+    monkeypatch.setattr(seeds, "subprocess", SimpleNamespace(run=run))
+    monkeypatch.setattr(seeds.runtime, "load", lambda name="": SimpleNamespace(torch_device=lambda: "cpu"))
+    repeat(here, {"evaluate": {"stage": "evaluate"}})
+    assert found == [own or seeds.MALLOC]
+
+
 def test_a_run_of_another_seed_is_found_by_its_name_and_tags(
     here: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -17,6 +17,9 @@ from unival.study.tables import NOTE, Repeat, Run, read_json
 
 KEPT = ("metrics", "ablations", "runs")
 """Folders of `reports/` that stay."""
+MALLOC = "glibc.malloc.hugetlb=1:glibc.malloc.mmap_threshold=33554432:glibc.malloc.trim_threshold=1073741824"
+"""Freed memory stays, in huge pages: an update takes and frees what the one before it did, and without this a
+twelfth of its time goes to page faults and translated addresses (benchmarks/results/study-cpu.md)."""
 
 
 def repeat(
@@ -99,7 +102,8 @@ def _process(work: Path, name: str, resolved: Mapping[str, Any], seed: int) -> i
     chosen = {runtime.VARIABLE: "cpu"} if here.torch_device() == one.torch_device() else {}
     kernels = os.environ.get("ATEN_CPU_CAPABILITY")  # of `unival kernels`: else both runs have one name
     environment = {
-        **os.environ, **chosen, "DVC_ROOT": str(provenance.root()), "PYTHONPATH": str(code.SOURCE.parent),
+        "GLIBC_TUNABLES": MALLOC, **os.environ, **chosen,
+        "DVC_ROOT": str(provenance.root()), "PYTHONPATH": str(code.SOURCE.parent),
         "UNIVAL_RUN_NAME": f"seed {seed}{f' on {kernels}' if kernels else ''}: {name}",
         "UNIVAL_OVERRIDES": f"seed={seed}",
     }  # fmt: skip
