@@ -122,7 +122,7 @@ def test_two_models_of_one_study(here: Path) -> None:
     found = compared(here, "other/models/finetune/vqa", "other/models/finetune/caption")
     assert [one.key for one in found.parameters] == ["train.optimizer.lr"]
     assert not found.differences and "only in other/models/finetune/vqa: vqa" in found.left_out
-    assert "no score of both" in found.verdicts[0]
+    assert found.verdicts[0].endswith("no score of both can be compared.")
 
 
 def test_a_merge_and_an_expert_share_no_parameters(here: Path, tmp_path: Path) -> None:
@@ -365,6 +365,7 @@ def test_runs_of_mlflow(store: Path, here: Path) -> None:
         ("train/loss", 2),
         ("val/score", 2),
     ]
+    assert "compared: none in rate 0.1 and rate 0.2; experiments" in found.verdicts[0]
     command.main(["rate 0.1", "rate 0.2", "--out", str(store / "out")])
     past = tracking.find("rate 0.2")
     client = tracking.opened()

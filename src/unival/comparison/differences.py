@@ -342,6 +342,9 @@ def _verdict(differences: Sequence[Difference], first: Side, other: Side) -> str
     same = len(own) - len(tested)
     if not tested:
         why = f"no row of {same} cells has another score" if same else "no score of both can be compared"
+        empty = [side.name for side in (first, other) if not any(one.cells for one in side.members)]
+        if empty and not same:
+            why += f": none in {' and '.join(empty)}; experiments, models and runs of `evaluate` have them"
         return f"**{other.name}** against **{first.name}**: {why}."
     equal = f"; no row of {same} more cells has another score" if same else ""
     better, worse = (
