@@ -206,7 +206,7 @@ def test_wrong_claims_are_refused(change: dict, message: str) -> None:
         ({}, ""),
         ({"study": "other"}, "another configuration"),
         ({"data": "other"}, "another prepared data"),
-        ({"code": "other"}, "another code"),
+        ({"code": "other"}, "another code than the study has now: `dvc repro -f -s seeds`"),
         ({"failed": "pretrain-video_text"}, "training diverged in pretrain-video_text"),
         (None, "has not run"),
     ],

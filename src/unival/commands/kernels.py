@@ -29,7 +29,7 @@ def main(arguments: list[str]) -> None:
         description="Run seeds of the study again with AVX2 kernels, as a processor without AVX-512 would, "
         "and print every claim's verdict and effect beside the present ones. Exits with status 1 if a claim "
         "turns into its opposite. The seeds' tables stay in reports/kernels/, and the next report shows "
-        "them (dvc repro -f report).",
+        "them (dvc repro -f -s report).",
     )
     parser.add_argument(
         "--seeds", type=int, nargs="+", metavar="<seed>", help="of `seeds` in params.yaml (default: two)"
@@ -63,7 +63,7 @@ def main(arguments: list[str]) -> None:
     )
     print(words.columns([list(spread.COLUMNS), *(one.cells() for one in compared)]))
     flipped = [one.study.id for one in compared if one.flipped]
-    print(f"turned into the opposite: {', '.join(flipped) or 'none'}")
+    print(f"turned into the opposite: {', '.join(flipped) or 'none'}; in the report: dvc repro -f -s report")
     sys.exit(bool(flipped))
 
 
@@ -92,7 +92,7 @@ def check(chosen: Sequence[int], there: Collection[int], known: Collection[int])
         if several := evidence.mixed(ran):
             raise UserError(
                 f"reports/seeds/{seed}: computed with several kinds of kernels ({several}): name others with "
-                "--seeds, or `make clean && dvc repro -f seeds` on one machine"
+                "--seeds, or `make clean && dvc repro -f -s seeds` on one machine"
             )
         if ran.machine.get("instructions") == machine()["instructions"]:
             raise UserError(

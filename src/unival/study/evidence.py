@@ -147,7 +147,7 @@ def read(root: Path, data: Path, seed: int, seeds: Sequence[int]) -> Evidence:
         folder = reports / "seeds" / str(other)
         if not (folder / NOTE).is_file():
             left_out.append(f"Seed {other} is **left out**: it has not run: `dvc repro seeds`.")
-        elif why := _stale(_note(folder), data, study, "dvc repro -f seeds"):
+        elif why := _stale(_note(folder), data, study, "dvc repro -f -s seeds"):
             left_out.append(f"Seed {other} is **left out**: {why}.")
         else:
             by_seed[other] = read_seed(folder)
