@@ -5,6 +5,8 @@
 `cpu/image`, `cpu/video`: batches of 480 x 360 JPEGs, and of 8 frames of clips of 80 frames of 320 x 240,
 made ready for the model, against decode and resize of the same files by Pillow and PyAV alone, interleaved,
 medians of CPU time. `memory`: resident size after 10^6 rows (ours) and after 10^4 (baseline), no two alike.
+`workers/2`, `workers/4`: images a second from so many loading processes (ours) and from one (baseline),
+interleaved, and `memory_mib`, what such a process takes beyond what it shares, with one and with so many.
 """
 
 import gc
@@ -14,20 +16,23 @@ import statistics
 import sys
 import tempfile
 import time
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "src"))
 
 import av
 import numpy as np
+import psutil
 from PIL import Image
 
 from tests.engine import standins
 from unival.data.media import encode_image, encode_video, segment_frames
 from unival.data.store import MediaStore, ShardWriter
 from unival.engine.batches.collate import Collator
-from unival.engine.batches.loader import Loader, StepBatches
+from unival.engine.batches.loader import AHEAD, Loader, StepBatches
 from unival.engine.batches.mixture import Mixture, MixtureConfig, StreamConfig
 from unival.engine.batches.rows import MediaCache, Rows
 from unival.engine.batches.sampler import Sampler
@@ -36,6 +41,7 @@ from unival.record import Record
 from unival.vocab import UnivalTokenizer
 
 FILES, BATCH, CLIPS, FRAMES, SIZE, REPEATS = 48, 16, 8, 8, 224, 7
+STEPS = 60  # of the rows `workers`
 
 
 def photo(seed: int) -> bytes:
@@ -162,7 +168,39 @@ def memory() -> dict[str, float | str]:
     return row("memory", sizes[1_000_000], sizes[10_000], "MiB")
 
 
-ROWS = {"cpu/image": lambda: cpu("image"), "cpu/video": lambda: cpu("video"), "memory": memory}
+def workers(count: int) -> dict[str, Any]:
+    """Images a second, and memory of a loading process, of several and of one; there is no cache."""
+    keys = [f"k{number}" for number in range(FILES)]
+    with tempfile.TemporaryDirectory() as folder:
+        records, store = stored(folder, "image", {key: photo(number) for number, key in enumerate(keys)})
+        rows = Rows(standins.Task(), records, store, MediaCache(1))
+        sampler = Sampler(Mixture(MixtureConfig(BATCH, [StreamConfig("image", BATCH)]), {"image": FILES}), 0)
+        collator = Collator({"image": rows}, UnivalProcessor(vocabulary(), image_size=SIZE), 0, "finetuning")
+        rates: dict[int, list[float]] = {1: [], count: []}
+        memory: dict[int, float] = {}
+        for _ in range(REPEATS):
+            for number, measured in rates.items():
+                steps = iter(Loader(StepBatches(sampler, collator, STEPS, 0, 1, 1), 0, number))
+                for _ in range(number * AHEAD):  # until all have begun
+                    next(steps)
+                start, left = time.perf_counter(), STEPS - number * AHEAD
+                own = [one.memory_full_info().uss for one in psutil.Process().children()]
+                for _ in steps:
+                    pass
+                measured.append(left * BATCH / (time.perf_counter() - start))
+                memory[number] = statistics.mean(own) / 2**20
+    medians = {number: statistics.median(measured) for number, measured in rates.items()}
+    rounded = [round(memory[number]) for number in (1, count)]
+    return {**row(f"workers/{count}", medians[count], medians[1], "images/s"), "memory_mib": rounded}
+
+
+ROWS: dict[str, Callable[[], dict[str, Any]]] = {
+    "cpu/image": lambda: cpu("image"),
+    "cpu/video": lambda: cpu("video"),
+    "memory": memory,
+    "workers/2": lambda: workers(2),
+    "workers/4": lambda: workers(4),
+}
 
 if __name__ == "__main__":
     for name in sys.argv[1:] or ROWS:

@@ -112,7 +112,8 @@ def trainable(config: TrainConfig, model: UnivalForConditionalGeneration) -> lis
         lora.add(model, config.lora)
     train_only(model, config.train_only)
     frozen_norms = freeze(model, config.freeze, config.freeze_batch_norm)
-    checkpoint_gradients(model, config.gradient_checkpointing)
+    if config.gradient_checkpointing:
+        checkpoint_gradients(model, True)
     return frozen_norms
 
 
