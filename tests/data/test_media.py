@@ -129,7 +129,7 @@ def test_huge_dimensions_are_refused_before_decoding(monkeypatch: pytest.MonkeyP
 
 
 def test_unknown_suffix_lists_the_known() -> None:
-    with pytest.raises(UserError, match=r"suffix '\.txt'.*\.png"):
+    with pytest.raises(UserError, match=r"a\.txt: neither image, video nor sound.*\.png"):
         media.modality_of(".txt", "a.txt")
 
 
