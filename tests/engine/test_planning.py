@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import math
 import re
 from concurrent.futures import ProcessPoolExecutor
 from multiprocessing import get_context
@@ -245,6 +246,18 @@ def test_rows_of_auxiliary_streams_are_shared_out() -> None:
 def test_an_unknown_device_is_refused(name: str) -> None:
     with pytest.raises(UserError, match="--device"):
         devices.read(name)
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"ranks": 0}, {"bandwidth": 0.0}, {"bandwidth": math.nan}, {"utilisation": 1.1},
+        {"utilisation": math.nan}, {"price": -1.0}, {"price": math.nan},
+    ],
+)  # fmt: skip
+def test_a_site_that_cannot_be_is_refused(wrong: dict[str, float]) -> None:
+    with pytest.raises(UserError, match=next(iter(wrong))):
+        dataclasses.replace(site("h100", 1), **wrong)
 
 
 @pytest.mark.parametrize(

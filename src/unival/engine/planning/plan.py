@@ -4,6 +4,7 @@ The updates themselves are run on fake tensors (`step.py`). Memory is linear in 
 that two sizes tell all others. Communication is added to the time of computation: no overlap is assumed.
 """
 
+import math
 from dataclasses import dataclass
 
 from unival.engine.batches.mixture import micro_batches
@@ -40,8 +41,10 @@ class Site:
     """Of a device and hour."""
 
     def __post_init__(self) -> None:
-        if self.ranks < 1 or self.bandwidth <= 0 or not 0 < self.utilisation <= 1:
+        if self.ranks < 1 or not self.bandwidth > 0 or not 0 < self.utilisation <= 1:
             raise UserError("ranks and bandwidth must be above 0, utilisation at most 1 and above 0")
+        if self.price is not None and not 0 <= self.price < math.inf:
+            raise UserError("the price of a GPU hour must be a number, and not below 0")
 
 
 @dataclass(frozen=True)
