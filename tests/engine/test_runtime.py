@@ -120,6 +120,24 @@ def test_sigterm_is_handed_to_torchrun_and_its_end_awaited():
     assert process.communicate(timeout=PATIENCE)[0] == "9\n" and process.returncode == 0
 
 
+SLOW = "sleep 1; echo up; exec sleep 1000"
+"""Torchrun forgets a rank that it is still about to start when it is told to end."""
+
+
+@pytest.mark.fault
+@pytest.mark.distributed
+def test_torchrun_that_is_told_to_end_says_nothing_of_its_own():
+    command = [*launch.torchrun(1), "--standalone", "--no-python", "sh", "-c", SLOW]
+    environment = {**os.environ, "PYTHONPATH": str(Path(runtime.__file__).parents[3])}
+    process = subprocess.Popen(
+        command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+    assert process.stdout.readline() == "up\n"
+    process.terminate()
+    assert process.communicate(timeout=PATIENCE)[1] == ""
+    assert process.returncode == 128 + signal.SIGTERM
+
+
 FORKING = """
 import os, signal, sys, time
 from pathlib import Path
@@ -394,6 +412,10 @@ def job(number):
     Path(f"job-{number}").write_text(str(me))
     while len({path.read_text() for path in Path().glob("job-*")}) < ranks:  # none does them all
         time.sleep(0.01)
+    if (me, ranks) == (0, 2):
+        while len(list(Path().glob("job-*"))) < 6:
+            time.sleep(0.01)
+        raise KeyboardInterrupt
 
 runtime.load = lambda: runtime.Runtime(device="cpu", threads=1)
 with told():
@@ -430,6 +452,16 @@ def test_each_job_is_one_rank_s_and_the_first_waits_for_all(tmp_path, ranks):
     assert [process.returncode for process in processes] == [0] * ranks, said
     assert said[0][0] == "6\n"
     assert {(tmp_path / f"job-{number}").read_text() for number in range(6)} == set(map(str, range(ranks)))
+
+
+@pytest.mark.fault
+@pytest.mark.distributed
+def test_a_rank_that_is_stopped_counts_the_jobs_of_all(tmp_path):
+    """Its own first one may take long: whether SLURM's job comes further shows in those of the others."""
+    first, other = of_ranks(tmp_path, 2)
+    assert first.communicate(timeout=PATIENCE)[1].startswith("jobs: stopped: at job 6 of 6\n")
+    assert first.returncode == 130
+    other.communicate(timeout=PATIENCE)
 
 
 @pytest.mark.fault

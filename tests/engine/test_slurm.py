@@ -107,7 +107,14 @@ def run_job(folder: Path, number: int, work: str) -> int:
 
 
 @pytest.mark.fault
-@pytest.mark.parametrize("said", ["resumes from step", "evaluate: stopped: at job"])
+@pytest.mark.parametrize(
+    "said",
+    [
+        "resumes from step 7",
+        "evaluate: stopped: at job 7",
+        "x: resumes from step 3; echo y: stopped: saved step 7; echo ablate: stopped: at job 2",
+    ],
+)
 @pytest.mark.parametrize(
     ("starts", "fix"), [("true", "raise `time`"), ("false", "srun starts nothing on its nodes")]
 )
@@ -115,7 +122,7 @@ def test_a_job_that_comes_no_further_ends_by_itself(commands, tmp_path, starts, 
     """Nobody need wait for it. What an earlier job has left in the log does not count."""
     commands("srun", starts)
     commands("scontrol", "echo $* >> ${0%/*}/requeued")
-    work = f"echo {said} 7; exit {ENDED}"
+    work = f"echo {said}; exit {ENDED}"
     assert [run_job(tmp_path, 1, work) for _ in range(2)] == [0, 0]
     assert [run_job(tmp_path, 2, work) for _ in range(3)] == [0, 0, 2]
     assert (tmp_path / "requeued").read_text().split("\n") == [*["requeue 1"] * 2, *["requeue 2"] * 2, ""]
@@ -134,6 +141,15 @@ def test_a_job_that_comes_further_queues_again_as_often_as_it_takes(commands, tm
     for run in range(3 * slurm.TRIES):
         said = says.format(run // 2)  # each second run gains nothing
         assert run_job(tmp_path, 1, f'echo "{said}"; exit {ENDED}') == 0
+
+
+@pytest.mark.resume
+def test_a_further_job_may_train_fewer_steps_than_those_before(commands, tmp_path):
+    commands("srun", "true")
+    commands("scontrol", "exit 0")
+    for run in range(3 * slurm.TRIES):
+        said = f"x: stopped: saved step {100 - run}; echo ablate: stopped: at job {1 + run // 2}"
+        assert run_job(tmp_path, 1, f"echo {said}; exit {ENDED}") == 0
 
 
 @pytest.mark.fault

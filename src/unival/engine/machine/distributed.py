@@ -113,7 +113,6 @@ def deal(jobs: int, do: Callable[[int], None], title: str, device: torch.device)
     """
     rank, size = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
     _own(device)
-    number = 0
     with _others_told(rank):
         store = _meeting(rank, size)
         try:
@@ -121,8 +120,9 @@ def deal(jobs: int, do: Callable[[int], None], title: str, device: torch.device)
                 with _alone():
                     do(number)
         except KeyboardInterrupt:
-            if rank == 0:  # `slurm` counts the times without a further one
-                print(f"{title}: stopped: at job {number} of {jobs}", file=sys.stderr, flush=True)
+            if rank == 0:  # `slurm` counts the times without a further one, whichever rank began it
+                begun = min(store.add("begun", 0), jobs)
+                print(f"{title}: stopped: at job {begun} of {jobs}", file=sys.stderr, flush=True)
             raise
         store.add("left", 1)
         while rank == 0 and store.add("left", 0) < size:  # it may be the store's server

@@ -51,9 +51,11 @@ again() {{
   idle=$(awk -v job="$SLURM_JOB_ID" '
     BEGIN {{ idle = 1 }}
     match($0, /(resumes from step|stopped: saved step|stopped: at job) [0-9]+/) {{
-      step = substr($0, RSTART, RLENGTH); sub(/.* /, "", step)
-      if (step != last) idle = 1
-      last = step
+      split(substr($0, RSTART, RLENGTH), said, /(step|job) /)  # a job may train, and says its steps between
+      what = said[1] ~ /at $/ ? "job" : "step"
+      if (said[2] + 0 <= best[what]) next
+      idle = 1; best[what] = said[2] + 0
+      if (what == "job") delete best["step"]
     }}
     index($0, "*** JOB " job " QUEUES AGAIN ") == 1 {{ idle++ }}
     END {{ print idle }}' /proc/$$/fd/1)  # its log, of this run and those before

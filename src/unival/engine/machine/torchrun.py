@@ -13,8 +13,7 @@ from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
 
 def main() -> None:
     """Start the ranks and wait for them."""
-    # it warns of each signal that it hands on
-    logging.getLogger("torch.distributed.elastic").setLevel(logging.ERROR)
+    logging.disable(logging.WARNING)  # of signals that it hands on; some loggers have a level of their own
     try:
         run.main()
     except SignalException as signal:
