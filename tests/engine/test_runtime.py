@@ -99,6 +99,12 @@ def test_torchrun_unless_this_is_a_rank(monkeypatch):
     assert several.launch(["run", "pretrain"], print, Path()) is None
 
 
+@pytest.mark.parametrize(("processes", "each"), [(0, "a process for each GPU"), (3, "3 processes")])
+def test_ranks_of_a_node_are_told_in_words(processes, each):
+    machine = runtime.Runtime(device="cpu", launcher="torchrun", processes=processes)
+    assert machine.chosen() == f"torchrun, {each} on each node"
+
+
 WAITING = """
 import subprocess, sys
 from unival.engine.machine import launch

@@ -85,7 +85,8 @@ class Runtime:
     def chosen(self) -> str:
         """What it comes to on this machine, in words."""
         if self.launcher in ("torchrun", "slurm"):
-            return f"{self.launcher}, {self.processes or 'as many as GPUs'} processes on each node"
+            each = f"{self.processes} processes" if self.processes else "a process for each GPU"
+            return f"{self.launcher}, {each} on each node"
         device, ranks, threads = self.torch_device().type, self.cores(), self.threads_each()
         plural = "es" * (ranks > 1), "s" * (threads > 1)
         return f"{device}, {ranks} process{plural[0]} of {threads} thread{plural[1]}; CPUs to use: {cpus()}"
